@@ -1,0 +1,83 @@
+"""Every error that swarm raises on purpose, sorted by whose fault it is.
+
+The fault decides what happens next: a *configuration* error ends the command with exit status 2
+and one sentence; a *local* one (disk, trainer) is retried here; a *remote* one is refused, counted
+against the peer and the round goes on; a *chain* one carries what the contract answered.
+
+Every message names the value, the place and the remedy.
+"""
+
+from __future__ import annotations
+
+
+class SwarmError(Exception):
+    """Base of all errors that swarm raises on purpose."""
+
+    exit_status = 1
+
+
+# The user's to mend: nothing was written, nothing was started.
+
+
+class ConfigurationError(SwarmError):
+    """A file, option or password that this node was given cannot be used."""
+
+    exit_status = 2
+
+
+class PlanError(ConfigurationError):
+    """The plan's own code or data raised, or returned what cannot be trained or merged."""
+
+
+# This machine's: retried, then reported.
+
+
+class LocalError(SwarmError):
+    """Something on this machine failed: disk, memory, a subprocess."""
+
+
+class TrainerError(LocalError):
+    """The trainer process died or did not answer; the round's training is started again."""
+
+
+# Another peer's: refused whole and named; never fatal here.
+
+
+class RemoteError(SwarmError):
+    """A peer could not be reached in time, or what it sent was refused."""
+
+
+class PeerUnreachable(RemoteError):
+    """No answer from a peer before the deadline, or no connection to it."""
+
+
+class ProtocolViolation(RemoteError):
+    """A peer sent what the protocol does not allow; the sender is to be named and scored."""
+
+
+class BlobError(RemoteError):
+    """A blob's bytes do not have the digest, the layout or the values that they must have."""
+
+
+# The chain's answer.
+
+
+class ChainError(SwarmError):
+    """The chain refused a transaction or a block, or could not be asked."""
+
+
+class ContractError(ChainError):
+    """The contract reverted with one of its typed errors.
+
+    `name` is the Solidity error ("RoundNotOpen"), `arguments` its decoded fields by name.
+    """
+
+    def __init__(self, name: str, arguments: dict[str, object] | None = None) -> None:
+        self.name = name
+        self.arguments = dict(arguments or {})
+        fields = ", ".join(f"{k}={_short(v)}" for k, v in self.arguments.items())
+        super().__init__(f"the contract refused: {name}({fields})")
+
+
+def _short(value: object) -> str:
+    return "0x" + value.hex() if isinstance(value, bytes) else str(value)

@@ -1,0 +1,679 @@
+"""What one node does about one plan: events in, commands out; no clock, no IO, no randomness.
+
+The machine is level-triggered. It keeps the newest snapshot of the chain and a little memory of its
+own (what it holds, what it has asked for), and after every event it compares what is with what
+should be and asks for the difference. A node that was killed and restarted therefore needs no
+recovery code: its first snapshot tells it where the round stands.
+
+What the chain says                   what this node does about it
+------------------------------------  -------------------------------------------------------------
+no round runs, one may open           `open`, the first in member order first
+a newer final model or statistics     Fetch it, from anyone who has it
+OPEN, in the roster, no result yet    Train; `check_in` before the liveness interval runs out
+OPEN, result ready                    `submit` with the reveal and the next commitment
+OPEN, submitted, nobody live missing  `close`
+CLOSED, a submitter, level FULL       Merge, to know what every candidate must be
+CLOSED, this node's slot has come     Merge, then `merge`, unless an earlier leader's merge is right
+CLOSED, a candidate stands            equal to the own merge: `attest`; otherwise Verify, `attest`
+CLOSED, a quorum has attested         `finalise` (only after a withdrawal: `attest` finalises)
+OPEN or CLOSED beyond hope            `void`
+the plan has ended                    Fetch the last model; stop
+
+Refused or failed requests are asked for again later, each with its own growing pause. Time is
+given with every event, in seconds of this node's clock; the chain's own clock may differ by
+seconds, and a transaction sent too early is just sent again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from swarm.protocol.election import commitment_to, secret_for
+from swarm.protocol.state import (
+    Candidate,
+    Omission,
+    Plan,
+    PlanStatus,
+    Round,
+    RoundStatus,
+    VerifyLevel,
+    has_quorum,
+    mask_of,
+    may_close,
+    may_open,
+    may_void,
+    members_in,
+    pending,
+    present_in,
+    submitters,
+)
+from swarm.protocol.workflow import WORKFLOWS, Workflow
+from swarm.types import NO_DIGEST, Digest, MemberId, PlanId
+
+STAGGER_S = 1.0
+"""How much longer each next member in order waits with a transaction that anyone may send."""
+FIRST_PAUSE_S = 0.5
+LONGEST_PAUSE_S = 30.0
+STUCK_PAUSE_S = 4.0
+PLAN_FAILURES_ALLOWED = 2
+"""A plan whose own code fails this often in a row is not tried again until the node restarts."""
+
+
+# Events: past tense. `now` is this node's clock in seconds.
+
+
+@dataclass(frozen=True)
+class ChainObserved:
+    """A new head: the plan as it stands there, and the mask of present members."""
+
+    plan: Plan
+    members: int
+
+
+@dataclass(frozen=True)
+class TimePassed:
+    """Nothing but time; sent at `machine.wake_at`."""
+
+
+@dataclass(frozen=True)
+class TrainingProgressed:
+    """How far the running training is, in thousandths."""
+
+    permille: int
+
+
+@dataclass(frozen=True)
+class TrainingFinished:
+    """The trainer's result for round `number` from `base` lies in the blob store."""
+
+    number: int
+    base: Digest
+    update: Digest
+    samples: int
+    meta: Digest
+
+
+@dataclass(frozen=True)
+class TrainingFailed:
+    """`fault_of_plan`: the plan's code raised; trying again is not expected to help."""
+
+    number: int
+    base: Digest
+    reason: str
+    fault_of_plan: bool
+
+
+@dataclass(frozen=True)
+class BlobHeld:
+    """A model or statistics record is now complete in the blob store."""
+
+    digest: Digest
+
+
+@dataclass(frozen=True)
+class FetchFailed:
+    digest: Digest
+    reason: str
+
+
+@dataclass(frozen=True)
+class Merged:
+    """This node merged the frozen updates itself; the model lies in the blob store."""
+
+    number: int
+    attempt: int
+    model: Digest
+    omitted: int
+    reasons: bytes
+
+
+@dataclass(frozen=True)
+class MergeFailed:
+    number: int
+    attempt: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class CandidateVerified:
+    """The candidate's model is held and right, to the plan's level."""
+
+    number: int
+    attempt: int
+    model: Digest
+    omitted: int
+
+
+@dataclass(frozen=True)
+class CandidateRefused:
+    """`final`: the candidate is wrong. Otherwise it could not be checked yet."""
+
+    number: int
+    attempt: int
+    model: Digest
+    omitted: int
+    reason: str
+    final: bool
+
+
+@dataclass(frozen=True)
+class TransactionSettled:
+    """A transaction came into a block, or was refused (`error`: the contract's error name)."""
+
+    function: str
+    number: int
+    attempt: int
+    error: str | None
+
+
+Event = (
+    ChainObserved
+    | TimePassed
+    | TrainingProgressed
+    | TrainingFinished
+    | TrainingFailed
+    | BlobHeld
+    | FetchFailed
+    | Merged
+    | MergeFailed
+    | CandidateVerified
+    | CandidateRefused
+    | TransactionSettled
+)
+
+
+# Commands: imperative.
+
+
+@dataclass(frozen=True)
+class Train:
+    """Have the trainer do `task` for round `number`, starting from `base`."""
+
+    number: int
+    attempt: int
+    task: str
+    base: Digest
+    statistics: Digest
+
+
+@dataclass(frozen=True)
+class StopTraining:
+    """The running training is of no use any more."""
+
+
+@dataclass(frozen=True)
+class Fetch:
+    """Pull a final model or statistics record from whoever has it."""
+
+    digest: Digest
+
+
+@dataclass(frozen=True)
+class FrozenUpdate:
+    """One frozen submission, as a merge takes it."""
+
+    member: MemberId
+    update: Digest
+    samples: int
+
+
+@dataclass(frozen=True)
+class Merge:
+    """Pull all these updates and merge them with `method`, leaving out what cannot be used.
+
+    `gone` are submitters that withdrew: always left out. `patience_s` is how long an update that
+    makes no progress is waited for.
+    """
+
+    number: int
+    attempt: int
+    method: str
+    base: Digest
+    updates: tuple[FrozenUpdate, ...]
+    gone: int
+    min_peers: int
+    patience_s: float
+
+
+@dataclass(frozen=True)
+class Verify:
+    """Pull a candidate's model and check it to `level`; try the updates that it leaves out."""
+
+    number: int
+    attempt: int
+    method: str
+    base: Digest
+    candidate: Candidate
+    updates: tuple[FrozenUpdate, ...]
+    level: VerifyLevel
+    patience_s: float
+
+
+@dataclass(frozen=True)
+class Transact:
+    """Send a transaction of the contract. `arguments` follow the plan, round and attempt."""
+
+    function: str
+    number: int
+    attempt: int
+    arguments: tuple[object, ...] = ()
+
+
+@dataclass(frozen=True)
+class Report:
+    """Something that the people at this site should read."""
+
+    text: str
+
+
+Command = Train | StopTraining | Fetch | Merge | Verify | Transact | Report
+
+
+@dataclass
+class _Asked:
+    """One request: under way, or failed and not to be repeated before `not_before`."""
+
+    running: bool = False
+    not_before: float = 0.0
+    pause_s: float = FIRST_PAUSE_S
+
+
+@dataclass
+class _Result:
+    update: Digest
+    samples: int
+    meta: Digest
+
+
+@dataclass
+class RoundMachine:
+    """The machine of one plan on one node.
+
+    `me` is this node's member number, `node_secret` what its election secrets are derived from
+    (never leaves the node), `holds` tells whether a blob is complete here.
+    """
+
+    plan_id: PlanId
+    me: MemberId
+    node_secret: bytes
+    holds: Callable[[Digest], bool]
+    plan: Plan | None = None
+    members: int = 0
+    wake_at: float = float("inf")
+    """When to send `TimePassed` at the latest, on this node's clock."""
+    halted: str | None = None
+    """Why this node has stopped training the plan, if it has."""
+    _asked: dict[tuple[object, ...], _Asked] = field(default_factory=dict)
+    _results: dict[tuple[int, Digest], _Result] = field(default_factory=dict)
+    _training: tuple[int, Digest] | None = None
+    _permille: int = 0
+    _merged: dict[tuple[int, int], Merged] = field(default_factory=dict)
+    _verdicts: dict[tuple[int, int, Digest, int], bool] = field(default_factory=dict)
+    _plan_failures: int = 0
+    _commands: list[Command] = field(default_factory=list)
+
+    def handle(self, event: Event, now: float) -> list[Command]:
+        """Take one event in; return what is to be done now. Never raises on what others sent."""
+        self._commands = []
+        self._remember(event, now)
+        self.wake_at = float("inf")
+        if self.plan is not None:
+            self._decide(self.plan, now)
+        return self._commands
+
+    # Events change memory only.
+
+    def _remember(self, event: Event, now: float) -> None:
+        match event:
+            case ChainObserved(plan, members):
+                self._enter(plan)
+                self.plan, self.members = plan, members
+            case TrainingProgressed(permille):
+                self._permille = min(max(permille, 0), 1000)
+            case TrainingFinished(number, base, update, samples, meta):
+                self._training_ended(number, base)
+                self._plan_failures = 0
+                self._results[number, base] = _Result(update, samples, meta)
+                self._settle(("train", number, base))
+            case TrainingFailed(number, base, reason, fault_of_plan):
+                self._training_ended(number, base)
+                self._fail(("train", number, base), now)
+                self._plan_failures += fault_of_plan
+                if self._plan_failures >= PLAN_FAILURES_ALLOWED:
+                    self.halted = reason
+                self._report(f"training of round {number} failed: {reason}")
+            case BlobHeld(digest):
+                self._settle(("fetch", digest))
+            case FetchFailed(digest, reason):
+                self._fail(("fetch", digest), now)
+                self._report(f"the newest model is not here yet: {reason}")
+            case Merged(number, attempt):
+                self._merged[number, attempt] = event
+                self._settle(("merge job", number, attempt))
+            case MergeFailed(number, attempt, reason):
+                self._fail(("merge job", number, attempt), now)
+                self._report(f"merging round {number} failed: {reason}")
+            case CandidateVerified(number, attempt, model, omitted):
+                self._verdicts[number, attempt, model, omitted] = True
+                self._settle(("verify", number, attempt, model, omitted))
+            case CandidateRefused(number, attempt, model, omitted, reason, final):
+                if final:
+                    self._verdicts[number, attempt, model, omitted] = False
+                self._fail(("verify", number, attempt, model, omitted), now)
+                self._report(f"the merge of round {number} is not attested: {reason}")
+            case TransactionSettled(function, number, attempt, error):
+                # Settled without error, the next snapshot shows the effect; until then, or if it
+                # was refused, the request counts as failed and waits for its pause.
+                self._fail((function, number, attempt), now)
+                if error is None:
+                    self._asked[function, number, attempt].pause_s = FIRST_PAUSE_S
+                elif function in ("submit", "merge"):
+                    self._report(f"{function} in round {number} was refused: {error}")
+            case TimePassed():
+                pass
+
+    def _training_ended(self, number: int, base: Digest) -> None:
+        if self._training == (number, base):
+            self._training = None
+
+    def _enter(self, plan: Plan) -> None:
+        """Forget what belongs to rounds that are over."""
+        new, old = plan.round, None if self.plan is None else self.plan.round
+        if new is None or (
+            old is not None and (old.number, old.attempt) == (new.number, new.attempt)
+        ):
+            return
+        here = (new.number, new.attempt)
+        self._results = {k: v for k, v in self._results.items() if k[0] >= new.number}
+        self._merged = {k: v for k, v in self._merged.items() if k >= here}
+        self._verdicts = {k: v for k, v in self._verdicts.items() if k[:2] >= here}
+        # A request under way is remembered until it ends, however late that is: its owner answers.
+        self._asked = {k: a for k, a in self._asked.items() if a.running or k[0] == "fetch"}
+
+    # Decisions: what should be, compared with what is.
+
+    def _decide(self, plan: Plan, now: float) -> None:
+        if not self.members & (1 << self.me):
+            self._drop_training(None)
+            return
+        self._fetch_newest(plan, now)
+        round = plan.round
+        if plan.status in (PlanStatus.COMPLETED, PlanStatus.STOPPED):
+            self._drop_training(None)
+            return
+        if not plan.participants & (1 << self.me):
+            self._drop_training(None)
+            return
+        if round is None or round.status not in (RoundStatus.OPEN, RoundStatus.CLOSED):
+            self._consider_open(plan, round, now)
+            return
+        if round.status is RoundStatus.OPEN:
+            self._take_part(plan, round, now)
+            self._consider_close(plan, round, now)
+        else:
+            self._drop_training(None)
+            self._settle_round(plan, round, now)
+        self._consider_void(plan, round, now)
+
+    def _fetch_newest(self, plan: Plan, now: float) -> None:
+        for digest in (plan.statistics, plan.model):
+            if digest != NO_DIGEST and not self.holds(digest):
+                self._ask(("fetch", digest), now, Fetch(digest))
+
+    def _consider_open(self, plan: Plan, round: Round | None, now: float) -> None:
+        number, attempt = (0, 0) if round is None else (round.number, round.attempt)
+        willing = plan.participants & self.members
+        turn = self._turn(willing)
+        if may_open(plan, self.members, int(now - turn)):
+            self._transact("open", number, attempt, now)
+        elif willing.bit_count() >= plan.rules.min_peers:
+            self._wake(plan.min_consents_at + plan.rules.consent_s + turn)
+
+    def _take_part(self, plan: Plan, round: Round, now: float) -> None:
+        bit = 1 << self.me
+        if not present_in(round, self.members) & bit or round.submitted & bit or self.halted:
+            self._drop_training(None)
+            return
+        result = self._results.get((round.number, round.base))
+        if result is not None:
+            self._submit(plan, round, result, now)
+            return
+        needed = [round.base, *([plan.statistics] if plan.statistics != NO_DIGEST else [])]
+        key = ("train", round.number, round.base)
+        if not any(self._stuck(k) for k in (key, *(("fetch", digest) for digest in needed))):
+            self._check_in(plan, round, now)
+        if not all(self.holds(digest) for digest in needed):
+            return  # `_fetch_newest` has asked for them
+        self._drop_training((round.number, round.base))
+        task = self.workflow(plan).stage(round.number).task
+        train = Train(round.number, round.attempt, task, round.base, plan.statistics)
+        if self._ask(key, now, train):
+            self._training = (round.number, round.base)
+            self._permille = 0
+
+    def _submit(self, plan: Plan, round: Round, result: _Result, now: float) -> None:
+        consent = plan.consents[self.me]
+        secret = secret_for(
+            self.node_secret, plan.id, consent.committed_round, consent.committed_attempt
+        )
+        known = commitment_to(secret) == consent.commitment
+        following = secret_for(self.node_secret, plan.id, round.number, round.attempt)
+        self._transact(
+            "submit",
+            round.number,
+            round.attempt,
+            now,
+            result.update,
+            min(result.samples, consent.max_samples),
+            secret if known else bytes(32),
+            commitment_to(following),
+            result.meta,
+        )
+
+    def _check_in(self, plan: Plan, round: Round, now: float) -> None:
+        due = plan.live_until(self.me, round) - plan.rules.liveness_s * 2 / 3
+        if now >= due:
+            self._transact("checkIn", round.number, round.attempt, now, self._permille)
+        else:
+            self._wake(due)
+
+    def _consider_close(self, plan: Plan, round: Round, now: float) -> None:
+        turn = self._turn(submitters(round, self.members))
+        if may_close(plan, round, self.members, int(now - turn)):
+            self._transact("close", round.number, round.attempt, now)
+        elif submitters(round, self.members).bit_count() >= plan.rules.min_peers:
+            rules = plan.rules
+            waited_for = members_in(pending(plan, round, self.members, int(now)))
+            silent_at = max((plan.live_until(m, round) + 1 for m in waited_for), default=0)
+            self._wake(
+                turn
+                + max(
+                    round.opened_at + rules.window_s,
+                    round.min_peers_at + rules.grace_s,
+                    min(silent_at, round.opened_at + rules.max_round_s),
+                )
+            )
+
+    def _settle_round(self, plan: Plan, round: Round, now: float) -> None:
+        here = (round.number, round.attempt)
+        voters = submitters(round, self.members)
+        for candidate in round.candidates:
+            if has_quorum(round, candidate, self.members):
+                self._transact("finalise", *here, now, candidate.model, candidate.omitted)
+                return
+        if not voters & (1 << self.me):
+            return
+        level = plan.rules.verify_level
+        mine = self._merged.get(here)
+        if mine is None and level is VerifyLevel.FULL:
+            self._merge(plan, round, now)
+        unsettled = False
+        for candidate in round.candidates:
+            attested = bool(candidate.attesters & (1 << self.me))
+            verdict = self._verdicts.get((*here, candidate.model, candidate.omitted))
+            if mine is not None and (mine.model, mine.omitted) == (
+                candidate.model,
+                candidate.omitted,
+            ):
+                verdict = True
+            if attested or verdict is not False:
+                unsettled = True
+            if attested:
+                continue
+            if verdict is True:
+                self._transact(
+                    "attest", *here, now, candidate.model, candidate.omitted, int(level), NO_DIGEST
+                )
+            elif verdict is None and not (mine is None and level is VerifyLevel.FULL):
+                self._verify(plan, round, candidate, now)
+        self._consider_merge(plan, round, mine, unsettled, now)
+
+    def _consider_merge(
+        self, plan: Plan, round: Round, mine: Merged | None, unsettled: bool, now: float
+    ) -> None:
+        """Lead, if this node's slot has come and no posted merge may still turn out right."""
+        first = round.first_slot_of(self.me)
+        if first is None or any(c.leader == self.me for c in round.candidates):
+            return
+        cycle = len(round.eligible)
+        begins_at = round.slot_begins_at(first)
+        if unsettled:
+            # Somebody led before. If that does not become final, this node's next slot counts.
+            begins_at = round.slot_begins_at(first + cycle)
+        gone = round.submitted & ~submitters(round, self.members)
+        if now < begins_at:
+            self._wake(begins_at)
+        elif mine is None or gone & ~mine.omitted:
+            # A merge from before a withdrawal would be refused: the update must be left out now.
+            self._merge(plan, round, now)
+        elif round.candidate(mine.model, mine.omitted) is None:
+            self._transact(
+                "merge", round.number, round.attempt, now, mine.model, mine.omitted, mine.reasons
+            )
+
+    def _merge(self, plan: Plan, round: Round, now: float) -> None:
+        key = ("merge job", round.number, round.attempt)
+        gone = round.submitted & ~submitters(round, self.members)
+        self._ask(
+            key,
+            now,
+            Merge(
+                round.number,
+                round.attempt,
+                self.workflow(plan).stage(round.number).merge,
+                round.base,
+                _frozen(round),
+                gone,
+                plan.rules.min_peers,
+                round.slot_s / 2,
+            ),
+        )
+
+    def _verify(self, plan: Plan, round: Round, candidate: Candidate, now: float) -> None:
+        key = ("verify", round.number, round.attempt, candidate.model, candidate.omitted)
+        self._ask(
+            key,
+            now,
+            Verify(
+                round.number,
+                round.attempt,
+                self.workflow(plan).stage(round.number).merge,
+                round.base,
+                candidate,
+                _frozen(round),
+                plan.rules.verify_level,
+                round.slot_s / 2,
+            ),
+        )
+
+    def _consider_void(self, plan: Plan, round: Round, now: float) -> None:
+        turn = self._turn(plan.participants & self.members)
+        if may_void(plan, round, self.members, int(now - turn)):
+            self._transact("void", round.number, round.attempt, now)
+        elif round.status is RoundStatus.CLOSED:
+            self._wake(round.voidable_at + turn)
+        else:
+            self._wake(round.opened_at + plan.rules.max_round_s + turn)
+
+    # Requests: at most one of a kind under way, repeated after a growing pause.
+
+    def _transact(
+        self,
+        function: str,
+        number: int,
+        attempt: int,
+        now: float,
+        *arguments: object,
+    ) -> None:
+        self._ask((function, number, attempt), now, Transact(function, number, attempt, arguments))
+
+    def _ask(self, key: tuple[object, ...], now: float, command: Command) -> bool:
+        asked = self._asked.setdefault(key, _Asked())
+        if asked.running:
+            return False
+        if now < asked.not_before:
+            self._wake(asked.not_before)
+            return False
+        asked.running = True
+        self._commands.append(command)
+        return True
+
+    def _settle(self, key: tuple[object, ...]) -> None:
+        self._asked.pop(key, None)
+
+    def _fail(self, key: tuple[object, ...], now: float) -> None:
+        asked = self._asked.setdefault(key, _Asked())
+        asked.running = False
+        asked.not_before = now + asked.pause_s
+        asked.pause_s = min(2 * asked.pause_s, LONGEST_PAUSE_S)
+
+    def _stuck(self, key: tuple[object, ...]) -> bool:
+        """Whether a request has failed so often that others should not be asked to wait for it."""
+        return key in self._asked and self._asked[key].pause_s > STUCK_PAUSE_S
+
+    def _drop_training(self, wanted: tuple[int, Digest] | None) -> None:
+        """Stop a training that is not the wanted one."""
+        if self._training is not None and self._training != wanted:
+            self._asked.pop(("train", *self._training), None)
+            self._training = None
+            self._commands.append(StopTraining())
+
+    def _report(self, text: str) -> None:
+        self._commands.append(Report(text))
+
+    def _wake(self, at: float) -> None:
+        self.wake_at = min(self.wake_at, at)
+
+    def _turn(self, mask: int) -> float:
+        """Seconds that this node lets earlier members of `mask` go first with what anyone may
+        send; those outside come last."""
+        return STAGGER_S * (mask & ((1 << self.me) - 1)).bit_count()
+
+    @staticmethod
+    def workflow(plan: Plan) -> Workflow:
+        """The workflow that the plan names; KeyError if this release does not know it (the node
+        refuses such a plan before it makes a machine for it)."""
+        return WORKFLOWS[plan.workflow]
+
+
+def _frozen(round: Round) -> tuple[FrozenUpdate, ...]:
+    chosen = (round.submissions[member] for member in members_in(round.submitted))
+    return tuple(FrozenUpdate(s.member, s.update, s.samples) for s in chosen)
+
+
+def omission_reasons(omitted: dict[MemberId, Omission]) -> tuple[int, bytes]:
+    """(mask, one reason byte a member in member order), as `merge` takes them."""
+    mask = mask_of(omitted)
+    return mask, bytes(omitted[member] for member in members_in(mask))
+
+
+def blobs_to_keep(plan: Plan, recent: Iterable[Digest]) -> frozenset[Digest]:
+    """What a node may not prune: the base, the newest final records, the running round's updates
+    and `recent` (what earlier rounds still allow others to ask for)."""
+    keep = {plan.model0, plan.model, plan.statistics, *recent}
+    if plan.round is not None:
+        keep.add(plan.round.base)
+        keep |= {s.update for s in plan.round.submissions.values()}
+        keep |= {c.model for c in plan.round.candidates}
+    return frozenset(keep - {NO_DIGEST})

@@ -1,0 +1,323 @@
+"""What the chain says, as plain records: members, plans, and the round that is under way.
+
+The same records hold the state of the executable specification (`ledger`) and what the contract
+client decodes from a real chain, so the round machine reads one shape in simulation and in life.
+
+Sets of members are integers used as bit masks (bit i = member i), exactly as in the contract:
+a member's removal or withdrawal then takes effect everywhere at once, without a loop.
+All times are chain time, in whole seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+from swarm.protocol.election import leader_of_slot, slot_start, slots_elapsed
+from swarm.types import NO_DIGEST, Address, Digest, MemberId, PlanId
+
+MAX_MEMBERS = 256
+
+
+def members_in(mask: int) -> Iterator[MemberId]:
+    """The members of a mask, in member order."""
+    while mask:
+        low = mask & -mask
+        yield MemberId(low.bit_length() - 1)
+        mask ^= low
+
+
+def mask_of(members: Iterable[int]) -> int:
+    """The mask that holds these members."""
+    mask = 0
+    for member in members:
+        mask |= 1 << member
+    return mask
+
+
+class VerifyLevel(IntEnum):
+    """What a member has checked when it attests (blueprint, section 3)."""
+
+    HELD = 1
+    """Holds the model: root, schema and finite values checked."""
+    SHARED = 2
+    """Recomputed the chunks that the merge block's hash assigned to it, beside k >= 2 others."""
+    FULL = 3
+    """Recomputed every chunk."""
+
+
+class PlanStatus(IntEnum):
+    NONE = 0
+    PROPOSED = 1
+    RUNNING = 2
+    COMPLETED = 3
+    STOPPED = 4
+
+
+class RoundStatus(IntEnum):
+    NONE = 0
+    OPEN = 1
+    CLOSED = 2
+    FINAL = 3
+    VOID = 4
+
+
+class Omission(IntEnum):
+    """Why a leader left a frozen update out of its merge."""
+
+    UNREACHABLE = 1
+    WRONG_DIGEST = 2
+    WRONG_SCHEMA = 3
+    NOT_FINITE = 4
+    WITHDRAWN = 5
+
+
+@dataclass(frozen=True)
+class Rules:
+    """A plan's rules, as the contract enforces them. Counts and whole seconds."""
+
+    rounds: int
+    """Number of the last round; training rounds are 1..rounds."""
+    statistics_round: bool
+    """Whether a round 0 comes first, in which statistics are merged by sum."""
+    min_peers: int
+    """Submissions without which nothing is merged."""
+    verify_level: VerifyLevel = VerifyLevel.FULL
+    consent_s: int = 60
+    """How long after the min_peers-th consent the first round still waits for other members."""
+    window_s: int = 0
+    """Nobody but the completing submit may close before this much of the round has run."""
+    grace_s: int = 2
+    """How long after the min_peers-th submission the others are still let in."""
+    liveness_s: int = 20
+    """A participant counts as live for this long after its last transaction."""
+    max_round_s: int = 3600
+    """A live participant is waited for until then, and no longer."""
+    slot_s: int = 3
+    """The shortest time that a leader is given."""
+
+
+@dataclass
+class Member:
+    id: MemberId
+    account: Address
+    node: Address
+    name: str
+    present: bool = True
+    """False once removed or left; the record and its number stay."""
+    endorsed: bool = True
+    """Whether two thirds of the members back it as a validator; founders are."""
+    validator: bool = False
+    seen_at: int = 0
+
+
+@dataclass
+class Participant:
+    """A member's consent to one plan."""
+
+    member: MemberId
+    max_samples: int
+    commitment: Digest
+    committed_round: int = 0
+    committed_attempt: int = 0
+    """Where `commitment` was made (0, 0: with the consent), so that its secret can be derived."""
+    seen_at: int = 0
+
+
+@dataclass
+class Submission:
+    member: MemberId
+    update: Digest
+    samples: int
+    meta: Digest
+    revealed: bool
+
+
+@dataclass
+class Candidate:
+    """A posted merge. Several may stand at once; the first that a quorum attests is final."""
+
+    leader: MemberId
+    model: Digest
+    omitted: int
+    attesters: int
+    posted_at: int
+    reasons: bytes = b""
+
+
+@dataclass
+class Round:
+    """One attempt at one round. `number` and `attempt` count from the plan's first round and 1."""
+
+    number: int
+    attempt: int
+    status: RoundStatus = RoundStatus.NONE
+    opened_at: int = 0
+    credit_from: int = 0
+    """Participants seen since then (when the attempt before was opened) count as live at the
+    opening, however long ago that was; those silent throughout it are not waited for."""
+    base: Digest = NO_DIGEST
+    roster: int = 0
+    left: int = 0
+    """Roster members that withdrew while the round ran."""
+    submitted: int = 0
+    revealed: int = 0
+    reveals_xor: int = 0
+    min_peers_at: int = 0
+    """When the min_peers-th submission came; 0 before."""
+    closed_at: int = 0
+    seed: Digest = NO_DIGEST
+    slot_s: int = 0
+    eligible: tuple[MemberId, ...] = ()
+    submissions: dict[MemberId, Submission] = field(default_factory=dict)
+    candidates: list[Candidate] = field(default_factory=list)
+
+    def slot_at(self, now: int) -> int:
+        """Number of the leader slot at chain time `now`; slot 0 begins at the close."""
+        return slots_elapsed(max(0, now - self.closed_at), self.slot_s, len(self.eligible))
+
+    def leader_at(self, now: int) -> MemberId:
+        """The leader at chain time `now` (the contract's `leaderAt`)."""
+        return leader_of_slot(self.eligible, self.seed, self.slot_at(now))
+
+    def first_slot_of(self, member: MemberId) -> int | None:
+        """The first slot in which `member` leads; None if it is not eligible."""
+        if member not in self.eligible:
+            return None
+        start = int.from_bytes(self.seed, "big")
+        return (self.eligible.index(member) - start) % len(self.eligible)
+
+    def slot_begins_at(self, slot: int) -> int:
+        """Chain time at which `slot` begins."""
+        return self.closed_at + slot_start(slot, self.slot_s, len(self.eligible))
+
+    @property
+    def voidable_at(self) -> int:
+        """Chain time from which two leader cycles without a final model may be voided."""
+        return self.slot_begins_at(2 * len(self.eligible))
+
+    def candidate(self, model: Digest, omitted: int) -> Candidate | None:
+        """The posted merge with exactly this model and these omissions."""
+        for candidate in self.candidates:
+            if candidate.model == model and candidate.omitted == omitted:
+                return candidate
+        return None
+
+
+@dataclass
+class Plan:
+    """One training plan, its participants, and where it stands."""
+
+    id: PlanId
+    proposer: MemberId
+    name: str
+    digest: Digest
+    model0: Digest
+    workflow: Digest
+    workflow_version: int
+    merge: Digest
+    rules: Rules
+    status: PlanStatus = PlanStatus.PROPOSED
+    participants: int = 0
+    consents: dict[MemberId, Participant] = field(default_factory=dict)
+    min_consents_at: int = 0
+    stop_votes: int = 0
+    statistics: Digest = NO_DIGEST
+    model: Digest = NO_DIGEST
+    """The newest final model; `model0` before the first."""
+    model_round: int = 0
+    """The round that made `model`; 0 for model0."""
+    seed: Digest = NO_DIGEST
+    merge_s: int = 0
+    """Recent seconds from close to final, smoothed: what leader slots are cut from."""
+    round: Round | None = None
+
+    def live_until(self, member: MemberId, round: Round) -> int:
+        """Chain time until which `member` counts as live: the liveness interval after its last
+        transaction, or after the opening if it was seen in the attempt before."""
+        seen_at = self.consents[member].seen_at
+        if seen_at >= round.credit_from:
+            seen_at = max(seen_at, round.opened_at)
+        return seen_at + self.rules.liveness_s
+
+
+def quorum(voters: int) -> int:
+    """More than half of `voters`."""
+    return voters // 2 + 1
+
+
+def supermajority(voters: int) -> int:
+    """Two thirds of `voters`, rounded up."""
+    return -(-2 * voters // 3)
+
+
+def present_in(round: Round, members: int) -> int:
+    """Those of the roster who neither withdrew from the plan nor ceased to be members."""
+    return round.roster & ~round.left & members
+
+
+def submitters(round: Round, members: int) -> int:
+    """The submitters that count now: once closed, these are the frozen submitters that remain."""
+    return round.submitted & present_in(round, members)
+
+
+def contributors(round: Round, candidate_omitted: int) -> int:
+    """Whose updates a merge with these omissions contains."""
+    return round.submitted & ~candidate_omitted
+
+
+def pending(plan: Plan, round: Round, members: int, now: int) -> int:
+    """Live roster members that have not submitted: the ones that an open round waits for."""
+    missing = present_in(round, members) & ~round.submitted
+    return mask_of(m for m in members_in(missing) if now <= plan.live_until(m, round))
+
+
+def has_quorum(round: Round, candidate: Candidate, members: int) -> bool:
+    """Whether more than half of the remaining frozen submitters attested `candidate`."""
+    voters = submitters(round, members)
+    return (candidate.attesters & voters).bit_count() >= quorum(voters.bit_count())
+
+
+def may_close(plan: Plan, round: Round, members: int, now: int) -> bool:
+    """Whether `close()` would be accepted at chain time `now`."""
+    rules = plan.rules
+    return (
+        round.status is RoundStatus.OPEN
+        and submitters(round, members).bit_count() >= rules.min_peers
+        and now >= round.opened_at + rules.window_s
+        and now >= round.min_peers_at + rules.grace_s
+        and (not pending(plan, round, members, now) or now >= round.opened_at + rules.max_round_s)
+    )
+
+
+def may_void(plan: Plan, round: Round, members: int, now: int) -> bool:
+    """Whether `void()` would be accepted at chain time `now`."""
+    rules = plan.rules
+    if round.status is RoundStatus.OPEN:
+        if present_in(round, members).bit_count() < rules.min_peers:
+            return True
+        too_few = submitters(round, members).bit_count() < rules.min_peers
+        return too_few and now >= round.opened_at + rules.max_round_s
+    if round.status is RoundStatus.CLOSED:
+        too_few = submitters(round, members).bit_count() < rules.min_peers
+        return (too_few and not round.candidates) or now >= round.voidable_at
+    return False
+
+
+def may_open(plan: Plan, members: int, now: int) -> bool:
+    """Whether `open()` would be accepted at chain time `now`.
+
+    The first round waits until every member has consented, or for `consent_s` after the
+    min_peers-th consent; later ones only for enough participants.
+    """
+    if plan.status not in (PlanStatus.PROPOSED, PlanStatus.RUNNING):
+        return False
+    if plan.round is not None and plan.round.status in (RoundStatus.OPEN, RoundStatus.CLOSED):
+        return False
+    willing = plan.participants & members
+    if willing.bit_count() < plan.rules.min_peers:
+        return False
+    if plan.status is PlanStatus.RUNNING or willing == members:
+        return True
+    return now >= plan.min_consents_at + plan.rules.consent_s

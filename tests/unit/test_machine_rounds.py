@@ -1,0 +1,203 @@
+"""The round machine, over the executable specification, in virtual time."""
+
+from __future__ import annotations
+
+from swarm.protocol.state import PlanStatus, RoundStatus, Rules, VerifyLevel
+from swarm.testing.rounds import Consortium
+
+RULES = Rules(rounds=5, statistics_round=False, min_peers=2)
+HELD = Rules(rounds=5, statistics_round=False, min_peers=2, verify_level=VerifyLevel.HELD)
+
+
+def started(nodes: int, rules: Rules = RULES, **options: object) -> Consortium:
+    world = Consortium(nodes, rules, **options)  # type: ignore[arg-type]
+    world.consent()
+    return world
+
+
+def test_four_undisturbed_nodes_finish_their_plan_with_one_model_a_round():
+    world = started(4)
+    assert world.run_rounds(5, 120)
+    assert world.plan.status is PlanStatus.COMPLETED
+    assert {n: len(models) for n, models in world.finals.items()} == dict.fromkeys(range(1, 6), 1)
+    world.run(10)
+    assert all(world.plan.model in node.disk for node in world.nodes)
+
+
+def test_a_statistics_round_comes_first_and_leaves_the_model_alone():
+    rules = Rules(rounds=2, statistics_round=True, min_peers=2)
+    world = started(4, rules)
+    assert world.run(60, lambda: world.plan.statistics != bytes(32))
+    assert world.plan.model == world.plan.model0
+    assert world.run_rounds(2, 60)
+
+
+def test_the_same_seed_gives_the_same_trace():
+    first, second = started(5, seed=3), started(5, seed=3)
+    first.run_rounds(5, 200)
+    second.run_rounds(5, 200)
+    assert first.trace == second.trace
+
+
+def test_a_lone_leader_cannot_make_its_own_merge_final():
+    world = started(3)
+    world.run(60, lambda: world.plan.round.status is RoundStatus.CLOSED)
+    leader = world.plan.round.leader_at(int(world.now))
+    world.partition({leader}, set(range(3)) - {leader})
+    world.run(5)
+    assert leader not in [c.leader for c in world.plan.round.candidates] or (
+        world.plan.round.status is not RoundStatus.FINAL
+    )
+    assert world.run_rounds(1, 120)
+    assert all(len(models) == 1 for models in world.finals.values())
+
+
+def test_a_leader_killed_after_the_close_is_replaced_within_its_slot():
+    world = started(8, Rules(rounds=3, statistics_round=False, min_peers=2))
+    world.run(60, lambda: world.plan.round.status is RoundStatus.CLOSED)
+    closed_at = world.now
+    world.kill(world.plan.round.leader_at(int(world.now)))
+    assert world.run_rounds(1, 60)
+    assert world.now - closed_at < 8
+
+
+def test_two_of_three_dead_after_submitting_halt_the_round_until_one_is_back():
+    world = started(3)
+    world.run(60, lambda: world.plan.round.status is RoundStatus.CLOSED)
+    world.kill(1)
+    world.kill(2)
+    world.run(120)
+    assert world.final_round() == 0
+    world.restart(1)
+    assert world.run_rounds(1, 240)
+
+
+def test_a_dead_participant_costs_only_the_round_in_which_it_died():
+    world = started(4, Rules(rounds=6, statistics_round=False, min_peers=2, liveness_s=10))
+    world.run_rounds(2, 60)
+    world.kill(3)
+    world.run_rounds(3, 120)
+    began = world.now
+    world.run_rounds(5, 120)
+    assert world.final_round() == 5
+    # Two rounds of two seconds of training and a few of chain, merge and fetch.
+    assert world.now - began < 2 * 8
+
+
+def test_a_slow_participant_that_reports_progress_is_waited_for():
+    world = started(4, Rules(rounds=1, statistics_round=False, min_peers=2, liveness_s=10))
+    world.nodes[2].train_s = 90
+    world.run_rounds(1, 200)
+    assert world.plan.status is PlanStatus.COMPLETED
+    assert world.plan.round.submitted == 0b1111
+
+
+def test_a_slow_participant_is_not_waited_for_beyond_the_longest_round():
+    rules = Rules(rounds=1, statistics_round=False, min_peers=2, liveness_s=10, max_round_s=60)
+    world = started(4, rules)
+    world.nodes[2].train_s = 900
+    world.run_rounds(1, 200)
+    assert world.plan.status is PlanStatus.COMPLETED
+    assert world.plan.round.submitted == 0b1011
+
+
+def test_a_4_to_4_split_vote_makes_nothing_final_until_the_halves_can_see_each_others_updates():
+    # The first four can pull nothing from the last four, so each half holds another merge right.
+    world = started(8, Rules(rounds=1, statistics_round=False, min_peers=2))
+    world.blocked = {(i, j) for i in range(4) for j in range(4, 8)}
+    world.run(60)
+    votes = sorted(c.attesters for c in world.plan.round.candidates)
+    assert votes == [0b00001111, 0b11110000]
+    assert world.final_round() == 0
+    world.blocked = set()
+    assert world.run_rounds(1, 120)
+    assert all(len(models) == 1 for models in world.finals.values())
+    assert world.plan.round.submitted == 0xFF
+
+
+def test_one_update_that_half_the_nodes_cannot_pull_from_its_owner_is_pulled_from_the_leader():
+    world = started(8, Rules(rounds=1, statistics_round=False, min_peers=2))
+    world.blocked = {(i, 7) for i in range(4)}
+    assert world.run_rounds(1, 60)
+    final = next(c for c in world.plan.round.candidates if c.model == world.plan.model)
+    assert final.omitted == 0
+
+
+def test_an_update_that_died_with_its_site_is_omitted_by_all():
+    world = started(4, Rules(rounds=1, statistics_round=False, min_peers=2))
+    world.run(60, lambda: world.plan.round.status is RoundStatus.CLOSED)
+    world.kill(3)
+    assert world.run_rounds(1, 120)
+    final = next(c for c in world.plan.round.candidates if c.model == world.plan.model)
+    assert final.omitted == 0b1000
+
+
+def test_a_leader_that_merges_wrongly_is_not_attested_and_the_next_one_is():
+    world = started(4, Rules(rounds=3, statistics_round=False, min_peers=2))
+    for node in world.nodes[:1]:
+        node.wrong_merge = True
+    assert world.run_rounds(3, 300)
+    assert all(len(models) == 1 for models in world.finals.values())
+
+
+def test_held_verification_needs_no_other_updates():
+    world = started(4, HELD)
+    assert world.run_rounds(5, 120)
+
+
+def test_a_withdrawal_between_close_and_merge_leaves_the_update_out():
+    world = started(4, Rules(rounds=1, statistics_round=False, min_peers=2))
+    world.run(60, lambda: world.plan.round.status is RoundStatus.CLOSED)
+    world._apply(world.nodes[3], "withdraw", 1)
+    assert world.run_rounds(1, 120)
+    final = next(c for c in world.plan.round.candidates if c.model == world.plan.model)
+    assert final.omitted & 0b1000
+
+
+def test_a_late_joiner_enters_the_next_round_and_pulls_the_model_first():
+    world = Consortium(4, Rules(rounds=4, statistics_round=False, min_peers=2, consent_s=5))
+    world.consent([0, 1, 2])
+    world.run_rounds(1, 120)
+    world.consent([3])
+    assert world.run_rounds(4, 120)
+    assert world.plan.round.submitted == 0b1111
+
+
+def test_all_nodes_killed_in_the_middle_of_a_merge_go_on_from_the_same_round():
+    world = started(4)
+    world.run_rounds(1, 60)
+    world.run(60, lambda: world.plan.round.status is RoundStatus.CLOSED)
+    number = world.plan.round.number
+    for i in range(4):
+        world.kill(i)
+    world.run(30)
+    for i in range(4):
+        world.restart(i)
+    assert world.run_rounds(5, 300)
+    assert number in world.finals
+
+
+def test_a_partition_without_a_quorum_makes_nothing_final_and_both_sides_go_on_when_it_heals():
+    world = started(8)
+    world.run_rounds(1, 60)
+    world.partition({0, 1, 2, 3}, {4, 5, 6, 7})
+    before = world.final_round()
+    world.run(60)
+    assert world.final_round() <= before + 1
+    healed = world.now
+    world.heal()
+    reached = world.final_round()
+    assert world.run_rounds(reached + 1, 30)
+    assert world.now - healed < 15
+    assert all(len(models) == 1 for models in world.finals.values())
+
+
+def test_a_minority_that_was_cut_off_catches_up():
+    world = started(8)
+    world.run_rounds(1, 60)
+    world.partition({0, 1, 2, 3, 4, 5}, {6, 7})
+    assert world.run_rounds(4, 300)
+    world.heal()
+    assert world.run_rounds(5, 120)
+    world.run(10)
+    assert all(world.plan.model in node.disk for node in world.nodes)
