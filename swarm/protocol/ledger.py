@@ -11,7 +11,7 @@ Every method takes `sender` (the address that signed) and `now` (the block's tim
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -91,6 +91,22 @@ class Founder:
     name: str
 
 
+def votes_needed(proposal: Proposal, members: Mapping[MemberId, Member]) -> int:
+    """More than half of the members; two thirds where the validators change.
+
+    Removing an active validator and changing the protocol alter who can finalise blocks, so a bare
+    majority must not be able to do it.
+    """
+    count = sum(member.present for member in members.values())
+    target = members.get(MemberId(proposal.target))
+    removes_validator = (
+        proposal.kind is Kind.REMOVE and target is not None and target.present and target.validator
+    )
+    if removes_validator or proposal.kind is Kind.UPGRADE:
+        return max(quorum(count), supermajority(count))
+    return quorum(count)
+
+
 class Ledger:
     """The state of one consortium contract and every transaction on it."""
 
@@ -101,8 +117,10 @@ class Ledger:
         self.nodes: dict[Address, MemberId] = {}
         self.proposals: dict[int, Proposal] = {}
         self.plans: dict[PlanId, Plan] = {}
-        self.protocol_version = 1
+        self.height = 0
+        """The block's number, for who runs the ledger beside a chain; it activates versions."""
         self.next_version = (1, 0)
+        self._version = 1
         self.rotation = NO_DIGEST
         if not founders:
             raise ContractError("ConsortiumNoFounders")
@@ -127,15 +145,17 @@ class Ledger:
         member = self._governor(sender)
         if kind is Kind.ADMIT:
             self._check_new_keys(account, node, name)
-        elif kind is Kind.REMOVE:
-            self._present(target)
-        elif target <= self.protocol_version:
-            raise ContractError("ConsortiumBadVersion", {"version": target})
+        else:
+            if len(name.encode()) > MAX_NAME_BYTES:
+                raise ContractError("ConsortiumBadName", {"size": len(name.encode())})
+            if kind is Kind.REMOVE:
+                self._present(target)
+            elif target <= self.protocol_version:
+                raise ContractError("ConsortiumBadVersion", {"version": target})
         number = len(self.proposals) + 1
-        self.proposals[number] = Proposal(
-            number, kind, member.id, account, node, name, target, height, now
-        )
-        self.vote(sender, now, number, True)
+        proposal = Proposal(number, kind, member.id, account, node, name, target, height, now)
+        self._vote(member, now, proposal, True)
+        self.proposals[number] = proposal
         return number
 
     def vote(self, sender: Address, now: int, number: int, support: bool) -> None:
@@ -148,6 +168,10 @@ class Ledger:
         proposal = self.proposals.get(number)
         if proposal is None:
             raise ContractError("ConsortiumNoSuchProposal", {"proposal": number})
+        self._vote(member, now, proposal, support)
+
+    def _vote(self, member: Member, now: int, proposal: Proposal, support: bool) -> None:
+        number = proposal.id
         endorsing = proposal.status is ProposalStatus.PASSED and proposal.kind is Kind.ADMIT
         lapsed = now > proposal.opened_at + PROPOSAL_LIFETIME_S
         if lapsed or (proposal.status is ProposalStatus.PASSED and not endorsing):
@@ -157,9 +181,8 @@ class Ledger:
             raise ContractError("ConsortiumAlreadyVoted", {"proposal": number, "member": member.id})
         # Everything that can fail is decided before anything changes.
         ayes = proposal.ayes | (bit if support else 0)
-        passes = not endorsing and (ayes & self.member_mask).bit_count() >= self.votes_needed(
-            proposal
-        )
+        needed = votes_needed(proposal, self.members)
+        passes = not endorsing and (ayes & self.member_mask).bit_count() >= needed
         if passes:
             self._check_enactable(proposal)
         proposal.ayes = ayes
@@ -169,21 +192,6 @@ class Ledger:
             self._enact(proposal, now)
         if proposal.admitted is not None:
             self._endorse(proposal)
-
-    def votes_needed(self, proposal: Proposal) -> int:
-        """More than half of the members; two thirds where the validators change.
-
-        Removing an active validator and changing the protocol alter who can finalise blocks, so a
-        bare majority must not be able to do it (blueprint, section 5).
-        """
-        count = self.member_mask.bit_count()
-        if proposal.kind is Kind.UPGRADE:
-            return max(quorum(count), supermajority(count))
-        if proposal.kind is Kind.REMOVE:
-            target = self.members.get(MemberId(proposal.target))
-            if target is not None and target.present and target.validator:
-                return max(quorum(count), supermajority(count))
-        return quorum(count)
 
     def leave(self, sender: Address, now: int) -> None:
         """A member's account ends its own membership."""
@@ -214,19 +222,34 @@ class Ledger:
         member.seen_at = now
 
     def retire(self, sender: Address, now: int, target: int) -> None:
-        """Any member takes a validator off that has sent nothing for `DORMANT_S`."""
+        """Any member takes a validator off that has sent nothing for `DORMANT_S`.
+
+        Refused unless two thirds of the validators have been seen since: when a whole consortium
+        slept, the first to wake must not be able to retire all the others and finalise alone.
+        """
         self._either(sender)
         member = self._present(target)
         if not member.validator or now <= member.seen_at + DORMANT_S:
             raise ContractError(
                 "ConsortiumNotDormant", {"member": member.id, "until": member.seen_at + DORMANT_S}
             )
-        self._check_not_last_validator(member)
+        active = [m for m in self.members.values() if m.present and m.validator]
+        awake = sum(now <= m.seen_at + DORMANT_S for m in active)
+        if awake < supermajority(len(active)):
+            raise ContractError(
+                "ConsortiumTooFewAwake", {"awake": awake, "needed": supermajority(len(active))}
+            )
         member.validator = False
+
+    @property
+    def protocol_version(self) -> int:
+        """The version in force at this block."""
+        version, height = self.next_version
+        return version if self.height >= height else self._version
 
     def validators(self) -> list[Address]:
         """The nodes that finalise blocks: all active ones, or `MAX_VALIDATORS` of them rotated by
-        the seed of the newest final round (the contract's `getValidators`)."""
+        the seed of the newest well-attended final round (the contract's `getValidators`)."""
         active = [m for m in self.members.values() if m.present and m.validator]
         if len(active) > MAX_VALIDATORS:
             start = int.from_bytes(self.rotation, "big") % len(active)
@@ -250,7 +273,7 @@ class Ledger:
         """Put a plan up for consent. Returns its number. Proposing is not consenting."""
         member = self._either(sender)
         if not 0 < len(name.encode()) <= MAX_NAME_BYTES:
-            raise ContractError("PlanBadName", {"bytes": len(name.encode())})
+            raise ContractError("PlanBadName", {"size": len(name.encode())})
         if NO_DIGEST in (digest, model0):
             raise ContractError("PlanBadDigest")
         if not _rules_sane(rules):
@@ -562,7 +585,10 @@ class Ledger:
         else:
             plan.model, plan.model_round = candidate.model, round.number
         plan.seed = round.seed
-        self.rotation = round.seed
+        # A plan of one's own, run alone, must not be a way to choose who finalises blocks.
+        voters = submitters(round, self.member_mask).bit_count()
+        if voters >= supermajority(self.member_mask.bit_count()):
+            self.rotation = round.seed
         # Half of the newest, half of the past: one slow merge widens the slots, none widens them
         # for ever. Rounded up, or a merge of one second would count as none.
         plan.merge_s = (plan.merge_s + (now - round.closed_at) + 1) // 2
@@ -654,7 +680,7 @@ class Ledger:
             if not self._key_free(key):
                 raise ContractError("ConsortiumKeyInUse", {"key": key})
         if not 0 < len(name.encode()) <= MAX_NAME_BYTES:
-            raise ContractError("ConsortiumBadName", {"bytes": len(name.encode())})
+            raise ContractError("ConsortiumBadName", {"size": len(name.encode())})
         if len(self.members) >= MAX_MEMBERS:
             raise ContractError("ConsortiumFull")
 
@@ -675,6 +701,7 @@ class Ledger:
         elif proposal.kind is Kind.REMOVE:
             self._remove(self._present(proposal.target))
         else:
+            self._version = self.protocol_version
             self.next_version = (proposal.target, proposal.height)
 
     def _endorse(self, proposal: Proposal) -> None:

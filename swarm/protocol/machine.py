@@ -246,6 +246,7 @@ class Verify:
     base: Digest
     candidate: Candidate
     updates: tuple[FrozenUpdate, ...]
+    gone: int
     level: VerifyLevel
     patience_s: float
 
@@ -582,6 +583,7 @@ class RoundMachine:
                 round.base,
                 candidate,
                 _frozen(round),
+                round.submitted & ~submitters(round, self.members),
                 plan.rules.verify_level,
                 round.slot_s / 2,
             ),

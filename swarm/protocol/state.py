@@ -321,3 +321,10 @@ def may_open(plan: Plan, members: int, now: int) -> bool:
     if plan.status is PlanStatus.RUNNING or willing == members:
         return True
     return now >= plan.min_consents_at + plan.rules.consent_s
+
+
+def winner(round: Round, members: int) -> Candidate | None:
+    """The candidate that made a final round final."""
+    if round.status is not RoundStatus.FINAL:
+        return None
+    return next((c for c in round.candidates if has_quorum(round, c, members)), None)

@@ -1,0 +1,55 @@
+"""swarm: institutions train one PyTorch model on data that never leaves them.
+
+What a plan needs is importable from here, and only loaded when it is asked for: `import swarm`
+imports neither torch nor numpy, because the command line and the main process of a node must stay
+small and quick.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from swarm.learning import metrics
+    from swarm.learning.plan import Data, Plan, Site
+    from swarm.learning.statistics import moments, standardise
+    from swarm.learning.tables import Table, read_csv, split
+
+__all__ = [
+    "Data",
+    "Plan",
+    "Site",
+    "Table",
+    "__version__",
+    "metrics",
+    "moments",
+    "read_csv",
+    "split",
+    "standardise",
+]
+
+_HOMES = {
+    "Data": "swarm.learning.plan",
+    "Plan": "swarm.learning.plan",
+    "Site": "swarm.learning.plan",
+    "Table": "swarm.learning.tables",
+    "moments": "swarm.learning.statistics",
+    "read_csv": "swarm.learning.tables",
+    "split": "swarm.learning.tables",
+    "standardise": "swarm.learning.statistics",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name == "metrics":
+        return import_module("swarm.learning.metrics")
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'swarm' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

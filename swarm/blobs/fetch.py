@@ -1,0 +1,315 @@
+"""Fetching one blob from whoever has it: several peers at once, chunk by chunk, none trusted.
+
+Each peer in use has a worker that claims the next chunks, asks for them, and checks and writes what
+came. What a peer did not deliver goes back to the others; a worker with nothing left to claim takes
+over chunks that another has owed for a while. So one honest, reachable peer is enough, a fast one
+gives most, and a slow one delays nothing that another can give.
+
+Whose fault a failure is decides what follows. Wrong bytes: that peer is not asked again. Silence, a
+broken connection, "not here": it is asked again a few times, as long as the deadline allows. A
+manifest that is genuine but not wanted (too long, other tensors): the blob itself is refused, no
+peer can help. What was verified stays on disk, and the next fetch goes on from there.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import trio
+
+from swarm.blobs.store import BlobStore, Partial
+from swarm.blobs.tree import Manifest
+from swarm.errors import (
+    BlobError,
+    LocalError,
+    PeerUnreachable,
+    ProtocolViolation,
+    RemoteError,
+)
+from swarm.tensors import Layout
+from swarm.types import Address, Digest, to_hex
+
+MAX_PEERS_AT_ONCE = 4
+ATTEMPTS = 5  # in a row without a chunk, before a peer is given up
+FIRST_PAUSE_S, LAST_PAUSE_S = 0.1, 2.0  # between attempts, doubling
+FIRST_BATCH_BYTES, MAX_BATCH_BYTES = 1 << 20, 8 << 20
+SHORT_BATCH_S, LONG_BATCH_S = 0.25, 1.0  # a batch grows or shrinks until it takes between these
+TAKE_OVER_AFTER_S = 1.0
+SLOWEST_BYTES_PER_S = 8 << 10  # a chunk that takes longer than at this pace is silence
+
+
+class BlobSource(Protocol):
+    """How blobs come from one peer; `swarm.network` provides it.
+
+    Both raise PeerUnreachable for silence or a broken connection, RemoteError for a refusal.
+    """
+
+    async def fetch_manifest(self, peer: Address, root: Digest, *, deadline_s: float) -> bytes:
+        """The encoded manifest, unchecked."""
+        ...
+
+    async def fetch_chunks(
+        self,
+        peer: Address,
+        root: Digest,
+        indices: Sequence[int],
+        on_chunk: Callable[[int, bytes], None],
+        *,
+        stall_s: float,
+    ) -> None:
+        """Call back with each chunk as it arrives, unchecked; `stall_s` of silence is the end."""
+        ...
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """What came from whom, and what was wrong with the others (their last fault)."""
+
+    manifest: Manifest
+    bytes_from: Mapping[Address, int]
+    faults: Mapping[Address, RemoteError]
+
+
+async def fetch(
+    store: BlobStore,
+    root: Digest,
+    peers: Sequence[Address],
+    source: BlobSource,
+    *,
+    max_bytes: int,
+    deadline_s: float,
+    stall_s: float = 10.0,
+    layout: Layout | None = None,
+    on_fault: Callable[[Address, RemoteError], None] | None = None,
+) -> Fetched:
+    """Bring a blob into the store. `peers` are asked in order, four at a time.
+
+    With `layout`, it must be a whole tensor file of that layout. `on_fault` hears of every fault as
+    it happens. Raises BlobError if the blob is not wanted or all peers gave wrong bytes,
+    PeerUnreachable if it did not come in time, LocalError if it cannot be written.
+    """
+    download = _Download(store, root, source, max_bytes, layout, stall_s, on_fault)
+    return await download.run(list(dict.fromkeys(peers)), deadline_s)
+
+
+class _Download:
+    """The state that the workers of one fetch share; all of it is touched on the trio thread."""
+
+    def __init__(
+        self,
+        store: BlobStore,
+        root: Digest,
+        source: BlobSource,
+        max_bytes: int,
+        layout: Layout | None,
+        stall_s: float,
+        on_fault: Callable[[Address, RemoteError], None] | None,
+    ) -> None:
+        self.store, self.root, self.source = store, root, source
+        self.max_bytes, self.layout, self.stall_s = max_bytes, layout, stall_s
+        self.on_fault = on_fault
+        self.partial: Partial | None = None
+        self.opening = trio.Lock()
+        self.unclaimed: deque[int] = deque()
+        self.claimed_at: dict[int, float] = {}  # chunks asked for and not yet here
+        self.remaining: set[int] = set()
+        self.changed = trio.Event()  # replaced each time: chunks may be claimable again
+        self.waiting: deque[Address] = deque()
+        self.working = 0
+        self.attempts: Counter[Address] = Counter()
+        self.batch_bytes: dict[Address, int] = {}
+        self.bytes_from: Counter[Address] = Counter()
+        self.faults: dict[Address, RemoteError] = {}
+        self.verdict: BlobError | LocalError | None = None  # no peer can help
+        self.scope = trio.CancelScope()  # around the workers
+
+    async def run(self, peers: list[Address], deadline_s: float) -> Fetched:
+        manifest = await trio.to_thread.run_sync(self._known_manifest)
+        if manifest is not None:
+            manifest.require(max_bytes=self.max_bytes, layout=self.layout)
+            if self.store.has(self.root):
+                return Fetched(manifest, {}, {})
+            await self._open_partial(manifest)
+        self.waiting.extend(peers)
+        with trio.move_on_after(deadline_s) as whole, self.scope:
+            if not self.complete:
+                async with trio.open_nursery() as nursery:
+                    for _ in range(min(len(peers), MAX_PEERS_AT_ONCE)):
+                        nursery.start_soon(self._work_through_peers)
+        if self.verdict is not None:
+            raise self.verdict
+        if self.partial is None or not self.complete:
+            raise self._failure(peers, f" in {deadline_s:g} s" if whole.cancelled_caught else "")
+        await trio.to_thread.run_sync(self.partial.finish)
+        return Fetched(self.partial.manifest, dict(self.bytes_from), dict(self.faults))
+
+    @property
+    def complete(self) -> bool:
+        return self.partial is not None and not self.remaining
+
+    async def _work_through_peers(self) -> None:
+        """Draw from one peer after the other, until the blob is complete or no peer is left."""
+        while self.waiting:
+            peer = self.waiting.popleft()
+            self.working += 1
+            try:
+                await self._draw_from(peer)
+                return
+            except RemoteError as error:
+                self._note_fault(peer, error)
+                if isinstance(error, BlobError | ProtocolViolation):
+                    continue
+            except LocalError as error:
+                self._end(error)
+                return
+            finally:
+                self.working -= 1
+            self.attempts[peer] += 1
+            if self.attempts[peer] < ATTEMPTS:
+                self.waiting.append(peer)
+                pause_s = FIRST_PAUSE_S * 2 ** (self.attempts[peer] - 1)
+                await trio.sleep(min(pause_s, LAST_PAUSE_S))
+
+    async def _draw_from(self, peer: Address) -> None:
+        """Fetch from one peer until the blob is complete; raise what is wrong with the peer."""
+        if self.partial is None:
+            await self._fetch_manifest(peer)
+        while self.partial is not None and self.remaining:
+            batch = self._claim(peer, self.partial.manifest.chunk_bytes)
+            if batch:
+                await self._fetch_batch(peer, self.partial, batch)
+            else:
+                with trio.move_on_after(TAKE_OVER_AFTER_S / 2):
+                    await self.changed.wait()
+
+    async def _fetch_manifest(self, peer: Address) -> None:
+        with trio.move_on_after(self.stall_s) as patience:
+            encoded = await self.source.fetch_manifest(peer, self.root, deadline_s=self.stall_s)
+        if patience.cancelled_caught:
+            raise PeerUnreachable(f"no manifest within {self.stall_s:g} s")
+        if self.partial is not None:  # another peer was faster
+            return
+        manifest = await trio.to_thread.run_sync(Manifest.decode, encoded, self.root)
+        try:
+            manifest.require(max_bytes=self.max_bytes, layout=self.layout)
+        except BlobError as error:
+            self._end(error)
+            return
+        await self._open_partial(manifest)
+
+    async def _open_partial(self, manifest: Manifest) -> None:
+        async with self.opening:
+            if self.partial is not None:
+                return
+            partial = await trio.to_thread.run_sync(
+                lambda: self.store.partial(self.root, manifest, max_bytes=self.max_bytes)
+            )
+            self.unclaimed.extend(partial.missing)
+            self.remaining.update(partial.missing)
+            self.partial = partial
+        if self.complete:
+            self.scope.cancel()
+
+    def _claim(self, peer: Address, chunk_bytes: int) -> list[int]:
+        """The next chunks to ask this peer for; none if all are claimed and none is overdue."""
+        now = trio.current_time()
+        count = max(1, self.batch_bytes.setdefault(peer, FIRST_BATCH_BYTES) // chunk_bytes)
+        count = min(count, max(1, len(self.unclaimed) // self.working))
+        batch: list[int] = []
+        while self.unclaimed and len(batch) < count:
+            index = self.unclaimed.popleft()
+            if index in self.remaining:  # else one who took over brought it
+                batch.append(index)
+        if not batch:
+            overdue = (
+                index for index, at in self.claimed_at.items() if now - at >= TAKE_OVER_AFTER_S
+            )
+            batch = sorted(overdue)[:count]
+        self.claimed_at.update(dict.fromkeys(batch, now))
+        return batch
+
+    async def _fetch_batch(self, peer: Address, partial: Partial, batch: list[int]) -> None:
+        chunk_bytes = partial.manifest.chunk_bytes
+        patience_s = self.stall_s + chunk_bytes / SLOWEST_BYTES_PER_S
+        began = trio.current_time()
+        wanted = set(batch)
+        arrived: list[tuple[int, bytes]] = []
+        unasked: list[int] = []
+        patience = trio.CancelScope(deadline=began + patience_s)
+
+        def on_chunk(index: int, chunk: bytes) -> None:
+            if index not in wanted or len(chunk) > chunk_bytes:
+                unasked.append(index)
+                patience.cancel()
+                return
+            wanted.discard(index)
+            arrived.append((index, chunk))
+            patience.deadline = trio.current_time() + patience_s
+
+        fault: RemoteError | None = None
+        try:
+            try:
+                with patience:
+                    await self.source.fetch_chunks(
+                        peer, self.root, batch, on_chunk, stall_s=self.stall_s
+                    )
+            except RemoteError as error:
+                fault = error
+            if arrived:
+                await trio.to_thread.run_sync(partial.write_chunks, arrived)
+                self.attempts[peer] = 0
+                self.bytes_from[peer] += sum(len(chunk) for _, chunk in arrived)
+        finally:
+            self._give_back(partial, batch)
+        if unasked:
+            raise ProtocolViolation(f"chunk {unasked[0]} came unasked, twice or too long")
+        if fault is not None:
+            raise fault
+        if patience.cancelled_caught:
+            raise PeerUnreachable(f"no chunk within {patience_s:g} s")
+        if wanted:
+            raise PeerUnreachable(f"the stream ended {len(wanted)} chunks early")
+        self._adapt_batch(peer, trio.current_time() - began)
+
+    def _give_back(self, partial: Partial, batch: list[int]) -> None:
+        """Settle a batch: what is here is done, the rest is for anyone."""
+        for index in batch:
+            self.claimed_at.pop(index, None)
+        self.remaining.difference_update(index for index in batch if partial.holds(index))
+        self.unclaimed.extendleft(index for index in reversed(batch) if index in self.remaining)
+        if self.complete:
+            self.scope.cancel()
+        self.changed.set()
+        self.changed = trio.Event()
+
+    def _adapt_batch(self, peer: Address, took_s: float) -> None:
+        if took_s < SHORT_BATCH_S:
+            self.batch_bytes[peer] = min(2 * self.batch_bytes[peer], MAX_BATCH_BYTES)
+        elif took_s > LONG_BATCH_S:
+            self.batch_bytes[peer] //= 2
+
+    def _known_manifest(self) -> Manifest | None:
+        try:
+            return self.store.manifest(self.root)
+        except BlobError:
+            return None
+
+    def _note_fault(self, peer: Address, error: RemoteError) -> None:
+        self.faults[peer] = error
+        if self.on_fault is not None:
+            self.on_fault(peer, error)
+
+    def _end(self, verdict: BlobError | LocalError) -> None:
+        self.verdict = verdict
+        self.scope.cancel()
+
+    def _failure(self, peers: list[Address], when: str) -> RemoteError:
+        told = "; ".join(
+            f"{to_hex(peer)}: {self.faults.get(peer, 'did not finish')}" for peer in peers
+        )
+        message = f"blob {to_hex(self.root)} did not come{when} ({told or 'nobody to ask'})"
+        lied = [isinstance(self.faults.get(peer), BlobError | ProtocolViolation) for peer in peers]
+        return BlobError(message) if lied and all(lied) else PeerUnreachable(message)

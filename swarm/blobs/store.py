@@ -1,0 +1,374 @@
+"""Blobs on disk: files named by their digest, whole or in the making.
+
+A directory (mode 700) holds, for each blob:
+
+    <root>.manifest     the manifest
+    <root>.blob         the bytes: there if and only if all of them are, and are right
+    <root>.part         the same file while chunks arrive
+
+A file takes its name only when its bytes are on the disk, so a kill or a loss of power at any
+instant leaves either a blob or something that the next start continues or clears away. A `.part`
+keeps no journal of what it has: the hash of each chunk says so, at several GB a second. For the
+same reason two writers of one blob cannot harm each other: both can only write the right bytes.
+
+All methods block on the disk and may be called from any thread.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from swarm.blobs.tree import Manifest, leaf_hash
+from swarm.errors import BlobError, ConfigurationError, LocalError
+from swarm.tensors import Layout, move_durably, reserve
+from swarm.types import Digest, to_digest, to_hex
+
+_BLOB, _PART, _MANIFEST, _TEMPORARY = ".blob", ".part", ".manifest", ".tmp"
+
+
+class BlobStore:
+    """The blobs of one node. Opening it clears what an earlier crash left half done.
+
+    So only the node that owns the directory may open it; others read `<root>.blob`.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._held: dict[Digest, Manifest] = {}
+        self._partials: dict[Digest, Partial] = {}
+        self._lock = threading.Lock()
+        try:
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            directory.chmod(0o700)
+            self._recover()
+        except OSError as error:
+            raise ConfigurationError(
+                f"the blob directory {directory} cannot be used: {error.strerror}; choose one that "
+                "this user may write"
+            ) from error
+
+    def has(self, root: Digest) -> bool:
+        return root in self._held
+
+    def roots(self) -> frozenset[Digest]:
+        """The blobs that are held whole."""
+        with self._lock:
+            return frozenset(self._held)
+
+    @property
+    def total_bytes(self) -> int:
+        """What the blobs take on disk, whole or in the making."""
+        with self._lock:
+            files = [self.path(root) for root in self._held]
+        files += self.directory.glob(f"*{_PART}")
+        total = 0
+        for file in files:
+            with suppress(FileNotFoundError):
+                total += file.stat().st_size
+        return total
+
+    def path(self, root: Digest) -> Path:
+        """Where the bytes of a held blob lie, for mapping. Never write to it."""
+        return self._file(root, _BLOB)
+
+    def manifest(self, root: Digest) -> Manifest:
+        """Raises BlobError if the blob is neither held nor in the making."""
+        manifest = self._held.get(root)
+        if manifest is not None:
+            return manifest
+        partial = self._partials.get(root)
+        if partial is not None:
+            return partial.manifest
+        if self._file(root, _PART).exists():
+            manifest = self._read_manifest(root)
+            if manifest is not None:
+                return manifest
+        raise BlobError(f"blob {to_hex(root)} is not here")
+
+    def read_chunk(self, root: Digest, index: int) -> bytes:
+        """The bytes of one chunk, of a held blob or of one in the making that has it already.
+
+        Raises BlobError if it is not here, LocalError if the disk fails.
+        """
+        manifest = self.manifest(root)
+        start, stop = manifest.chunk_range(index)
+        if root in self._held:
+            path = self.path(root)
+        else:
+            partial = self._partials.get(root)
+            if partial is None or not partial.holds(index):
+                raise BlobError(f"chunk {index} of blob {to_hex(root)} is not here yet")
+            path = self._file(root, _PART)
+        try:
+            with path.open("rb", buffering=0) as file:
+                chunk = os.pread(file.fileno(), stop - start, start)
+        except FileNotFoundError:  # pruned, or finished, between the two looks
+            raise BlobError(f"blob {to_hex(root)} is not here any more") from None
+        except OSError as error:
+            raise LocalError(f"cannot read {path}: {error.strerror}") from error
+        if len(chunk) != stop - start:
+            raise LocalError(f"{path} is shorter than it was; delete it, and it is fetched again")
+        return chunk
+
+    def scratch(self, name: str) -> Path:
+        """Where to write a file that `add` will take; what is left there goes at the next start."""
+        return self.directory / (name + _TEMPORARY)
+
+    def add(self, path: Path) -> Digest:
+        """Move a finished tensor file in; its bytes are read once, a chunk at a time.
+
+        It must lie in the store's file system, as `scratch` does. Raises BlobError if it is not
+        canonical, and then leaves it where it is.
+        """
+        layout = Layout.read(path)
+        with self._writing(path):
+            leaves = _hash_file(path, layout)
+            manifest = Manifest.of_tensors(layout, leaves)
+            path.chmod(0o600)
+            self._commit(path, manifest)
+        return manifest.root
+
+    def add_bytes(self, content: bytes) -> Digest:
+        """Keep a small blob of raw bytes: round metadata, a plan's code."""
+        manifest = Manifest.of_bytes(content)
+        with self._writing(self.path(manifest.root)):
+            temporary = self._write_temporary(manifest.root, _BLOB, content)
+            self._commit(temporary, manifest)
+        return manifest.root
+
+    def partial(self, root: Digest, manifest: Manifest, *, max_bytes: int) -> Partial:
+        """Begin or go on to collect a blob that is not held; what an earlier try had is kept.
+
+        Raises BlobError if it is longer than `max_bytes`, LocalError if the disk is full.
+        """
+        if manifest.root != root:
+            raise BlobError(f"the manifest that came is not that of blob {to_hex(root)}")
+        manifest.require(max_bytes=max_bytes)
+        with self._writing(self._file(root, _PART)):
+            with self._lock:
+                partial = self._partials.get(root)
+            if partial is None:
+                self._save_manifest(manifest)
+                partial = Partial(self, root, manifest)
+                with self._lock:
+                    self._partials[root] = partial
+            return partial
+
+    def unfinished(self) -> dict[Digest, Manifest]:
+        """Blobs that an earlier run of this node began to collect, or that are being collected."""
+        found: dict[Digest, Manifest] = {}
+        for file in self.directory.glob(f"*{_PART}"):
+            root = to_digest(file.stem)
+            manifest = self._read_manifest(root)
+            if manifest is not None:
+                found[root] = manifest
+        return found
+
+    def verify(self, root: Digest) -> bool:
+        """Read a held blob again and compare. Raises BlobError if it is not held."""
+        manifest = self.manifest(root)
+        return all(
+            manifest.matches(index, self.read_chunk(root, index))
+            for index in range(manifest.chunks)
+        )
+
+    def discard(self, roots: Collection[Digest]) -> int:
+        """Delete these blobs, whole or in the making; the bytes set free.
+
+        Named one by one, so that what was added a moment ago is never taken for unneeded. Who has
+        one mapped keeps what it mapped.
+        """
+        before = self.total_bytes
+        with self._writing(self.directory), self._lock:
+            for root in roots:
+                self._held.pop(root, None)
+                self._partials.pop(root, None)
+                self._delete(root)
+        return before - self.total_bytes
+
+    # Below: files. A blob is committed by the rename of its bytes; the manifest goes before.
+
+    def _file(self, root: Digest, suffix: str) -> Path:
+        return self.directory / (root.hex() + suffix)
+
+    def _commit(self, file: Path, manifest: Manifest) -> None:
+        root = manifest.root
+        with file.open("rb") as opened:
+            os.fsync(opened.fileno())
+        self._save_manifest(manifest)
+        move_durably(file, self.path(root))
+        with self._lock:
+            self._held[root] = manifest
+            self._partials.pop(root, None)
+        self._file(root, _PART).unlink(missing_ok=True)
+
+    def _save_manifest(self, manifest: Manifest) -> None:
+        path = self._file(manifest.root, _MANIFEST)
+        if not path.exists():
+            move_durably(self._write_temporary(manifest.root, _MANIFEST, manifest.encode()), path)
+
+    def _write_temporary(self, root: Digest, suffix: str, content: bytes) -> Path:
+        path = self._file(root, f"{suffix}.{threading.get_native_id()}{_TEMPORARY}")
+        with open(path, "wb", opener=_open_private) as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        return path
+
+    def _read_manifest(self, root: Digest) -> Manifest | None:
+        try:
+            return Manifest.decode(self._file(root, _MANIFEST).read_bytes(), root)
+        except (FileNotFoundError, BlobError):
+            return None
+
+    def _delete(self, root: Digest) -> None:
+        for suffix in (_BLOB, _PART, _MANIFEST):
+            self._file(root, suffix).unlink(missing_ok=True)
+
+    def _recover(self) -> None:
+        """Load what is whole, keep what can be continued, clear away the rest."""
+        wanted = set()
+        for file in sorted(self.directory.iterdir()):
+            if file.suffix not in (_BLOB, _PART):
+                continue
+            root = _root_of(file)
+            manifest = self._read_manifest(root) if root is not None else None
+            if root is None or manifest is None:
+                continue
+            if file.suffix == _BLOB:
+                if file.stat().st_size != manifest.length_bytes:
+                    continue
+                self._held[root] = manifest
+            elif root in self._held:  # ".blob" sorts before ".part"
+                continue
+            wanted |= {file.name, root.hex() + _MANIFEST}
+        for file in self.directory.iterdir():
+            ours = file.suffix in (_BLOB, _PART, _MANIFEST, _TEMPORARY)
+            if ours and file.name not in wanted:
+                file.unlink()
+
+    @contextmanager
+    def _writing(self, path: Path) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise LocalError(
+                f"cannot write {error.filename or path}: {error.strerror}; check the disk's free "
+                "space and permissions"
+            ) from error
+
+
+class Partial:
+    """A blob in the making: takes chunks in any order, from any thread, if they are right."""
+
+    def __init__(self, store: BlobStore, root: Digest, manifest: Manifest) -> None:
+        self.manifest = manifest
+        self.root = root
+        self._store = store
+        self._path = store._file(root, _PART)
+        self._missing = set(range(manifest.chunks))
+        self._lock = threading.Lock()
+        with open(self._path, "ab", opener=_open_private) as file:
+            existing = os.fstat(file.fileno()).st_size
+            reserve(file.fileno(), manifest.length_bytes)
+        if existing:
+            self._take_stock()
+
+    @property
+    def missing(self) -> list[int]:
+        """The chunks not yet written, in order."""
+        with self._lock:
+            return sorted(self._missing)
+
+    def holds(self, index: int) -> bool:
+        return index not in self._missing
+
+    def write_chunk(self, index: int, chunk: bytes | memoryview) -> None:
+        """Raises BlobError if these are not the bytes of that chunk; nothing is written then."""
+        self.write_chunks([(index, chunk)])
+
+    def write_chunks(self, chunks: Collection[tuple[int, bytes | memoryview]]) -> None:
+        """Several at once. The first wrong one raises BlobError; those before it are kept."""
+        if self._store.has(self.root):  # added by other means meanwhile
+            return
+        with self._store._writing(self._path), self._path.open("r+b", buffering=0) as file:
+            for index, chunk in chunks:
+                start, stop = self.manifest.chunk_range(index)
+                # The length as well: the blob's author may have hashed longer chunks.
+                if len(chunk) != stop - start or not self.manifest.matches(index, chunk):
+                    raise BlobError(
+                        f"chunk {index} of blob {to_hex(self.root)} came with {len(chunk)} bytes "
+                        "that do not have its hash"
+                    )
+                if self.holds(index):
+                    continue
+                _write_all(file.fileno(), chunk, start)
+                with self._lock:
+                    self._missing.discard(index)
+
+    def finish(self) -> None:
+        """Make the blob held. Raises BlobError if a chunk is missing."""
+        if self._store.has(self.root):
+            return
+        missing = self.missing
+        if missing:
+            raise BlobError(
+                f"blob {to_hex(self.root)} lacks {len(missing)} of {self.manifest.chunks} chunks"
+            )
+        with self._store._writing(self._path):
+            try:
+                self._store._commit(self._path, self.manifest)
+            except FileNotFoundError:
+                if not self._store.has(self.root):  # else another thread finished it just now
+                    raise
+
+    def _take_stock(self) -> None:
+        """Find what an earlier try had written."""
+        with self._path.open("rb", buffering=0) as file:
+            for index in range(self.manifest.chunks):
+                start, stop = self.manifest.chunk_range(index)
+                if self.manifest.matches(index, os.pread(file.fileno(), stop - start, start)):
+                    self._missing.discard(index)
+
+
+def _hash_file(path: Path, layout: Layout) -> bytes:
+    """The joined leaf hashes of a tensor file, through one buffer."""
+    buffer = memoryview(bytearray(layout.chunk_bytes))
+    leaves: list[bytes] = []
+    with path.open("rb", buffering=0) as file:
+        for _ in range(layout.chunks):
+            read = _read_into(file.fileno(), buffer)
+            leaves.append(leaf_hash(buffer[:read]))
+    return b"".join(leaves)
+
+
+def _read_into(descriptor: int, buffer: memoryview) -> int:
+    filled = 0
+    while filled < len(buffer):
+        count = os.readv(descriptor, [buffer[filled:]])
+        if count == 0:
+            break
+        filled += count
+    return filled
+
+
+def _write_all(descriptor: int, chunk: bytes | memoryview, offset: int) -> None:
+    view = memoryview(chunk)
+    while view:
+        count = os.pwrite(descriptor, view, offset)
+        view, offset = view[count:], offset + count
+
+
+def _root_of(file: Path) -> Digest | None:
+    try:
+        return to_digest(file.stem)
+    except ValueError:
+        return None
+
+
+def _open_private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)

@@ -1,0 +1,181 @@
+"""Blob names: the root of a BLAKE3 Merkle tree over a blob's chunks, bound to its manifest.
+
+A blob is named by its content, and the name must be checkable chunk by chunk: chunks come from
+several peers at once, any of which may lie, and a merge begins before the last one is there. So:
+
+    leaf   = H("… leaf",  bytes of one chunk)
+    node   = H("… node",  left ‖ right)             pairwise, level by level; an odd one moves up
+    name   = H("… root",  manifest header ‖ top of the tree)
+
+H(domain, x) is BLAKE3 in its key-derivation mode, whose context string keeps leaves, nodes and
+roots apart (BLAKE3 specification, section 2.3), so no chunk can be passed off as a node. The
+header (msgpack array: version, kind, codec, base, schema, length, chunk size) fixes how many chunks
+there are and what they mean. The manifest that travels is the header plus all leaves: 32 bytes per
+chunk, 32 KB for a model of 1 GB.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Annotated, Literal
+
+import msgspec
+from blake3 import blake3
+
+from swarm.errors import BlobError
+from swarm.tensors import (
+    MAX_CHUNK_BYTES,
+    MAX_FILE_BYTES,
+    MIN_CHUNK_BYTES,
+    Layout,
+    chunk_bytes_for,
+)
+from swarm.types import NO_DIGEST, Digest, to_hex
+
+HASH_BYTES = 32
+MAX_CHUNKS = MAX_FILE_BYTES // MAX_CHUNK_BYTES
+MAX_MANIFEST_BYTES = MAX_CHUNKS * HASH_BYTES + 256
+
+_LEAF_DOMAIN = "swarm 2026 blob leaf v1"
+_NODE_DOMAIN = "swarm 2026 blob node v1"
+_ROOT_DOMAIN = "swarm 2026 blob root v1"
+
+_Hash = Annotated[bytes, msgspec.Meta(min_length=HASH_BYTES, max_length=HASH_BYTES)]
+
+
+class Manifest(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, dict=True):
+    """What a blob is, and the hashes of its chunks. `decode` what a peer sent.
+
+    kind    "full": the values themselves; "delta": differences to `base`; "masked": integers that
+            mean something only when summed. Version 1 merges full ones; the others are reserved.
+    codec   how the bytes are written: "safetensors" (a canonical tensor file) or "raw".
+    base    the blob that this one refers to, or zeros. Tensors that a full blob with a base does
+            not hold are those of its base.
+    schema  `Layout.schema_digest` of a tensor file, zeros of raw bytes: another shape is refused
+            before any of its bytes have travelled.
+    leaves  the chunks' hashes, joined.
+    """
+
+    version: Literal[1]
+    kind: Literal["full", "delta", "masked"]
+    codec: Annotated[str, msgspec.Meta(min_length=1, max_length=32)]
+    base: _Hash
+    schema: _Hash
+    length_bytes: Annotated[int, msgspec.Meta(ge=0, le=MAX_FILE_BYTES)]
+    chunk_bytes: Annotated[int, msgspec.Meta(ge=MIN_CHUNK_BYTES, le=MAX_CHUNK_BYTES)]
+    leaves: Annotated[bytes, msgspec.Meta(max_length=MAX_CHUNKS * HASH_BYTES)]
+
+    @classmethod
+    def decode(cls, encoded: bytes, root: Digest) -> Manifest:
+        """Read a manifest and check that it is that of `root`. Raises BlobError."""
+        if len(encoded) > MAX_MANIFEST_BYTES:
+            raise BlobError(
+                f"the manifest of blob {to_hex(root)} has {len(encoded)} bytes, over the limit of "
+                f"{MAX_MANIFEST_BYTES}"
+            )
+        try:
+            manifest = msgspec.msgpack.decode(encoded, type=cls)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise BlobError(
+                f"the manifest of blob {to_hex(root)} cannot be read: {error}"
+            ) from None
+        if manifest.chunk_bytes & (manifest.chunk_bytes - 1):
+            raise BlobError(
+                f"blob {to_hex(root)} has chunks of {manifest.chunk_bytes} bytes, which is no "
+                "power of two"
+            )
+        if len(manifest.leaves) != HASH_BYTES * manifest.chunks or manifest.root != root:
+            raise BlobError(f"the manifest that came is not that of blob {to_hex(root)}")
+        return manifest
+
+    def encode(self) -> bytes:
+        return msgspec.msgpack.encode(self)
+
+    @cached_property
+    def root(self) -> Digest:
+        """The blob's name."""
+        sizes = (self.length_bytes, self.chunk_bytes)
+        header = (self.version, self.kind, self.codec, self.base, self.schema, *sizes)
+        return Digest(_hash(_ROOT_DOMAIN, msgspec.msgpack.encode(header) + tree_top(self.leaves)))
+
+    @property
+    def chunks(self) -> int:
+        """How many; an empty blob has one empty chunk."""
+        return max(1, -(-self.length_bytes // self.chunk_bytes))
+
+    def chunk_range(self, index: int) -> tuple[int, int]:
+        """The byte offsets where a chunk starts and stops. Raises BlobError if there is no such."""
+        if not 0 <= index < self.chunks:
+            raise BlobError(f"blob {to_hex(self.root)} has no chunk {index} of {self.chunks}")
+        start = index * self.chunk_bytes
+        return start, min(start + self.chunk_bytes, self.length_bytes)
+
+    def matches(self, index: int, chunk: bytes | memoryview) -> bool:
+        """Whether these are the bytes of that chunk, 0 ≤ index < chunks."""
+        return leaf_hash(chunk) == self.leaves[index * HASH_BYTES : (index + 1) * HASH_BYTES]
+
+    def require(self, *, max_bytes: int, layout: Layout | None = None) -> None:
+        """Refuse what is longer than expected or holds other tensors. Raises BlobError."""
+        if self.length_bytes > max_bytes:
+            raise BlobError(
+                f"blob {to_hex(self.root)} has {self.length_bytes} bytes where at most "
+                f"{max_bytes} are expected"
+            )
+        if layout is not None and self != Manifest.of_tensors(layout, self.leaves):
+            raise BlobError(
+                f"blob {to_hex(self.root)} does not hold the expected tensors: it is {self.kind} "
+                f"{self.codec}, {self.length_bytes} bytes, schema {to_hex(self.schema)}, but "
+                f"expected are {layout.file_bytes} bytes, schema {to_hex(layout.schema_digest)}"
+            )
+
+    @classmethod
+    def of_tensors(cls, layout: Layout, leaves: bytes) -> Manifest:
+        """Of a whole tensor file."""
+        return cls(
+            version=1,
+            kind="full",
+            codec="safetensors",
+            base=NO_DIGEST,
+            schema=layout.schema_digest,
+            length_bytes=layout.file_bytes,
+            chunk_bytes=layout.chunk_bytes,
+            leaves=leaves,
+        )
+
+    @classmethod
+    def of_bytes(cls, content: bytes) -> Manifest:
+        """Of raw bytes: round metadata, a plan's code."""
+        chunk_bytes = chunk_bytes_for(len(content))
+        chunks = (
+            content[start : start + chunk_bytes]
+            for start in range(0, max(1, len(content)), chunk_bytes)
+        )
+        return cls(
+            version=1,
+            kind="full",
+            codec="raw",
+            base=NO_DIGEST,
+            schema=NO_DIGEST,
+            length_bytes=len(content),
+            chunk_bytes=chunk_bytes,
+            leaves=b"".join(map(leaf_hash, chunks)),
+        )
+
+
+def leaf_hash(chunk: bytes | memoryview) -> bytes:
+    return _hash(_LEAF_DOMAIN, chunk)
+
+
+def tree_top(leaves: bytes) -> bytes:
+    """The hash above all leaves (joined, at least one)."""
+    level = [leaves[at : at + HASH_BYTES] for at in range(0, len(leaves), HASH_BYTES)]
+    while len(level) > 1:
+        paired = [
+            _hash(_NODE_DOMAIN, level[at] + level[at + 1]) for at in range(0, len(level) - 1, 2)
+        ]
+        level = paired + level[2 * len(paired) :]
+    return level[0]
+
+
+def _hash(domain: str, data: bytes | memoryview) -> bytes:
+    return blake3(data, derive_key_context=domain).digest()

@@ -1,0 +1,384 @@
+"""The consortium contract as bytes: what to send it, and what its answers, errors and events mean.
+
+Pure encoding and decoding by the committed artifact (`artifacts/Consortium.json`, built from
+`contracts/`); no connection, no chain library. `client` sends and asks, tests and genesis encode
+with the same functions, and views come back as the records of `swarm.protocol.state`, so that a
+real chain and the executable specification are read alike.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import resources
+from typing import Any, Protocol
+
+from eth_abi.codec import ABICodec
+from eth_abi.exceptions import DecodingError, EncodingError, ParseError
+from eth_abi.registry import registry
+from eth_hash.auto import keccak
+
+from swarm.errors import ChainError, ConfigurationError, ContractError
+from swarm.protocol.ledger import Founder, Kind, Proposal, ProposalStatus
+from swarm.protocol.state import (
+    Candidate,
+    Member,
+    Participant,
+    Plan,
+    PlanStatus,
+    Round,
+    RoundStatus,
+    Rules,
+    Submission,
+    VerifyLevel,
+    members_in,
+)
+from swarm.types import Address, Digest, MemberId, PlanId, to_address, to_hex
+
+PROTOCOL_VERSIONS = frozenset({1})
+"""The protocol versions that this release can follow."""
+
+MAX_REVERT_BYTES = 4096
+_PANICS = {
+    0x01: "assertion failed",
+    0x11: "arithmetic overflow",
+    0x12: "division by zero",
+    0x21: "value outside its enum",
+    0x32: "index out of bounds",
+}
+_codec = ABICodec(registry)
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """The committed build of the contract."""
+
+    abi: list[dict[str, Any]]
+    bytecode: bytes
+    source_digest: str
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One function, error or event of the ABI."""
+
+    name: str
+    selector: bytes
+    """Four bytes; for an event, its 32-byte topic."""
+    arguments: tuple[str, ...]
+    types: tuple[str, ...]
+    indexed: tuple[bool, ...]
+    outputs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Interface:
+    functions: dict[str, Entry]
+    errors: dict[bytes, Entry]
+    events: dict[bytes, Entry]
+
+
+@dataclass(frozen=True)
+class Event:
+    """One event of the contract. `index` is the log's place in its block."""
+
+    name: str
+    arguments: dict[str, object]
+    height: int
+    tx: Digest
+    index: int
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A plan and its current round, as of one block."""
+
+    height: int
+    timestamp: int
+    members: int
+    """Mask of the members of this moment."""
+    plan: Plan
+
+
+class FounderCard(Protocol):
+    """What the constructor is told of a founder."""
+
+    @property
+    def account(self) -> Address: ...
+    @property
+    def node(self) -> Address: ...
+    @property
+    def name(self) -> str: ...
+
+
+@lru_cache(maxsize=1)
+def artifact() -> Artifact:
+    """The build that ships with this package."""
+    text = resources.files("swarm.chain").joinpath("artifacts/Consortium.json").read_text()
+    built = json.loads(text)
+    bytecode = bytes.fromhex(built["bytecode"].removeprefix("0x"))
+    return Artifact(built["abi"], bytecode, built["source_digest"])
+
+
+@lru_cache(maxsize=1)
+def interface() -> Interface:
+    """Every function by name, every error by selector, every event by topic."""
+    found = Interface({}, {}, {})
+    for item in artifact().abi:
+        if item["type"] not in ("function", "error", "event"):
+            continue
+        inputs = item["inputs"]
+        types = tuple(_type_of(each) for each in inputs)
+        topic = keccak(f"{item['name']}({','.join(types)})".encode())
+        entry = Entry(
+            item["name"],
+            topic if item["type"] == "event" else topic[:4],
+            tuple(each["name"] for each in inputs),
+            types,
+            tuple(each.get("indexed", False) for each in inputs),
+            tuple(_type_of(each) for each in item.get("outputs", ())),
+        )
+        if item["type"] == "function":
+            found.functions[entry.name] = entry
+        elif item["type"] == "error":
+            found.errors[entry.selector] = entry
+        else:
+            found.events[entry.selector] = entry
+    return found
+
+
+# Sending.
+
+
+def creation_data(founders: Sequence[FounderCard]) -> bytes:
+    """Creation bytecode with its constructor's argument. Founders are numbered as given."""
+    rows = [(founder.account, founder.node, founder.name) for founder in founders]
+    return artifact().bytecode + bytes(_codec.encode(["(address,address,string)[]"], [rows]))
+
+
+def call_data(function: str, *arguments: object) -> bytes:
+    """Selector and arguments. Enums, masks and bytes as they are; `Rules` as the record.
+
+    Raises ConfigurationError if the function is unknown or an argument does not fit its type.
+    """
+    entry = interface().functions.get(function)
+    if entry is None:
+        raise ConfigurationError(f"the consortium contract has no function {function!r}")
+    values = [_plain(argument) for argument in arguments]
+    try:
+        return entry.selector + bytes(_codec.encode(entry.types, values))
+    except (EncodingError, ParseError, ValueError) as error:
+        given = ", ".join(map(repr, arguments))
+        raise ConfigurationError(
+            f"{function}({given}) does not fit the contract: {error}"
+        ) from None
+
+
+# Reading.
+
+
+def result(function: str, data: bytes) -> Any:
+    """What a call returned: one value, or a tuple of them. Addresses are 20 bytes."""
+    outputs = interface().functions[function].outputs
+    try:
+        values = _codec.decode(outputs, data)
+    except DecodingError as error:
+        raise ChainError(
+            f"the contract answered {function} with {len(data)} bytes, not with {outputs}: {error}"
+        ) from None
+    return values[0] if len(values) == 1 else values
+
+
+def revert(data: bytes) -> ContractError:
+    """The error that a reverted call's data names.
+
+    Custom errors by their selector; `Error(string)` and `Panic(uint256)`, which the compiler
+    makes, under those names; anything else as `Unknown`.
+    """
+    data = data[:MAX_REVERT_BYTES]
+    selector, body = data[:4], data[4:]
+    try:
+        if selector == bytes.fromhex("08c379a0"):
+            return ContractError("Error", {"message": _codec.decode(["string"], body)[0]})
+        if selector == bytes.fromhex("4e487b71"):
+            code = _codec.decode(["uint256"], body)[0]
+            return ContractError("Panic", {"code": code, "meaning": _PANICS.get(code, "unknown")})
+        entry = interface().errors.get(selector)
+        if entry is not None:
+            values = _codec.decode(entry.types, body)
+            return ContractError(entry.name, _named(entry.arguments, entry.types, values))
+    except DecodingError:
+        pass  # What the data claims to be, it is not: shown as it came.
+    return ContractError("Unknown", {"data": data})
+
+
+def event(topics: Sequence[bytes], data: bytes) -> tuple[str, dict[str, object]] | None:
+    """Name and arguments of a log; None if it is no event of this contract."""
+    entry = interface().events.get(bytes(topics[0])) if topics else None
+    if entry is None or sum(entry.indexed) != len(topics) - 1:
+        return None
+    plain = [kind for kind, indexed in zip(entry.types, entry.indexed, strict=True) if not indexed]
+    try:
+        rest = iter(_codec.decode(plain, data))
+        given = iter(topics[1:])
+        values = [
+            _codec.decode([kind], bytes(next(given)))[0] if indexed else next(rest)
+            for kind, indexed in zip(entry.types, entry.indexed, strict=True)
+        ]
+    except DecodingError:
+        return None
+    return entry.name, _named(entry.arguments, entry.types, values)
+
+
+def members(rows: Sequence[Sequence[Any]]) -> dict[MemberId, Member]:
+    """`getMembers()`."""
+    return {
+        MemberId(row[0]): Member(MemberId(row[0]), to_address(row[1]), to_address(row[2]), *row[3:])
+        for row in rows
+    }
+
+
+def proposals(rows: Sequence[Sequence[Any]], first: int) -> dict[int, Proposal]:
+    """`getProposals(first, …)`."""
+    found = {}
+    for number, row in enumerate(rows, first):
+        kind, status, proposer, admitted, opened_at, target, height = row[:7]
+        account, node, ayes, noes, name = row[7:]
+        passed = ProposalStatus(status) is ProposalStatus.PASSED
+        found[number] = Proposal(
+            number,
+            Kind(kind),
+            MemberId(proposer),
+            to_address(account),
+            to_address(node),
+            name,
+            target,
+            height,
+            opened_at,
+            ayes,
+            noes,
+            ProposalStatus(status),
+            MemberId(admitted) if passed and Kind(kind) is Kind.ADMIT else None,
+        )
+    return found
+
+
+def plan(row: Sequence[Any], round_row: Sequence[Any] | None = None) -> Plan:
+    """`getPlan(id)`, with the current round where `getRound(id)` is given too."""
+    return Plan(
+        id=PlanId(row[0]),
+        proposer=MemberId(row[1]),
+        name=row[2],
+        digest=Digest(row[3]),
+        model0=Digest(row[4]),
+        workflow=Digest(row[5]),
+        workflow_version=row[6],
+        merge=Digest(row[7]),
+        rules=_rules(row[8]),
+        status=PlanStatus(row[9]),
+        participants=row[10],
+        consents={
+            MemberId(each[0]): Participant(MemberId(each[0]), each[1], Digest(each[2]), *each[3:])
+            for each in row[11]
+        },
+        min_consents_at=row[12],
+        stop_votes=row[13],
+        statistics=Digest(row[14]),
+        model=Digest(row[15]),
+        model_round=row[16],
+        seed=Digest(row[17]),
+        merge_s=row[18],
+        round=None if round_row is None else round(round_row),
+    )
+
+
+def round(row: Sequence[Any]) -> Round | None:
+    """`getRound(plan)` or `getRoundAt(plan, number, attempt)`; None if there was no such round."""
+    if RoundStatus(row[2]) is RoundStatus.NONE:
+        return None
+    return Round(
+        number=row[0],
+        attempt=row[1],
+        status=RoundStatus(row[2]),
+        opened_at=row[3],
+        credit_from=row[4],
+        base=Digest(row[5]),
+        roster=row[6],
+        left=row[7],
+        submitted=row[8],
+        revealed=row[9],
+        reveals_xor=row[10],
+        min_peers_at=row[11],
+        closed_at=row[12],
+        seed=Digest(row[13]),
+        slot_s=row[14],
+        eligible=tuple(members_in(row[15])),
+        submissions={
+            MemberId(each[0]): Submission(
+                MemberId(each[0]), Digest(each[1]), each[2], Digest(each[3]), each[4]
+            )
+            for each in row[16]
+        },
+        candidates=[
+            Candidate(MemberId(leader), Digest(model), omitted, attesters, posted_at, reasons)
+            for leader, posted_at, model, omitted, attesters, reasons in row[17]
+        ],
+    )
+
+
+def snapshot(answer: Sequence[Any]) -> Snapshot:
+    """`getSnapshot(id)`."""
+    height, timestamp, mask, plan_row, round_row = answer
+    return Snapshot(height, timestamp, mask, plan(plan_row, round_row))
+
+
+def _rules(row: Sequence[Any]) -> Rules:
+    rounds, statistics_round, min_peers, verify_level, *seconds = row
+    return Rules(rounds, statistics_round, min_peers, VerifyLevel(verify_level), *seconds)
+
+
+def _type_of(item: Mapping[str, Any]) -> str:
+    kind: str = item["type"]
+    if not kind.startswith("tuple"):
+        return kind
+    return (
+        f"({','.join(_type_of(each) for each in item['components'])}){kind.removeprefix('tuple')}"
+    )
+
+
+def _plain(value: object) -> object:
+    return dataclasses.astuple(value) if isinstance(value, Rules) else value
+
+
+def _named(
+    names: Sequence[str], types: Sequence[str], values: Sequence[object]
+) -> dict[str, object]:
+    return {
+        name: to_address(value) if kind == "address" and isinstance(value, str) else value
+        for name, kind, value in zip(names, types, values, strict=True)
+    }
+
+
+__all__ = [
+    "PROTOCOL_VERSIONS",
+    "Artifact",
+    "Event",
+    "Founder",
+    "Snapshot",
+    "artifact",
+    "call_data",
+    "creation_data",
+    "event",
+    "interface",
+    "members",
+    "plan",
+    "proposals",
+    "result",
+    "revert",
+    "round",
+    "snapshot",
+    "to_hex",
+]

@@ -1,0 +1,111 @@
+"""One JSON-RPC endpoint of a chain: questions out, plain results or our errors back.
+
+web3.py's providers carry the bytes. Results are read raw, without its formatters: they would cost
+more than the call itself, and they refuse the long `extraData` of foreign QBFT chains, of which
+nothing here reads a byte.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any, cast
+
+from requests import RequestException
+from web3 import HTTPProvider
+from web3.exceptions import Web3Exception
+from web3.providers import BaseProvider
+from web3.types import RPCEndpoint, RPCResponse
+
+from swarm.chain import contract
+from swarm.errors import ChainError
+
+_REVERTED = 3
+
+
+class EndpointFault(ChainError):
+    """The endpoint answered with an error of its own, or not at all."""
+
+
+class InProcessProvider(BaseProvider):
+    """A web3 provider over a function from request to response, without HTTP between."""
+
+    def __init__(self, handle: Callable[[object], object]) -> None:
+        super().__init__()
+        self._handle = handle
+        self._ids = itertools.count(1)
+
+    def make_request(self, method: RPCEndpoint, params: Any) -> RPCResponse:
+        request = {"jsonrpc": "2.0", "id": next(self._ids), "method": method, "params": params}
+        return cast(RPCResponse, self._handle(request))
+
+    def is_connected(self, show_traceback: bool = False) -> bool:
+        return True
+
+    def __str__(self) -> str:
+        return "this node's own chain"
+
+
+class Endpoint:
+    """Asks through one provider. Blocks the calling thread; any thread may call."""
+
+    def __init__(self, provider: BaseProvider) -> None:
+        self._provider = provider
+
+    @classmethod
+    def at(cls, rpc_url: str, timeout_s: float) -> Endpoint:
+        """Over HTTP. Without retries of its own: who calls knows what may be asked twice."""
+        kwargs = {"timeout": timeout_s}
+        return cls(HTTPProvider(rpc_url, kwargs, exception_retry_configuration=None))
+
+    def __str__(self) -> str:
+        return str(self._provider)
+
+    def ask(self, method: str, *params: object) -> Any:
+        """The result of one call.
+
+        Raises ContractError if it reverted, EndpointFault for any other error or no answer.
+        """
+        try:
+            answer: object = self._provider.make_request(RPCEndpoint(method), list(params))
+        except (RequestException, OSError, ValueError, Web3Exception) as error:
+            raise EndpointFault(f"{self} did not answer {method}: {error}") from None
+        if not isinstance(answer, dict):
+            raise EndpointFault(f"{self} answered {method} with something that is no JSON-RPC")
+        fault = answer.get("error")
+        if fault is None and "result" in answer:
+            return answer["result"]
+        if not isinstance(fault, dict):
+            raise EndpointFault(f"{self} answered {method} without a result: {fault!r}"[:500])
+        message, data = str(fault.get("message", ""))[:500], fault.get("data")
+        reverted = fault.get("code") == _REVERTED or "revert" in message.lower()
+        if reverted and method in ("eth_call", "eth_estimateGas"):
+            raise contract.revert(read_bytes(data) if isinstance(data, str) else b"")
+        raise EndpointFault(f"{self} refused {method}: {message}")
+
+
+def read_number(value: object) -> int:
+    """A quantity: `0x`-prefixed hexadecimal. Raises EndpointFault."""
+    if isinstance(value, str) and value.startswith("0x"):
+        try:
+            return int(value, 16)
+        except ValueError:
+            pass  # Named below, like everything else that is no quantity.
+    raise EndpointFault(f"the endpoint answered {value!r} where a quantity belongs")
+
+
+def read_bytes(value: object) -> bytes:
+    """Data: `0x`-prefixed hexadecimal of whole bytes. Raises EndpointFault."""
+    if isinstance(value, str) and value.startswith("0x"):
+        try:
+            return bytes.fromhex(value[2:])
+        except ValueError:
+            pass  # Named below, like everything else that is no data.
+    raise EndpointFault(f"the endpoint answered {value!r}"[:200] + " where data belong")
+
+
+def read_object(value: object, *keys: str) -> dict[str, Any]:
+    """An object with these keys. Raises EndpointFault."""
+    if isinstance(value, dict) and all(key in value for key in keys):
+        return value
+    raise EndpointFault(f"the endpoint answered {value!r}"[:200] + f" without {', '.join(keys)}")

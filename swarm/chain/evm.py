@@ -1,0 +1,319 @@
+"""What the engine needs of py-evm: apply transactions, call, create, put a block together.
+
+py-evm's own `Chain` writes each block in several steps to its own layout, wants time to advance
+between blocks and lets the base fee move. None of that fits a chain that must store a block with
+its certificate in one step and whose members own no coins. So only its state machine (London
+rules) is used here; headers are ours and follow from (parent, timestamp, proposer, transactions)
+alone, which makes checking a block the same as building it again.
+
+Nothing in this module keeps anything: states read through an `Overlay` that collects the writes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import rlp
+from eth.constants import CREATE_CONTRACT_ADDRESS
+from eth.db.atomic import AtomicDBWriteBatch
+from eth.db.backends.base import BaseAtomicDB
+from eth.db.trie import make_trie_root_and_nodes
+from eth.exceptions import Revert, VMError
+from eth.vm.execution_context import ExecutionContext
+from eth.vm.forks.london import LondonVM
+from eth.vm.forks.london.blocks import LondonBlock, LondonBlockHeader
+from eth.vm.forks.london.state import LondonState
+from eth.vm.message import Message
+from eth_bloom.bloom import BloomFilter
+from eth_utils.exceptions import ValidationError
+
+from swarm.chain.block import Block, InvalidTransaction, Transaction
+from swarm.chain.codec import MAX_HEADER_BYTES, Encoded, decode_transaction, to_block
+from swarm.types import NO_ADDRESS, Address, Digest
+
+Slots = frozenset[tuple[bytes, int]]
+"""Storage slots, as (contract, slot)."""
+
+
+class State(LondonState):  # type: ignore[misc]
+    """py-evm's state, which also notes what was read and written.
+
+    `beyond_storage` is set when code looked at anything else than storage (time, balances, other
+    code), `erased` when a contract was deleted. Writes that were reverted are among the noted.
+    """
+
+    def __init__(self, *arguments: Any) -> None:
+        self.forget()
+        super().__init__(*arguments)
+
+    def forget(self) -> None:
+        self.slots_read: set[tuple[bytes, int]] = set()
+        self.slots_written: set[tuple[bytes, int]] = set()
+        self.beyond_storage = False
+        self.erased = False
+
+    def get_storage(self, address: bytes, slot: int, from_journal: bool = True) -> int:
+        self.slots_read.add((address, slot))
+        return int(super().get_storage(address, slot, from_journal))
+
+    def set_storage(self, address: bytes, slot: int, value: int) -> None:
+        self.slots_written.add((address, slot))
+        super().set_storage(address, slot, value)
+
+    def delete_storage(self, address: bytes) -> None:
+        self.erased = True
+        super().delete_storage(address)
+
+    def delete_account(self, address: bytes) -> None:
+        self.erased = True
+        super().delete_account(address)
+
+
+def _noting(inherited: Any) -> Any:
+    """The inherited property or method, which notes that it was used."""
+    if isinstance(inherited, property):
+        return property(_noting(inherited.fget))
+
+    def noting(self: State, *arguments: Any) -> Any:
+        self.beyond_storage = True
+        return inherited(self, *arguments)
+
+    return noting
+
+
+_BEYOND_STORAGE = (
+    *("coinbase", "timestamp", "block_number", "difficulty", "mix_hash", "gas_limit", "base_fee"),
+    *("get_ancestor_hash", "get_balance", "get_nonce", "get_code", "get_code_hash"),
+    *("account_exists", "account_is_empty", "has_code_or_nonce"),
+)
+for _name in _BEYOND_STORAGE:
+    setattr(State, _name, _noting(getattr(LondonState, _name)))
+
+
+class Overlay(BaseAtomicDB):  # type: ignore[misc]
+    """A view of the stored state in which writes stay in memory, in `writes`.
+
+    Keys are the hashes of their values, so what another state still needs is never deleted.
+    """
+
+    def __init__(self, read: Callable[[bytes], bytes | None]) -> None:
+        self.writes: dict[bytes, bytes] = {}
+        self._read = read
+
+    def __getitem__(self, key: bytes) -> bytes:
+        value = self.writes.get(key)
+        if value is None:
+            value = self._read(key)
+        if value is None:
+            raise KeyError(key)
+        return value
+
+    def __setitem__(self, key: bytes, value: bytes) -> None:
+        self.writes[key] = value
+
+    def __delitem__(self, key: bytes) -> None:
+        self.writes.pop(key, None)
+
+    def _exists(self, key: bytes) -> bool:
+        return key in self.writes or self._read(key) is not None
+
+    @contextmanager
+    def atomic_batch(self) -> Iterator[AtomicDBWriteBatch]:
+        with AtomicDBWriteBatch._commit_unless_raises(self) as batch:
+            yield batch
+
+
+@dataclass(frozen=True)
+class CallResult:
+    """What a call gave: its output, or the reason why it failed and the data it reverted with."""
+
+    output: bytes
+    gas_used: int
+    failure: str | None = None
+    revert_data: bytes | None = None
+    depends_on: Slots | None = None
+    """the storage that decides the answer; None if other things do, too"""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A block with everything that executing it produced, ready to be stored."""
+
+    block: Block
+    bloom: bytes
+    receipts: bytes
+    transactions: tuple[Digest, ...]
+    state: Mapping[bytes, bytes]
+    state_root: bytes
+    written: Slots
+    erased: bool
+
+
+@dataclass(frozen=True)
+class Context:
+    """The block that code sees around itself while it runs."""
+
+    height: int
+    timestamp: int
+    proposer: Address
+    chain_id: int
+    gas: int
+    ancestors: Iterable[bytes] = ()
+
+    def state(self, database: Overlay, root: bytes) -> State:
+        """The state with this root, open for execution in this block."""
+        execution = ExecutionContext(
+            coinbase=self.proposer,
+            timestamp=self.timestamp,
+            block_number=self.height,
+            difficulty=0,
+            mix_hash=bytes(32),
+            gas_limit=self.gas,
+            prev_hashes=self.ancestors,
+            chain_id=self.chain_id,
+            base_fee_per_gas=0,
+        )
+        return State(database, execution, root)
+
+
+class BlockBuilder:
+    """Applies transactions on a parent state, one by one, and closes the block."""
+
+    def __init__(
+        self, context: Context, parent: Digest, parent_state_root: bytes, database: Overlay
+    ) -> None:
+        self.gas_used = 0
+        self.size_bytes = MAX_HEADER_BYTES
+        self._context = context
+        self._parent = parent
+        self._database = database
+        self._state = context.state(database, parent_state_root)
+        self._transactions: list[Transaction] = []
+        self._receipts: list[Any] = []
+
+    def nonce(self, sender: Address) -> int:
+        """The nonce that the sender's next transaction must have."""
+        return int(self._state.get_nonce(sender))
+
+    def apply(self, transaction: Transaction) -> None:
+        """Execute one transaction; one that reverts is part of the block nevertheless.
+
+        Raises InvalidTransaction, and then nothing has changed.
+        """
+        decoded = decode_transaction(transaction.raw)
+        self._state.lock_changes()
+        before = self._state.snapshot()
+        try:
+            computation = self._state.apply_transaction(decoded)
+        except (ValidationError, VMError) as error:
+            self._state.revert(before)
+            raise InvalidTransaction(f"the transaction cannot be executed: {error}") from None
+        self.gas_used += LondonVM.finalize_gas_used(decoded, computation)
+        self.size_bytes += len(transaction.raw) + 9
+        status = b"" if computation.is_error else b"\x01"
+        logs = computation.get_log_entries()
+        self._receipts.append(decoded.make_receipt(status, self.gas_used, logs))
+        self._transactions.append(transaction)
+
+    def close(self) -> Outcome:
+        """The finished block. Its header depends on nothing but what was put in."""
+        self._state.persist()
+        raws = [transaction.raw for transaction in self._transactions]
+        bloom = BloomFilter(0)
+        for receipt in self._receipts:
+            bloom |= receipt.bloom_filter
+        header = LondonBlockHeader(
+            difficulty=0,
+            block_number=self._context.height,
+            gas_limit=self._context.gas,
+            timestamp=self._context.timestamp,
+            coinbase=self._context.proposer,
+            parent_hash=self._parent,
+            state_root=self._state.state_root,
+            transaction_root=make_trie_root_and_nodes([Encoded(raw) for raw in raws])[0],
+            receipt_root=make_trie_root_and_nodes(self._receipts)[0],
+            bloom=int(bloom),
+            gas_used=self.gas_used,
+            nonce=bytes(8),
+            base_fee_per_gas=0,
+        )
+        payload = rlp.encode(LondonBlock(header, [decode_transaction(raw) for raw in raws], []))
+        return Outcome(
+            block=to_block(header, payload),
+            bloom=int(bloom).to_bytes(256, "big"),
+            receipts=rlp.encode([receipt.encode() for receipt in self._receipts]),
+            transactions=tuple(transaction.hash for transaction in self._transactions),
+            state=self._database.writes,
+            state_root=header.state_root,
+            written=frozenset(self._state.slots_written),
+            erased=self._state.erased,
+        )
+
+
+def call(state: State, sender: Address, to: Address, data: bytes, gas: int) -> CallResult:
+    """Run a message call on `state`, whose changes the caller throws away."""
+    state.mark_address_warm(sender)
+    state.mark_address_warm(to)
+    message = Message(gas=gas, to=to, sender=sender, value=0, data=data, code=state.get_code(to))
+    return _run(state, message, state.computation_class.apply_message)
+
+
+def create(state: State, address: Address, creation_code: bytes, gas: int) -> CallResult:
+    """Run a constructor so that the contract comes to lie at `address`."""
+    message = Message(
+        gas=gas,
+        to=CREATE_CONTRACT_ADDRESS,
+        sender=NO_ADDRESS,
+        value=0,
+        data=b"",
+        code=creation_code,
+        create_address=address,
+    )
+    return _run(state, message, state.computation_class.apply_create_message)
+
+
+def _run(state: State, message: Message, apply: Callable[..., Any]) -> CallResult:
+    surroundings = state.get_transaction_context_class()(gas_price=0, origin=message.sender)
+    state.forget()
+    computation = apply(state, message, surroundings)
+    depends_on = None if state.beyond_storage else frozenset(state.slots_read)
+    used = int(computation.get_gas_used())
+    if not computation.is_error:
+        return CallResult(bytes(computation.output), used, depends_on=depends_on)
+    error = computation.error
+    if isinstance(error, Revert):
+        data = bytes(computation.output)
+        return CallResult(b"", used, "execution reverted", data, depends_on)
+    reason = str(error) or type(error).__name__
+    return CallResult(b"", used, reason, depends_on=depends_on)
+
+
+def genesis_outcome(
+    context: Context, extra_data: bytes, database: Overlay, state: State
+) -> Outcome:
+    """Block 0 over a state in which the contract has been created."""
+    state.persist()
+    header = LondonBlockHeader(
+        difficulty=0,
+        block_number=0,
+        gas_limit=context.gas,
+        timestamp=context.timestamp,
+        state_root=state.state_root,
+        extra_data=extra_data,
+        nonce=bytes(8),
+        base_fee_per_gas=0,
+    )
+    payload = rlp.encode(LondonBlock(header, [], []))
+    return Outcome(
+        block=to_block(header, payload),
+        bloom=bytes(256),
+        receipts=rlp.encode([]),
+        transactions=(),
+        state=database.writes,
+        state_root=state.state_root,
+        written=frozenset(state.slots_written),
+        erased=state.erased,
+    )

@@ -1,0 +1,278 @@
+"""The beginning of a consortium: who founds it, under which contract, and what follows from that.
+
+Every founder writes a join card; from all cards, in whatever order they come, everyone computes
+the same `Genesis`, hence the same block 0 and the same chain id. Block 0 already holds the contract
+with the founders as members, so nobody has to deploy anything for the others, and block 1 has
+validators. Cards and genesis are JSON files: `network.json` is all that a new node is given.
+
+The digest covers what members must agree on. Network addresses are where to look first; they
+change, and are not covered.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+import rlp
+from eth.constants import BLANK_ROOT_HASH
+from eth_abi.abi import encode as encode_abi
+from eth_hash.auto import keccak
+
+from swarm.chain.block import ChainRules
+from swarm.chain.evm import Context, Outcome, Overlay, create, genesis_outcome
+from swarm.errors import ConfigurationError
+from swarm.types import NO_ADDRESS, Address, Digest, to_address, to_digest, to_hex
+
+CONTRACT_ADDRESS = Address(b"swarm".rjust(20, b"\0"))
+"""Where the consortium contract lies, on every embedded chain."""
+
+MAX_FOUNDERS = 256
+_MAX_NAME_BYTES = 64
+_MAX_ADDRESSES, _MAX_ADDRESS_CHARS = 8, 256
+_MAX_CODE_BYTES = 64 * 1024
+_MAX_FILE_BYTES = 2 * 1024 * 1024
+_MAX_TIMESTAMP = 2**40
+_CONSTRUCTOR_GAS = 10**9  # nobody pays for it; 256 founders need about 10**8
+_DOMAIN = b"swarm genesis"
+_VERSION = 1
+_CONSTRUCTOR_TYPES = ["(address,address,string)[]"]
+
+
+class Founder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A join card: an institution's name, the account that governs, the key address that works.
+
+    `addresses` are the multiaddrs under which its node can be reached.
+    """
+
+    name: str
+    account: Address
+    node: Address
+    addresses: tuple[str, ...] = ()
+
+
+class Genesis(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a chain begins with. Build it with `make_genesis`, which checks and sorts.
+
+    `bytecode` is the contract's creation code without constructor arguments.
+    """
+
+    version: int
+    timestamp: int
+    founders: tuple[Founder, ...]
+    bytecode: bytes
+
+    @property
+    def digest(self) -> Digest:
+        """The name of this beginning; block 0 carries it as its extra data."""
+        founders = [[f.name.encode(), f.account, f.node] for f in self.founders]
+        content = [_DOMAIN, self.version, self.timestamp, founders, self.bytecode]
+        return Digest(keccak(rlp.encode(content)))
+
+    @property
+    def chain_id(self) -> int:
+        """Derived from the digest; below 2**51, since wallets compute 2 * id + 36 in doubles."""
+        return 1 + int.from_bytes(self.digest[:8], "big") % (2**51 - 1)
+
+    @property
+    def creation_code(self) -> bytes:
+        """The bytecode followed by the founders as the constructor's argument."""
+        founders = [(f.account, f.node, f.name) for f in self.founders]
+        return self.bytecode + encode_abi(_CONSTRUCTOR_TYPES, [founders])
+
+
+def make_genesis(cards: Iterable[Founder], bytecode: bytes, timestamp: int) -> Genesis:
+    """The genesis that follows from these cards, in whatever order they come.
+
+    Members are numbered by name, then account. Raises ConfigurationError for cards that cannot
+    found a consortium together.
+    """
+    founders = tuple(sorted(cards, key=lambda card: (card.name, card.account)))
+    if not 1 <= len(founders) <= MAX_FOUNDERS:
+        raise ConfigurationError(
+            f"{len(founders)} founders: a consortium begins with 1 to {MAX_FOUNDERS}"
+        )
+    for founder in founders:
+        _check_founder(founder)
+    names = [founder.name for founder in founders]
+    _refuse_repetition("the name", names)
+    keys = [key for founder in founders for key in {founder.account, founder.node}]
+    _refuse_repetition("the account or node", keys)
+    if not 0 < len(bytecode) <= _MAX_CODE_BYTES:
+        raise ConfigurationError(
+            f"the contract's creation code has {len(bytecode)} bytes, not 1 to {_MAX_CODE_BYTES}"
+        )
+    if not 0 < timestamp < _MAX_TIMESTAMP:
+        raise ConfigurationError(f"the genesis timestamp {timestamp} is not in seconds since 1970")
+    return Genesis(_VERSION, timestamp, founders, bytecode)
+
+
+def build_genesis_block(genesis: Genesis, rules: ChainRules) -> Outcome:
+    """Block 0: the contract, created by its own constructor in an otherwise empty state.
+
+    Raises ConfigurationError if the constructor fails.
+    """
+    stored: dict[bytes, bytes] = {}
+    database = Overlay(stored.get)
+    context = Context(
+        height=0,
+        timestamp=genesis.timestamp,
+        proposer=NO_ADDRESS,
+        chain_id=genesis.chain_id,
+        gas=rules.block_gas,
+    )
+    state = context.state(database, BLANK_ROOT_HASH)
+    result = create(state, CONTRACT_ADDRESS, genesis.creation_code, _CONSTRUCTOR_GAS)
+    if result.failure is not None or not state.get_code(CONTRACT_ADDRESS):
+        raise ConfigurationError(
+            f"the consortium contract cannot be created: {result.failure or 'it has no code'} "
+            f"{to_hex(result.revert_data or b'')}; check the founders and the contract's bytecode"
+        )
+    return genesis_outcome(context, genesis.digest, database, state)
+
+
+# Files
+
+
+class _Card(msgspec.Struct, forbid_unknown_fields=True):
+    name: str
+    account: str
+    node: str
+    addresses: list[str] = []
+
+
+class _Network(msgspec.Struct, forbid_unknown_fields=True):
+    version: int
+    chain_id: int
+    digest: str
+    timestamp: int
+    founders: list[_Card]
+    bytecode: str
+
+
+def write_card(path: Path, card: Founder) -> None:
+    """Write a join card for the other founders. Raises ConfigurationError."""
+    _check_founder(card)
+    _write(path, _to_card(card))
+
+
+def read_card(path: Path) -> Founder:
+    """Read a join card. Raises ConfigurationError naming the file and the field."""
+    card = _to_founder(_read(path, _Card), path)
+    _check_founder(card)
+    return card
+
+
+def write_genesis(path: Path, genesis: Genesis) -> None:
+    """Write `network.json`."""
+    document = _Network(
+        version=genesis.version,
+        chain_id=genesis.chain_id,
+        digest=to_hex(genesis.digest),
+        timestamp=genesis.timestamp,
+        founders=[_to_card(founder) for founder in genesis.founders],
+        bytecode=to_hex(genesis.bytecode),
+    )
+    _write(path, document)
+
+
+def read_genesis(path: Path) -> Genesis:
+    """Read `network.json` and check that it agrees with itself. Raises ConfigurationError."""
+    document = _read(path, _Network)
+    if document.version != _VERSION:
+        raise ConfigurationError(
+            f"{path}: version {document.version}, but this swarm reads version {_VERSION}: "
+            "install the version of swarm that the consortium uses"
+        )
+    try:
+        bytecode = bytes.fromhex(document.bytecode.removeprefix("0x"))
+        digest = to_digest(document.digest)
+    except ValueError as error:
+        raise ConfigurationError(f"{path}: {error}") from None
+    founders = [_to_founder(card, path) for card in document.founders]
+    genesis = make_genesis(founders, bytecode, document.timestamp)
+    if (genesis.digest, genesis.chain_id) != (digest, document.chain_id):
+        raise ConfigurationError(
+            f"{path}: its content has the digest {to_hex(genesis.digest)}, not {to_hex(digest)}: "
+            "it was changed after it was made; ask for the file again"
+        )
+    return genesis
+
+
+def _check_founder(founder: Founder) -> None:
+    name = founder.name
+    if not 0 < len(name.encode()) <= _MAX_NAME_BYTES or not name.isprintable():
+        raise ConfigurationError(
+            f"the name {name!r} must have 1 to {_MAX_NAME_BYTES} printable bytes"
+        )
+    if name != name.strip():
+        raise ConfigurationError(f"the name {name!r} begins or ends with a space: remove it")
+    for what, key in (("account", founder.account), ("node", founder.node)):
+        if len(key) != 20 or key in (NO_ADDRESS, CONTRACT_ADDRESS):
+            raise ConfigurationError(f"{name}: {to_hex(key)} cannot be a member's {what}")
+    addresses = founder.addresses
+    if len(addresses) > _MAX_ADDRESSES or any(len(a) > _MAX_ADDRESS_CHARS for a in addresses):
+        raise ConfigurationError(
+            f"{name}: at most {_MAX_ADDRESSES} addresses of {_MAX_ADDRESS_CHARS} characters each"
+        )
+
+
+T = TypeVar("T")
+
+
+def _refuse_repetition(what: str, values: Iterable[T]) -> None:
+    seen: set[T] = set()
+    for value in values:
+        if value in seen:
+            raise ConfigurationError(
+                f"{what} {to_hex(value) if isinstance(value, bytes) else value} is on two cards: "
+                "each founder needs its own"
+            )
+        seen.add(value)
+
+
+def _to_card(founder: Founder) -> _Card:
+    return _Card(
+        name=founder.name,
+        account=to_hex(founder.account),
+        node=to_hex(founder.node),
+        addresses=list(founder.addresses),
+    )
+
+
+def _to_founder(card: _Card, path: Path) -> Founder:
+    try:
+        account, node = to_address(card.account), to_address(card.node)
+    except ValueError as error:
+        raise ConfigurationError(f"{path}: {card.name}: {error}") from None
+    return Founder(card.name, account, node, tuple(card.addresses))
+
+
+def _read(path: Path, kind: type[T]) -> T:
+    try:
+        with path.open("rb") as file:
+            content = file.read(_MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise ConfigurationError(f"cannot read {path}: {error.strerror}") from None
+    if len(content) > _MAX_FILE_BYTES:
+        raise ConfigurationError(f"{path} has more than {_MAX_FILE_BYTES} bytes")
+    try:
+        return msgspec.json.decode(content, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path}: {error}") from None
+
+
+def _write(path: Path, document: object) -> None:
+    content = msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n"
+    temporary = path.with_name(path.name + ".partial")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise ConfigurationError(f"cannot write {path}: {error.strerror}") from None

@@ -1,0 +1,139 @@
+"""Transactions that wait for a block, of members only.
+
+The pool is a plain data structure behind a lock: what may enter is the engine's to say, and time
+plays no part. Gas is free, so a higher price cannot replace a transaction: the first one with a
+nonce keeps its place until a block makes it stale. Every bound is per member, so that one member
+that floods its own share takes nothing from the others.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Protocol
+
+from swarm.chain.block import InvalidTransaction, Transaction
+from swarm.errors import ChainError
+from swarm.types import Address, Digest, to_hex
+
+MAX_PER_SENDER = 64
+MAX_TOTAL = 4096
+
+
+class PoolFull(ChainError):
+    """The pool has no room for this transaction now; send it again after the next blocks."""
+
+
+class Admission(Protocol):
+    """What the pool asks of the engine."""
+
+    def inspect(self, raw: bytes) -> Transaction: ...
+
+    def is_member(self, address: Address) -> bool: ...
+
+    def nonce(self, address: Address) -> int: ...
+
+
+class Pool:
+    """Pending transactions by sender and nonce. Safe to use from several threads."""
+
+    def __init__(
+        self,
+        admission: Admission,
+        *,
+        max_per_sender: int = MAX_PER_SENDER,
+        max_total: int = MAX_TOTAL,
+    ) -> None:
+        self._admission = admission
+        self._max_per_sender = max_per_sender
+        self._max_total = max_total
+        self._lock = threading.Lock()
+        self._by_sender: dict[Address, dict[int, Transaction]] = {}
+        self._by_hash: dict[Digest, Transaction] = {}
+
+    def __len__(self) -> int:
+        return len(self._by_hash)
+
+    def __contains__(self, name: Digest) -> bool:
+        return name in self._by_hash
+
+    def get(self, name: Digest) -> bytes | None:
+        """The bytes of a waiting transaction."""
+        transaction = self._by_hash.get(name)
+        return None if transaction is None else transaction.raw
+
+    def add(self, raw: bytes) -> Digest:
+        """Take in a transaction; one that waits already changes nothing.
+
+        Raises InvalidTransaction for one that no block could contain, PoolFull for lack of room.
+        """
+        transaction = self._admission.inspect(raw)
+        expected = self._admission.nonce(transaction.sender)
+        with self._lock:
+            if transaction.hash in self._by_hash:
+                return transaction.hash
+            self._check_room(transaction, expected)
+            self._by_sender.setdefault(transaction.sender, {})[transaction.nonce] = transaction
+            self._by_hash[transaction.hash] = transaction
+        return transaction.hash
+
+    def pending(self) -> tuple[bytes, ...]:
+        """What a block could contain now, each sender's in the order of its nonces.
+
+        Senders take turns, so that a block with little room has something of everyone. Those that
+        wait for an earlier nonce are not among them.
+        """
+        with self._lock:
+            runs = [self._run(sender) for sender in sorted(self._by_sender)]
+        longest = max((len(run) for run in runs), default=0)
+        return tuple(run[i].raw for i in range(longest) for run in runs if i < len(run))
+
+    def all(self) -> tuple[bytes, ...]:
+        """Every waiting transaction, also those that wait for an earlier nonce."""
+        with self._lock:
+            return tuple(transaction.raw for transaction in self._by_hash.values())
+
+    def next_nonce(self, sender: Address) -> int:
+        """The nonce for the sender's next transaction, after those that wait."""
+        with self._lock:
+            run = self._run(sender)
+        return run[-1].nonce + 1 if run else self._admission.nonce(sender)
+
+    def prune(self) -> None:
+        """Drop what the newest block made stale. To be called after every commit."""
+        with self._lock:
+            for sender in list(self._by_sender):
+                expected = self._admission.nonce(sender)
+                member = self._admission.is_member(sender)
+                waiting = self._by_sender[sender]
+                for nonce in [n for n in waiting if n < expected or not member]:
+                    del self._by_hash[waiting.pop(nonce).hash]
+                if not waiting:
+                    del self._by_sender[sender]
+
+    def _run(self, sender: Address) -> list[Transaction]:
+        """The sender's transactions that could follow each other from the next nonce on."""
+        waiting = self._by_sender.get(sender, {})
+        nonce = self._admission.nonce(sender)
+        run: list[Transaction] = []
+        while nonce in waiting:
+            run.append(waiting[nonce])
+            nonce += 1
+        return run
+
+    def _check_room(self, transaction: Transaction, expected: int) -> None:
+        sender, nonce = transaction.sender, transaction.nonce
+        waiting = self._by_sender.get(sender, {})
+        if nonce in waiting:
+            raise InvalidTransaction(
+                f"nonce {nonce} of {to_hex(sender)} belongs to {to_hex(waiting[nonce].hash)}, "
+                "which waits for a block: use the next nonce"
+            )
+        if nonce >= expected + self._max_per_sender:
+            raise InvalidTransaction(
+                f"nonce {nonce} of {to_hex(sender)} is too far ahead; {expected} is next"
+            )
+        if len(waiting) >= self._max_per_sender or len(self._by_hash) >= self._max_total:
+            raise PoolFull(
+                f"{len(waiting)} transactions of {to_hex(sender)} and {len(self._by_hash)} in all "
+                "wait for a block: send this one again later"
+            )

@@ -1,0 +1,229 @@
+"""How blocks, transactions, receipts and logs look in JSON, and how parameters are read.
+
+Quantities are the shortest hexadecimal (`0x0`, `0x41`), data has two digits for each byte; anything
+else is refused, as EIP-1474 wants.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+from swarm.chain import codec
+from swarm.chain.store import StoredBlock
+from swarm.types import Address, Digest
+
+_BAD_PARAMS = -32602
+_MAX_DATA_CHARS = 256 * 1024
+JsonObject = dict[str, object]
+
+
+class RpcFault(Exception):
+    """An error that is answered to the client: `code` as in JSON-RPC 2.0 and EIP-1474."""
+
+    def __init__(self, code: int, message: str, data: str | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.data = data
+
+
+# Parameters
+
+
+def read_data(value: object) -> bytes:
+    """Bytes from `0x` and an even number of digits."""
+    if not isinstance(value, str) or not value.startswith("0x") or len(value) > _MAX_DATA_CHARS:
+        raise RpcFault(_BAD_PARAMS, f"{_shown(value)} is not 0x-prefixed hexadecimal data")
+    try:
+        return bytes.fromhex(value[2:])
+    except ValueError:
+        raise RpcFault(_BAD_PARAMS, f"{_shown(value)} is not hexadecimal data") from None
+
+
+def read_quantity(value: object, *, padded: bool = False) -> int:
+    """A number below 2**256 from `0x` and digits; `padded` allows leading zeros."""
+    digits = value[2:] if isinstance(value, str) and value.startswith("0x") else ""
+    if not 0 < len(digits) <= 64 or not all(c in "0123456789abcdefABCDEF" for c in digits):
+        raise RpcFault(_BAD_PARAMS, f"{_shown(value)} is not a 0x-prefixed hexadecimal number")
+    if not padded and len(digits) > 1 and digits[0] == "0":
+        raise RpcFault(_BAD_PARAMS, f"{_shown(value)} is a number with leading zeros")
+    return int(digits, 16)
+
+
+def read_address(value: object) -> Address:
+    return Address(_sized(value, 20, "an address"))
+
+
+def read_digest(value: object) -> Digest:
+    return Digest(_sized(value, 32, "a hash"))
+
+
+def _sized(value: object, size: int, what: str) -> bytes:
+    content = read_data(value)
+    if len(content) != size:
+        raise RpcFault(_BAD_PARAMS, f"{_shown(value)} is not {what} of {size} bytes")
+    return content
+
+
+def _shown(value: object) -> str:
+    return repr(value)[:80]
+
+
+# Results
+
+
+def quantity(number: int) -> str:
+    return hex(number)
+
+
+def data_hex(content: bytes) -> str:
+    return "0x" + content.hex()
+
+
+def block_object(stored: StoredBlock, *, full: bool) -> JsonObject:
+    """A block; with `full`, its transactions as objects instead of hashes."""
+    body = _body(stored.payload)
+    header = body.header
+    transactions: list[object] = [
+        transaction_object(stored, i) if full else data_hex(codec.decode_transaction(raw).hash)
+        for i, raw in enumerate(body.transactions)
+    ]
+    return {
+        "number": quantity(stored.height),
+        "hash": data_hex(stored.hash),
+        "parentHash": data_hex(header.parent_hash),
+        "nonce": data_hex(header.nonce),
+        "mixHash": data_hex(header.mix_hash),
+        "sha3Uncles": data_hex(header.uncles_hash),
+        "logsBloom": data_hex(stored.bloom),
+        "transactionsRoot": data_hex(header.transaction_root),
+        "stateRoot": data_hex(header.state_root),
+        "receiptsRoot": data_hex(header.receipt_root),
+        "miner": data_hex(header.coinbase),
+        "difficulty": quantity(0),
+        "totalDifficulty": quantity(0),
+        "extraData": data_hex(header.extra_data),
+        "size": quantity(len(stored.payload)),
+        "gasLimit": quantity(header.gas_limit),
+        "gasUsed": quantity(header.gas_used),
+        "baseFeePerGas": quantity(0),
+        "timestamp": quantity(stored.timestamp),
+        "uncles": [],
+        "transactions": transactions,
+    }
+
+
+def transaction_object(stored: StoredBlock, position: int) -> JsonObject:
+    """A transaction in a block."""
+    raw = _body(stored.payload).transactions[position]
+    place: JsonObject = {
+        "blockHash": data_hex(stored.hash),
+        "blockNumber": quantity(stored.height),
+        "transactionIndex": quantity(position),
+    }
+    return _transaction(raw) | place
+
+
+def pending_transaction_object(raw: bytes) -> JsonObject:
+    """A transaction that waits for a block."""
+    return _transaction(raw) | {"blockHash": None, "blockNumber": None, "transactionIndex": None}
+
+
+def _transaction(raw: bytes) -> JsonObject:
+    transaction = codec.decode_transaction(raw)
+    kind = transaction.type_id or 0
+    shown: JsonObject = {
+        "type": quantity(kind),
+        "hash": data_hex(transaction.hash),
+        "from": data_hex(transaction.sender),
+        "to": data_hex(transaction.to),
+        "nonce": quantity(transaction.nonce),
+        "gas": quantity(transaction.gas),
+        "gasPrice": quantity(0),
+        "value": quantity(transaction.value),
+        "input": data_hex(transaction.data),
+        "chainId": quantity(transaction.chain_id),
+        "r": quantity(transaction.r),
+        "s": quantity(transaction.s),
+    }
+    if kind == 0:
+        return shown | {"v": quantity(transaction.v)}
+    parity = quantity(transaction.y_parity)
+    shown |= {"v": parity, "yParity": parity, "accessList": _access_list(transaction)}
+    if kind == 2:
+        shown |= {
+            "maxFeePerGas": quantity(transaction.max_fee_per_gas),
+            "maxPriorityFeePerGas": quantity(transaction.max_priority_fee_per_gas),
+        }
+    return shown
+
+
+def _access_list(transaction: Any) -> list[object]:
+    return [
+        {"address": data_hex(address), "storageKeys": [_word(slot) for slot in slots]}
+        for address, slots in transaction.access_list
+    ]
+
+
+def receipt_object(stored: StoredBlock, position: int) -> JsonObject:
+    """The receipt of a transaction in a block."""
+    transaction = codec.decode_transaction(_body(stored.payload).transactions[position])
+    receipts = _receipts(stored.receipts)
+    receipt = receipts[position]
+    before = receipts[position - 1].gas_used if position else 0
+    name = data_hex(transaction.hash)
+    return {
+        "type": quantity(transaction.type_id or 0),
+        "status": quantity(1 if receipt.state_root == b"\x01" else 0),
+        "transactionHash": name,
+        "transactionIndex": quantity(position),
+        "blockHash": data_hex(stored.hash),
+        "blockNumber": quantity(stored.height),
+        "from": data_hex(transaction.sender),
+        "to": data_hex(transaction.to),
+        "contractAddress": None,
+        "cumulativeGasUsed": quantity(receipt.gas_used),
+        "gasUsed": quantity(receipt.gas_used - before),
+        "effectiveGasPrice": quantity(0),
+        "logs": [log for log in log_objects(stored) if log["transactionHash"] == name],
+        "logsBloom": data_hex(receipt.bloom.to_bytes(256, "big")),
+    }
+
+
+def log_objects(stored: StoredBlock) -> list[JsonObject]:
+    """All logs of a block, in order."""
+    logs: list[JsonObject] = []
+    raws = _body(stored.payload).transactions
+    for position, receipt in enumerate(_receipts(stored.receipts)):
+        name = data_hex(codec.decode_transaction(raws[position]).hash)
+        for log in receipt.logs:
+            logs.append(
+                {
+                    "address": data_hex(log.address),
+                    "topics": [_word(topic) for topic in log.topics],
+                    "data": data_hex(log.data),
+                    "blockNumber": quantity(stored.height),
+                    "blockHash": data_hex(stored.hash),
+                    "blockTimestamp": quantity(stored.timestamp),
+                    "transactionHash": name,
+                    "transactionIndex": quantity(position),
+                    "logIndex": quantity(len(logs)),
+                    "removed": False,
+                }
+            )
+    return logs
+
+
+def _word(number: int) -> str:
+    return f"0x{number:064x}"
+
+
+@lru_cache(maxsize=32)  # a client asks for a block, its transactions and its receipts in turn
+def _body(payload: bytes) -> codec.Body:
+    return codec.stored_body(payload)
+
+
+@lru_cache(maxsize=32)
+def _receipts(encoded: bytes) -> tuple[Any, ...]:
+    return codec.decode_receipts(encoded)

@@ -1,0 +1,107 @@
+"""`swarm contract`: membership, through this institution's own node."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from swarm.cli.options import FILE, json_option, node_option, print_json, print_table
+
+
+@click.group("contract")
+def command() -> None:
+    """Members: who they are, propose, vote, leave."""
+
+
+def _ask(node: Path, method: str, /, **arguments: Any) -> Any:
+    from swarm.node.control import ask
+
+    return ask(node, method, **arguments)
+
+
+@command.command()
+@node_option
+@json_option
+def info(node: Path, as_json: bool) -> None:
+    """The contract: address, chain, height, validators."""
+    answer = _ask(node, "contract_info")
+    if as_json:
+        print_json(answer)
+        return
+    for key, value in answer.items():
+        click.echo(f"{key:>18}  {', '.join(value) if isinstance(value, list) else value}")
+
+
+@command.command()
+@node_option
+@json_option
+def members(node: Path, as_json: bool) -> None:
+    """All members, and the proposals that are open."""
+    answer = _ask(node, "members")
+    if as_json:
+        print_json(answer)
+        return
+    print_table(
+        ("id", "name", "account", "node", "validator"),
+        [
+            (m["id"], m["name"], m["account"], m["node"], "yes" if m["validator"] else "no")
+            for m in answer["members"]
+            if m["present"]
+        ],
+    )
+    proposals = [p for p in answer["proposals"] if p["status"] == "open"]
+    if proposals:
+        click.echo()
+        print_table(
+            ("proposal", "what", "for", "against", "needed"),
+            [(p["id"], p["what"], p["ayes"], p["noes"], p["needed"]) for p in proposals],
+        )
+
+
+@command.command()
+@node_option
+@click.option("--admit", type=FILE, help="The newcomer's join card.")
+@click.option("--remove", metavar="NAME_OR_ID", help="The member to remove.")
+def propose(node: Path, admit: Path | None, remove: str | None) -> None:
+    """Propose to admit or to remove a member; this counts as the first vote for it.
+
+    \b
+    swarm contract propose --admit newcomer/card.json
+    swarm contract propose --remove "St. Mary"
+    """
+    if (admit is None) == (remove is None):
+        raise click.UsageError("name either --admit CARD or --remove MEMBER")
+    card = None if admit is None else str(admit.resolve())
+    answer = _ask(node, "propose_member", card=card, remove=remove)
+    _tell(answer)
+
+
+@command.command()
+@node_option
+@click.argument("proposal", type=int)
+@click.option("--against", is_flag=True, help="Vote against it.")
+def vote(node: Path, proposal: int, against: bool) -> None:
+    """Vote on a PROPOSAL. More than half of the members admit or remove; a validator's removal
+    takes two thirds."""
+    _tell(_ask(node, "vote", proposal=proposal, support=not against))
+
+
+def _tell(answer: dict[str, Any]) -> None:
+    state = "carried out" if answer["status"] == "passed" else "open"
+    click.echo(
+        f"proposal {answer['id']}: {answer['what']}: {state}, {answer['ayes']} for, "
+        f"{answer['noes']} against, {answer['needed']} needed"
+    )
+
+
+@command.command()
+@node_option
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def leave(node: Path, yes: bool) -> None:
+    """End this institution's membership."""
+    if not yes:
+        click.confirm("End the membership? Coming back takes the others' votes", abort=True)
+    _ask(node, "leave")
+    click.echo("This institution is no member any more; its node may be stopped.")

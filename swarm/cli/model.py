@@ -1,0 +1,93 @@
+"""`swarm model`: what the rounds have made."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import click
+
+from swarm.cli.options import FILE, json_option, node_option, print_json, print_table
+
+
+@click.group("model")
+def command() -> None:
+    """The models of finished rounds: list, export, evaluate."""
+
+
+def _models(node: Path, plan: int) -> dict[str, Any]:
+    from swarm.node.control import ask
+
+    answer: dict[str, Any] = ask(node, "models", plan=plan)
+    return answer
+
+
+def _choose(node: Path, plan: int, round: int | None) -> dict[str, Any]:
+    from swarm.errors import ConfigurationError
+
+    models = _models(node, plan)["models"]
+    chosen = [m for m in models if round in (None, m["round"])]
+    if not chosen:
+        held = ", ".join(str(m["round"]) for m in models) or "none yet"
+        raise ConfigurationError(f"no model of that round is kept here; there are: {held}")
+    return dict(chosen[-1])
+
+
+@command.command("list")
+@node_option
+@click.option("--plan", type=int, default=1, show_default=True)
+@json_option
+def list_models(node: Path, plan: int, as_json: bool) -> None:
+    """The final models that this node keeps."""
+    answer = _models(node, plan)
+    if as_json:
+        print_json(answer)
+        return
+    print_table(
+        ("round", "bytes", "digest"),
+        [(m["round"], m["bytes"], m["digest"]) for m in answer["models"]],
+    )
+
+
+@command.command()
+@node_option
+@click.option("--plan", type=int, default=1, show_default=True)
+@click.option("--round", "round_", type=int, help="The newest by default.")
+@click.argument("file", type=FILE)
+def export(node: Path, plan: int, round_: int | None, file: Path) -> None:
+    """Copy a model to FILE, as safetensors.
+
+    \b
+    swarm model export heart.safetensors
+    python -c "import safetensors.torch as s; print(s.load_file('heart.safetensors'))"
+    """
+    model = _choose(node, plan, round_)
+    partial = file.with_name(file.name + ".partial")
+    shutil.copyfile(model["path"], partial)
+    partial.replace(file)
+    click.echo(f"{file}: round {model['round']}, digest {model['digest']}")
+
+
+@command.command()
+@node_option
+@click.option("--plan", type=int, default=1, show_default=True)
+@click.option("--round", "round_", type=int, help="The newest by default.")
+@json_option
+def evaluate(node: Path, plan: int, round_: int | None, as_json: bool) -> None:
+    """Score a model on this site's own validation and test rows."""
+    from swarm.node.control import ask
+
+    model = _choose(node, plan, round_)
+    answer = ask(node, "evaluate", plan=plan, round=model["round"])
+    if as_json:
+        print_json(answer)
+        return
+    names = sorted({name for scores in answer["metrics"].values() for name in scores})
+    print_table(
+        ("rows", *names),
+        [
+            (part, *(f"{scores[n]:.4f}" if n in scores else "" for n in names))
+            for part, scores in answer["metrics"].items()
+        ],
+    )

@@ -1,0 +1,76 @@
+"""`swarm node`: the one process that an institution runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from swarm.cli.options import DIRECTORY, json_option, print_json, print_table, short
+
+
+@click.group("node")
+def command() -> None:
+    """Start this institution's node; see how it is."""
+
+
+@command.command()
+@click.argument("directory", type=DIRECTORY, default=Path("."))
+def start(directory: Path) -> None:
+    """Run the node in DIRECTORY until it is interrupted.
+
+    It registers nothing and trains nothing by itself: `swarm plan consent` decides that. After a
+    crash, start it again; it goes on where the consortium is.
+
+    \b
+    swarm node start hospital
+    """
+    from swarm.node.node import start_node
+
+    start_node(directory)
+
+
+@command.command()
+@click.argument("directory", type=DIRECTORY, default=Path("."))
+@json_option
+def status(directory: Path, as_json: bool) -> None:
+    """How the node in DIRECTORY is: chain, peers, plans, rounds."""
+    from swarm.node.control import ask
+
+    answer = ask(directory, "status")
+    if as_json:
+        print_json(answer)
+        return
+    chain = answer["chain"]
+    print_table(
+        ("node", "height", "validators", "connected", "rpc"),
+        [
+            (
+                answer["name"],
+                answer["height"],
+                len(chain.get("validators", [])),
+                f"{len(answer['connected'])} of {len(answer['members']) - 1}",
+                answer["rpc_url"],
+            )
+        ],
+    )
+    if chain.get("waiting_for"):
+        click.echo(f"\nThe chain waits for: {', '.join(chain['waiting_for'])}")
+    for plan in answer["plans"]:
+        click.echo(
+            f"\nplan {plan['id']} {plan.get('name', '')}: {plan.get('status', 'starting')}, "
+            f"round {plan.get('round')} of {plan.get('rounds')} ({plan.get('phase')})"
+        )
+        if plan.get("halted"):
+            click.echo(f"  training has stopped here: {plan['halted']}")
+        rows = [
+            (r["round"], r["leader"], short(r["model"]), *_scores(r), f"{r['total_s']:.1f}")
+            for r in plan.get("records", [])[-10:]
+        ]
+        if rows:
+            print_table(("round", "leader", "model", "validation", "seconds"), rows)
+
+
+def _scores(record: dict[str, dict[str, dict[str, float]]]) -> tuple[str]:
+    scores = record["metrics"].get("validation", {})
+    return (", ".join(f"{name} {value:.3f}" for name, value in scores.items()),)

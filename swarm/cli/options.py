@@ -1,0 +1,57 @@
+"""Options that several commands share, and how they print."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import msgspec
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+DIRECTORY = click.Path(file_okay=False, path_type=Path)
+FILE = click.Path(dir_okay=False, path_type=Path)
+
+
+def node_option(function: F) -> F:
+    """`--node DIR`: whose running node is asked."""
+    return click.option(
+        "--node",
+        "node",
+        type=DIRECTORY,
+        default=Path("."),
+        envvar="SWARM_NODE",
+        show_default="this directory, or SWARM_NODE",
+        help="The node's directory.",
+    )(function)
+
+
+def json_option(function: F) -> F:
+    """`--json`: the answer for programs."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")(
+        function
+    )
+
+
+def print_json(value: object) -> None:
+    click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+
+
+def print_table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """A plain table for people, as wide as it needs to be."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in headings:
+        table.add_column(heading, overflow="fold")
+    for row in rows:
+        table.add_row(*("" if cell is None else str(cell) for cell in row))
+    Console(highlight=False, soft_wrap=True).print(table)
+
+
+def short(digest: str | None, characters: int = 10) -> str:
+    """The beginning of a digest, enough for people to compare."""
+    return "" if not digest else digest[: characters + 2]

@@ -1,0 +1,124 @@
+"""`swarm plan`: what is trained, through this institution's own node."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from swarm.cli.options import json_option, node_option, print_json, print_table, short
+
+PLAN_PATH = click.Path(exists=True, path_type=Path)
+
+
+@click.group("plan")
+def command() -> None:
+    """Training plans: propose, read, consent, withdraw, stop."""
+
+
+def _ask(node: Path, method: str, /, **arguments: Any) -> Any:
+    from swarm.node.control import ask
+
+    return ask(node, method, **arguments)
+
+
+@command.command()
+@node_option
+@click.argument("path", type=PLAN_PATH)
+@click.option("--rounds", type=click.IntRange(1), help="Instead of the plan's own number.")
+@json_option
+def propose(node: Path, path: Path, rounds: int | None, as_json: bool) -> None:
+    """Put the plan in PATH (a folder with plan.py, or one file) up for everyone's consent.
+
+    Proposing is not consenting.
+
+    \b
+    swarm plan propose examples/heart
+    """
+    answer = _ask(node, "propose_plan", path=str(path.resolve()), rounds=rounds)
+    if as_json:
+        print_json(answer)
+        return
+    click.echo(f"plan {answer['id']} ({answer['name']}), digest {answer['digest']}")
+    click.echo(f"Next, at every institution: `swarm plan show {answer['id']}`, read it, and ")
+    click.echo(f"`swarm plan consent {answer['id']}`.")
+
+
+@command.command("list")
+@node_option
+@json_option
+def list_plans(node: Path, as_json: bool) -> None:
+    """All plans of the consortium."""
+    answer = _ask(node, "plans")
+    if as_json:
+        print_json(answer)
+        return
+    print_table(
+        ("id", "name", "status", "round", "participants", "digest"),
+        [
+            (
+                p["id"],
+                p["name"],
+                p["status"],
+                f"{p['model_round']} of {p['rules']['rounds']}",
+                ", ".join(p["participants"]),
+                short(p["digest"]),
+            )
+            for p in answer
+        ],
+    )
+
+
+@command.command()
+@node_option
+@click.argument("plan", type=int)
+@json_option
+def show(node: Path, plan: int, as_json: bool) -> None:
+    """PLAN's rules and all of its code: what consent would mean."""
+    answer = _ask(node, "show_plan", plan=plan)
+    if as_json:
+        print_json(answer)
+        return
+    click.echo(f"plan {answer['id']}: {answer['name']}, proposed by {answer['proposer']}")
+    click.echo(f"digest {answer['digest']}")
+    click.echo("rules  " + ", ".join(f"{k} {v}" for k, v in answer["rules"].items()))
+    for name, code in answer["code"].items():
+        click.echo(f"\n----- {name}\n{code}")
+
+
+@command.command()
+@node_option
+@click.argument("plan", type=int)
+@click.option("--code", type=PLAN_PATH, help="Your own copy: must have the plan's digest.")
+def consent(node: Path, plan: int, code: Path | None) -> None:
+    """Join PLAN: this node will train it on this site's data, until it ends or you withdraw.
+
+    The code runs on this machine with access to this site's data: read it first, with
+    `swarm plan show`.
+    """
+    path = None if code is None else str(code.resolve())
+    answer = _ask(node, "consent", plan=plan, path=path)
+    click.echo(
+        f"consented to plan {plan}, digest {answer['digest']}, with up to "
+        f"{answer['max_samples']} samples"
+    )
+
+
+@command.command()
+@node_option
+@click.argument("plan", type=int)
+def withdraw(node: Path, plan: int) -> None:
+    """Leave PLAN; a running round goes on without this site's update."""
+    _ask(node, "withdraw", plan=plan)
+    click.echo(f"withdrawn from plan {plan}")
+
+
+@command.command()
+@node_option
+@click.argument("plan", type=int)
+def stop(node: Path, plan: int) -> None:
+    """End PLAN for all: at once by its proposer, otherwise when more than half of its
+    participants have asked."""
+    answer = _ask(node, "stop_plan", plan=plan)
+    click.echo(f"plan {plan}: {answer['status']}")

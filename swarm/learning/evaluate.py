@@ -1,0 +1,199 @@
+"""What a run on one machine is compared with: each site alone, and (a reference) all data pooled.
+
+Only a testnet can do this: it has every site's files, which no member of a real consortium has. All
+of it runs through the same `LocalTraining` as the trainer, with the same budget of rounds and
+epochs, and is scored on the same rows: the held-back test rows of all sites together.
+
+A process of its own, so that the command line never imports torch:
+`python -m swarm.learning.evaluate < jobs > answers`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from swarm.errors import ConfigurationError, SwarmError
+from swarm.learning.batches import concatenate, rows_in
+from swarm.learning.loading import load_plan, rules_of
+from swarm.learning.loop import PARTS, LocalTraining
+from swarm.learning.merge import SUM
+from swarm.learning.messages import Samples
+from swarm.learning.plan import Data, Site
+from swarm.learning.state import State, read_arrays, read_state
+
+Metrics = dict[str, float | None]
+Sums = Mapping[str, NDArray[Any]]
+
+
+class JobSite(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """One site of the testnet and where its data lies."""
+
+    name: str
+    data: str
+    options: dict[str, str | int | float | bool] = {}
+
+
+class Job(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """What to compute. `models` are model files of one run, `statistics` its merged sums, if any.
+
+    `rounds` and `seed` default to the plan's. `references` asks for the models trained alone and
+    on pooled data.
+    """
+
+    plan: str
+    sites: list[JobSite]
+    models: list[str] = []
+    statistics: str | None = None
+    seed: int | None = None
+    rounds: int | None = None
+    references: bool = True
+    device: str = "auto"
+
+
+class Result(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """Scores on the held-back rows of all sites. NaN is written as null."""
+
+    samples: dict[str, Samples]
+    local: dict[str, Metrics]
+    pooled: Metrics | None
+    models: list[Metrics]
+    sites: list[dict[str, Metrics]]
+    """For each of `models`: its scores on each site's own held-back rows."""
+
+
+class Answer(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """The result of one job, or why there is none and whose fault that is."""
+
+    result: Result | None = None
+    error: str = ""
+    exit_status: int = 0
+
+
+def run(job: Job) -> Result:
+    """Do a job. Raises SwarmError with one clear sentence."""
+    if not job.sites:
+        raise ConfigurationError("there is no site to evaluate: name at least one")
+    folder = Path(job.plan)
+    plan = load_plan(folder)
+    rules = rules_of(plan)
+    torch.set_num_threads(rules.threads)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    trainings = [
+        LocalTraining(
+            plan, Site(s.name, Path(s.data), s.options), folder, seed=job.seed, device=job.device
+        )
+        for s in job.sites
+    ]
+    rounds = rules.rounds if job.rounds is None else job.rounds
+    merged = read_arrays(Path(job.statistics)) if job.statistics else merged_statistics(trainings)
+    result = Result(
+        samples={t.site.name: t.samples() for t in trainings},
+        local={},
+        pooled=None,
+        models=[],
+        sites=[],
+    )
+    for model in job.models:
+        state = read_state(Path(model))
+        result.models.append(_score(trainings[0], state, trainings, merged))
+        result.sites.append(
+            {t.site.name: _clean(t.evaluate(state, merged, ["test"])["test"]) for t in trainings}
+        )
+    if job.references:
+        result.local = {t.site.name: train_alone(t, trainings, rounds) for t in trainings}
+        result.pooled = train_pooled(trainings, merged, rounds)
+    return result
+
+
+def train_alone(training: LocalTraining, sites: Sequence[LocalTraining], rounds: int) -> Metrics:
+    """Train at one site with its own statistics; score on the held-back rows of all `sites`."""
+    own = training.statistics() if training.has_statistics else None
+    return _score(training, _train(training, own, rounds), sites, own)
+
+
+def train_pooled(sites: Sequence[LocalTraining], merged: Sums | None, rounds: int) -> Metrics:
+    """Train on all rows in one place: what a swarm is measured against, and must never do."""
+    prepared = [site.prepared(merged) for site in sites]
+    data = Data(*(concatenate([getattr(d, part) for d in prepared]) for part in PARTS))
+    first = sites[0]
+    pooled = LocalTraining(
+        first.plan,
+        Site("pooled"),
+        first.folder,
+        seed=first.seed,
+        device=str(first.device),
+        prepared=data,
+    )
+    return _clean(pooled.score(_train(pooled, None, rounds), data.test))
+
+
+def merged_statistics(sites: Sequence[LocalTraining]) -> dict[str, NDArray[np.float64]] | None:
+    """The bit-exact sums over `sites`, in their order, or None if the plan has no statistics."""
+    if not sites[0].has_statistics:
+        return None
+    each = [site.statistics() for site in sites]
+    merged = {name: np.empty_like(sums) for name, sums in each[0].items()}
+    for name, out in merged.items():
+        flat = [np.ascontiguousarray(sums[name]).reshape(-1) for sums in each]
+        SUM.merge("F64", flat, [1] * len(flat), out.reshape(-1))
+    return merged
+
+
+def pooled_test_rows(sites: Sequence[LocalTraining], statistics: Sums | None) -> Any:
+    """The held-back rows of all sites, prepared with one model's statistics."""
+    rows = concatenate([site.prepared(statistics).test for site in sites])
+    if not rows_in(rows):
+        raise ConfigurationError("no site holds test rows: give Data(train, validation, test)")
+    return rows
+
+
+def _score(
+    training: LocalTraining, state: State, sites: Sequence[LocalTraining], sums: Sums | None
+) -> Metrics:
+    return _clean(training.score(state, pooled_test_rows(sites, sums)))
+
+
+def _train(training: LocalTraining, statistics: Sums | None, rounds: int) -> State:
+    state = training.initial
+    for round in range(1, rounds + 1):
+        state = training.train(round, state, statistics).state
+    return state
+
+
+def _clean(metrics: dict[str, float]) -> Metrics:
+    """JSON has no NaN."""
+    return {name: value if np.isfinite(value) else None for name, value in metrics.items()}
+
+
+def main() -> None:
+    """Entry point: one `Job` a line as JSON on standard input, one `Answer` a line on standard
+    output, until the input ends. Importing torch takes longer than most jobs."""
+    sys.dont_write_bytecode = True
+    # What a plan prints must not get among the answers.
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    for line in sys.stdin.buffer:
+        answers.write(msgspec.json.encode(_answer(line)) + b"\n")
+        answers.flush()
+
+
+def _answer(line: bytes) -> Answer:
+    try:
+        return Answer(result=run(msgspec.json.decode(line, type=Job)))
+    except msgspec.DecodeError as error:
+        return Answer(error=f"not an evaluation job: {error}", exit_status=2)
+    except SwarmError as error:
+        return Answer(error=str(error), exit_status=error.exit_status)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,223 @@
+"""What the main process and the trainer process say to each other, and how it is framed.
+
+Two pipes, one each way, apart from the standard streams: what a plan prints cannot reach them. Each
+message is a 4-byte big-endian length and a tagged msgpack struct. One request is answered by any
+number of `Alive` and `Progress` and then by exactly one final reply; tensors never travel here but
+as paths of files.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+
+from swarm.errors import TrainerError
+
+MAX_MESSAGE_BYTES = 16 * 2**20
+LENGTH_BYTES = 4
+
+
+class _Message(msgspec.Struct, forbid_unknown_fields=True, frozen=True, tag=True, kw_only=True):
+    pass
+
+
+class Rules(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """The part of a plan that everybody consents to, with its bounds."""
+
+    rounds: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
+    min_peers: Annotated[int, msgspec.Meta(ge=2, le=256)]
+    verify: Literal["auto", "held", "shared", "full"]
+    max_round_s: Annotated[float, msgspec.Meta(gt=0, le=30 * 86400)]
+    seed: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+    epochs: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
+    batch_size: Annotated[int, msgspec.Meta(ge=1, le=2**31)]
+    optimizer_state: Literal["reset", "keep"]
+    threads: Annotated[int, msgspec.Meta(ge=1, le=1024)]
+
+
+class Tensor(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """One tensor of the model as it travels."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
+class Samples(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """How many rows this site holds for each use."""
+
+    train: int
+    validation: int
+    test: int
+
+
+# Requests.
+
+
+class Load(_Message, frozen=True):
+    """Read the plan and build its model; the first request to every trainer process.
+
+    `digest` is the consented bundle digest (empty: not checked). `seed` overrides the plan's.
+    """
+
+    plan: str
+    digest: bytes
+    site: str
+    data: str | None
+    options: dict[str, str | int | float | bool]
+    device: str
+    seed: int | None
+    workspace: str
+
+
+class CountSamples(_Message, frozen=True):
+    """Read this site's data and count it."""
+
+
+class Initialise(_Message, frozen=True):
+    """Write model 0, from the plan's seed, to `out`."""
+
+    out: str
+
+
+class ComputeStatistics(_Message, frozen=True):
+    """Write this site's statistics (float64 tensors) to `out`."""
+
+    out: str
+
+
+class Train(_Message, frozen=True):
+    """Train one round from the model in `base`, and write the update to `out`.
+
+    `base_digest` names the base: a checkpoint is resumed only on the same one.
+    """
+
+    round: int
+    base: str
+    base_digest: bytes
+    statistics: str | None
+    out: str
+
+
+class Evaluate(_Message, frozen=True):
+    """Score the model in `model` on this site's validation and test rows."""
+
+    model: str
+    statistics: str | None
+
+
+Request = Load | CountSamples | Initialise | ComputeStatistics | Train | Evaluate
+
+# Replies.
+
+
+class Alive(_Message, frozen=True):
+    """Sent every second while a request is worked on."""
+
+
+class Progress(_Message, frozen=True):
+    """How far a round's training is, from 0 to 1, with the mean loss of the last epoch or so."""
+
+    fraction: float
+    epoch: int
+    loss: float
+
+
+class Loaded(_Message, frozen=True):
+    """What the plan says of itself."""
+
+    name: str
+    digest: bytes
+    rules: Rules
+    has_statistics: bool
+    tensors: tuple[Tensor, ...]
+    device: str
+
+
+class Counted(_Message, frozen=True):
+    samples: Samples
+
+
+class Written(_Message, frozen=True):
+    """The requested file is complete and on disk."""
+
+
+class Trained(_Message, frozen=True):
+    """The update is complete and on disk.
+
+    `metrics` are the plan's, of this site's update on its own validation rows (training rows if it
+    has none); `resumed_epochs` came from a checkpoint of an interrupted try.
+    """
+
+    samples: int
+    steps: int
+    loss: float
+    metrics: dict[str, float]
+    train_s: float
+    resumed_epochs: int
+
+
+class Evaluated(_Message, frozen=True):
+    """Scores by part; a part without rows is empty."""
+
+    validation: dict[str, float]
+    test: dict[str, float]
+
+
+class Failed(_Message, frozen=True):
+    """The request came to nothing. `kind` says whose fault: the plan's, the user's, the machine's.
+
+    `message` is one sentence that names place and remedy.
+    """
+
+    kind: Literal["plan", "configuration", "local"]
+    message: str
+
+
+Reply = Alive | Progress | Loaded | Counted | Written | Trained | Evaluated | Failed
+
+_ENCODER = msgspec.msgpack.Encoder()
+_REQUESTS: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(Request)
+_REPLIES: msgspec.msgpack.Decoder[Reply] = msgspec.msgpack.Decoder(Reply)
+
+
+def frame(message: Request | Reply) -> bytes:
+    """A message with its length before it. Raises TrainerError if it is too large."""
+    body = _ENCODER.encode(message)
+    return length_prefix(len(body)) + body
+
+
+def length_prefix(length: int) -> bytes:
+    """The 4 bytes before a body of `length` bytes."""
+    check_length(length)
+    return length.to_bytes(LENGTH_BYTES, "big")
+
+
+def read_length(prefix: bytes) -> int:
+    """The length that 4 bytes announce. Raises TrainerError if it is too large."""
+    length = int.from_bytes(prefix, "big")
+    check_length(length)
+    return length
+
+
+def check_length(length: int) -> None:
+    """Raise TrainerError if a body of `length` bytes is larger than any message may be."""
+    if length > MAX_MESSAGE_BYTES:
+        raise TrainerError(f"a trainer message of {length} bytes exceeds {MAX_MESSAGE_BYTES}")
+
+
+def decode_request(body: bytes) -> Request:
+    """Read a request. Raises TrainerError if it is none."""
+    try:
+        return _REQUESTS.decode(body)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise TrainerError(f"the trainer received no request: {error}") from error
+
+
+def decode_reply(body: bytes) -> Reply:
+    """Read a reply. Raises TrainerError if it is none."""
+    try:
+        return _REPLIES.decode(body)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise TrainerError(f"the trainer sent no reply: {error}") from error

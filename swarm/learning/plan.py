@@ -1,0 +1,160 @@
+"""What a user writes: one class that says what to train, on what, and by which rules.
+
+A plan is plain code. Every member reads it and consents to its digest, so everything that decides
+the result is in it: the model, the loss, the budget, the seed. Only `model`, `data` and `loss` must
+be written; every other method has a default that says what it does.
+
+This module does not import torch, so that a plan's types can be named without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from swarm.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    import torch
+
+Option = str | int | float | bool
+Statistics = Mapping[str, Any]
+"""Named numbers or arrays, merged by sum over all sites."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """One institution as a plan sees it: its name, and where its own files lie.
+
+    `path` is the file or folder that the node's configuration names as its data; `options` are the
+    site's own settings from there. `seed` is the plan's, so that a split can depend on it.
+    """
+
+    name: str
+    location: Path | None = None
+    options: Mapping[str, Option] = field(default_factory=dict)
+    seed: int = 0
+
+    @property
+    def path(self) -> Path:
+        """This site's file or folder. Raises ConfigurationError if the node names none."""
+        if self.location is None:
+            raise ConfigurationError(
+                f"the site {self.name!r} has no data: name its file or folder in node.toml"
+            )
+        return self.location
+
+
+@dataclass(frozen=True)
+class Data:
+    """A site's rows, by use. They never leave the trainer process.
+
+    Each part is a torch `Dataset`, or arrays or tensors of equal first dimension: one, a tuple of
+    them, or a dict of them. A batch has the same form. Arrays become tensors: floating point as
+    float32, integers as int64.
+
+    `validation` is for choosing and for the progress of a run, `test` for the final word. A row
+    belongs to exactly one part.
+    """
+
+    train: Any
+    validation: Any = None
+    test: Any = None
+
+
+class Plan:
+    """A training plan. Subclass it once in `plan.py`."""
+
+    # The rules that the consortium consents to.
+
+    rounds: ClassVar[int] = 20
+    """How many rounds: train, submit, merge, attest."""
+
+    min_peers: ClassVar[int] = 2
+    """A round needs at least this many updates."""
+
+    verify: ClassVar[str] = "auto"
+    """What an attestation has checked: "held", "shared", "full"; "auto" is full below 16 MB."""
+
+    max_round_s: ClassVar[float] = 3600.0
+    """The longest that a round waits for a site that still reports progress, in seconds."""
+
+    seed: ClassVar[int] = 0
+    """Decides the initial parameters and the order of batches."""
+
+    # The local training of one round.
+
+    epochs: ClassVar[int] = 1
+    """Passes over the site's training rows in each round."""
+
+    batch_size: ClassVar[int] = 32
+
+    learning_rate: ClassVar[float] = 1e-3
+
+    weight_decay: ClassVar[float] = 0.0
+
+    optimizer_state: ClassVar[str] = "reset"
+    """"reset" begins each round with a new optimiser, "keep" with this site's last one."""
+
+    threads: ClassVar[int] = 1
+    """CPU threads of the trainer; fixed, because the order of a sum depends on their number."""
+
+    # What a plan must say.
+
+    def model(self) -> torch.nn.Module:
+        """A new, randomly initialised model. The generators are seeded before the call."""
+        raise NotImplementedError("a plan says what to train: write `def model(self)`")
+
+    def data(self, site: Site) -> Data:
+        """Read this site's own files. The split into parts must not depend on chance alone."""
+        raise NotImplementedError("a plan says what it learns from: write `def data(self, site)`")
+
+    def loss(self, model: torch.nn.Module, batch: Any) -> torch.Tensor:
+        """The mean loss of a batch, a scalar tensor to be minimised."""
+        raise NotImplementedError(
+            "a plan says what to minimise: write `def loss(self, model, batch)`"
+        )
+
+    # What a plan may say.
+
+    def metrics(self, model: torch.nn.Module, data: Any) -> dict[str, float]:
+        """Scores of a model on one part of the data, in evaluation mode and without gradients.
+
+        `data` has the form that `Data` was given, as tensors. Default: the mean loss.
+        """
+        from swarm.learning.batches import mean_loss
+
+        return {"loss": mean_loss(self, model, data)}
+
+    def optimizer(self, model: torch.nn.Module) -> torch.optim.Optimizer:
+        """A new optimiser for a round. Default: AdamW (arXiv:1711.05101) with the plan's rate."""
+        import torch
+
+        trainable = [p for p in model.parameters() if p.requires_grad]
+        return torch.optim.AdamW(
+            trainable, lr=self.learning_rate, weight_decay=self.weight_decay, foreach=False
+        )
+
+    def statistics(self, data: Data) -> Statistics:
+        """Small arrays that are summed over all sites before the first round.
+
+        Use them to standardise without pooling a row: counts, sums, sums of squares. What a site
+        puts here is read by the others. Default: none, and then there is no statistics round.
+        """
+        return {}
+
+    def prepare(self, data: Data, statistics: Mapping[str, np.ndarray[Any, Any]]) -> Data:
+        """Turn `data` into what the model sees, given the sums over all sites. Default: as is."""
+        return data
+
+    def train(self, model: torch.nn.Module, data: Data, round: int) -> None:
+        """Own the whole local training of a round; change `model` in place.
+
+        The default loop does `epochs` passes in seeded order, and takes checkpoints; a plan that
+        overrides this has neither, and an interrupted round begins again.
+        """
+        raise NotImplementedError("overridden only by plans that own their loop")

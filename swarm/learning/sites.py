@@ -1,0 +1,121 @@
+"""How an example's data is dealt to the nodes of a testnet on one machine.
+
+A plan's folder may hold `data/`: every file or folder directly below it is the data of one site,
+under its own name. `sites.toml` may name them instead, and say how many peers are the usual number:
+
+    peers = 4
+    [[site]]
+    name = "cleveland"
+    path = "data/cleveland.csv"
+
+With fewer peers than sites, the sites are dealt out in turn, and a peer then holds several. In the
+world no one deals: each institution names its own files in its `node.toml`.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+
+from swarm.errors import ConfigurationError, PlanError
+
+MAX_NAME = 40
+Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
+
+
+@dataclass(frozen=True)
+class SiteFiles:
+    """One testnet site: its name and the files or folders that are its own."""
+
+    name: str
+    sources: tuple[Path, ...]
+
+    def copy_to(self, folder: Path) -> Path:
+        """Copy this site's data to `folder`; return what the node is to be given as its data.
+
+        One file stays a file, one folder a folder; several sources become one flat folder.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        if len(self.sources) == 1 and self.sources[0].is_file():
+            return Path(shutil.copy(self.sources[0], folder / self.sources[0].name))
+        for source in self.sources:
+            if source.is_dir():
+                shutil.copytree(source, folder, dirs_exist_ok=True)
+            else:
+                shutil.copy(source, folder / source.name)
+        return folder
+
+
+class _Site(msgspec.Struct, forbid_unknown_fields=True):
+    name: Name
+    path: str
+
+
+class _Sites(msgspec.Struct, forbid_unknown_fields=True):
+    peers: Annotated[int, msgspec.Meta(ge=1, le=256)] | None = None
+    site: list[_Site] = []
+
+
+def deal(plan: Path, peers: int | None = None) -> list[SiteFiles]:
+    """The testnet sites of the plan in the folder `plan`, dealt to `peers` nodes.
+
+    `peers=None` takes the number in sites.toml, or one node for each site.
+    Raises PlanError if the plan ships no data or sites.toml is wrong, and ConfigurationError if
+    there are fewer sites than peers.
+    """
+    usual, sites = _read(plan)
+    count = peers if peers is not None else (usual or len(sites))
+    if not 1 <= count <= len(sites):
+        raise ConfigurationError(
+            f"{plan} has data for {len(sites)} sites: choose --peers between 1 and {len(sites)}"
+        )
+    dealt = [sites[start::count] for start in range(count)]
+    return [
+        SiteFiles(_joined([s.name for s in group]), tuple(x for s in group for x in s.sources))
+        for group in dealt
+    ]
+
+
+def _joined(names: list[str]) -> str:
+    """One name for a node that holds several sites: theirs, as far as a member's name has room."""
+    whole = "+".join(names)
+    return whole if len(whole) <= MAX_NAME else f"{names[0]}+{len(names) - 1}_more"
+
+
+def _read(plan: Path) -> tuple[int | None, list[SiteFiles]]:
+    file = plan / "sites.toml"
+    if file.exists():
+        try:
+            declared = msgspec.toml.decode(file.read_bytes(), type=_Sites)
+        except msgspec.DecodeError as error:
+            raise PlanError(f"{file}: {error}") from error
+        if declared.site:
+            sites = [SiteFiles(s.name, (_inside(plan, s.path),)) for s in declared.site]
+            if len({s.name for s in sites}) != len(sites):
+                raise PlanError(f"{file} names a site twice")
+            return declared.peers, sites
+        return declared.peers, _by_convention(plan)
+    return None, _by_convention(plan)
+
+
+def _by_convention(plan: Path) -> list[SiteFiles]:
+    folder = plan / "data"
+    entries = sorted(folder.iterdir()) if folder.is_dir() else []
+    found = [p for p in entries if not p.name.startswith(".") and p.suffix != ".md"]
+    if not found:
+        raise PlanError(f"{folder} holds no data: put one file or folder for each site there")
+    return [SiteFiles(p.name.split(".")[0], (p,)) for p in found]
+
+
+def _inside(plan: Path, name: str) -> Path:
+    path = plan / name
+    if os.path.isabs(name) or not path.resolve().is_relative_to(plan.resolve()):
+        raise PlanError(f"{plan / 'sites.toml'}: {name!r} leaves the plan's folder")
+    if not path.exists():
+        raise PlanError(f"{plan / 'sites.toml'}: {path} does not exist")
+    return path

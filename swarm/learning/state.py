@@ -1,0 +1,169 @@
+"""A model's state as named tensors, and as a tensor file.
+
+What travels is the model's `state_dict`: parameters, and buffers such as BatchNorm's running
+statistics and integer counters. Tied tensors travel once, under the first of their names. State
+that is not tensors is refused, because nobody could merge it.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+from swarm.errors import PlanError
+from swarm.tensors import DType, Layout, TensorSpec, create_file, open_file
+
+State = dict[str, torch.Tensor]
+
+_DTYPES: dict[torch.dtype, DType] = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+
+
+def state_of(model: torch.nn.Module) -> State:
+    """The model's own tensors by name (not copies), tied ones under their first name only.
+
+    Raises PlanError naming a tensor that cannot travel.
+    """
+    state: State = {}
+    seen: set[tuple[object, ...]] = set()
+    for name, value in model.state_dict(keep_vars=True).items():
+        if not isinstance(value, torch.Tensor):
+            raise PlanError(
+                f"the model's state {name!r} is a {type(value).__name__}, not a tensor, and cannot "
+                "be merged: leave it out of the state_dict"
+            )
+        if torch.nn.parameter.is_lazy(value) or value.is_meta:
+            raise PlanError(
+                f"the model's tensor {name!r} has no values yet: give lazy layers their sizes"
+            )
+        if value.dtype not in _DTYPES or value.layout != torch.strided:
+            raise PlanError(
+                f"the model's tensor {name!r} is {value.dtype} ({value.layout}), which cannot be "
+                f"merged; dense {', '.join(_DTYPES.values())} can"
+            )
+        place = (value.data_ptr(), tuple(value.shape), value.stride(), value.dtype)
+        if value.numel() and place in seen:
+            continue
+        seen.add(place)
+        state[name] = value.detach()
+    if not state:
+        raise PlanError("the model has no parameters: there is nothing to merge")
+    return state
+
+
+def specs_of(state: Mapping[str, torch.Tensor]) -> list[TensorSpec]:
+    """Name, type and shape of each tensor."""
+    return [TensorSpec(n, _DTYPES[t.dtype], tuple(t.shape)) for n, t in state.items()]
+
+
+def copy_state(state: Mapping[str, torch.Tensor]) -> State:
+    """Copies on the CPU, which later training does not change."""
+    return {name: value.detach().cpu().clone() for name, value in state.items()}
+
+
+def set_state(model: torch.nn.Module, state: Mapping[str, torch.Tensor]) -> None:
+    """Copy `state` into the model, on whatever device it lies.
+
+    Raises PlanError naming the first tensor that is missing, unknown, or of another shape or type.
+    """
+    own = state_of(model)
+    for name in own.keys() | state.keys():
+        if name not in own or name not in state:
+            side = "the plan's model" if name not in own else "the model file"
+            raise PlanError(f"the tensor {name!r} is not in {side}: they belong to different plans")
+    with torch.no_grad():
+        for name, target in own.items():
+            source = state[name]
+            if (source.shape, source.dtype) != (target.shape, target.dtype):
+                raise PlanError(
+                    f"the tensor {name!r} is {source.dtype} {list(source.shape)} in the model file "
+                    f"and {target.dtype} {list(target.shape)} in the plan's model"
+                )
+            target.copy_(source)
+
+
+def first_non_finite(state: Mapping[str, torch.Tensor]) -> str | None:
+    """The name of the first tensor with a NaN or an infinity, or None."""
+    for name, value in state.items():
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            return name
+    return None
+
+
+def write_state(path: Path, state: Mapping[str, torch.Tensor]) -> None:
+    """Write tensors once, into a mapped canonical file. Raises LocalError if the disk fails."""
+    with create_file(path, Layout.from_specs(specs_of(state))) as file:
+        for name, value in state.items():
+            _as_torch(file[name], value.dtype).copy_(value.detach())
+
+
+def read_state(path: Path) -> State:
+    """Tensors over the mapped file, not to be written to. Raises BlobError if not canonical."""
+    file = open_file(path)
+    types = {name: dtype for dtype, name in _DTYPES.items()}
+    return {spec.name: _as_torch(file[spec.name], types[spec.dtype]) for spec in file.layout.specs}
+
+
+def write_arrays(path: Path, arrays: Mapping[str, ArrayLike]) -> None:
+    """Write statistics as float64 tensors. Raises PlanError if one is not finite numbers."""
+    values = {name: _as_float64(name, value) for name, value in arrays.items()}
+    specs = [TensorSpec(name, "F64", value.shape) for name, value in values.items()]
+    try:
+        layout = Layout.from_specs(specs)
+    except ValueError as error:
+        raise PlanError(f"the plan's statistics cannot be written: {error}") from error
+    with create_file(path, layout) as file:
+        for name, value in values.items():
+            file[name][...] = value
+
+
+def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
+    """Merged statistics, read into memory. Raises BlobError if the file is not canonical."""
+    file = open_file(path)
+    return {name: np.array(value) for name, value in file.items()}
+
+
+def as_arrays(statistics: Mapping[str, Any]) -> dict[str, NDArray[np.float64]]:
+    """A plan's statistics as float64 arrays. Raises PlanError if one is not finite numbers."""
+    return {str(name): _as_float64(str(name), value) for name, value in statistics.items()}
+
+
+def _as_float64(name: str, value: Any) -> NDArray[np.float64]:
+    if isinstance(value, torch.Tensor):
+        value = value.detach().cpu().numpy()
+    try:
+        array = np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise PlanError(f"the statistic {name!r} is no array of numbers: {value!r:.80}") from None
+    if not np.isfinite(array).all():
+        raise PlanError(
+            f"the statistic {name!r} is NaN or infinite somewhere: leave missing values out of sums"
+        )
+    return array
+
+
+def _as_torch(view: NDArray[Any], dtype: torch.dtype) -> torch.Tensor:
+    """A tensor over a numpy view of a tensor file, without a copy."""
+    if view.size == 0:
+        return torch.empty(view.shape, dtype=dtype)
+    with warnings.catch_warnings():
+        # torch warns that it could write to a read-only mapping; what is read here only reads.
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        raw = torch.from_numpy(view.reshape(-1).view(np.uint8))
+    return raw.view(dtype).reshape(view.shape)

@@ -1,0 +1,392 @@
+"""The main process's side of the trainer: starts it, asks it, restarts it, ends it.
+
+A trainer that dies or falls silent in the middle of a request costs a retry, not the run: it is
+started again, after a growing pause, and asked the same again; its checkpoint of the round makes
+the retry short and the result the same, bit for bit. What the plan itself raises is not retried,
+since it would only raise it again.
+
+There is no background task: the trainer is read only while it is asked something, so an idle one
+that dies is noticed, and replaced, at the next request.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, TypeVar
+
+import trio
+
+from swarm.errors import ConfigurationError, LocalError, PlanError, TrainerError
+from swarm.learning.messages import (
+    LENGTH_BYTES,
+    Alive,
+    ComputeStatistics,
+    Counted,
+    CountSamples,
+    Evaluate,
+    Evaluated,
+    Failed,
+    Initialise,
+    Load,
+    Loaded,
+    Progress,
+    Reply,
+    Request,
+    Samples,
+    Train,
+    Trained,
+    Written,
+    decode_reply,
+    frame,
+    read_length,
+)
+from swarm.types import NO_DIGEST, Digest
+
+START_S = 120.0
+END_GRACE_S = 5.0
+EXIT_STATUS_WAIT_S = 1.0
+FIRST_PAUSE_S = 0.2
+WRITE_DEADLINE_S = 10.0
+
+Answer = TypeVar("Answer", bound=Reply)
+
+
+@dataclass(frozen=True)
+class TrainerConfig:
+    """What a trainer is started with.
+
+    `plan` is the folder (or file) of the plan, `digest` the consented one (None: not checked).
+    `workspace` is the trainer's own folder for checkpoints. `log` receives what the plan prints.
+    `silence_s` without a sign of life, or an ended process, costs one of `attempts`.
+    """
+
+    plan: Path
+    site: str
+    workspace: Path
+    data: Path | None = None
+    digest: Digest | None = None
+    options: Mapping[str, str | int | float | bool] = field(default_factory=dict)
+    device: str = "auto"
+    seed: int | None = None
+    log: Path | None = None
+    nice: int = 10
+    silence_s: float = 60.0
+    attempts: int = 3
+
+
+class Trainer:
+    """One site's trainer, across as many processes as it takes. Made by `open_trainer`.
+
+    All methods raise PlanError for the plan's faults, ConfigurationError for the user's, LocalError
+    for the machine's, and TrainerError when every attempt died. One request runs at a time.
+    Cancelling one ends the process; the next request starts another.
+    """
+
+    def __init__(self, config: TrainerConfig) -> None:
+        self.config = config
+        self.restarts = 0
+        """How many processes were replaced because they died or fell silent."""
+        self._process: _Process | None = None
+        self._loaded: Loaded | None = None
+        self._asking = trio.Lock()
+
+    @property
+    def pid(self) -> int | None:
+        """The process id of the running trainer process, or None."""
+        return self._process.pid if self._process is not None else None
+
+    async def describe(self) -> Loaded:
+        """What the plan says of itself: rules, tensors, device. Needs no data."""
+        if self._loaded is None:
+            async with self._asking:
+                await self._with_retries(None, _ignore)
+        assert self._loaded is not None
+        return self._loaded
+
+    async def count_samples(self) -> Samples:
+        """Read this site's data and count its rows by use."""
+        return (await self._ask(CountSamples(), Counted)).samples
+
+    async def initialise(self, out: Path) -> None:
+        """Write model 0, from the seed alone, to the new file `out`."""
+        await self._ask(Initialise(out=str(out)), Written)
+
+    async def compute_statistics(self, out: Path) -> None:
+        """Write this site's sums to the new file `out`, as float64 tensors."""
+        await self._ask(ComputeStatistics(out=str(out)), Written)
+
+    async def train(
+        self,
+        round: int,
+        base: Path,
+        out: Path,
+        *,
+        base_digest: Digest = NO_DIGEST,
+        statistics: Path | None = None,
+        progress: Callable[[Progress], None] = lambda progress: None,
+    ) -> Trained:
+        """Train one round from the model file `base`; the update is then in `out`.
+
+        `base_digest` is the blob's name: an interrupted round is resumed on the same one only.
+        `progress` is called about twice a second.
+        """
+        request = Train(
+            round=round,
+            base=str(base),
+            base_digest=base_digest,
+            statistics=_text(statistics),
+            out=str(out),
+        )
+        return await self._ask(request, Trained, progress)
+
+    async def evaluate(self, model: Path, statistics: Path | None = None) -> Evaluated:
+        """Score a model file on this site's validation and test rows."""
+        return await self._ask(Evaluate(model=str(model), statistics=_text(statistics)), Evaluated)
+
+    async def stop(self) -> None:
+        """End the process and what it started. The next request starts another."""
+        process, self._process = self._process, None
+        if process is not None:
+            await process.end()
+
+    async def _ask(
+        self,
+        request: Request,
+        answer: type[Answer],
+        progress: Callable[[Progress], None] = lambda progress: None,
+    ) -> Answer:
+        async with self._asking:
+            reply = await self._with_retries(request, progress)
+        if not isinstance(reply, answer):
+            await self.stop()
+            raise TrainerError(f"the trainer answered {type(request).__name__} with {reply!r:.200}")
+        return reply
+
+    async def _with_retries(
+        self, request: Request | None, progress: Callable[[Progress], None]
+    ) -> Reply:
+        """Ask, in a new process after each death. `None` asks for a loaded plan only."""
+        pause_s = FIRST_PAUSE_S
+        for attempt in range(1, self.config.attempts + 1):
+            try:
+                process, loaded = await self._running()
+                return await self._exchange(process, request, progress) if request else loaded
+            except _Died as death:
+                await self.stop()
+                self.restarts += 1
+                if attempt == self.config.attempts:
+                    raise TrainerError(
+                        f"the trainer of {self.config.site!r} {death} {attempt} times in a row; "
+                        f"see {self.config.log or 'the output of the node'}"
+                    ) from death
+                await trio.sleep(pause_s)
+                pause_s *= 2
+            except BaseException:
+                # Cancelled, or `progress` raised: nobody waits for what it is still computing.
+                if self._process is not None and self._process.busy:
+                    with trio.CancelScope(shield=True):
+                        await self.stop()
+                raise
+        raise AssertionError("attempts is at least 1")
+
+    async def _running(self) -> tuple[_Process, Loaded]:
+        """The process with its plan loaded, started if there is none."""
+        if self._process is not None and self._loaded is not None and self._process.lives():
+            return self._process, self._loaded
+        await self.stop()
+        self._process = await _start(self.config)
+        config = self.config
+        request = Load(
+            plan=str(config.plan.absolute()),
+            digest=config.digest or b"",
+            site=config.site,
+            data=_text(config.data.absolute() if config.data else None),
+            options=dict(config.options),
+            device=config.device,
+            seed=config.seed,
+            workspace=str(config.workspace.absolute()),
+        )
+        try:
+            loaded = await self._exchange(self._process, request, _ignore)
+        except (PlanError, ConfigurationError, LocalError):
+            await self.stop()
+            raise
+        if not isinstance(loaded, Loaded):
+            raise _Died(f"answered {type(loaded).__name__} to Load")
+        self._loaded = loaded
+        return self._process, loaded
+
+    async def _exchange(
+        self, process: _Process, request: Request, progress: Callable[[Progress], None]
+    ) -> Reply:
+        """Send one request, and read until its final reply."""
+        process.busy = True
+        await process.send(request)
+        while True:
+            reply = await process.receive(
+                self.config.silence_s if process.spoke else max(START_S, self.config.silence_s)
+            )
+            process.spoke = True
+            process.busy = isinstance(reply, Alive | Progress)
+            match reply:
+                case Alive():
+                    continue
+                case Progress():
+                    progress(reply)
+                case Failed(kind="plan", message=message):
+                    raise PlanError(message)
+                case Failed(kind="configuration", message=message):
+                    raise ConfigurationError(message)
+                case Failed(message=message):
+                    raise LocalError(message)
+                case _:
+                    return reply
+
+
+@asynccontextmanager
+async def open_trainer(config: TrainerConfig) -> AsyncIterator[Trainer]:
+    """A trainer for the length of the block; afterwards no process of it is left.
+
+    The process starts with the first request.
+    """
+    trainer = Trainer(config)
+    try:
+        yield trainer
+    finally:
+        with trio.CancelScope(shield=True):
+            await trainer.stop()
+
+
+class _Died(Exception):
+    """The process ended, fell silent or broke the protocol; the text completes a sentence."""
+
+
+@dataclass
+class _Process:
+    """One trainer process, in a process group of its own, and its two pipes."""
+
+    process: trio.Process
+    requests: trio.lowlevel.FdStream
+    replies: trio.lowlevel.FdStream
+    busy: bool = False
+    """Whether it owes a final reply."""
+    spoke: bool = False
+    """Whether it has said anything: it cannot before torch is imported."""
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def lives(self) -> bool:
+        return self.process.poll() is None
+
+    async def send(self, request: Request) -> None:
+        try:
+            with trio.fail_after(WRITE_DEADLINE_S):
+                await self.requests.send_all(frame(request))
+        except (trio.BrokenResourceError, trio.TooSlowError) as error:
+            raise _Died("died before it was asked") from error
+
+    async def receive(self, silence_s: float) -> Reply:
+        try:
+            with trio.fail_after(silence_s):
+                length = read_length(await self._exactly(LENGTH_BYTES))
+                return decode_reply(await self._exactly(length))
+        except trio.TooSlowError:
+            raise _Died(f"was silent for {silence_s:g} s") from None
+        except TrainerError as error:
+            raise _Died(f"broke its protocol ({error})") from error
+
+    async def _exactly(self, count: int) -> bytes:
+        data = bytearray()
+        while len(data) < count:
+            try:
+                piece = await self.replies.receive_some(count - len(data))
+            except trio.BrokenResourceError:
+                piece = b""
+            if not piece:
+                with trio.move_on_after(EXIT_STATUS_WAIT_S):
+                    await self.process.wait()
+                raise _Died(f"died ({_status(self.process)})")
+            data += piece
+        return bytes(data)
+
+    async def end(self) -> None:
+        """Kill the process group, and wait for the process."""
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        await self.requests.aclose()
+        await self.replies.aclose()
+        with trio.CancelScope(shield=True), trio.move_on_after(END_GRACE_S):
+            await self.process.wait()
+
+
+async def _start(config: TrainerConfig) -> _Process:
+    """Start a trainer process. Raises LocalError if the system cannot."""
+    config.workspace.mkdir(mode=0o700, parents=True, exist_ok=True)
+    child_reads, we_write = os.pipe()
+    we_read, child_writes = os.pipe()
+    log: IO[bytes] | None = None
+    try:
+        log = config.log.open("ab") if config.log else None
+        process = await trio.lowlevel.open_process(
+            [
+                sys.executable,
+                "-m",
+                "swarm.learning.trainer",
+                f"--requests={child_reads}",
+                f"--replies={child_writes}",
+                f"--nice={config.nice}",
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT if log else None,
+            pass_fds=(child_reads, child_writes),
+            start_new_session=True,
+            env=_environment(),
+        )
+    except BaseException as error:
+        os.close(we_write)
+        os.close(we_read)
+        if isinstance(error, OSError):
+            raise LocalError(f"the trainer process cannot be started: {error}") from error
+        raise
+    finally:
+        os.close(child_reads)
+        os.close(child_writes)
+        if log is not None:
+            log.close()
+    return _Process(process, trio.lowlevel.FdStream(we_write), trio.lowlevel.FdStream(we_read))
+
+
+def _environment() -> dict[str, str]:
+    """The trainer's environment: repeatable arithmetic must be asked for before torch loads."""
+    return {
+        **os.environ,
+        "PYTHONHASHSEED": "0",
+        "PYTHONUNBUFFERED": "1",
+        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+        "MKL_CBWR": "AUTO,STRICT",
+    }
+
+
+def _status(process: trio.Process) -> str:
+    code = process.poll()
+    if code is None:
+        return "its pipe closed"
+    return f"signal {-code}" if code < 0 else f"exit status {code}"
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)
+
+
+def _ignore(progress: Progress) -> None:
+    pass

@@ -1,0 +1,260 @@
+"""The trainer: the one process of a node that runs the plan's code, torch and the GPU.
+
+It is a process of its own because user code computes for minutes without yielding, may use all
+memory, or die; the node's main process must answer its peers meanwhile. The main process starts it
+(`supervisor`) with two pipes, and asks for one thing at a time (`messages`).
+
+The trainer outlives nobody: when the pipe of requests ends, because the main process ended or was
+killed, it kills its own process group at once, in the middle of a round if need be. The round's
+checkpoint stays.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import queue
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+from numpy.typing import NDArray
+
+from swarm.errors import ConfigurationError, LocalError, PlanError, RemoteError
+from swarm.learning import bundle
+from swarm.learning.loading import check_digest, load_plan, rules_of
+from swarm.learning.loop import LocalTraining, Workplace
+from swarm.learning.messages import (
+    LENGTH_BYTES,
+    Alive,
+    ComputeStatistics,
+    Counted,
+    CountSamples,
+    Evaluate,
+    Evaluated,
+    Failed,
+    Initialise,
+    Load,
+    Loaded,
+    Progress,
+    Reply,
+    Request,
+    Tensor,
+    Train,
+    Trained,
+    Written,
+    decode_request,
+    frame,
+    read_length,
+)
+from swarm.learning.plan import Site
+from swarm.learning.state import read_arrays, read_state, specs_of, write_arrays, write_state
+from swarm.types import Digest
+
+ALIVE_EVERY_S = 1.0
+
+
+class Wire:
+    """The two pipes. Any thread may send; a reader thread queues the requests."""
+
+    def __init__(self, requests: int, replies: int) -> None:
+        self._requests = os.fdopen(requests, "rb")
+        self._replies = os.fdopen(replies, "wb", buffering=0)
+        self._sending = threading.Lock()
+        self._queue: queue.Queue[Request] = queue.Queue(maxsize=4)
+        threading.Thread(target=self._read, name="requests", daemon=True).start()
+
+    def receive(self) -> Request:
+        """The next request."""
+        return self._queue.get()
+
+    def send(self, message: Reply) -> None:
+        """Send one reply whole; if nobody listens any more, end this process group."""
+        data = memoryview(frame(message))
+        with self._sending:
+            try:
+                while data:
+                    data = data[self._replies.write(data) :]
+            except BrokenPipeError:
+                _end_group()
+
+    @contextmanager
+    def alive(self) -> Iterator[None]:
+        """Say every second that this process lives, while a request is worked on."""
+        done = threading.Event()
+
+        def beat() -> None:
+            while not done.wait(ALIVE_EVERY_S):
+                self.send(Alive())
+
+        thread = threading.Thread(target=beat, name="alive", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
+
+    def _read(self) -> None:
+        while prefix := self._requests.read(LENGTH_BYTES):
+            length = read_length(prefix)
+            body = self._requests.read(length)
+            if len(prefix) < LENGTH_BYTES or len(body) < length:
+                break
+            self._queue.put(decode_request(body))
+        _end_group()
+
+
+class Trainer:
+    """Answers requests about one plan at one site."""
+
+    def __init__(self, load: Load) -> None:
+        if load.data is not None and not Path(load.data).exists():
+            raise ConfigurationError(
+                f"the site's data {load.data} does not exist: correct its path in node.toml"
+            )
+        workspace = Path(load.workspace)
+        workspace.mkdir(mode=0o700, parents=True, exist_ok=True)
+        code, digest = _unpack(Path(load.plan), load.digest, workspace)
+        plan = load_plan(code, digest)
+        rules = rules_of(plan)
+        torch.set_num_threads(rules.threads)
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        site = Site(load.site, Path(load.data) if load.data else None, load.options)
+        self.training = LocalTraining(plan, site, code, seed=load.seed, device=load.device)
+        self.rules = msgspec.structs.replace(rules, seed=self.training.seed)
+        self.workplace = Workplace(workspace, digest, rules.optimizer_state == "keep")
+
+    def loaded(self) -> Loaded:
+        return Loaded(
+            name=type(self.training.plan).__name__,
+            digest=self.workplace.plan,
+            rules=self.rules,
+            has_statistics=self.training.has_statistics,
+            tensors=tuple(
+                Tensor(name=s.name, dtype=s.dtype, shape=s.shape)
+                for s in specs_of(self.training.initial)
+            ),
+            device=str(self.training.device),
+        )
+
+    def answer(self, request: Request, wire: Wire) -> Reply:
+        """Do what is asked; the files that are named are complete when this returns."""
+        match request:
+            case CountSamples():
+                return Counted(samples=self.training.samples())
+            case Initialise(out=out):
+                write_state(Path(out), self.training.initial)
+                return Written()
+            case ComputeStatistics(out=out):
+                write_arrays(Path(out), self.training.statistics())
+                return Written()
+            case Train():
+                return self._train(request, wire)
+            case Evaluate():
+                return self._evaluate(request)
+            case Load():
+                raise ConfigurationError("this trainer has its plan: start another for another one")
+
+    def _train(self, request: Train, wire: Wire) -> Trained:
+        def progress(fraction: float, epoch: int, loss: float) -> None:
+            wire.send(Progress(fraction=fraction, epoch=epoch, loss=loss))
+
+        statistics = _statistics(request.statistics)
+        update = self.training.train(
+            request.round,
+            read_state(Path(request.base)),
+            statistics,
+            base_digest=request.base_digest,
+            workplace=self.workplace,
+            progress=progress,
+        )
+        write_state(Path(request.out), update.state)
+        held = ("validation",) if self.training.samples().validation else ("train",)
+        scores = self.training.evaluate(update.state, statistics, held)
+        return Trained(
+            samples=update.samples,
+            steps=update.steps,
+            loss=update.loss,
+            metrics=scores[held[0]],
+            train_s=update.train_s,
+            resumed_epochs=update.resumed_epochs,
+        )
+
+    def _evaluate(self, request: Evaluate) -> Evaluated:
+        scores = self.training.evaluate(
+            read_state(Path(request.model)),
+            _statistics(request.statistics),
+            ("validation", "test"),
+        )
+        return Evaluated(validation=scores["validation"], test=scores["test"])
+
+
+def serve(wire: Wire) -> None:
+    """Answer requests until the pipe ends."""
+    trainer: Trainer | None = None
+    while True:
+        request = wire.receive()
+        with wire.alive():
+            reply: Reply
+            try:
+                if trainer is None:
+                    if not isinstance(request, Load):
+                        raise ConfigurationError("the first request to a trainer must be Load")
+                    trainer = Trainer(request)
+                    reply = trainer.loaded()
+                else:
+                    reply = trainer.answer(request, wire)
+            except PlanError as error:
+                reply = Failed(kind="plan", message=str(error))
+            except ConfigurationError as error:
+                reply = Failed(kind="configuration", message=str(error))
+            except (LocalError, RemoteError, OSError) as error:
+                reply = Failed(kind="local", message=str(error))
+        wire.send(reply)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point of `python -m swarm.learning.trainer`; started by the supervisor only."""
+    parser = argparse.ArgumentParser(description="the trainer process of a swarm node")
+    parser.add_argument("--requests", type=int, required=True, help="pipe to read requests from")
+    parser.add_argument("--replies", type=int, required=True, help="pipe to write replies to")
+    parser.add_argument("--nice", type=int, default=10, help="lower priority than the node's")
+    options = parser.parse_args(arguments)
+    os.set_inheritable(options.requests, False)
+    os.set_inheritable(options.replies, False)
+    os.nice(options.nice)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's to handle
+    sys.dont_write_bytecode = True
+    serve(Wire(options.requests, options.replies))
+
+
+def _unpack(plan: Path, digest: bytes, workspace: Path) -> tuple[Path, Digest]:
+    """Check the plan's digest, and copy what was checked: that copy, and no other file, runs."""
+    found = bundle.read(plan)
+    check_digest(plan, found, Digest(digest) if digest else None)
+    folder = workspace / f"plan-{found.digest.hex()[:16]}"
+    folder.mkdir(exist_ok=True)
+    found.write(folder)
+    return folder, found.digest
+
+
+def _statistics(path: str | None) -> dict[str, NDArray[Any]] | None:
+    return None if path is None else read_arrays(Path(path))
+
+
+def _end_group() -> None:
+    """End this process and what user code started, without ceremony."""
+    if os.getpgrp() == os.getpid():
+        os.killpg(os.getpgrp(), signal.SIGKILL)
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main()

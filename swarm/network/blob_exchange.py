@@ -1,0 +1,167 @@
+"""Blobs over libp2p streams: the port that a faster channel can slot into.
+
+A peer asks for a blob's manifest by request, and for chunks on a stream of their own, as many as it
+likes in one go. Whoever serves reads them in a worker thread, about a megabyte per trip, one batch
+ahead of what is being sent. Nothing here knows what a manifest says or what a chunk's digest is:
+that is for the caller, who must trust no byte of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import trio
+
+from swarm.errors import LocalError, PeerUnreachable, ProtocolViolation, RemoteError
+from swarm.network.connection import Connection
+from swarm.network.limits import MIB, NetworkLimits
+from swarm.network.muxer import Stream
+from swarm.network.peers import Peer
+from swarm.network.wire import (
+    BLOB,
+    CHUNK_HEADER,
+    CHUNK_REFUSED,
+    MAX_REFUSAL_CHARS,
+    ChunksWanted,
+    encode_frame,
+    read_frame,
+    short,
+    wanted_decoder,
+)
+from swarm.types import Address, Digest
+
+MANIFEST_METHOD = "blob.manifest"
+BATCH_BYTES = 1 * MIB
+WINDOW_BYTES = 4 * MIB
+FINISH_S = 5.0
+
+
+class BlobProvider(Protocol):
+    """What a node serves; both may raise RemoteError in words to refuse `sender`.
+
+    Called in worker threads, several at once.
+    """
+
+    def manifest(self, sender: Address, root: Digest) -> bytes: ...
+    def read_chunk(self, sender: Address, root: Digest, index: int) -> bytes | memoryview: ...
+
+
+class BlobServer:
+    """Answers to MANIFEST_METHOD and BLOB from a provider."""
+
+    def __init__(self, provider: BlobProvider, limits: NetworkLimits) -> None:
+        self._provider = provider
+        self._limits = limits
+        self._threads = trio.CapacityLimiter(4)
+
+    async def manifest(self, sender: Address, payload: bytes) -> bytes:
+        if len(payload) != 32:
+            raise ProtocolViolation(f"a blob's name has 32 bytes, not {len(payload)}")
+        try:
+            return await trio.to_thread.run_sync(
+                self._provider.manifest, sender, Digest(payload), limiter=self._threads
+            )
+        except (LocalError, OSError) as error:
+            raise RemoteError(_refusal(error)) from error
+
+    async def serve(self, peer: Peer, stream: Stream) -> None:
+        """One fetch, from the request to the last chunk."""
+        with trio.fail_after(self._limits.handshake_s):
+            wanted = await read_frame(
+                stream, wanted_decoder, self._limits.max_frame_bytes, self._limits.handshake_s
+            )
+        if len(wanted.indices) > self._limits.max_chunks_per_fetch:
+            raise ProtocolViolation(f"{len(wanted.indices)} chunks in one fetch")
+        batches, ahead = trio.open_memory_channel[bytes](0)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._read_batches, peer.address, wanted, batches)
+            async for batch in ahead:
+                try:
+                    await stream.write(batch)
+                except PeerUnreachable:
+                    nursery.cancel_scope.cancel()
+                    return
+                peer.sent_bytes += len(batch)
+        await stream.finish(FINISH_S)
+
+    async def _read_batches(
+        self, sender: Address, wanted: ChunksWanted, batches: trio.MemorySendChannel[bytes]
+    ) -> None:
+        async with batches:
+            position = 0
+            while position < len(wanted.indices):
+                batch, count = await trio.to_thread.run_sync(
+                    self._read_batch, sender, wanted, position, limiter=self._threads
+                )
+                await batches.send(batch)
+                position += count
+
+    def _read_batch(self, sender: Address, wanted: ChunksWanted, start: int) -> tuple[bytes, int]:
+        """Chunks from position `start` on, framed, until there are BATCH_BYTES of them."""
+        parts: list[bytes | memoryview] = []
+        size = count = 0
+        for index in wanted.indices[start:]:
+            try:
+                chunk = self._provider.read_chunk(sender, Digest(wanted.root), index)
+            except (RemoteError, LocalError, OSError) as error:
+                words = _refusal(error).encode()[:MAX_REFUSAL_CHARS]
+                parts += [CHUNK_HEADER.pack(CHUNK_REFUSED, len(words)), words]
+                return b"".join(parts), len(wanted.indices)
+            parts += [CHUNK_HEADER.pack(index, len(chunk)), chunk]
+            size += len(chunk)
+            count += 1
+            if size >= BATCH_BYTES:
+                break
+        return b"".join(parts), count
+
+
+def _refusal(error: RemoteError | LocalError | OSError) -> str:
+    # A peer is not told the paths that an error of this machine may name.
+    return short(error) if isinstance(error, RemoteError) else "the blob cannot be read here"
+
+
+async def fetch_chunks(
+    connection: Connection,
+    root: Digest,
+    indices: Sequence[int],
+    on_chunk: Callable[[int, bytes], None],
+    limits: NetworkLimits,
+    stall_s: float,
+) -> None:
+    """Ask for chunks and hand each to `on_chunk` as it arrives, in the order asked for.
+
+    Raises RemoteError with the peer's refusal, PeerUnreachable if it sends nothing for `stall_s`
+    or the connection ends, ProtocolViolation if it sends what was not asked for.
+    """
+    async with connection.fetching:
+        with trio.move_on_after(stall_s) as patience:
+            stream = await connection.open_stream(BLOB)
+        if patience.cancelled_caught:
+            raise PeerUnreachable(f"the peer opened no stream for {stall_s:g} s")
+        try:
+            await stream.widen(WINDOW_BYTES)
+            with trio.move_on_after(stall_s) as patience:
+                await stream.write(encode_frame(ChunksWanted(root, list(indices))))
+            if patience.cancelled_caught:
+                raise PeerUnreachable(f"the peer took nothing for {stall_s:g} s")
+            for expected in indices:
+                chunk = await _read_chunk(stream, expected, limits.max_chunk_bytes, stall_s)
+                connection.peer.received_bytes += len(chunk)
+                on_chunk(expected, chunk)
+        except ProtocolViolation as error:
+            connection.peer.blame("broke the blob protocol", error)
+            raise
+        finally:
+            await stream.reset()
+
+
+async def _read_chunk(stream: Stream, expected: int, max_bytes: int, stall_s: float) -> bytes:
+    header = await stream.read_in_time(CHUNK_HEADER.size, stall_s)
+    index, length = CHUNK_HEADER.unpack(header)
+    if index == CHUNK_REFUSED and length <= MAX_REFUSAL_CHARS:
+        words = await stream.read_in_time(length, stall_s)
+        raise RemoteError(f"refused the blob: {short(words.decode(errors='replace'))}")
+    if index != expected or length > max_bytes:
+        raise ProtocolViolation(f"expected chunk {expected}, got {index} of {length} bytes")
+    return await stream.read_in_time(length, stall_s)

@@ -1,0 +1,72 @@
+"""Every bound and every patience of the network, in one place.
+
+A peer is a member, and a member may still be broken or hostile: whatever a peer can make this node
+store, wait for or compute has a number here. The defaults suit tens of members over the internet.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+KIB = 1024
+MIB = 1024 * KIB
+
+
+@dataclass(frozen=True)
+class NetworkLimits:
+    """Bounds that hold for each peer, unless the name says otherwise."""
+
+    # Sizes.
+    max_payload_bytes: int = 2 * MIB
+    """One message, one request, one answer."""
+    max_frame_bytes: int = 4 * MIB
+    """One frame on the wire; anything that announces more is refused unread."""
+    max_chunk_bytes: int = 1 * MIB
+    """One chunk of a blob."""
+    max_chunks_per_fetch: int = 65_536
+    """Chunks asked for in one exchange."""
+    max_buffered_bytes: int = 48 * MIB
+    """Received and not yet read, over all streams of a connection."""
+
+    # Counts.
+    max_queued_messages: int = 1024
+    """One-way messages waiting to be sent; beyond it the oldest is dropped and counted."""
+    max_queued_message_bytes: int = 16 * MIB
+    """The same in bytes."""
+    max_inbound_requests: int = 16
+    """Requests of a peer that are handled at once; the next one is refused."""
+    max_outbound_requests: int = 256
+    """Own requests to a peer that wait for an answer at once."""
+    max_fetches: int = 4
+    """Own fetches of chunks from a peer at once; the next one waits for its turn."""
+    max_inbound_streams: int = 16
+    """Streams that a peer may have open here at once; the next one is reset."""
+    max_connections: int = 4
+    """Authenticated connections of a member at once, while it is settled which one is kept."""
+    max_half_open: int = 64
+    """Connections that have not proved to be a member's, over all peers."""
+    max_half_open_per_host: int = 16
+    """The same from one IP address."""
+    max_addresses: int = 8
+    """Addresses of a member that are dialled."""
+
+    # Patience.
+    handshake_s: float = 5.0
+    """From TCP connection to authenticated, multiplexed connection; also to name a stream."""
+    dial_s: float = 5.0
+    """For one address to accept a TCP connection."""
+    backoff_first_s: float = 0.1
+    backoff_max_s: float = 5.0
+    """Between dials of the same member: doubles from first to max, with a fifth of jitter."""
+    second_dialler_s: float = 0.2
+    """The member with the higher address leaves the lower one this much time to dial first."""
+    settle_s: float = 5.0
+    """Two connections younger than this are one simultaneous dial; see `Network`."""
+    reconnect_grace_s: float = 1.0
+    """A request to a member without a connection waits this long for one to come back."""
+    write_stall_s: float = 15.0
+    """A connection that cannot take 64 KiB within this time is closed."""
+    read_stall_s: float = 30.0
+    """A frame that has begun must go on within this time."""
+    max_penalty_s: float = 60.0
+    """The longest time for which a peer that broke the protocol is not connected again."""

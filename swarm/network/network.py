@@ -1,0 +1,443 @@
+"""The network of one node: a connection to every member, kept alive, and nothing for strangers.
+
+The parts of libp2p that make peers interoperable are used: PeerIDs, multiaddrs, Noise, yamux, and
+its negotiation (`multistream`), so that any libp2p host with a member's key can speak to a node.
+Its own host and swarm are not: they dial one address of a peer, blacklist it for a minute when that
+fails, wait 250 ms and a round of identify per connection, leak a task per inbound one, and bring
+discovery, pruning and retries, where a consortium needs one live connection to each of a few known
+members. That is this module.
+
+**One connection per member.** Every node dials every member it has no connection to; the lower
+address goes first, the other leaves it a moment. If both dialled at once, two young connections
+exist, and both sides keep the one that the lower address dialled. Otherwise a second connection
+means that the peer has lost the first (it restarted, say), and the newer one is kept.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+
+import trio
+
+from swarm.errors import ConfigurationError, LocalError, PeerUnreachable
+from swarm.network import tcp
+from swarm.network.blob_exchange import MANIFEST_METHOD, BlobProvider, BlobServer, fetch_chunks
+from swarm.network.connection import Connection, Handlers, MessageHandler, RequestHandler
+from swarm.network.identity import Identity, address_of
+from swarm.network.limits import NetworkLimits
+from swarm.network.muxer import Muxer
+from swarm.network.peers import Peer, PeerTraffic, Signal, Traffic
+from swarm.network.secure import HANDSHAKE_ERRORS, MemberNoise, NotAMember, connect, welcome
+from swarm.network.wire import BLOB, short
+from swarm.types import Address, Digest, to_hex
+
+log = logging.getLogger("swarm.network")
+
+DEFAULT_LISTEN = ("/ip4/127.0.0.1/tcp/0",)
+DEFAULT_LIMITS = NetworkLimits()
+MAX_LOGGED_HOSTS = 256
+
+
+class Network:
+    """Made by `open_network`. Peers are named by node address throughout."""
+
+    def __init__(
+        self, identity: Identity, endpoints: Sequence[tcp.Endpoint], limits: NetworkLimits
+    ) -> None:
+        self.peer_id = str(identity.peer_id)
+        self.address = identity.address
+        self.addresses = tuple(e.multiaddr(identity.peer_id) for e in endpoints)
+        self._limits = limits
+        self._noise = MemberNoise(identity, self._is_admitted)
+        self._handlers = Handlers()
+        self._peers: dict[Address, Peer] = {}
+        self._former = PeerTraffic()
+        self._on_connect: list[Callable[[Address], None]] = []
+        self._changed = Signal()
+        self._half_open: Counter[str] = Counter()
+        self._refused_hosts: Counter[str] = Counter()
+        self._nursery: trio.Nursery | None = None
+
+    # Members
+
+    def set_members(self, members: Mapping[Address, Sequence[str]]) -> None:
+        """Say who may connect, and where each member is dialled (multiaddrs, possibly none).
+
+        Whoever is no longer listed is cut off at once. A multiaddr that cannot be used is skipped
+        and logged: members write their own.
+        """
+        for address in set(self._peers) - set(members):
+            self._drop(self._peers.pop(address))
+        for address, texts in members.items():
+            if address == self.address:
+                continue
+            endpoints = self._usable_endpoints(address, texts)
+            peer = self._peers.get(address)
+            if peer is None:
+                peer = self._peers[address] = Peer(address, endpoints)
+                if self._nursery is not None:
+                    self._nursery.start_soon(self._keep_connected, peer)
+            elif peer.endpoints != endpoints:
+                peer.endpoints = endpoints
+                peer.changed.notify()
+
+    @property
+    def members(self) -> frozenset[Address]:
+        """The other members, connected or not."""
+        return frozenset(self._peers)
+
+    @property
+    def connected(self) -> frozenset[Address]:
+        return frozenset(a for a, peer in self._peers.items() if peer.connection is not None)
+
+    async def wait_connected(self, peers: Collection[Address], deadline_s: float) -> None:
+        """Wait until all `peers` are connected. Raises PeerUnreachable naming those who are not."""
+        wanted = set(peers) - {self.address}
+        with trio.move_on_after(deadline_s):
+            while not self.connected.issuperset(wanted):
+                await self._changed.wait()
+        missing = sorted(wanted - self.connected)
+        if missing:
+            raise PeerUnreachable(
+                f"no connection after {deadline_s:g} s to {', '.join(map(to_hex, missing))}"
+            )
+
+    def on_connect(self, callback: Callable[[Address], None]) -> None:
+        """Call back for each member whose connection comes up, again whenever it is renewed.
+
+        Messages sent while there was no connection are lost: re-send here what still matters.
+        """
+        self._on_connect.append(callback)
+
+    # Requests and messages
+
+    def handle(self, method: str, handler: RequestHandler) -> None:
+        """Answer requests for `method`; a SwarmError that the handler raises refuses the request,
+        and its words go to the asking peer."""
+        self._handlers.requests[method] = handler
+
+    async def request(
+        self, peer: Address, method: str, payload: bytes, *, deadline_s: float
+    ) -> bytes:
+        """Ask a member and wait for the answer.
+
+        Raises PeerUnreachable (no connection, or no answer in time), RemoteError (refused, with the
+        peer's words), LocalError (payload too large).
+        """
+        self._check_size(payload)
+        with trio.move_on_after(deadline_s):
+            connection = await self._connection_to(peer)
+            return await connection.request(method, payload)
+        raise PeerUnreachable(f"{to_hex(peer)} did not answer {method!r} within {deadline_s:g} s")
+
+    def on_message(self, topic: str, handler: MessageHandler) -> None:
+        """Handle one-way messages, in the order of their sender; ProtocolViolation is scored."""
+        self._handlers.messages[topic] = handler
+
+    def send(self, peer: Address, topic: str, payload: bytes) -> None:
+        """Queue a one-way message; never waits.
+
+        Dropped and counted if there is no connection; the oldest is dropped if the peer does not
+        keep up. Raises LocalError if the payload is too large.
+        """
+        self._check_size(payload)
+        target = self._peers.get(peer)
+        if target is None:
+            return
+        if target.connection is None:
+            target.dropped_messages += 1
+        else:
+            target.connection.send(topic, payload)
+
+    def broadcast(self, topic: str, payload: bytes) -> None:
+        """`send` to every member."""
+        for peer in tuple(self._peers):
+            self.send(peer, topic, payload)
+
+    # Blobs
+
+    def serve_blobs(self, provider: BlobProvider) -> None:
+        """Serve manifests and chunks; the provider decides who may have what."""
+        server = BlobServer(provider, self._limits)
+        self._handlers.requests[MANIFEST_METHOD] = server.manifest
+        self._handlers.streams[BLOB] = server.serve
+
+    async def fetch_manifest(self, peer: Address, root: Digest, *, deadline_s: float) -> bytes:
+        """A blob's manifest, unchecked. Raises as `request` does."""
+        return await self.request(peer, MANIFEST_METHOD, root, deadline_s=deadline_s)
+
+    async def fetch_chunks(
+        self,
+        peer: Address,
+        root: Digest,
+        indices: Sequence[int],
+        on_chunk: Callable[[int, bytes], None],
+        *,
+        stall_s: float,
+    ) -> None:
+        """Fetch chunks, unchecked; `on_chunk(index, bytes)` is called for each as it arrives.
+
+        Raises PeerUnreachable (nothing for `stall_s`, or connection lost), RemoteError (refused),
+        ProtocolViolation (another chunk than asked for). Chunks handed over before stay good.
+        """
+        limits = self._limits
+        for start in range(0, len(indices), limits.max_chunks_per_fetch):
+            part = indices[start : start + limits.max_chunks_per_fetch]
+            connection = await self._connection_to(peer)
+            await fetch_chunks(connection, root, part, on_chunk, limits, stall_s)
+
+    # Figures
+
+    def traffic(self) -> Traffic:
+        """Bytes since the start, for status and reports."""
+        peers = {a: PeerTraffic(p.sent_bytes, p.received_bytes) for a, p in self._peers.items()}
+        counted = [self._former, *peers.values()]
+        return Traffic(
+            sum(t.sent_bytes for t in counted), sum(t.received_bytes for t in counted), peers
+        )
+
+    def status(self) -> dict[str, object]:
+        """For people and programs: each member's connection, bytes, drops and offences."""
+        return {
+            "peer_id": self.peer_id,
+            "addresses": list(self.addresses),
+            "refused_connections": self._refused_hosts.total(),
+            "peers": {
+                to_hex(address): {
+                    "connected": peer.connection is not None,
+                    "remote": peer.connection.remote if peer.connection else None,
+                    "sent_bytes": peer.sent_bytes,
+                    "received_bytes": peer.received_bytes,
+                    "dropped_messages": peer.dropped_messages,
+                    "score": dict(peer.score),
+                }
+                for address, peer in sorted(self._peers.items())
+            },
+        }
+
+    # Inside
+
+    def _check_size(self, payload: bytes) -> None:
+        if len(payload) > self._limits.max_payload_bytes:
+            raise LocalError(
+                f"a payload may have {self._limits.max_payload_bytes} bytes, not {len(payload)}; "
+                "send it as a blob"
+            )
+
+    def _is_admitted(self, address: Address) -> bool:
+        peer = self._peers.get(address)
+        return peer is not None and trio.current_time() >= peer.refused_until
+
+    def _usable_endpoints(self, address: Address, texts: Sequence[str]) -> tuple[tcp.Endpoint, ...]:
+        endpoints = []
+        for text in texts[: self._limits.max_addresses]:
+            try:
+                endpoint = tcp.parse_endpoint(text)
+            except ConfigurationError as error:
+                log.warning("member %s: %s", to_hex(address), short(error))
+                continue
+            if endpoint.peer in (None, address):
+                endpoints.append(endpoint)
+            else:
+                log.warning("member %s: %s is of another node", to_hex(address), text)
+        return tuple(endpoints)
+
+    def _drop(self, peer: Peer) -> None:
+        peer.dialling.cancel()
+        if peer.connection is not None:
+            peer.connection.close()
+        self._former = PeerTraffic(
+            self._former.sent_bytes + peer.sent_bytes,
+            self._former.received_bytes + peer.received_bytes,
+        )
+        self._changed.notify()
+
+    async def _connection_to(self, address: Address) -> Connection:
+        """The live connection, waiting a little for one that is just being renewed."""
+        peer = self._peers.get(address)
+        if peer is None:
+            raise PeerUnreachable(f"{to_hex(address)} is not a member")
+        with trio.move_on_after(self._limits.reconnect_grace_s):
+            while peer.connection is None:
+                await peer.changed.wait()
+        if peer.connection is None:
+            raise PeerUnreachable(f"no connection to {to_hex(address)}")
+        return peer.connection
+
+    async def _run(self, listeners: Sequence[trio.SocketListener]) -> None:
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            for peer in self._peers.values():
+                nursery.start_soon(self._keep_connected, peer)
+            await tcp.serve(listeners, self._accept)
+
+    async def _accept(self, stream: tcp.TcpStream) -> None:
+        host = stream.remote[0]
+        with self._counted_half_open(host) as within_bounds:
+            if not within_bounds:
+                return
+            try:
+                with trio.fail_after(self._limits.handshake_s):
+                    muxer = await welcome(stream, self._noise, self._limits.max_buffered_bytes)
+            except (*HANDSHAKE_ERRORS, trio.TooSlowError) as error:
+                self._note_refusal(host, error)
+                return
+        address = address_of(muxer.peer_id)
+        peer = self._peers.get(address) if address is not None else None
+        if address is not None and peer is not None:
+            await self._run_connection(muxer, peer, address, stream)
+
+    @contextmanager
+    def _counted_half_open(self, host: str) -> Iterator[bool]:
+        within_bounds = (
+            self._half_open.total() < self._limits.max_half_open
+            and self._half_open[host] < self._limits.max_half_open_per_host
+        )
+        self._half_open[host] += 1
+        try:
+            yield within_bounds
+        finally:
+            self._half_open[host] -= 1
+            if not self._half_open[host]:
+                del self._half_open[host]
+
+    def _note_refusal(self, host: str, error: Exception) -> None:
+        """Count a refused connection; the first from each host is logged."""
+        if host not in self._refused_hosts and len(self._refused_hosts) >= MAX_LOGGED_HOSTS:
+            host = "others"
+        self._refused_hosts[host] += 1
+        if self._refused_hosts[host] == 1:
+            reason = error if isinstance(error, NotAMember) else type(error).__name__
+            log.warning("refused a connection from %s: %s", host, short(reason))
+
+    async def _keep_connected(self, peer: Peer) -> None:
+        """Dial a member whenever it has no connection, for as long as it is a member."""
+        limits = self._limits
+        backoff_s = limits.backoff_first_s
+        with peer.dialling:
+            while True:
+                while peer.connection is not None:
+                    await peer.changed.wait()
+                if self.address > peer.address:
+                    await self._changes(peer, limits.second_dialler_s)
+                started = trio.current_time()
+                await self._dial(peer)
+                if trio.current_time() - started > limits.settle_s:
+                    backoff_s = limits.backoff_first_s  # it was a connection, and it held
+                if await self._changes(peer, backoff_s * random.uniform(0.8, 1.2)):
+                    backoff_s = limits.backoff_first_s
+                else:
+                    backoff_s = min(2 * backoff_s, limits.backoff_max_s)
+
+    async def _changes(self, peer: Peer, within_s: float) -> bool:
+        with trio.move_on_after(within_s) as patience:
+            await peer.changed.wait()
+        return not patience.cancelled_caught
+
+    async def _dial(self, peer: Peer) -> None:
+        """Try each address until one leads to a connection; return once that has ended."""
+        for endpoint in peer.endpoints:
+            if peer.connection is not None or not self._is_admitted(peer.address):
+                return
+            try:
+                with trio.fail_after(self._limits.dial_s):
+                    stream = await tcp.dial(endpoint)
+            except (OSError, trio.TooSlowError):
+                continue
+            try:
+                with trio.fail_after(self._limits.handshake_s):
+                    muxer = await connect(
+                        stream, self._noise, peer.address, self._limits.max_buffered_bytes
+                    )
+            except (*HANDSHAKE_ERRORS, trio.TooSlowError) as error:
+                log.debug("dialling %s at %s: %s", to_hex(peer.address), endpoint, short(error))
+            else:
+                await self._run_connection(muxer, peer, self.address, stream)
+                return
+            finally:
+                await stream.close()
+
+    async def _run_connection(
+        self, muxer: Muxer, peer: Peer, dialler: Address, stream: tcp.TcpStream
+    ) -> None:
+        """Serve an authenticated connection until it ends."""
+        if peer.running >= self._limits.max_connections:
+            peer.blame("too many connections at once", peer.running)
+            return
+        remote = f"{stream.remote[0]}:{stream.remote[1]}"
+        connection = Connection(muxer, peer, dialler, remote, self._handlers, self._limits)
+        peer.running += 1
+        try:
+            await connection.run(self._adopt)
+        finally:
+            peer.running -= 1
+            if peer.connection is connection:
+                peer.connection = None
+                log.info("lost %s at %s", to_hex(peer.address), remote)
+                peer.changed.notify()
+                self._changed.notify()
+
+    def _adopt(self, new: Connection) -> bool:
+        """Make `new` the connection of its peer, unless the one there is to be kept."""
+        peer = new.peer
+        if self._peers.get(peer.address) is not peer:
+            return False  # removed during the handshake
+        old = peer.connection
+        if old is not None and not old.is_closed:
+            simultaneous = (
+                old.dialler != new.dialler and new.opened_at - old.opened_at < self._limits.settle_s
+            )
+            if simultaneous and old.dialler == min(self.address, peer.address):
+                return False
+            old.close()
+        peer.connection = new
+        log.info("connected to %s at %s", to_hex(peer.address), new.remote)
+        peer.changed.notify()
+        self._changed.notify()
+        for callback in self._on_connect:
+            callback(peer.address)
+        return True
+
+
+@asynccontextmanager
+async def open_network(
+    key: bytes,
+    listen: Sequence[str] = DEFAULT_LISTEN,
+    limits: NetworkLimits = DEFAULT_LIMITS,
+) -> AsyncIterator[Network]:
+    """Listen, and keep connections to the members that `set_members` names, until the block ends.
+
+    `key` is the 32-byte secp256k1 secret of the node, `listen` multiaddrs (port 0: any free one).
+    Raises ConfigurationError if the key or an address cannot be used.
+    """
+    quiet_libp2p()
+    identity = Identity(key)
+    listeners: list[trio.SocketListener] = []
+    try:
+        for text in listen:
+            listeners += await tcp.listen(tcp.parse_endpoint(text))
+        network = Network(identity, [tcp.bound_endpoint(each) for each in listeners], limits)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(network._run, listeners)
+            try:
+                yield network
+            finally:
+                nursery.cancel_scope.cancel()
+    finally:
+        for listener in listeners:
+            await trio.aclose_forcefully(listener)
+
+
+def quiet_libp2p() -> None:
+    """Keep libp2p's log lines out of ours: what they report, this package reports itself.
+
+    Set LIBP2P_DEBUG (see libp2p's documentation) to read them.
+    """
+    logger = logging.getLogger("libp2p")
+    if not logger.handlers:
+        logger.addHandler(logging.NullHandler())
+        logger.setLevel(logging.CRITICAL)

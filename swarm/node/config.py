@@ -1,0 +1,151 @@
+"""A node's directory and its `node.toml`: what a person decides, checked before anything starts.
+
+    hospital/            mode 700
+      node.toml          this file; never holds a secret
+      key.json           the node key, encrypted (keystore v3), mode 600
+      password           optional: opens key.json unattended, mode 600
+      network.json       the genesis: who founded the consortium
+      chain/ blobs/ plans/ trainer/ node.log       what the node keeps
+
+Unknown keys and wrong types are refused with the key's path, because a typing error in a security
+setting must not be silence.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+from urllib.parse import urlparse
+
+import msgspec
+
+from swarm.errors import ConfigurationError
+from swarm.types import Address, to_address
+
+MAX_CONFIG_BYTES = 64 * 1024
+
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+Positive = Annotated[int, msgspec.Meta(ge=1)]
+
+
+class _Section(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    pass
+
+
+class Key(_Section, frozen=True):
+    file: str = "key.json"
+    password_file: str | None = None
+    """Read at start; without it the environment's SWARM_PASSWORD, or a prompt."""
+
+
+class Chain(_Section, frozen=True):
+    network: str = "network.json"
+    rpc_url: str | None = None
+    """An external chain's endpoint instead of the embedded chain; needs `contract`."""
+    contract: str | None = None
+    finality: Literal["latest", "finalized"] = "latest"
+    """Which block of an external chain counts: "latest" where blocks are final at once."""
+
+
+class Network(_Section, frozen=True):
+    listen: tuple[str, ...] = ("/ip4/127.0.0.1/tcp/0",)
+    peers: dict[str, tuple[str, ...]] = {}
+    """Multiaddrs by member name, where they differ from network.json."""
+
+
+class Http(_Section, frozen=True):
+    listen: str = "127.0.0.1:0"
+    """JSON-RPC and status. Anything but loopback is reachable by others: put a proxy before it."""
+
+
+class DataSource(_Section, frozen=True):
+    path: str | None = None
+    options: dict[str, str | int | float | bool] = {}
+
+
+class Training(_Section, frozen=True):
+    device: str = "auto"
+    seed: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] | None = None
+    """For experiments: overrides the plan's seed at this node."""
+    max_samples: Positive | None = None
+    """The most samples ever claimed; the number of training rows by default."""
+
+
+class Storage(_Section, frozen=True):
+    keep_models: Annotated[int, msgspec.Meta(ge=1)] = 3
+    """How many of the newest final models are kept."""
+    max_blob_mb: Positive = 8192
+    """Refuse anything larger from peers."""
+
+
+class NodeConfig(_Section, frozen=True):
+    """The whole of `node.toml`."""
+
+    name: Name
+    key: Key = Key()
+    chain: Chain = Chain()
+    network: Network = Network()
+    http: Http = Http()
+    data: DataSource = DataSource()
+    training: Training = Training()
+    storage: Storage = Storage()
+
+
+def load_config(directory: Path) -> NodeConfig:
+    """Read `directory/node.toml`. Raises ConfigurationError that names the file and the key."""
+    path = directory / "node.toml"
+    try:
+        with path.open("rb") as file:
+            text = file.read(MAX_CONFIG_BYTES + 1)
+    except FileNotFoundError:
+        raise ConfigurationError(
+            f"{path} does not exist: create the node with `swarm init {directory} --name NAME`"
+        ) from None
+    except OSError as error:
+        raise ConfigurationError(f"{path} cannot be read: {error.strerror}") from None
+    if len(text) > MAX_CONFIG_BYTES:
+        raise ConfigurationError(f"{path} is larger than {MAX_CONFIG_BYTES} bytes")
+    try:
+        config = msgspec.toml.decode(text, type=NodeConfig)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path}: {_in_words(str(error))}") from None
+    _check(path, directory, config)
+    return config
+
+
+def _in_words(fault: str) -> str:
+    """msgspec writes paths as `$.network.listen`; people write `network.listen`."""
+    return fault.replace("`$.", "`").replace("`$`", "the top level")
+
+
+def _check(path: Path, directory: Path, config: NodeConfig) -> None:
+    chain = config.chain
+    if (chain.rpc_url is None) != (chain.contract is None):
+        raise ConfigurationError(
+            f"{path}: `chain.rpc_url` and `chain.contract` belong together: give both for an "
+            "external chain, neither for the embedded one"
+        )
+    if chain.rpc_url is not None and urlparse(chain.rpc_url).scheme not in ("http", "https"):
+        raise ConfigurationError(
+            f"{path}: `chain.rpc_url` is {chain.rpc_url!r}, not an http:// or https:// address"
+        )
+    if chain.contract is not None:
+        try:
+            to_address(chain.contract)
+        except ValueError as error:
+            raise ConfigurationError(f"{path}: `chain.contract`: {error}") from None
+    if config.data.path is not None and not data_path(directory, config).exists():  # type: ignore[union-attr]
+        raise ConfigurationError(
+            f"{path}: `data.path` names {data_path(directory, config)}, which does not exist: "
+            "put this site's data there, or correct the path"
+        )
+
+
+def data_path(directory: Path, config: NodeConfig) -> Path | None:
+    """Where this site's data lies; relative paths start at the node's directory."""
+    return None if config.data.path is None else directory / config.data.path
+
+
+def external_contract(config: NodeConfig) -> Address | None:
+    """The contract on an external chain, if the node uses one."""
+    return None if config.chain.contract is None else to_address(config.chain.contract)

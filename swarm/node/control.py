@@ -1,0 +1,168 @@
+"""How the command line talks to its own running node: a Unix socket that only this user can open.
+
+One request, one reply, as JSON with a length before it. The node holds the key and does the work;
+the command line only asks. A failure comes back as the error's sentence and its exit status.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import trio
+
+from swarm.errors import ConfigurationError, LocalError, SwarmError
+
+MAX_MESSAGE_BYTES = 16 * 2**20
+REQUEST_DEADLINE_S = 10.0
+ANSWER_DEADLINE_S = 600.0
+_LONGEST_SOCKET_PATH = 100
+
+Handler = Callable[..., Awaitable[object]]
+
+
+class Request(msgspec.Struct, forbid_unknown_fields=True):
+    """`method` of the node, with keyword arguments."""
+
+    method: str
+    arguments: dict[str, Any] = {}
+
+
+class Reply(msgspec.Struct, omit_defaults=True):
+    """`error` is empty for a success; `exit_status` is the command's."""
+
+    result: Any = None
+    error: str = ""
+    exit_status: int = 0
+
+
+class Running(msgspec.Struct):
+    """What a running node writes to `running.json`, for those who want to find it."""
+
+    pid: int
+    control: str
+    rpc_url: str
+    p2p: tuple[str, ...]
+
+
+def read_running(directory: Path) -> Running:
+    """Find the node that runs in `directory`. Raises ConfigurationError if none does."""
+    try:
+        running = msgspec.json.decode((directory / "running.json").read_bytes(), type=Running)
+        os.kill(running.pid, 0)
+    except (FileNotFoundError, ProcessLookupError, NotADirectoryError):
+        raise ConfigurationError(
+            f"no node runs in {directory}: start it with `swarm node start {directory}`"
+        ) from None
+    except (OSError, msgspec.DecodeError) as error:
+        raise ConfigurationError(f"{directory / 'running.json'} cannot be used: {error}") from None
+    return running
+
+
+def ask(directory: Path, method: str, /, **arguments: object) -> Any:
+    """Ask the node that runs in `directory`. Raises its error as it raised it there."""
+    running = read_running(directory)
+    body = msgspec.json.encode(Request(method, arguments))
+    try:
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(ANSWER_DEADLINE_S)
+            connection.connect(running.control)
+            connection.sendall(len(body).to_bytes(4, "big") + body)
+            connection.shutdown(socket.SHUT_WR)
+            raw = b"".join(iter(partial(connection.recv, 65536), b""))
+    except TimeoutError:
+        raise LocalError(
+            f"the node in {directory} has not answered for {ANSWER_DEADLINE_S:.0f} s: see its log"
+        ) from None
+    except OSError as error:
+        raise LocalError(
+            f"the node in {directory} does not answer ({error.strerror}): see its log"
+        ) from None
+    if len(raw) < 4:
+        raise LocalError(f"the node in {directory} ended while it was asked: see its log")
+    reply = msgspec.json.decode(raw[4:], type=Reply)
+    if reply.error:
+        failure = ConfigurationError if reply.exit_status == 2 else LocalError
+        raise failure(reply.error)
+    return reply.result
+
+
+@asynccontextmanager
+async def open_control(directory: Path, handlers: Mapping[str, Handler]) -> AsyncIterator[str]:
+    """Serve `handlers` on a socket in `directory` (or in a private temporary directory where the
+    path would be too long for a socket). Yields the socket's path."""
+    path = directory / "control.sock"
+    private: str | None = None
+    if len(os.fsencode(path)) > _LONGEST_SOCKET_PATH:
+        private = tempfile.mkdtemp(prefix="swarm-")
+        path = Path(private) / "control.sock"
+    path.unlink(missing_ok=True)
+    listener = trio.socket.socket(socket.AF_UNIX)
+    before = os.umask(0o177)
+    try:
+        await listener.bind(str(path))
+    finally:
+        os.umask(before)
+    listener.listen(16)
+    try:
+        async with trio.open_nursery() as nursery:
+            serve = partial(_answer, handlers=handlers)
+            nursery.start_soon(trio.serve_listeners, serve, [trio.SocketListener(listener)])
+            yield str(path)
+            nursery.cancel_scope.cancel()
+    finally:
+        path.unlink(missing_ok=True)
+        if private is not None:
+            os.rmdir(private)
+
+
+async def _answer(stream: trio.SocketStream, handlers: Mapping[str, Handler]) -> None:
+    async with stream:
+        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            body = await _read(stream)
+            if body is not None:
+                answer = msgspec.json.encode(await _perform(body, handlers), enc_hook=_encode)
+                with trio.move_on_after(REQUEST_DEADLINE_S):
+                    await stream.send_all(len(answer).to_bytes(4, "big") + answer)
+
+
+async def _read(stream: trio.SocketStream) -> bytes | None:
+    data = bytearray()
+    with trio.move_on_after(REQUEST_DEADLINE_S):
+        while len(data) < 4 or len(data) < 4 + int.from_bytes(data[:4], "big"):
+            piece = await stream.receive_some(65536)
+            data += piece
+            if not piece or len(data) > MAX_MESSAGE_BYTES:
+                break
+    whole = len(data) >= 4 and len(data) == 4 + int.from_bytes(data[:4], "big")
+    return bytes(data[4:]) if whole else None
+
+
+async def _perform(body: bytes, handlers: Mapping[str, Handler]) -> Reply:
+    try:
+        request = msgspec.json.decode(body, type=Request)
+        handler = handlers[request.method]
+    except (msgspec.DecodeError, KeyError) as error:
+        return Reply(error=f"the node does not know this request: {error}", exit_status=2)
+    try:
+        with trio.fail_after(ANSWER_DEADLINE_S):
+            return Reply(result=await handler(**request.arguments))
+    except SwarmError as error:
+        return Reply(error=str(error), exit_status=error.exit_status)
+    except TypeError as error:
+        return Reply(error=f"{request.method}: {error}", exit_status=2)
+    except trio.TooSlowError:
+        return Reply(error=f"{request.method} took too long", exit_status=1)
+
+
+def _encode(value: object) -> object:
+    if isinstance(value, (set, frozenset)):
+        return sorted(value)
+    raise NotImplementedError(f"{type(value)} in a reply")

@@ -1,0 +1,95 @@
+"""Blobs between this node and the others: what it serves to whom, and how it pulls.
+
+Serving follows the plans' rules (`swarm.protocol.access`); whatever no plan vouches for is not here
+as far as others can tell.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from swarm.blobs.fetch import BlobSource, fetch
+from swarm.blobs.store import BlobStore
+from swarm.errors import RemoteError
+from swarm.tensors import Layout
+from swarm.types import Address, Digest, to_hex
+
+Rule = Callable[[Address, Digest], bool]
+SLOWEST_LINK_BYTES_PER_S = 64 * 1024
+
+
+@dataclass
+class Exchange:
+    """One node's blobs and its peers'. `rules` say who may read what; any of them may allow it."""
+
+    store: BlobStore
+    source: BlobSource
+    max_blob_bytes: int
+    rules: list[Rule] = field(default_factory=list)
+    busy_s: float = 0.0
+    """Seconds in which at least one pull was under way, since the node started."""
+    _pulling: int = 0
+    _began: float = 0.0
+
+    # What this node serves: called in worker threads.
+
+    def manifest(self, sender: Address, root: Digest) -> bytes:
+        self._check(sender, root)
+        return self.store.manifest(root).encode()
+
+    def read_chunk(self, sender: Address, root: Digest, index: int) -> bytes:
+        self._check(sender, root)
+        return self.store.read_chunk(root, index)
+
+    def _check(self, sender: Address, root: Digest) -> None:
+        if not any(rule(sender, root) for rule in self.rules):
+            raise RemoteError(f"blob {to_hex(root)} is not here for you")
+
+    # What this node pulls.
+
+    async def pull(
+        self,
+        root: Digest,
+        peers: Iterable[Address],
+        *,
+        patience_s: float,
+        layout: Layout | None = None,
+    ) -> None:
+        """Bring a blob here from these peers, in order of preference.
+
+        `patience_s` is how long a peer may make no progress; the whole may take as long as the
+        slowest link needs. Raises RemoteError (BlobError, PeerUnreachable) or LocalError.
+        """
+        if self.store.has(root):
+            return
+        limit = self.max_blob_bytes if layout is None else layout.file_bytes
+        with _Pulling(self):
+            await fetch(
+                self.store,
+                root,
+                list(peers),
+                self.source,
+                max_bytes=limit,
+                deadline_s=patience_s + limit / SLOWEST_LINK_BYTES_PER_S,
+                stall_s=patience_s,
+                layout=layout,
+            )
+
+
+class _Pulling:
+    """Counts the time in which something is being pulled, overlaps once."""
+
+    def __init__(self, exchange: Exchange) -> None:
+        self.exchange = exchange
+
+    def __enter__(self) -> None:
+        if self.exchange._pulling == 0:
+            self.exchange._began = time.monotonic()
+        self.exchange._pulling += 1
+
+    def __exit__(self, *_: object) -> None:
+        self.exchange._pulling -= 1
+        if self.exchange._pulling == 0:
+            self.exchange.busy_s += time.monotonic() - self.exchange._began

@@ -1,0 +1,104 @@
+"""The node key at rest: an encrypted keystore v3 file (Web3 Secret Storage), and its password.
+
+The key is one secp256k1 secret of 32 bytes: the account, the validator and the libp2p identity.
+It is never written unencrypted, logged, or given to the trainer process.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+
+import msgspec
+from eth_account import Account
+
+from swarm.errors import ConfigurationError
+from swarm.types import Address, to_address
+
+MIN_PASSWORD_CHARACTERS = 8
+SCRYPT_COST = 2**17
+"""Memory-hard work to try one password that a person chose: about half a second."""
+RANDOM_PASSWORD_COST = 2**12
+"""Enough for a generated password of 256 bits, which no work factor makes harder to guess."""
+
+
+def generate_password() -> str:
+    """A password of 256 random bits, for nodes that start unattended."""
+    return secrets.token_urlsafe(32)
+
+
+def create_key(path: Path, password: str, *, cost: int = SCRYPT_COST) -> Address:
+    """Make a new key and write it to `path`, encrypted, mode 600. Returns its address.
+
+    Raises ConfigurationError if the file exists (a key is never overwritten) or the password is
+    too short.
+    """
+    if len(password) < MIN_PASSWORD_CHARACTERS:
+        raise ConfigurationError(
+            f"the password has {len(password)} characters: choose at least "
+            f"{MIN_PASSWORD_CHARACTERS}"
+        )
+    account = Account.create()
+    keystore = Account.encrypt(bytes(account.key), password, kdf="scrypt", iterations=cost)
+    write_secret(path, msgspec.json.encode(keystore))
+    return to_address(account.address)
+
+
+def load_key(path: Path, password: str) -> bytes:
+    """The 32-byte secret in `path`. Raises ConfigurationError: no file, no keystore, or wrong
+    password."""
+    try:
+        document = msgspec.json.decode(path.read_bytes()[:65536])
+    except FileNotFoundError:
+        raise ConfigurationError(
+            f"{path} does not exist: restore it from a backup, or make a new node with `swarm init`"
+        ) from None
+    except (OSError, msgspec.DecodeError) as error:
+        raise ConfigurationError(f"{path} cannot be read as a key file: {error}") from None
+    try:
+        return bytes(Account.decrypt(document, password))
+    except ValueError as error:
+        if "MAC mismatch" in str(error):
+            raise ConfigurationError(
+                f"the password does not open {path}: check the password file, SWARM_PASSWORD, or "
+                "what you typed"
+            ) from None
+        raise ConfigurationError(f"{path} is no keystore v3 file: {error}") from None
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ConfigurationError(f"{path} is no keystore v3 file: {error!r}") from None
+
+
+def address_of(secret: bytes) -> Address:
+    """The address of a 32-byte secret."""
+    return to_address(Account.from_key(secret).address)
+
+
+def read_password(path: Path) -> str:
+    """The first line of a password file. Raises ConfigurationError if others may read it."""
+    try:
+        mode = path.stat().st_mode & 0o777
+        text = path.read_text()[:4096]
+    except OSError as error:
+        raise ConfigurationError(
+            f"the password file {path} cannot be read: {error.strerror}"
+        ) from None
+    if mode & 0o077:
+        raise ConfigurationError(
+            f"the password file {path} has mode {mode:o}, so others may read it: `chmod 600 {path}`"
+        )
+    return text.split("\n", 1)[0]
+
+
+def write_secret(path: Path, content: bytes) -> None:
+    """Write a new file of mode 600, durably. Raises ConfigurationError if it exists."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        raise ConfigurationError(f"{path} exists already and is not overwritten") from None
+    except OSError as error:
+        raise ConfigurationError(f"{path} cannot be written: {error.strerror}") from None
+    with open(descriptor, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())

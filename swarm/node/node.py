@@ -1,0 +1,350 @@
+"""One institution's node: a nursery that wires the machines to the adapters.
+
+    network ── blobs, messages ──┐
+    chain ─── heads, transactions┼── node ── participants (one a plan) ── trainer process
+    http, control ── people ─────┘
+
+Everything is opened in order and closed in the opposite one; whatever fails for good ends the node
+with one sentence, and starting it again goes on where the consortium is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import logging
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import trio
+
+from swarm.blobs.store import BlobStore
+from swarm.chain.http import open_http
+from swarm.errors import ChainError, ConfigurationError, SwarmError
+from swarm.learning.merge import self_check
+from swarm.learning.supervisor import Trainer, TrainerConfig, open_trainer
+from swarm.network.network import Network, open_network
+from swarm.node.chain_link import ChainLink
+from swarm.node.config import NodeConfig, data_path, load_config
+from swarm.node.control import Running, open_control
+from swarm.node.embedded import open_node_chain, read_network
+from swarm.node.exchange import Exchange
+from swarm.node.handlers import Handlers
+from swarm.node.keys import load_key, read_password
+from swarm.node.library import METHOD as BUNDLE_METHOD
+from swarm.node.library import Library
+from swarm.node.participant import Participant
+from swarm.node.records import Records
+from swarm.node.work import Work
+from swarm.protocol.machine import RoundMachine
+from swarm.protocol.state import Member, Plan, PlanStatus
+from swarm.types import Address, Digest, MemberId, PlanId, to_hex
+
+log = logging.getLogger("swarm.node")
+
+CODE_RETRY_S = 1.0
+RUNNING = "running.json"
+PASSWORD_VARIABLE = "SWARM_PASSWORD"
+
+
+@dataclass
+class Node:
+    """A running node. Made by `open_node`."""
+
+    directory: Path
+    config: NodeConfig
+    address: Address
+    election_secret: bytes
+    chain: ChainLink
+    chain_status: Callable[[], dict[str, object]]
+    network: Network
+    store: BlobStore
+    exchange: Exchange
+    library: Library
+    known_addresses: Mapping[Address, tuple[str, ...]]
+    rpc_url: str = ""
+    members: dict[MemberId, Member] = field(default_factory=dict)
+    plans: dict[PlanId, Plan] = field(default_factory=dict)
+    participants: dict[PlanId, Participant] = field(default_factory=dict)
+    proposed: set[Digest] = field(default_factory=set)
+    """Initial models that were made here for plans of which the chain does not tell yet."""
+    height: int = -1
+    trainers: dict[Digest, Trainer] = field(default_factory=dict)
+    _resources: AsyncExitStack = field(default_factory=AsyncExitStack)
+    _pruned_at: set[int] = field(default_factory=set)
+    _unneeded: frozenset[Digest] = frozenset()
+
+    @property
+    def me(self) -> Member | None:
+        """This node's own membership, if it has one."""
+        found = (m for m in self.members.values() if m.node == self.address and m.present)
+        return next(found, None)
+
+    async def run(self) -> None:
+        """Follow the chain, and keep a participant for every plan that this member joined."""
+        async with trio.open_nursery() as nursery:
+            while True:
+                try:
+                    await self._observe(nursery)
+                except ChainError as error:
+                    log.warning("the chain cannot be read: %s", error)
+                self.height = await self.chain.wait_for_head(self.height)
+
+    async def _observe(self, nursery: trio.Nursery) -> None:
+        self.members = await self.chain.members()
+        self._admit_members()
+        for number in range(1, await self.chain.plan_count() + 1):
+            plan_id = PlanId(number)
+            known = self.plans.get(plan_id)
+            if known is not None and known.status in (PlanStatus.COMPLETED, PlanStatus.STOPPED):
+                continue
+            snapshot = await self.chain.snapshot(plan_id)
+            plan = self.plans[plan_id] = snapshot.plan
+            if known is None and not self.library.has(plan.digest):
+                nursery.start_soon(self._fetch_code, plan)
+            me = self.me
+            if me is None or me.id not in plan.consents:
+                continue
+            if plan_id not in self.participants:
+                nursery.start_soon(self._participate, plan, me)
+            elif plan_id in self.participants:
+                await self.participants[plan_id].observe(plan, self.members)
+        await self._prune()
+
+    def _admit_members(self) -> None:
+        present = [m for m in self.members.values() if m.present and m.node != self.address]
+        by_name = self.config.network.peers
+        self.network.set_members(
+            {m.node: by_name.get(m.name, self.known_addresses.get(m.node, ())) for m in present}
+        )
+
+    async def _fetch_code(self, plan: Plan) -> None:
+        """Get a proposed plan's code, for people to read. Tried until somebody has it."""
+        while not self.library.has(plan.digest):
+            try:
+                peers = [m.node for m in self.members.values() if m.node != self.address]
+                await self.library.fetch(plan.digest, peers, self.network)
+            except SwarmError as error:
+                log.info("%s", error)
+                await trio.sleep(CODE_RETRY_S)
+
+    async def _participate(self, plan: Plan, me: Member) -> None:
+        """Take part in one plan for as long as the node runs."""
+        await self._fetch_code(plan)
+        self.library.read(plan.digest)
+        records = Records(self.directory / "records" / f"plan-{plan.id}.json")
+        participant = Participant(
+            machine=RoundMachine(plan.id, me.id, self.election_secret, self.store.has),
+            chain=self.chain,
+            work=Work(me.id, self.exchange, await self.trainer(plan.digest), records),
+            keep_models=self.config.storage.keep_models,
+            traffic=self._traffic,
+        )
+        self.participants[plan.id] = participant
+        await participant.observe(plan, self.members)
+        await participant.run()
+
+    async def trainer(self, digest: Digest) -> Trainer:
+        """The trainer for the plan with this code; one for each, from the first use on."""
+        if digest not in self.trainers:
+            opened = open_trainer(self._trainer_config(digest))
+            self.trainers[digest] = await self._resources.enter_async_context(opened)
+        return self.trainers[digest]
+
+    def _trainer_config(self, digest: Digest) -> TrainerConfig:
+        training = self.config.training
+        return TrainerConfig(
+            plan=self.library.path(digest),
+            digest=digest,
+            site=self.config.name,
+            workspace=self.directory / "trainer" / digest.hex(),
+            data=data_path(self.directory, self.config),
+            options=self.config.data.options,
+            device=training.device,
+            seed=training.seed,
+            log=self.directory / "trainer.log",
+        )
+
+    def _traffic(self) -> tuple[int, int]:
+        traffic = self.network.traffic()
+        return traffic.sent_bytes, traffic.received_bytes
+
+    async def _prune(self) -> None:
+        """Delete blobs that no plan needs any more, whenever a round has ended.
+
+        A blob is deleted when it was unneeded at two round ends in a row: one that has just been
+        made or pulled may not have been claimed by its round yet.
+        """
+        place = {p.plan.round.number for p in self.participants.values() if p.plan and p.plan.round}
+        if place == self._pruned_at:
+            return
+        self._pruned_at = place
+        keep = self.proposed.union(*(p.kept() for p in self.participants.values()))
+        here = self.store.roots() | (await trio.to_thread.run_sync(self.store.unfinished)).keys()
+        unneeded = frozenset(here - keep)
+        await trio.to_thread.run_sync(self.store.discard, unneeded & self._unneeded)
+        self._unneeded = unneeded
+
+    def may_read(self, sender: Address, blob: Digest) -> bool:
+        """Every member may have every plan's newest model; called in worker threads."""
+        present = any(m.node == sender and m.present for m in self.members.values())
+        plans = tuple(self.plans.values())
+        public = {d for p in plans for d in (p.model0, p.model, p.statistics)} | self.proposed
+        return present and blob in public
+
+    def status(self) -> dict[str, Any]:
+        """What this node says of itself; nothing secret is in it."""
+        trainers = [p.work.trainer.pid for p in self.participants.values()]
+        traffic = self.network.traffic()
+        rounds = [p.plan.round for p in self.participants.values() if p.plan is not None]
+        return {
+            "name": self.config.name,
+            "pid": os.getpid(),
+            "trainer_pid": next((pid for pid in trainers if pid is not None), None),
+            "account": to_hex(self.address),
+            "peer_id": self.network.peer_id,
+            "p2p": list(self.network.addresses),
+            "rpc_url": self.rpc_url,
+            "dir": str(self.directory),
+            "contract": to_hex(self.chain.client.contract),
+            "chain_id": self.chain.client.chain_id,
+            "height": max(self.height, 0),
+            "round": next((r.number for r in rounds if r is not None), None),
+            "chain": self._chain_words(),
+            "members": [m.name for m in self.members.values() if m.present],
+            "connected": [
+                m.name for m in self.members.values() if m.node in self.network.connected
+            ],
+            "bytes_sent": traffic.sent_bytes,
+            "bytes_received": traffic.received_bytes,
+            "plans": [p.status() for p in self.participants.values()],
+        }
+
+    def _chain_words(self) -> dict[str, object]:
+        """The chain's status, with names in the place of addresses."""
+        names = {to_hex(m.node): m.name for m in self.members.values()}
+        said = dict(self.chain_status())
+        for key in ("validators", "waiting_for"):
+            if isinstance(said.get(key), list):
+                said[key] = [names.get(a, a) for a in said[key]]  # type: ignore[attr-defined]
+        if "proposer" in said:
+            said["proposer"] = names.get(str(said["proposer"]), said["proposer"])
+        return said
+
+
+@asynccontextmanager
+async def open_node(directory: Path, password: str | None = None) -> AsyncIterator[Node]:
+    """Everything that a node is made of, up and running; `password` opens its key.
+
+    Raises ConfigurationError before anything is written or started, where it can.
+    """
+    config = load_config(directory)
+    genesis = read_network(directory, config)
+    key = load_key(directory / config.key.file, find_password(directory, config, password))
+    await trio.to_thread.run_sync(self_check)
+    async with AsyncExitStack() as stack:
+        network = await stack.enter_async_context(open_network(key, config.network.listen))
+        founders = () if genesis is None else genesis.founders
+        addresses = {
+            founder.node: config.network.peers.get(founder.name, founder.addresses)
+            for founder in founders
+        }
+        store = await trio.to_thread.run_sync(BlobStore, directory / "blobs")
+        exchange = Exchange(store, network, config.storage.max_blob_mb * 2**20)
+        network.serve_blobs(exchange)
+        library = Library(directory / "plans")
+        network.handle(BUNDLE_METHOD, library.serve)
+        opened = await stack.enter_async_context(
+            open_node_chain(directory, config, key, network, genesis)
+        )
+        # From here on others may come in: everything that answers them is in place.
+        network.set_members({a: texts for a, texts in addresses.items() if a != network.address})
+        node = Node(
+            directory=directory,
+            config=config,
+            address=network.address,
+            election_secret=hmac.new(key, b"swarm/election/1", hashlib.sha256).digest(),
+            chain=opened.link,
+            chain_status=opened.status,
+            network=network,
+            store=store,
+            exchange=exchange,
+            library=library,
+            known_addresses=addresses,
+            _resources=stack,
+        )
+        exchange.rules.append(node.may_read)
+        node.rpc_url = await stack.enter_async_context(
+            open_http(config.http.listen, opened.rpc, node.status)
+        )
+        control = await stack.enter_async_context(open_control(directory, Handlers(node).by_name))
+        _announce(node, control)
+        try:
+            yield node
+        finally:
+            (directory / RUNNING).unlink(missing_ok=True)
+
+
+def find_password(directory: Path, config: NodeConfig, password: str | None) -> str:
+    """What opens the key: given, from the configured file, or from SWARM_PASSWORD."""
+    if password is not None:
+        return password
+    if config.key.password_file is not None:
+        return read_password(directory / config.key.password_file)
+    if PASSWORD_VARIABLE in os.environ:
+        return os.environ[PASSWORD_VARIABLE]
+    raise ConfigurationError(
+        f"no password for {directory / config.key.file}: set `key.password_file` in node.toml, or "
+        f"{PASSWORD_VARIABLE}, or start the node in a terminal"
+    )
+
+
+def _announce(node: Node, control: str) -> None:
+    running = Running(os.getpid(), control, node.rpc_url, node.network.addresses)
+    partial = node.directory / (RUNNING + ".partial")
+    partial.write_bytes(msgspec.json.encode(running))
+    partial.replace(node.directory / RUNNING)
+    log.info("node %s is up: %s, %s", node.config.name, node.network.addresses[0], node.rpc_url)
+
+
+async def run_node(directory: Path, password: str | None = None) -> None:
+    """Run a node until SIGINT or SIGTERM. Raises what ends it otherwise."""
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async with trio.open_nursery() as nursery:
+
+            async def stop_on_signal() -> None:
+                async for number in signals:
+                    log.info("%s: ending", signal.Signals(number).name)
+                    nursery.cancel_scope.cancel()
+
+            nursery.start_soon(stop_on_signal)
+            async with open_node(directory, password) as node:
+                await node.run()
+
+
+def start_node(directory: Path, password: str | None = None) -> None:
+    """Blocks; the entry of `swarm node start`. Raises SwarmError for what a person can mend."""
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True
+    )
+    # Training competes for the processor: let threads take turns faster than every 5 ms.
+    sys.setswitchinterval(1e-3)
+    try:
+        trio.run(run_node, directory.resolve(), password)
+    except BaseExceptionGroup as group:
+        expected, rest = group.split(SwarmError)
+        if expected is None or rest is not None:
+            raise
+        raise _first(expected) from None
+
+
+def _first(group: BaseExceptionGroup[Any]) -> BaseException:
+    first = group.exceptions[0]
+    return _first(first) if isinstance(first, BaseExceptionGroup) else first

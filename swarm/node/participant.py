@@ -1,0 +1,234 @@
+"""One plan at one node: feeds the round machine, and has done what it asks.
+
+The machine decides, everything else obeys: each command becomes a task in this plan's nursery, and
+each task ends in exactly one event, so the machine never waits for an answer that does not come.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import trio
+
+from swarm.errors import ChainError, ContractError
+from swarm.learning.messages import Progress
+from swarm.node.records import Meters
+from swarm.node.work import Work
+from swarm.protocol import machine as m
+from swarm.protocol.access import may_read
+from swarm.protocol.state import Member, Plan, Round, RoundStatus, mask_of, winner
+from swarm.types import NO_DIGEST, Address, Digest, MemberId, PlanId, to_hex
+
+log = logging.getLogger("swarm.plan")
+
+TRANSACTION_DEADLINE_S = 60.0
+EVENTS_WAITING = 256
+PASSING_KEPT_ROUNDS = 2
+"""Updates are deleted when the round after the next is final."""
+
+
+class Chain(Protocol):
+    """What a participant needs of the chain: transactions, and rounds of the past."""
+
+    async def transact(self, function: str, *arguments: object, deadline_s: float) -> object: ...
+    async def past_round(self, plan: PlanId, number: int, attempt: int) -> Round | None: ...
+
+
+@dataclass
+class Participant:
+    """One plan. `run` it in a nursery; call `observe` with every new snapshot of the chain."""
+
+    machine: m.RoundMachine
+    chain: Chain
+    work: Work
+    keep_models: int
+    traffic: Callable[[], tuple[int, int]]
+    """(bytes sent, bytes received) by this node so far."""
+    on_halted: Callable[[str], None] = lambda reason: None
+    last_report: str = ""
+    _evaluated: int = 0
+    _halted: bool = False
+
+    def __post_init__(self) -> None:
+        self._send, self._receive = trio.open_memory_channel[m.Event](EVENTS_WAITING)
+        self.work.exchange.rules.append(self._may_read)
+        self.work.on_progress = self._progressed
+
+    @property
+    def plan(self) -> Plan | None:
+        return self.machine.plan
+
+    @property
+    def models(self) -> dict[int, Digest]:
+        """The final models that are kept here, by training round."""
+        newest = list(self.work.records.models().items())[-self.keep_models :]
+        return {n: digest for n, digest in newest if self.work.exchange.store.has(digest)}
+
+    async def observe(self, plan: Plan, members: dict[MemberId, Member]) -> None:
+        """A new head: the plan as it stands there, and all members ever."""
+        self.work.members = members
+        mask = mask_of(i for i, member in members.items() if member.present)
+        await self._note_rounds(self.machine.plan, plan, mask)
+        await self._send.send(m.ChainObserved(plan, mask))
+
+    async def run(self) -> None:
+        """Drive the machine until cancelled."""
+        async with trio.open_nursery() as nursery:
+            while True:
+                event: m.Event = m.TimePassed()
+                with trio.move_on_after(max(0.0, self.machine.wake_at - time.time())):
+                    event = await self._receive.receive()
+                for command in self.machine.handle(event, time.time()):
+                    self._obey(command, nursery)
+                self._consider_evaluation(nursery)
+                if self.machine.halted is not None and not self._halted:
+                    self._halted = True
+                    self.on_halted(self.machine.halted)
+
+    def kept(self) -> set[Digest]:
+        """The blobs that this plan still needs, here or for others."""
+        plan = self.plan
+        if plan is None:
+            return set()
+        number = plan.rules.rounds if plan.round is None else plan.round.number
+        oldest = number - PASSING_KEPT_ROUNDS
+        for old in [n for n in self.work.passing if n < oldest]:
+            del self.work.passing[old]
+        keep = set(m.blobs_to_keep(plan, self.models.values()))
+        return keep.union(*self.work.passing.values())
+
+    def _obey(self, command: m.Command, nursery: trio.Nursery) -> None:
+        match command:
+            case m.Train():
+                nursery.start_soon(self._perform, self.work.train, command)
+            case m.StopTraining():
+                self.work.stop_training()
+            case m.Fetch(digest):
+                is_model = self.plan is None or digest != self.plan.statistics
+                nursery.start_soon(self._perform, self.work.fetch, command, is_model)
+            case m.Merge():
+                nursery.start_soon(self._perform, self.work.merge, command)
+            case m.Verify():
+                nursery.start_soon(self._perform, self.work.verify, command)
+            case m.Transact():
+                nursery.start_soon(self._perform, self._transact, command)
+            case m.Report(text):
+                self.last_report = text
+                log.warning("%s", text)
+
+    async def _perform(self, work: Callable[..., Awaitable[m.Event]], *arguments: Any) -> None:
+        await self._send.send(await work(*arguments))
+
+    async def _transact(self, command: m.Transact) -> m.Event:
+        place = () if command.function == "open" else (command.number, command.attempt)
+        error: str | None = None
+        began = time.monotonic()
+        try:
+            await self.chain.transact(
+                command.function,
+                self.machine.plan_id,
+                *place,
+                *command.arguments,
+                deadline_s=TRANSACTION_DEADLINE_S,
+            )
+        except ContractError as refused:
+            # Often others were faster: the round has moved on, and that is what was wanted.
+            error = refused.name
+            log.debug("%s in round %d: %s", command.function, command.number, refused)
+        except ChainError as failed:
+            error = str(failed)
+            log.warning("%s in round %d: %s", command.function, command.number, failed)
+        if command.function in ("submit", "merge", "attest"):
+            self.work.records.at(command.number).chain_s += time.monotonic() - began
+        return m.TransactionSettled(command.function, command.number, command.attempt, error)
+
+    def _progressed(self, progress: Progress) -> None:
+        # Only the newest matters: when other events are waiting, this one may be lost.
+        with suppress(trio.WouldBlock):
+            self._send.send_nowait(m.TrainingProgressed(int(progress.fraction * 1000)))
+
+    def _consider_evaluation(self, nursery: trio.Nursery) -> None:
+        """Score each new final model once, as soon as it is here."""
+        plan = self.plan
+        if plan is None or plan.model_round <= self._evaluated:
+            return
+        if self.work.exchange.store.has(plan.model):
+            self._evaluated = plan.model_round
+            self.work.records.at(plan.model_round).model = to_hex(plan.model)
+            nursery.start_soon(self.work.evaluate, plan.model_round, plan.model, plan.statistics)
+
+    def _may_read(self, sender: Address, blob: Digest) -> bool:
+        """The plan's rule for the exchange; called in worker threads, on snapshots only."""
+        plan, members = self.machine.plan, self.machine.members
+        if plan is None:
+            return False
+        reader = next((i for i, x in self.work.members.items() if x.node == sender), None)
+        if reader is None:
+            return False
+        if blob in tuple(self.models.values()):
+            return bool(members & (1 << reader))
+        return may_read(plan, members, reader, blob, int(time.time()))
+
+    # Records.
+
+    def _meters(self) -> Meters:
+        return Meters(time.monotonic(), self.work.exchange.busy_s, *self.traffic())
+
+    async def _note_rounds(self, old: Plan | None, new: Plan, members: int) -> None:
+        """Record which round opened, which became final, and by whose merge."""
+        before = None if old is None else old.round
+        now = new.round
+        if before is not None and before.status is not RoundStatus.FINAL:
+            ended: Round | None = now
+            if now is None or (now.number, now.attempt) != (before.number, before.attempt):
+                ended = await self.chain.past_round(new.id, before.number, before.attempt)
+            won = None if ended is None else winner(ended, members)
+            if ended is not None and won is not None:
+                self.work.records.finalised(ended, won, self._meters())
+                log.info("round %d is final: %s", ended.number, to_hex(won.model))
+        if now is not None and now.status is RoundStatus.OPEN:
+            self.work.records.opened(now, self._meters())
+
+    def status(self) -> dict[str, Any]:
+        """For people and programs; everything in it may be shown to anyone at this site."""
+        plan = self.plan
+        if plan is None:
+            return {"id": self.machine.plan_id}
+        round = plan.round
+        names = {i: member.name for i, member in self.work.members.items()}
+        leader = None
+        if round is not None and round.status is RoundStatus.CLOSED:
+            leader = names.get(round.leader_at(int(time.time())))
+        progress = self.work.progress
+        return {
+            "id": plan.id,
+            "name": plan.name,
+            "digest": to_hex(plan.digest),
+            "status": plan.status.name.lower(),
+            "rounds": plan.rules.rounds,
+            "round": None if round is None else round.number,
+            "attempt": None if round is None else round.attempt,
+            "phase": None if round is None else round.status.name.lower(),
+            "leader": leader,
+            "submitted": []
+            if round is None
+            else [names.get(i, str(i)) for i in sorted(round.submissions)],
+            "training": None if progress is None else round_progress(progress),
+            "model": to_hex(plan.model),
+            "model_round": plan.model_round,
+            "model_held": self.work.exchange.store.has(plan.model),
+            "statistics": to_hex(plan.statistics) if plan.statistics != NO_DIGEST else None,
+            "halted": self.machine.halted,
+            "last_report": self.last_report,
+            "records": self.work.records.as_list(),
+        }
+
+
+def round_progress(progress: Progress) -> dict[str, float]:
+    """How far a training is, for a status."""
+    return {"fraction": progress.fraction, "epoch": progress.epoch, "loss": progress.loss}

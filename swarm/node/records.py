@@ -1,0 +1,113 @@
+"""What a node remembers of each round, for people and for reports: who led, how it scored, and
+where the seconds and the bytes went. Times are seconds on this node's clock.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from swarm.protocol.state import Candidate, Round, members_in
+from swarm.types import Digest, to_digest, to_hex
+
+KEPT_ROUNDS = 1000
+
+
+@dataclass
+class RoundRecord:
+    """One round as this node lived through it."""
+
+    round: int
+    attempt: int
+    leader: int | None = None
+    contributors: list[int] = field(default_factory=list)
+    omitted: list[int] = field(default_factory=list)
+    model: str = ""
+    metrics: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Of the merged model on this site's own rows: "validation" and "test"."""
+    loss: float | None = None
+    train_s: float = 0.0
+    exchange_s: float = 0.0
+    """In which at least one blob was being pulled."""
+    merge_s: float = 0.0
+    """Spent merging or checking a merge, pulling excluded."""
+    chain_s: float = 0.0
+    """Spent waiting for this node's own transactions."""
+    total_s: float = 0.0
+    bytes_sent: int = 0
+    bytes_received: int = 0
+
+
+@dataclass
+class Meters:
+    """Readings at the opening of a round, to subtract from those at its end."""
+
+    at: float
+    exchange_s: float
+    sent_bytes: int
+    received_bytes: int
+
+
+class Records:
+    """The rounds of one plan, kept in one JSON file so that a restart forgets none of them.
+
+    The file is for people and reports; nothing depends on it, so it is replaced whole, without
+    waiting for the disk.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.rounds: dict[int, RoundRecord] = {}
+        self._path = path
+        self._opened: dict[int, Meters] = {}
+        with suppress(FileNotFoundError, msgspec.DecodeError):
+            known = msgspec.json.decode(path.read_bytes(), type=list[RoundRecord])
+            self.rounds = {record.round: record for record in known}
+
+    def opened(self, round: Round, meters: Meters) -> None:
+        """A round was seen open; a further attempt keeps the first one's meters."""
+        record = self.at(round.number)
+        record.attempt = round.attempt
+        self._opened.setdefault(round.number, meters)
+
+    def at(self, number: int) -> RoundRecord:
+        return self.rounds.setdefault(number, RoundRecord(number, 1))
+
+    def finalised(self, round: Round, winner: Candidate, meters: Meters) -> None:
+        """A round's final merge was seen."""
+        record = self.at(round.number)
+        record.attempt = round.attempt
+        record.leader = winner.leader
+        record.contributors = [int(m) for m in members_in(round.submitted & ~winner.omitted)]
+        record.omitted = [int(m) for m in members_in(winner.omitted)]
+        record.model = to_hex(winner.model)
+        began = self._opened.pop(round.number, None)
+        if began is not None:
+            record.total_s = meters.at - began.at
+            record.exchange_s = meters.exchange_s - began.exchange_s
+            record.bytes_sent = meters.sent_bytes - began.sent_bytes
+            record.bytes_received = meters.received_bytes - began.received_bytes
+        self.save()
+
+    def models(self) -> dict[int, Digest]:
+        """The final models by training round, oldest first."""
+        return {
+            number: to_digest(record.model)
+            for number, record in sorted(self.rounds.items())
+            if number > 0 and record.model
+        }
+
+    def save(self) -> None:
+        """Write the newest rounds."""
+        newest = [self.rounds[n] for n in sorted(self.rounds)[-KEPT_ROUNDS:]]
+        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        partial = self._path.with_name(self._path.name + ".partial")
+        partial.write_bytes(msgspec.json.encode(newest))
+        partial.replace(self._path)
+
+    def as_list(self) -> list[dict[str, Any]]:
+        """The newest rounds, oldest first."""
+        return [asdict(self.rounds[n]) for n in sorted(self.rounds)[-KEPT_ROUNDS:]]

@@ -1,0 +1,308 @@
+"""The work that a round machine asks for: train, pull, merge, check. One command in, one event out.
+
+Nothing here decides. Whatever fails becomes the event that says so; the machine then knows what to
+try again, and when.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import msgspec
+import trio
+
+from swarm.errors import BlobError, PlanError, RemoteError, SwarmError
+from swarm.learning.merge import METHODS
+from swarm.learning.messages import Loaded, Progress
+from swarm.learning.supervisor import Trainer
+from swarm.node.exchange import Exchange
+from swarm.node.merging import check_update, merge_files
+from swarm.node.records import Records
+from swarm.protocol import machine as m
+from swarm.protocol.state import Member, Omission, VerifyLevel, members_in
+from swarm.tensors import Layout, TensorSpec
+from swarm.types import NO_DIGEST, Address, Digest, MemberId, to_hex
+
+log = logging.getLogger("swarm.plan")
+
+FETCH_PATIENCE_S = 10.0
+LEAST_PATIENCE_S = 2.0
+UNIT_WEIGHT = 1
+
+
+def layout_of(described: Loaded) -> Layout:
+    """The one layout of a plan's model. Raises PlanError for tensors that cannot travel."""
+    tensors = [{"name": t.name, "dtype": t.dtype, "shape": t.shape} for t in described.tensors]
+    try:
+        return Layout.from_specs(msgspec.convert(tensors, list[TensorSpec]))
+    except (ValueError, msgspec.ValidationError) as error:
+        raise PlanError(f"the model of {described.name} cannot be exchanged: {error}") from None
+
+
+@dataclass
+class Work:
+    """The hands of one plan at one node."""
+
+    me: MemberId
+    exchange: Exchange
+    trainer: Trainer
+    records: Records
+    members: dict[MemberId, Member] = field(default_factory=dict)
+    passing: dict[int, set[Digest]] = field(default_factory=dict)
+    """Blobs that were made or pulled for a round, by its number."""
+    progress: Progress | None = None
+    """How far the running training is."""
+    on_progress: Callable[[Progress], None] = lambda progress: None
+    _layout: Layout | None = None
+    _training: trio.CancelScope | None = None
+
+    # Training.
+
+    async def train(self, command: m.Train) -> m.Event:
+        number, base = command.number, command.base
+        began = time.monotonic()
+        event: m.Event = m.TrainingFailed(number, base, "it was stopped", False)
+        with trio.CancelScope() as self._training:
+            try:
+                event = await self._train(command)
+            except PlanError as error:
+                event = m.TrainingFailed(number, base, str(error), True)
+            except SwarmError as error:
+                event = m.TrainingFailed(number, base, str(error), False)
+        self._training = self.progress = None
+        self.records.at(number).train_s += time.monotonic() - began
+        return event
+
+    def stop_training(self) -> None:
+        if self._training is not None:
+            self._training.cancel()
+
+    async def _train(self, command: m.Train) -> m.Event:
+        store = self.exchange.store
+        out = store.scratch(f"update-{command.number}")
+        await trio.to_thread.run_sync(partial(out.unlink, missing_ok=True))
+        meta: dict[str, object] = {"task": command.task, "base": to_hex(command.base)}
+        if command.task == "statistics":
+            await self.trainer.compute_statistics(out)
+            samples = UNIT_WEIGHT
+        else:
+            trained = await self.trainer.train(
+                command.number,
+                store.path(command.base),
+                out,
+                base_digest=command.base,
+                statistics=self._path(command.statistics),
+                progress=self._progressed,
+            )
+            samples = trained.samples
+            self.records.at(command.number).loss = trained.loss
+            meta |= {"steps": trained.steps, "train_s": round(trained.train_s, 3)}
+        update = await trio.to_thread.run_sync(store.add, out)
+        described = await trio.to_thread.run_sync(
+            store.add_bytes, msgspec.json.encode(meta, order="sorted")
+        )
+        self._note(command.number, update, described)
+        return m.TrainingFinished(command.number, command.base, update, samples, described)
+
+    def _progressed(self, progress: Progress) -> None:
+        self.progress = progress
+        self.on_progress(progress)
+
+    async def evaluate(self, number: int, model: Digest, statistics: Digest) -> None:
+        """Score a final model on this site's own rows. Failing costs the score, nothing else."""
+        try:
+            scores = await self.trainer.evaluate(
+                self.exchange.store.path(model), self._path(statistics)
+            )
+        except SwarmError as error:
+            log.warning("the model of round %d could not be scored: %s", number, error)
+            return
+        metrics = {"validation": scores.validation, "test": scores.test}
+        self.records.at(number).metrics = metrics
+        self.records.save()
+
+    # Pulling, merging, checking.
+
+    async def fetch(self, command: m.Fetch, is_model: bool) -> m.Event:
+        try:
+            layout = await self._model_layout() if is_model else None
+            await self.exchange.pull(
+                command.digest, self._others(), patience_s=FETCH_PATIENCE_S, layout=layout
+            )
+        except SwarmError as error:
+            return m.FetchFailed(command.digest, str(error))
+        return m.BlobHeld(command.digest)
+
+    async def merge(self, command: m.Merge) -> m.Event:
+        number = command.number
+        try:
+            layout = await self._layout_of(number, command.updates)
+            omitted = dict.fromkeys(members_in(command.gone), Omission.WITHDRAWN)
+            wanted = [u for u in command.updates if u.member not in omitted]
+            omitted |= await self._collect(number, wanted, layout, command.patience_s)
+            chosen = [u for u in command.updates if u.member not in omitted]
+            if len(chosen) < command.min_peers:
+                raise RemoteError(
+                    f"only {len(chosen)} of {len(command.updates)} updates can be merged; "
+                    f"{command.min_peers} are needed"
+                )
+            model = await self._merge(number, chosen, command.method)
+        except SwarmError as error:
+            return m.MergeFailed(number, command.attempt, str(error))
+        return m.Merged(number, command.attempt, model, *m.omission_reasons(omitted))
+
+    async def verify(self, command: m.Verify) -> m.Event:
+        candidate = command.candidate
+        place = (command.number, command.attempt, candidate.model, candidate.omitted)
+        try:
+            fault = await self._fault_of(command)
+        except SwarmError as error:
+            return m.CandidateRefused(*place, str(error), False)
+        if fault is not None:
+            return m.CandidateRefused(*place, fault, True)
+        self._note(command.number, candidate.model)
+        return m.CandidateVerified(*place)
+
+    async def _fault_of(self, command: m.Verify) -> str | None:
+        """Why a candidate must not be attested; None if it is right. Raises RemoteError where that
+        cannot be told yet."""
+        candidate, number = command.candidate, command.number
+        layout = await self._layout_of(number, command.updates)
+        holders = [candidate.leader, *members_in(candidate.attesters)]
+        try:
+            await self.exchange.pull(
+                candidate.model,
+                self._addresses(holders) + self._others(),
+                patience_s=FETCH_PATIENCE_S,
+                layout=layout,
+            )
+            path = self.exchange.store.path(candidate.model)
+            await trio.to_thread.run_sync(check_update, path, layout)
+        except BlobError as error:
+            return str(error)
+        if command.level is VerifyLevel.HELD:
+            return None
+        # SHARED asks for less than recomputing everything, so FULL's check serves both.
+        kept = [u for u in command.updates if not candidate.omitted >> u.member & 1]
+        left_out = [
+            u
+            for u in command.updates
+            if candidate.omitted >> u.member & 1 and not command.gone >> u.member & 1
+        ]
+        unusable = await self._collect(number, left_out, layout, command.patience_s)
+        wronged = [u.member for u in left_out if u.member not in unusable]
+        if wronged:
+            names = ", ".join(map(self._name, wronged))
+            return f"it leaves out the update of {names}, which is here and valid"
+        missing = await self._collect(number, kept, layout, command.patience_s)
+        if missing:
+            names = ", ".join(f"{self._name(i)} ({o.name.lower()})" for i, o in missing.items())
+            raise RemoteError(f"updates that it contains cannot be checked here: {names}")
+        model = await self._merge(number, kept, command.method)
+        if model != candidate.model:
+            return f"recomputing it gives {to_hex(model)}, not {to_hex(candidate.model)}"
+        return None
+
+    async def _collect(
+        self,
+        number: int,
+        updates: Iterable[m.FrozenUpdate],
+        layout: Layout,
+        patience_s: float,
+    ) -> dict[MemberId, Omission]:
+        """Pull and check these updates, all at once. Returns those that cannot be used, and why."""
+        faults: dict[MemberId, Omission] = {}
+
+        async def collect(update: m.FrozenUpdate) -> None:
+            fault = await self._fault_of_update(update, layout, patience_s)
+            if fault is None:
+                self._note(number, update.update)
+            else:
+                faults[update.member] = fault
+
+        async with trio.open_nursery() as nursery:
+            for update in updates:
+                nursery.start_soon(collect, update)
+        return faults
+
+    async def _fault_of_update(
+        self, update: m.FrozenUpdate, layout: Layout, patience_s: float
+    ) -> Omission | None:
+        store = self.exchange.store
+        patience_s = max(patience_s, LEAST_PATIENCE_S)
+        try:
+            await self.exchange.pull(
+                update.update,
+                self._addresses([update.member]) + self._others(),
+                patience_s=patience_s,
+                layout=layout,
+            )
+        except BlobError as error:
+            log.warning("the update of %s is refused: %s", self._name(update.member), error)
+            unwanted = "expected" in str(error)
+            return Omission.WRONG_SCHEMA if unwanted else Omission.WRONG_DIGEST
+        except RemoteError as error:
+            log.warning("the update of %s is missing: %s", self._name(update.member), error)
+            return Omission.UNREACHABLE
+        try:
+            await trio.to_thread.run_sync(check_update, store.path(update.update), layout)
+        except BlobError as error:
+            log.warning("the update of %s is refused: %s", self._name(update.member), error)
+            return Omission.NOT_FINITE
+        return None
+
+    async def _merge(self, number: int, chosen: list[m.FrozenUpdate], method: str) -> Digest:
+        store = self.exchange.store
+        out = store.scratch(f"merge-{number}-{time.monotonic_ns()}")
+        began = time.monotonic()
+
+        def merge() -> Digest:
+            try:
+                paths = [store.path(u.update) for u in chosen]
+                merge_files(paths, [u.samples for u in chosen], METHODS[method], out)
+                return store.add(out)
+            finally:
+                out.unlink(missing_ok=True)
+
+        model = await trio.to_thread.run_sync(merge)
+        self._note(number, model)
+        self.records.at(number).merge_s += time.monotonic() - began
+        return model
+
+    # What the work above needs to know.
+
+    async def _model_layout(self) -> Layout:
+        if self._layout is None:
+            described = await self.trainer.describe()
+            self._layout = layout_of(described)
+        return self._layout
+
+    async def _layout_of(self, number: int, updates: tuple[m.FrozenUpdate, ...]) -> Layout:
+        """What every update of this round must look like: the model, or this site's statistics."""
+        if number != 0:
+            return await self._model_layout()
+        own = next((u.update for u in updates if u.member == self.me), None)
+        if own is None or not self.exchange.store.has(own):
+            raise RemoteError("this site's own statistics, to compare the others' with, are gone")
+        return await trio.to_thread.run_sync(Layout.read, self.exchange.store.path(own))
+
+    def _path(self, digest: Digest) -> Path | None:
+        return None if digest == NO_DIGEST else self.exchange.store.path(digest)
+
+    def _addresses(self, members: Iterable[MemberId]) -> list[Address]:
+        chosen = [self.members[i] for i in members if i in self.members and i != self.me]
+        return [member.node for member in chosen if member.present]
+
+    def _others(self) -> list[Address]:
+        return self._addresses(self.members)
+
+    def _name(self, member: MemberId) -> str:
+        return self.members[member].name if member in self.members else f"member {member}"
+
+    def _note(self, number: int, *blobs: Digest) -> None:
+        self.passing.setdefault(number, set()).update(blobs)

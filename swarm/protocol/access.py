@@ -1,0 +1,45 @@
+"""Who may read which blob from this node: models are for members, updates only for those who need
+them in that round.
+
+An update tells more about a site than the merge of many does, so it is served to those who merge or
+recompute, and to nobody else; two rounds after the round is final it is deleted.
+"""
+
+from __future__ import annotations
+
+from swarm.protocol.state import Plan, Round, RoundStatus, VerifyLevel, present_in
+from swarm.types import NO_DIGEST, Digest, MemberId
+
+SLOTS_AHEAD = 1
+"""The next leader may already pull, so that its merge is ready when its slot begins."""
+
+
+def may_read(plan: Plan, members: int, reader: MemberId, blob: Digest, now: int) -> bool:
+    """Whether `reader` may be sent `blob` on behalf of this plan, at chain time `now`."""
+    if not members & (1 << reader) or blob == NO_DIGEST:
+        return False
+    if blob in (plan.model0, plan.model, plan.statistics):
+        return True
+    round = plan.round
+    if round is None:
+        return False
+    if any(blob == c.model for c in round.candidates):
+        return True
+    if any(blob == s.meta for s in round.submissions.values()):
+        return True
+    if any(blob == s.update for s in round.submissions.values()):
+        return may_read_updates(plan, round, members, reader, now)
+    return False
+
+
+def may_read_updates(plan: Plan, round: Round, members: int, reader: MemberId, now: int) -> bool:
+    """Whether `reader`'s role in this round needs the others' updates: it leads now, will next,
+    or recomputes the merge."""
+    if not present_in(round, members) & (1 << reader):
+        return False
+    if plan.rules.verify_level is not VerifyLevel.HELD:
+        return True
+    if round.status is not RoundStatus.CLOSED:
+        return False
+    first = round.first_slot_of(reader)
+    return first is not None and first <= round.slot_at(now) + SLOTS_AHEAD

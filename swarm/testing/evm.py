@@ -1,0 +1,174 @@
+"""The consortium contract and its executable specification behind one interface, for tests.
+
+`EvmContract` is the Solidity contract on a bare EVM: one transaction a call, any sender, any time,
+no blocks. py-evm executes by the rules of the embedded chain (London); a chain, a pool and
+signatures would only be in the way. `LedgerContract` takes the same calls and gives the same
+answers, so that one test body, or one random sequence, runs against both.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from eth.constants import BLANK_ROOT_HASH
+from eth.db.atomic import AtomicDB
+from eth.vm.execution_context import ExecutionContext
+from eth.vm.forks.frontier.transaction_context import FrontierTransactionContext
+from eth.vm.forks.london.state import LondonState
+from eth.vm.message import Message
+
+from swarm.chain import contract
+from swarm.protocol.ledger import Founder, Ledger, Proposal
+from swarm.protocol.state import Member, Plan, Round
+from swarm.types import NO_ADDRESS, Address, MemberId, PlanId, to_address
+
+AT = Address(b"\xc0" * 20)
+GAS_LIMIT = 100_000_000
+TRANSACTION_GAS = 21_000
+
+
+class Book(Protocol):
+    """What the two have in common. `height` is the block's number, to be set."""
+
+    height: int
+
+    def send(self, sender: Address, now: int, function: str, *arguments: Any) -> Any: ...
+    def members(self) -> dict[MemberId, Member]: ...
+    def proposals(self) -> dict[int, Proposal]: ...
+    def validators(self) -> list[Address]: ...
+    def protocol_version(self) -> int: ...
+    def plan(self, plan_id: PlanId) -> Plan: ...
+
+
+class LedgerContract:
+    """The executable specification, called by the contract's function names."""
+
+    def __init__(self, founders: Sequence[Founder], now: int = 0) -> None:
+        self.ledger = Ledger(founders, now)
+
+    @property
+    def height(self) -> int:
+        return self.ledger.height
+
+    @height.setter
+    def height(self, height: int) -> None:
+        self.ledger.height = height
+
+    def send(self, sender: Address, now: int, function: str, *arguments: Any) -> Any:
+        method = re.sub("[A-Z]", lambda capital: "_" + capital[0].lower(), function)
+        return getattr(self.ledger, method)(sender, now, *arguments)
+
+    def members(self) -> dict[MemberId, Member]:
+        return self.ledger.members
+
+    def proposals(self) -> dict[int, Proposal]:
+        return self.ledger.proposals
+
+    def validators(self) -> list[Address]:
+        return self.ledger.validators()
+
+    def protocol_version(self) -> int:
+        return self.ledger.protocol_version
+
+    def plan(self, plan_id: PlanId) -> Plan:
+        return self.ledger.plans[plan_id]
+
+
+class EvmContract:
+    """A deployed contract with methods `send` and `ask`, and what the last transaction cost."""
+
+    def __init__(self, founders: Sequence[Founder], now: int = 0) -> None:
+        self.height = 0
+        self.gas_used = 0
+        self.events: list[tuple[str, dict[str, object]]] = []
+        """What the last transaction emitted."""
+        context = _context(now, 0)
+        self._state = LondonState(AtomicDB(), context, BLANK_ROOT_HASH)
+        self._execute(NO_ADDRESS, now, contract.creation_data(founders), create=True)
+        self._state.lock_changes()
+
+    def send(self, sender: Address, now: int, function: str, *arguments: object) -> Any:
+        """One transaction. Raises ContractError if it reverts, and then nothing has changed."""
+        data = contract.call_data(function, *arguments)
+        output = self._execute(sender, now, data)
+        # What one transaction touched is cold again for the next.
+        self._state.lock_changes()
+        result = contract.result(function, output)
+        return None if result == () else result
+
+    def members(self) -> dict[MemberId, Member]:
+        return contract.members(self.ask("getMembers"))
+
+    def proposals(self) -> dict[int, Proposal]:
+        return contract.proposals(self.ask("getProposals", 1, 1000), 1)
+
+    def validators(self) -> list[Address]:
+        return [to_address(node) for node in self.ask("getValidators")]
+
+    def protocol_version(self) -> int:
+        return int(self.ask("protocolVersion"))
+
+    def plan(self, plan_id: PlanId) -> Plan:
+        return contract.snapshot(self.ask("getSnapshot", plan_id)).plan
+
+    def past_round(self, plan_id: PlanId, number: int, attempt: int) -> Round | None:
+        return contract.round(self.ask("getRoundAt", plan_id, number, attempt))
+
+    def ask(self, function: str, *arguments: object, now: int = 0) -> Any:
+        """One call without effect."""
+        mark = self._state.snapshot()
+        kept = self.gas_used, self.events
+        try:
+            data = contract.call_data(function, *arguments)
+            return contract.result(function, self._execute(NO_ADDRESS, now, data))
+        finally:
+            self._state.revert(mark)
+            self.gas_used, self.events = kept
+
+    def _execute(self, sender: Address, now: int, data: bytes, create: bool = False) -> bytes:
+        state = self._state
+        state.execution_context = _context(now, self.height)
+        code = data if create else state.get_code(AT)
+        message = Message(
+            gas=GAS_LIMIT,
+            to=b"" if create else AT,
+            sender=sender,
+            value=0,
+            data=b"" if create else data,
+            code=code,
+            create_address=AT if create else None,
+        )
+        transaction = FrontierTransactionContext(gas_price=0, origin=sender)
+        apply = state.computation_class.apply_create_message
+        if not create:
+            state.mark_address_warm(AT)
+            apply = state.computation_class.apply_message
+        done = apply(state, message, transaction)
+        used = done.get_gas_used()
+        calldata = sum(16 if byte else 4 for byte in data)
+        spent = TRANSACTION_GAS + calldata + used
+        self.gas_used = spent - min(done.get_gas_refund(), spent // 5)
+        if done.is_error:
+            raise contract.revert(done.output)
+        self.events = [
+            decoded
+            for _, topics, body in done.get_log_entries()
+            if (decoded := contract.event([t.to_bytes(32, "big") for t in topics], body))
+        ]
+        return bytes(done.output)
+
+
+def _context(now: int, height: int) -> ExecutionContext:
+    return ExecutionContext(
+        coinbase=NO_ADDRESS,
+        timestamp=now,
+        block_number=height,
+        difficulty=0,
+        mix_hash=bytes(32),
+        gas_limit=GAS_LIMIT,
+        prev_hashes=(),
+        chain_id=1,
+        base_fee_per_gas=0,
+    )

@@ -1,0 +1,93 @@
+"""A whole federated run in one process, without chain or network.
+
+The same plan API, the same local training and the same bit-exact merge as a real run, so a tuning
+script tunes what will run. Sites take turns; a round's model is the merge of their updates (FedAvg:
+McMahan et al., arXiv:1602.05629).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from swarm.learning.evaluate import Metrics, merged_statistics, pooled_test_rows
+from swarm.learning.loading import load_plan, rules_of
+from swarm.learning.loop import LocalTraining
+from swarm.learning.merge import MEAN
+from swarm.learning.plan import Plan, Site
+from swarm.learning.sites import deal
+from swarm.learning.state import State, copy_state, specs_of
+
+
+@dataclass(frozen=True)
+class FederatedRun:
+    """The model after each round (index 0: the initial one), and the merged statistics."""
+
+    sites: list[LocalTraining]
+    models: list[State]
+    statistics: dict[str, NDArray[np.float64]] | None
+
+    def score(self, round: int = -1) -> Metrics:
+        """The metrics of a round's model on the held-back rows of all sites."""
+        rows = pooled_test_rows(self.sites, self.statistics)
+        return dict(self.sites[0].score(self.models[round], rows))
+
+
+def open_sites(
+    plan: Plan, folder: Path, seed: int, peers: int | None = None
+) -> list[LocalTraining]:
+    """The sites that the plan's folder ships, dealt to `peers` as in a testnet, their data read."""
+    sites = []
+    for dealt in deal(folder, peers):
+        with TemporaryDirectory() as directory:
+            location = dealt.copy_to(Path(directory))
+            site = Site(dealt.name, location)
+            sites.append(LocalTraining(plan, site, folder, seed=seed, device="cpu"))
+            sites[-1].samples()  # reads the data now: the copy goes away
+    return sites
+
+
+def run_federated(
+    folder: Path,
+    *,
+    seed: int = 0,
+    rounds: int | None = None,
+    peers: int | None = None,
+    plan: Plan | None = None,
+    sites: Sequence[LocalTraining] | None = None,
+) -> FederatedRun:
+    """Run the plan in `folder` on its own sites, or on those given. Raises as the plan does."""
+    plan = plan or load_plan(folder)
+    rules = rules_of(plan)
+    torch.set_num_threads(rules.threads)
+    at = list(sites or open_sites(plan, folder, seed, peers))
+    statistics = merged_statistics(at)
+    models = [at[0].initial]
+    for round in range(1, (rules.rounds if rounds is None else rounds) + 1):
+        updates = [site.train(round, models[-1], statistics) for site in at]
+        models.append(merge_states([u.state for u in updates], [u.samples for u in updates]))
+    return FederatedRun(at, models, statistics)
+
+
+def merge_states(states: Sequence[State], samples: Sequence[int]) -> State:
+    """The sample-weighted mean of the real merge, in memory."""
+    merged = copy_state(states[0])
+    for spec in specs_of(merged):
+        inputs = [_raw(state[spec.name]) for state in states]
+        MEAN.merge(spec.dtype, inputs, samples, _raw(merged[spec.name]))
+    return merged
+
+
+def _raw(tensor: torch.Tensor) -> NDArray[Any]:
+    """A tensor's elements as a flat numpy view; bfloat16 as its bits."""
+    flat = tensor.contiguous().reshape(-1)
+    if flat.dtype == torch.bfloat16:
+        return flat.view(torch.int16).numpy().view(np.uint16)
+    return flat.numpy()

@@ -1,0 +1,71 @@
+"""A tiny plan on made-up rows, for tests of everything around training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+TINY_PLAN = """\
+import torch
+from torch import nn
+
+import swarm
+
+
+class Tiny(swarm.Plan):
+    rounds = 3
+    epochs = 3
+    batch_size = 8
+    learning_rate = 0.05
+
+    def model(self):
+        return nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 1))
+
+    def data(self, site):
+        table = swarm.read_csv(site.path)
+        x, y = table.numbers("a", "b"), table.numbers("y")[:, 0]
+        train, test = swarm.split(y, [0.25], seed=site.seed)
+        return swarm.Data(train=(x[train], y[train]), test=(x[test], y[test]))
+
+    def statistics(self, data):
+        return swarm.moments(data.train[0])
+
+    def prepare(self, data, statistics):
+        def ready(x, y):
+            return swarm.standardise(x, statistics), y
+
+        return swarm.Data(train=ready(*data.train), test=ready(*data.test))
+
+    def loss(self, model, batch):
+        x, y = batch
+        return nn.functional.binary_cross_entropy_with_logits(model(x)[:, 0], y)
+
+    def metrics(self, model, data):
+        x, y = data
+        return {"auc": swarm.metrics.auc(y, model(x))}
+"""
+
+
+def write_tiny_plan(folder: Path, *changes: tuple[str, str], sites: int = 2) -> Path:
+    """Write the plan and its sites' data to `folder`; each change replaces a text in the code."""
+    code = TINY_PLAN
+    for old, new in changes:
+        if old not in code:
+            raise ValueError(f"the tiny plan has no {old!r}")
+        code = code.replace(old, new)
+    (folder / "data").mkdir(parents=True, exist_ok=True)
+    (folder / "plan.py").write_text(code)
+    for site in range(sites):
+        write_tiny_rows(folder / "data" / f"site{site}.csv", seed=site)
+    return folder
+
+
+def write_tiny_rows(path: Path, seed: int = 0, rows: int = 40) -> Path:
+    """Rows in which y is likelier where a + b/10 is large."""
+    generator = np.random.default_rng(seed)
+    a, b = generator.normal(seed, 1, rows), generator.normal(5, 10, rows)
+    y = (a - seed + (b - 5) / 10 + generator.normal(0, 0.5, rows)) > 0
+    lines = [f"{u:.6f},{v:.6f},{int(w)}" for u, v, w in zip(a, b, y, strict=True)]
+    path.write_text("a,b,y\n" + "\n".join(lines) + "\n")
+    return path

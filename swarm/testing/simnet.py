@@ -1,0 +1,293 @@
+"""A network, clocks and disks that do not exist: virtual time, drawn from one seed.
+
+A simulated node is any object with `receive(sender, message)` and `connected(peer)`. It reaches the
+world through its `Port` alone: send, call later, read the clock, write the disk. So the same node
+object runs a thousand different days in a few seconds, and a seed that failed can be run again to
+the same trace.
+
+    net = SimNet(seed=7, weather=Weather(loss=0.1))
+    for name in range(4):
+        net.add(name, lambda port: MyNode(port))
+    net.at(10.0, lambda: net.cut({0, 1}, {2, 3}))
+    net.at(20.0, net.heal)
+    net.run(until_s=60.0)
+
+What can go wrong: messages are delayed, lost, duplicated and reordered (`Weather`); links are cut
+in both directions or one (`cut`); a node is killed at any instant (`crash`), with what it had not
+synced to disk lost or kept; clocks run apart by a constant (`add(skew_s=…)`).
+"""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+Name = Any
+"""Whatever a simulation calls its nodes: hashable, and printed in the trace."""
+
+
+class SimNode(Protocol):
+    """What the network asks of a node."""
+
+    def receive(self, sender: Name, message: Any) -> None:
+        """A message arrived."""
+
+    def connected(self, peer: Name) -> None:
+        """The link to this peer works, again or for the first time."""
+
+
+@dataclass(frozen=True)
+class Weather:
+    """How links behave: probabilities per message, delays in seconds."""
+
+    delay_s: tuple[float, float] = (0.005, 0.05)
+    loss: float = 0.0
+    duplication: float = 0.0
+    reordering: float = 0.0
+    """chance of an extra delay, up to ten times the longest"""
+
+
+CALM = Weather()
+
+
+@dataclass
+class SimDisk:
+    """A key-value store that remembers which writes were synced. `sync` makes all of them so."""
+
+    synced: dict[str, Any] = field(default_factory=dict)
+    unsynced: dict[str, Any] = field(default_factory=dict)
+
+    def get(self, key: str) -> Any:
+        """The newest value, or None."""
+        return self.unsynced.get(key, self.synced.get(key))
+
+    def put(self, key: str, value: Any) -> None:
+        """Write; lost by a crash unless synced before."""
+        self.unsynced[key] = value
+
+    def sync(self) -> None:
+        """Make everything written so far durable."""
+        self.synced.update(self.unsynced)
+        self.unsynced.clear()
+
+    def crash(self) -> None:
+        """Lose what was not synced."""
+        self.unsynced.clear()
+
+
+@dataclass
+class Timer:
+    """A call that is to come; `cancel` prevents it."""
+
+    cancelled: bool = False
+
+    def cancel(self) -> None:
+        """Never make the call."""
+        self.cancelled = True
+
+
+class Port:
+    """One life of one node: everything made through it ends when the node is killed."""
+
+    def __init__(self, net: SimNet, name: Name, disk: SimDisk, skew_s: float) -> None:
+        self._net = net
+        self._skew_s = skew_s
+        self.name = name
+        self.disk = disk
+        self.alive = True
+
+    @property
+    def clock_s(self) -> float:
+        """This node's wall clock, in seconds, which may be wrong."""
+        return self._net.epoch_s + self._net.now_s + self._skew_s
+
+    @property
+    def rng(self) -> random.Random:
+        """The simulation's source of chance."""
+        return self._net.rng
+
+    def send(self, to: Name, message: Any) -> None:
+        """Send over the simulated link. A node may be killed while it does."""
+        if self.alive:
+            self._net.deliver(self.name, to, message)
+
+    def call_later(self, delay_s: float, call: Callable[[], None]) -> Timer:
+        """Call in `delay_s` seconds, unless this life has ended by then."""
+        timer = Timer()
+
+        def fire() -> None:
+            if self.alive and not timer.cancelled:
+                call()
+
+        self._net.at(self._net.now_s + delay_s, fire)
+        return timer
+
+    def log(self, text: str) -> None:
+        """Add a line to the trace."""
+        self._net.log(f"{self._net.label(self.name)}: {text}")
+
+
+@dataclass
+class _Place:
+    boot: Callable[[Port], SimNode]
+    disk: SimDisk
+    skew_s: float
+    port: Port | None = None
+    node: SimNode | None = None
+
+
+class SimNet:
+    """The simulated world. `run` advances the virtual time; everything else schedules."""
+
+    def __init__(
+        self,
+        seed: int,
+        weather: Weather = CALM,
+        *,
+        epoch_s: float = 1.8e9,
+        label: Callable[[Name], str] = str,
+    ) -> None:
+        self.rng = random.Random(seed)
+        self.weather = weather
+        self.epoch_s = epoch_s
+        self.label = label
+        self.now_s = 0.0
+        self.trace: list[str] = []
+        self.messages_sent = 0
+        self._queue: list[tuple[float, int, Callable[[], None]]] = []
+        self._order = 0
+        self._places: dict[Name, _Place] = {}
+        self._cut: set[tuple[Name, Name]] = set()
+
+    # Nodes.
+
+    def add(
+        self,
+        name: Name,
+        boot: Callable[[Port], SimNode],
+        *,
+        skew_s: float = 0.0,
+        start: bool = True,
+    ) -> None:
+        """Add a node; `boot` is called at every start with a fresh port and the same disk."""
+        self._places[name] = _Place(boot, SimDisk(), skew_s)
+        if start:
+            self.at(self.now_s, lambda: self.start(name))
+
+    def start(self, name: Name) -> None:
+        """Start a node that does not run."""
+        place = self._places[name]
+        if place.port is not None:
+            return
+        self.log(f"{self.label(name)} starts")
+        place.port = Port(self, name, place.disk, place.skew_s)
+        place.node = place.boot(place.port)
+        for peer in self._places:
+            self._connect_soon(name, peer)
+
+    def crash(self, name: Name, *, lose_unsynced: bool = True) -> None:
+        """Kill a node at this instant."""
+        place = self._places[name]
+        if place.port is None:
+            return
+        self.log(
+            f"{self.label(name)} is killed" + (", unsynced writes lost" if lose_unsynced else "")
+        )
+        place.port.alive = False
+        place.port = place.node = None
+        if lose_unsynced:
+            place.disk.crash()
+        else:
+            place.disk.sync()
+
+    def node(self, name: Name) -> Any:
+        """The running node of this name, or None while it is down."""
+        return self._places[name].node
+
+    def disk(self, name: Name) -> SimDisk:
+        """The disk of this node, which outlives it."""
+        return self._places[name].disk
+
+    @property
+    def names(self) -> list[Name]:
+        """All nodes, running or not, in the order they were added."""
+        return list(self._places)
+
+    @property
+    def running(self) -> list[Name]:
+        """The nodes that run now."""
+        return [name for name, place in self._places.items() if place.node is not None]
+
+    # Links.
+
+    def cut(self, senders: Iterable[Name], receivers: Iterable[Name], *, both: bool = True) -> None:
+        """Drop everything from these to those, and (`both`) back."""
+        one, other = list(senders), list(receivers)
+        sides = [" ".join(map(self.label, side)) for side in (one, other)]
+        self.log("cut " + (" | " if both else " → ").join(sides))
+        for a in one:
+            for b in other:
+                self._cut.add((a, b))
+                if both:
+                    self._cut.add((b, a))
+
+    def heal(self) -> None:
+        """Mend all links."""
+        self.log("all links heal")
+        mended, self._cut = self._cut, set()
+        for a, b in sorted({(min(pair), max(pair)) for pair in mended}):
+            self._connect_soon(a, b)
+
+    def deliver(self, sender: Name, to: Name, message: Any) -> None:
+        """Give a message to the weather."""
+        self.messages_sent += 1
+        weather, rng = self.weather, self.rng
+        copies = 1 + (weather.duplication > 0 and rng.random() < weather.duplication)
+        for _ in range(copies):
+            if weather.loss > 0 and rng.random() < weather.loss:
+                continue
+            delay_s = rng.uniform(*weather.delay_s)
+            if weather.reordering > 0 and rng.random() < weather.reordering:
+                delay_s += rng.uniform(0, 10 * weather.delay_s[1])
+            self.at(self.now_s + delay_s, lambda: self._arrive(sender, to, message))
+
+    def _arrive(self, sender: Name, to: Name, message: Any) -> None:
+        node = self._places[to].node
+        if node is not None and (sender, to) not in self._cut:
+            node.receive(sender, message)
+
+    def _connect_soon(self, a: Name, b: Name) -> None:
+        if a != b:
+            self.at(self.now_s + self.rng.uniform(0.05, 0.5), lambda: self._connect(a, b))
+
+    def _connect(self, a: Name, b: Name) -> None:
+        if {(a, b), (b, a)} & self._cut:
+            return
+        for here, there in ((a, b), (b, a)):
+            node = self._places[here].node
+            if node is not None and self._places[there].node is not None:
+                node.connected(there)
+
+    # Time.
+
+    def at(self, time_s: float, call: Callable[[], None]) -> None:
+        """Make a call at this virtual time; calls of one instant run in the order they came."""
+        self._order += 1
+        heapq.heappush(self._queue, (time_s, self._order, call))
+
+    def run(self, until_s: float, stop: Callable[[], bool] = lambda: False) -> bool:
+        """Run to this time, or until `stop` says so after an event; returns whether it did."""
+        while self._queue and self._queue[0][0] <= until_s:
+            self.now_s, _, call = heapq.heappop(self._queue)
+            call()
+            if stop():
+                return True
+        self.now_s = max(self.now_s, until_s)
+        return stop()
+
+    def log(self, text: str) -> None:
+        """Add a line to the trace, with the virtual time."""
+        self.trace.append(f"{self.now_s:9.3f} {text}")

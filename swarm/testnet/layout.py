@@ -1,0 +1,113 @@
+"""A testnet on disk: one directory per node, and `testnet.json` that says what was started."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from pathlib import Path
+
+import msgspec
+
+from swarm.chain.genesis import Founder
+from swarm.errors import ConfigurationError
+from swarm.learning.sites import SiteFiles
+from swarm.node.setup import create_node, found_network, install_network
+from swarm.types import to_hex
+
+FILE = "testnet.json"
+LOOPBACK = "127.0.0.1"
+
+
+class TestnetNode(msgspec.Struct):
+    """One node: its name and directory; `pid` of the process that was started for it last."""
+
+    __test__ = False
+
+    name: str
+    directory: str
+    data: str
+    account: str
+    pid: int | None = None
+
+
+class TestnetFile(msgspec.Struct):
+    """`testnet.json`."""
+
+    __test__ = False
+
+    plan: str
+    seed: int
+    nodes: list[TestnetNode]
+    chain_id: int
+    plan_id: int | None = None
+
+
+def create_testnet(directory: Path, plan: Path, sites: list[SiteFiles], seed: int) -> TestnetFile:
+    """Write the directories of one node for each site, and the genesis that they share.
+
+    Each node gets its own copy of its own site's data, and nothing of the others'.
+    """
+    if (directory / FILE).exists():
+        raise ConfigurationError(
+            f"{directory} holds a testnet already: end it with `swarm testnet down`, or choose "
+            "another directory"
+        )
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    ports = _free_ports(len(sites))
+    nodes: list[TestnetNode] = []
+    cards: list[Founder] = []
+    for site, port in zip(sites, ports, strict=True):
+        home = directory / site.name
+        card = create_node(
+            home,
+            site.name,
+            password=None,
+            listen=f"/ip4/{LOOPBACK}/tcp/{port}",
+            http=f"{LOOPBACK}:0",
+            data=Path("data") / site.sources[0].name if len(site.sources) == 1 else Path("data"),
+            seed=seed,
+            keep_models=1_000_000,
+        )
+        data = site.copy_to(home / "data")
+        nodes.append(TestnetNode(site.name, str(home), str(data), to_hex(card.account)))
+        cards.append(card)
+    genesis = found_network(cards, int(time.time()))
+    for node in nodes:
+        install_network(Path(node.directory), genesis)
+    testnet = TestnetFile(str(plan), seed, nodes, genesis.chain_id)
+    write_testnet(directory, testnet)
+    return testnet
+
+
+def read_testnet(directory: Path) -> TestnetFile:
+    """Raises ConfigurationError if there is no testnet in `directory`."""
+    path = directory / FILE
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=TestnetFile)
+    except FileNotFoundError:
+        raise ConfigurationError(
+            f"no testnet in {directory}: start one with `swarm testnet up PLAN`, or name its "
+            "directory with --dir"
+        ) from None
+    except (OSError, msgspec.DecodeError) as error:
+        raise ConfigurationError(f"{path} cannot be read: {error}") from None
+
+
+def write_testnet(directory: Path, testnet: TestnetFile) -> None:
+    temporary = directory / (FILE + ".partial")
+    temporary.write_bytes(msgspec.json.format(msgspec.json.encode(testnet), indent=2))
+    os.replace(temporary, directory / FILE)
+
+
+def _free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on now; all are held until the last is found."""
+    held = []
+    for _ in range(count):
+        probe = socket.socket()
+        probe.bind((LOOPBACK, 0))
+        held.append(probe)
+    ports = [int(probe.getsockname()[1]) for probe in held]
+    for probe in held:
+        probe.close()
+    return ports

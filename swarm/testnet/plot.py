@@ -1,0 +1,56 @@
+"""The picture at the end of a run: the plan's first metric by round, beside what it is compared
+with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+
+def write_plot(report: dict[str, Any], path: Path) -> Path:
+    """Draw `report` to the PNG file `path`; return the path."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    metric = next(iter(report["swarm"]), None)
+    figure, axes = pyplot.subplots(figsize=(7.5, 4.5), dpi=120, layout="constrained")
+    rounds = [r for r in report["rounds"] if r["round"] > 0 and metric in r["metrics"]]
+    axes.plot(
+        [r["round"] for r in rounds],
+        [r["metrics"][metric] for r in rounds],
+        color="#1b7837",
+        linewidth=2.2,
+        marker="o",
+        markersize=4,
+        label="swarm",
+    )
+    alone = [s["local"].get(metric) for s in report["sites"]]
+    known = [value for value in alone if value is not None]
+    for index, value in enumerate(known):
+        axes.axhline(
+            value,
+            color="#b2abd2",
+            linewidth=1,
+            linestyle=":",
+            label="each site alone" if index == 0 else None,
+        )
+    if known:
+        mean = sum(known) / len(known)
+        axes.axhline(mean, color="#7b5ea7", linewidth=1.5, linestyle="--", label="alone, mean")
+    if report["pooled"] and report["pooled"].get(metric) is not None:
+        pooled = report["pooled"][metric]
+        label = "all data pooled (reference)"
+        axes.axhline(pooled, color="#999999", linewidth=1.5, linestyle="-.", label=label)
+    axes.set_xlabel("round")
+    axes.set_ylabel(f"{metric} on all sites' held-back rows")
+    axes.set_title(f"{report['plan']}: {len(report['sites'])} sites, seed {report['seed']}")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.grid(alpha=0.25)
+    axes.legend(frameon=False, loc="lower right", fontsize=9)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    figure.savefig(path)
+    pyplot.close(figure)
+    return path

@@ -1,0 +1,129 @@
+"""Starting, asking and ending the nodes of a testnet."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from swarm.errors import ConfigurationError, LocalError, SwarmError
+from swarm.node.control import ask, read_running
+from swarm.testnet.layout import TestnetFile, TestnetNode
+
+START_DEADLINE_S = 60.0
+STOP_GRACE_S = 10.0
+POLL_S = 0.1
+
+
+def start_node(node: TestnetNode) -> subprocess.Popen[bytes]:
+    """Start `swarm node start` in a session of its own, so that it outlives this command."""
+    directory = Path(node.directory)
+    with (directory / "node.log").open("ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "swarm", "node", "start", str(directory)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    node.pid = process.pid
+    return process
+
+
+def wait_ready(testnet: TestnetFile, processes: dict[str, subprocess.Popen[bytes]]) -> None:
+    """Wait until every node answers. Raises the node's own error if it ends instead."""
+    deadline = time.monotonic() + START_DEADLINE_S
+    for node in testnet.nodes:
+        while not answers(node):
+            process = processes.get(node.name)
+            status = None if process is None else process.poll()
+            if status is not None:
+                last = last_line(Path(node.directory) / "node.log")
+                failure = ConfigurationError if status == 2 else LocalError
+                raise failure(f"the node {node.name} ended at its start: {last}")
+            if time.monotonic() > deadline:
+                raise LocalError(
+                    f"the node {node.name} has not answered for {START_DEADLINE_S:.0f} s: see "
+                    f"{node.directory}/node.log"
+                )
+            time.sleep(POLL_S)
+
+
+def answers(node: TestnetNode) -> bool:
+    try:
+        return read_running(Path(node.directory)).pid == node.pid
+    except SwarmError:
+        return False
+
+
+def status_of(node: TestnetNode) -> dict[str, Any]:
+    """The node's own status, or the little that is known of a dead one."""
+    known = {
+        "name": node.name,
+        "pid": node.pid,
+        "account": node.account,
+        "dir": node.directory,
+        "alive": False,
+    }
+    try:
+        answer: dict[str, Any] = ask(Path(node.directory), "status")
+    except SwarmError:
+        return known
+    return known | answer | {"alive": True}
+
+
+def stop_nodes(testnet: TestnetFile, processes: dict[str, subprocess.Popen[bytes]]) -> None:
+    """End all nodes: SIGTERM, and SIGKILL for those that are still there after a grace."""
+    alive = {}
+    for node in testnet.nodes:
+        pid = running_pid(node)
+        if pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
+                alive[node.name] = pid
+    deadline = time.monotonic() + STOP_GRACE_S
+    while alive and time.monotonic() < deadline:
+        for name, pid in list(alive.items()):
+            process = processes.get(name)
+            ended = process.poll() is not None if process is not None else not _exists(pid)
+            if ended:
+                del alive[name]
+        time.sleep(POLL_S)
+    for pid in alive.values():
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(pid, signal.SIGKILL)
+
+
+def running_pid(node: TestnetNode) -> int | None:
+    """The pid of the node's process, if it still is that node's process."""
+    if node.pid is None or not _exists(node.pid):
+        return None
+    try:
+        command = Path(f"/proc/{node.pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return node.pid if not Path("/proc/self").exists() else None
+    return node.pid if node.directory.encode() in command else None
+
+
+def last_line(log: Path) -> str:
+    """The last line that a node wrote, for an error message."""
+    try:
+        lines = [x for x in log.read_text(errors="replace").splitlines() if x.strip()]
+    except OSError:
+        lines = []
+    return lines[-1].removeprefix("Error: ") if lines else f"see {log}"
+
+
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,279 @@
+"""One whole run on this machine: nodes up, plan proposed, consents, rounds, report, nodes down."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from swarm.errors import LocalError, PlanError
+from swarm.learning.sites import deal
+from swarm.node.control import ask
+from swarm.testnet.layout import (
+    TestnetFile,
+    create_testnet,
+    read_testnet,
+    write_testnet,
+)
+from swarm.testnet.processes import (
+    answers,
+    last_line,
+    start_node,
+    status_of,
+    stop_nodes,
+    wait_ready,
+)
+from swarm.testnet.references import Evaluation, open_evaluator
+
+POLL_S = 0.25
+STALLED_S = 600.0
+SCORES_S = 30.0
+"""How long the nodes' own scores of the last model are waited for; the run is complete without."""
+
+Statuses = list[dict[str, Any]]
+OnProgress = Callable[[str, Statuses], None]
+"""Called with what is going on, and the nodes' statuses, several times a second."""
+
+
+@dataclass
+class Testnet:
+    """A testnet that this process started, or found running."""
+
+    __test__ = False
+
+    directory: Path
+    file: TestnetFile
+    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    def statuses(self) -> Statuses:
+        return [status_of(node) for node in self.file.nodes]
+
+    def home(self, index: int = 0) -> Path:
+        return Path(self.file.nodes[index].directory)
+
+    def save(self) -> None:
+        write_testnet(self.directory, self.file)
+
+
+def bring_up(directory: Path, plan: Path, peers: int | None, seed: int) -> Testnet:
+    """Make and start the nodes of a testnet; return when all of them answer.
+
+    Raises ConfigurationError or PlanError before anything is started, or ends what it started.
+    """
+    sites = deal(plan, peers)
+    testnet = Testnet(directory, create_testnet(directory, plan, sites, seed))
+    try:
+        for node in testnet.file.nodes:
+            testnet.processes[node.name] = start_node(node)
+        testnet.save()
+        wait_ready(testnet.file, testnet.processes)
+    except BaseException:
+        stop_nodes(testnet.file, testnet.processes)
+        raise
+    return testnet
+
+
+def begin_plan(testnet: Testnet, rounds: int | None) -> None:
+    """The first node proposes the plan; every member consents, its own node computing its side."""
+    path = str(Path(testnet.file.plan).resolve())
+    proposed = ask(testnet.home(), "propose_plan", path=path, rounds=rounds)
+    testnet.file.plan_id = int(proposed["id"])
+    testnet.save()
+
+    def consent(index: int) -> None:
+        ask(testnet.home(index), "consent", plan=testnet.file.plan_id, path=path)
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(consent, range(len(testnet.file.nodes))))
+
+
+def follow(testnet: Testnet, on_progress: OnProgress) -> dict[str, Any]:
+    """Watch until every node holds the final model. Returns the first node's plan status.
+
+    Raises PlanError if the plan's own code fails at a site, LocalError if a node ends or nothing
+    moves for a long time.
+    """
+    moved_at, last = time.monotonic(), None
+    held_since: float | None = None
+    while True:
+        statuses = testnet.statuses()
+        on_progress("training", statuses)
+        plans = [plan_of(status, testnet.file.plan_id) for status in statuses]
+        for node, plan in zip(testnet.file.nodes, plans, strict=True):
+            process = testnet.processes.get(node.name)
+            if process is not None and process.poll() is not None:
+                log = Path(node.directory) / "node.log"
+                raise LocalError(f"the node {node.name} ended: {last_line(log)} (log: {log})")
+            if plan is not None and plan["halted"]:
+                raise PlanError(f"{node.name}: {plan['halted']}")
+        held = [p for p in plans if p is not None and p["status"] == "completed"]
+        if len(held) == len(plans) and all(p["model_held"] for p in held):
+            held_since = held_since or time.monotonic()
+            if all(map(_scored, held)) or time.monotonic() - held_since > SCORES_S:
+                return held[0]
+        place = [p and (p["round"], p["phase"], p["submitted"], p["training"]) for p in plans]
+        if place != last:
+            moved_at, last = time.monotonic(), place
+        elif time.monotonic() - moved_at > STALLED_S:
+            reports = {p["last_report"] for p in plans if p is not None and p["last_report"]}
+            raise LocalError(
+                f"nothing has moved for {STALLED_S:.0f} s; the nodes say: "
+                f"{'; '.join(reports) or 'nothing'}"
+            )
+        time.sleep(POLL_S)
+
+
+def plan_of(status: dict[str, Any], plan_id: int | None) -> dict[str, Any] | None:
+    """The status of one plan at one node, if the node answers and takes part."""
+    found = [p for p in status.get("plans", []) if p["id"] == plan_id and "status" in p]
+    return found[0] if found else None
+
+
+def _scored(plan: dict[str, Any]) -> bool:
+    return any(r["round"] == plan["rounds"] and r["metrics"] for r in plan["records"])
+
+
+def run_testnet(
+    plan: Path,
+    *,
+    peers: int | None,
+    rounds: int | None,
+    seed: int,
+    keep: Path | None,
+    out: Path,
+    on_progress: OnProgress,
+) -> dict[str, Any]:
+    """A whole run; returns the report. Every process that it started has ended when it returns."""
+    began = time.monotonic()
+    sites = deal(plan, peers)
+    with _directory(keep) as directory, open_evaluator(plan, sites, seed) as evaluator:
+        references = evaluator.references(rounds)
+        on_progress("starting the nodes", [])
+        testnet = bring_up(directory, plan, peers, seed)
+        try:
+            on_progress("proposing the plan, and consenting", testnet.statuses())
+            begin_plan(testnet, rounds)
+            final = follow(testnet, on_progress)
+            statuses = testnet.statuses()
+            models = ask(testnet.home(), "models", plan=testnet.file.plan_id)
+            on_progress("scoring on all sites' held-back rows", statuses)
+            paths = [m["path"] for m in models["models"]]
+            scored = evaluator.result(evaluator.scores(paths, models["statistics"]))
+            alone = evaluator.result(references)
+            out.mkdir(parents=True, exist_ok=True)
+            model_path = out / "model.safetensors"
+            shutil.copyfile(paths[-1], model_path)
+        finally:
+            on_progress("ending the nodes", [])
+            stop_nodes(testnet.file, testnet.processes)
+    return build_report(
+        testnet,
+        final,
+        statuses,
+        models["models"],
+        scored,
+        alone,
+        model_path,
+        wall_s=time.monotonic() - began,
+    )
+
+
+def build_report(
+    testnet: Testnet,
+    final: dict[str, Any],
+    statuses: Statuses,
+    models: list[dict[str, Any]],
+    scored: Evaluation,
+    alone: Evaluation,
+    model_path: Path,
+    wall_s: float,
+) -> dict[str, Any]:
+    """What `--json` writes. A round's seconds are the slowest node's, its bytes all nodes'."""
+    plans = [plan_of(status, testnet.file.plan_id) for status in statuses]
+    names = [status["name"] for status in statuses]
+    metrics = {m["round"]: s for m, s in zip(models, scored.models, strict=True)}
+    rounds = []
+    for record in final["records"]:
+        number = record["round"]
+        each = [r for p in plans if p for r in p["records"] if r["round"] == number]
+        rounds.append(
+            {
+                "round": number,
+                "attempt": record["attempt"],
+                "leader": names[record["leader"]] if record["leader"] is not None else None,
+                "contributors": [names[i] for i in record["contributors"]],
+                "model": record["model"],
+                "metrics": metrics.get(number, {}),
+                "site_metrics": {
+                    s["name"]: r["metrics"].get("validation", {})
+                    for s, p in zip(statuses, plans, strict=True)
+                    for r in (p["records"] if p else [])
+                    if r["round"] == number
+                },
+                **{
+                    key: round(max(r[key] for r in each), 3)
+                    for key in ("train_s", "exchange_s", "merge_s", "chain_s", "total_s")
+                },
+                "bytes_sent": sum(r["bytes_sent"] for r in each),
+                "bytes_received": sum(r["bytes_received"] for r in each),
+            }
+        )
+    last = scored.sites[-1] if scored.sites else {}
+    return {
+        "plan": final["name"],
+        "plan_digest": final["digest"],
+        "chain_id": testnet.file.chain_id,
+        "contract": statuses[0]["contract"],
+        "seed": testnet.file.seed,
+        "wall_s": round(wall_s, 2),
+        "sites": [
+            {
+                "name": status["name"],
+                "account": status["account"],
+                "peer_id": status["peer_id"],
+                "samples": alone.samples[status["name"]],
+                "local": alone.local[status["name"]],
+                "swarm": last.get(status["name"], {}),
+            }
+            for status in statuses
+        ],
+        "swarm": scored.models[-1] if scored.models else {},
+        "pooled": alone.pooled,
+        "final_model": {"digest": final["model"], "path": str(model_path)},
+        "rounds": rounds,
+    }
+
+
+@contextmanager
+def _directory(keep: Path | None) -> Iterator[Path]:
+    if keep is not None:
+        yield keep
+        return
+    temporary = Path(tempfile.mkdtemp(prefix="swarm-testnet-"))
+    try:
+        yield temporary
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def take_down(directory: Path) -> TestnetFile:
+    """End a testnet that runs in the background; what its nodes wrote stays."""
+    file = read_testnet(directory)
+    stop_nodes(file, {})
+    return file
+
+
+def find(directory: Path) -> Testnet:
+    """The testnet in `directory`, running or not."""
+    return Testnet(directory, read_testnet(directory))
+
+
+def is_running(testnet: Testnet) -> bool:
+    return any(answers(node) for node in testnet.file.nodes)

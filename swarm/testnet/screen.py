@@ -1,0 +1,180 @@
+"""What a person sees of a run: one line for each node while it goes, and the result at its end."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+Statuses = list[dict[str, Any]]
+
+
+class Screen:
+    """Live on a terminal; elsewhere one line for each round."""
+
+    def __init__(self, title: str) -> None:
+        self._title = title
+        self._console = Console(highlight=False)
+        self._live = Live(console=self._console, refresh_per_second=8, transient=True)
+        self._began = time.monotonic()
+        self._told: tuple[str, int] = ("", -1)
+
+    def __enter__(self) -> Screen:
+        if self._console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._live.stop()
+
+    def update(self, doing: str, statuses: Statuses) -> None:
+        """Show what is going on. `statuses` are the nodes', empty where there are none."""
+        seconds = time.monotonic() - self._began
+        if self._console.is_terminal:
+            heading = Text(f"{self._title}: {doing}   {seconds:.0f} s", style="bold")
+            self._live.update(Group(heading, _table(statuses)) if statuses else heading)
+            return
+        for number, line in _finished(statuses):
+            if number > self._told[1]:
+                self._told = (self._told[0], number)
+                self._console.print(f"{seconds:6.1f} s  {line}", soft_wrap=True)
+        if doing != self._told[0] and doing != "training":
+            self._told = (doing, self._told[1])
+            self._console.print(f"{seconds:6.1f} s  {doing}", soft_wrap=True)
+
+
+def _plan(status: dict[str, Any]) -> dict[str, Any]:
+    plans = [p for p in status.get("plans", []) if "status" in p]
+    return plans[-1] if plans else {}
+
+
+def _finished(statuses: Statuses) -> list[tuple[int, str]]:
+    """One line for each round that is final everywhere the first node can see."""
+    if not statuses:
+        return []
+    names = [status["name"] for status in statuses]
+    lines = []
+    for record in _plan(statuses[0]).get("records", []):
+        if not record["model"]:
+            continue
+        leader = names[record["leader"]] if record["leader"] is not None else "?"
+        who = f"{len(record['contributors'])} sites, merged by {leader}"
+        kind = "statistics" if record["round"] == 0 else f"round {record['round']}"
+        lines.append((record["round"], f"{kind}: {who}, {record['total_s']:.1f} s"))
+    return lines
+
+
+def _table(statuses: Statuses) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for heading in ("site", "round", "", "doing", "validation", "sent", "received"):
+        table.add_column(heading, justify="right" if heading in ("sent", "received") else "left")
+    for status in statuses:
+        plan = _plan(status)
+        table.add_row(
+            status["name"] if status["alive"] else Text(status["name"], style="red"),
+            f"{plan.get('model_round', 0)} of {plan['rounds']}" if plan else "",
+            ProgressBar(
+                total=plan.get("rounds", 1), completed=plan.get("model_round", 0), width=16
+            ),
+            _doing(status, plan),
+            _score(plan),
+            size(status.get("bytes_sent", 0)),
+            size(status.get("bytes_received", 0)),
+        )
+    return table
+
+
+def _doing(status: dict[str, Any], plan: dict[str, Any]) -> Text:
+    if not status["alive"]:
+        return Text("not running", style="red")
+    if not plan:
+        return Text("connecting")
+    if plan["halted"]:
+        return Text("stopped", style="red")
+    if plan["training"] is not None:
+        return Text(f"trains, {plan['training']['fraction']:.0%}", style="cyan")
+    if plan["leader"] == status["name"]:
+        return Text("leads the merge", style="green")
+    if plan["phase"] == "closed":
+        return Text(f"checks {plan['leader']}'s merge")
+    if plan["status"] == "completed":
+        return Text("done")
+    waits = status["name"] in plan["submitted"]
+    return Text("waits for the others" if waits else "prepares")
+
+
+def _score(plan: dict[str, Any]) -> str:
+    for record in reversed(plan.get("records", [])):
+        scores = record["metrics"].get("validation") or record["metrics"].get("test") or {}
+        for name, value in scores.items():
+            return f"{name} {value:.3f}"
+    return ""
+
+
+def size(count: float) -> str:
+    """Bytes as people read them."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000 or unit == "GB":
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    raise AssertionError
+
+
+def print_report(report: dict[str, Any], plot: Path, report_file: Path | None) -> None:
+    """The end of a run: scores, seconds, where the model lies, and what to do next."""
+    console = Console(highlight=False)
+    metrics = list(report["swarm"])
+    rounds = [r for r in report["rounds"] if r["round"] > 0]
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("scored on all sites' held-back rows")
+    table.add_column("training rows", justify="right")
+    for metric in metrics:
+        table.add_column(metric, justify="right")
+    for site in report["sites"]:
+        values = [_number(site["local"].get(metric)) for metric in metrics]
+        table.add_row(f"{site['name']} alone", str(site["samples"]["train"]), *values)
+    total = sum(site["samples"]["train"] for site in report["sites"])
+    swarm = [_number(report["swarm"].get(metric)) for metric in metrics]
+    table.add_row(Text("swarm", style="bold green"), str(total), *swarm)
+    if report["pooled"]:
+        pooled = [_number(report["pooled"].get(metric)) for metric in metrics]
+        table.add_row(
+            Text("all data pooled (a reference; never done)", style="dim"), str(total), *pooled
+        )
+    console.print()
+    console.print(table)
+    console.print()
+    if rounds:
+        median = sorted(r["total_s"] for r in rounds)[len(rounds) // 2]
+        moved = sum(r["bytes_sent"] for r in report["rounds"])
+        console.print(
+            f"{len(rounds)} rounds in {report['wall_s']:.0f} s, {median:.2f} s a round (median), "
+            f"{size(moved)} between the nodes",
+            soft_wrap=True,
+        )
+    console.print(f"model   {report['final_model']['path']}  (safetensors)", soft_wrap=True)
+    console.print(f"digest  {report['final_model']['digest']}", soft_wrap=True)
+    console.print(f"plot    {plot}", soft_wrap=True)
+    if report_file is not None:
+        console.print(f"report  {report_file}", soft_wrap=True)
+    console.print(
+        "Next: write a plan for your own data (docs/plans.md), or found a consortium with others "
+        "(docs/operations.md).",
+        soft_wrap=True,
+    )
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"

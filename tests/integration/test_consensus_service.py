@@ -1,0 +1,322 @@
+"""Four chain services with real engines, stores and signatures, over a transport in memory."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+import msgspec
+import pytest
+import trio
+
+from swarm.chain.block import InvalidTransaction
+from swarm.chain.engine import Engine
+from swarm.chain.messages import Blocks, check_certificate, decode, decode_certificate, encode
+from swarm.chain.pool import Pool
+from swarm.chain.service import VOTE_KEY, ChainService, open_chain, recover_votes
+from swarm.chain.signer import NodeKeys
+from swarm.chain.startup import decode_record
+from swarm.chain.store import VoteStore
+from swarm.testing.chain import Member, found
+from swarm.types import Address
+
+DEADLINE_S = 20
+
+
+class Hub:
+    """Delivers what nodes send to each other, as long as both run."""
+
+    def __init__(self) -> None:
+        self.running: dict[Address, ChainService] = {}
+        self.sent = 0
+        self.spoil: Callable[[bytes], bytes] = lambda payload: payload
+
+    def join(self, address: Address, chain: ChainService) -> None:
+        for peer, other in self.running.items():
+            other.peer_connected(address)
+            chain.peer_connected(peer)
+        self.running[address] = chain
+
+
+class Wire:
+    def __init__(self, hub: Hub, address: Address) -> None:
+        self.hub, self.address = hub, address
+
+    @property
+    def connected(self) -> set[Address]:
+        return set(self.hub.running) - {self.address}
+
+    def send(self, peer: Address, payload: bytes) -> None:
+        self.hub.sent += 1
+        if peer in self.hub.running and self.address in self.hub.running:
+            self.hub.running[peer].receive(self.address, self.hub.spoil(payload))
+
+
+class Site:
+    """One member's directory, which outlives its node."""
+
+    def __init__(self, path: Path, hub: Hub, member: Member, genesis) -> None:
+        self.path, self.hub, self.member, self.genesis = path, hub, member, genesis
+        self.address = member.address
+        self.refusals: list[str] = []
+
+    @asynccontextmanager
+    async def run(self) -> AsyncIterator[ChainService]:
+        self.path.mkdir(exist_ok=True)
+        votes = VoteStore(self.path / "votes.db")
+        with Engine.open(self.path, self.genesis) as self.engine:
+            try:
+                async with open_chain(
+                    self.engine,
+                    votes,
+                    Pool(self.engine),
+                    NodeKeys(self.member.secret),
+                    Wire(self.hub, self.address),
+                    refused=lambda peer, reason: self.refusals.append(reason),
+                ) as chain:
+                    self.hub.join(self.address, chain)
+                    try:
+                        yield chain
+                    finally:
+                        del self.hub.running[self.address]
+            finally:
+                votes.close()
+
+    def sign(self) -> bytes:
+        return self.member.sign(self.genesis.chain_id)
+
+
+class Sites:
+    def __init__(self, path: Path, count: int) -> None:
+        self.genesis, members = found(count)
+        self.hub = Hub()
+        self.all = [Site(path / str(i), self.hub, m, self.genesis) for i, m in enumerate(members)]
+
+    async def reach(self, height: int) -> None:
+        with trio.fail_after(DEADLINE_S):
+            for chain in list(self.hub.running.values()):
+                while (await chain.wait_for_head(height - 1, DEADLINE_S)).height < height:
+                    pass
+
+
+def run(test: Callable[[], Awaitable[None]]) -> None:
+    async def bounded() -> None:
+        with trio.fail_after(2 * DEADLINE_S):
+            await test()
+
+    trio.run(bounded)
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    with trio.fail_after(DEADLINE_S):
+        while not holds():  # noqa: ASYNC110 - nothing announces it
+            await trio.sleep(0.01)
+
+
+def heads(sites: Sites) -> set[bytes]:
+    return {chain.head.hash for chain in sites.hub.running.values()}
+
+
+def test_one_validator_decides_alone(tmp_path):
+    async def live() -> None:
+        sites = Sites(tmp_path, 1)
+        async with sites.all[0].run() as chain:
+            await chain.submit(sites.all[0].sign())
+            await sites.reach(1)
+            assert chain.status()["role"] == "validator"
+
+    run(live)
+
+
+def test_four_services_agree_on_every_transaction(tmp_path):
+    async def live() -> None:
+        sites = Sites(tmp_path, 4)
+        async with AsyncExitStack() as stack:
+            chains = [await stack.enter_async_context(site.run()) for site in sites.all]
+            for height in range(1, 6):
+                site = sites.all[height % 4]
+                name = await chains[height % 4].submit(site.sign())
+                await sites.reach(height)
+                for other in sites.all:
+                    assert other.engine.transactions(other.engine.block(height)) == (name,)
+            assert len(heads(sites)) == 1
+            engine = sites.all[0].engine
+            certificate = decode_certificate(engine.certificate(5))
+            signers = check_certificate(
+                certificate, engine.genesis_hash, engine.validators(5), NodeKeys(b"\1" * 32)
+            )
+            assert len(signers) >= 3
+            assert all(chain.status()["waiting_for"] == [] for chain in chains)
+
+    run(live)
+
+
+def test_a_killed_service_catches_up_and_votes_again(tmp_path):
+    async def live() -> None:
+        sites = Sites(tmp_path, 4)
+        async with AsyncExitStack() as stack:
+            chains = [await stack.enter_async_context(site.run()) for site in sites.all[:3]]
+            async with sites.all[3].run() as fourth:
+                await fourth.submit(sites.all[3].sign())
+                await sites.reach(1)
+            for height in range(2, 5):
+                await chains[0].submit(sites.all[0].sign())
+                await sites.reach(height)
+            async with sites.all[3].run() as fourth:
+                assert fourth.head.height <= 1
+                await sites.reach(4)
+                async with AsyncExitStack():
+                    del sites.hub.running[sites.all[2].address]
+                    await fourth.submit(sites.all[3].sign())
+                    await sites.reach(5)
+                    sites.hub.running[sites.all[2].address] = chains[2]
+                assert fourth.status()["role"] == "validator"
+
+    run(live)
+
+
+def test_a_dead_proposer_is_replaced(tmp_path):
+    async def live() -> None:
+        sites = Sites(tmp_path, 4)
+        async with AsyncExitStack() as stack:
+            chains = [await stack.enter_async_context(site.run()) for site in sites.all[1:]]
+            await chains[0].submit(sites.all[1].sign())
+            await sites.reach(1)
+            await chains[1].submit(sites.all[2].sign())
+            with trio.fail_after(0.9):  # the parent's proposer goes first: no time-out any more
+                await sites.reach(2)
+
+    run(live)
+
+
+def test_without_a_quorum_the_chain_names_whom_it_waits_for_and_resumes(tmp_path):
+    async def live() -> None:
+        sites = Sites(tmp_path, 3)
+        async with sites.all[0].run() as first:
+            await first.submit(sites.all[0].sign())
+            assert (await first.wait_for_head(0, 0.2)).height == 0
+            waited = first.status()["waiting_for"]
+            assert len(waited) == 2  # type: ignore[arg-type]
+            async with sites.all[1].run():
+                await sites.reach(1)
+
+    run(live)
+
+
+def test_a_deleted_vote_store_makes_the_node_observe_for_two_heights(tmp_path):
+    async def live() -> None:
+        sites = Sites(tmp_path, 4)
+        async with AsyncExitStack() as stack:
+            chains = [await stack.enter_async_context(site.run()) for site in sites.all[:3]]
+            async with sites.all[3].run():
+                await chains[0].submit(sites.all[0].sign())
+                await sites.reach(1)
+            for name in sites.all[3].path.glob("votes.db*"):
+                name.unlink()
+            async with sites.all[3].run() as fourth:
+                await until(lambda: fourth.resume_height is not None)
+                assert fourth.resume_height == 3
+                for height in range(2, 4):
+                    await chains[1].submit(sites.all[1].sign())
+                    await sites.reach(height)
+                assert fourth.status()["role"] == "validator"
+
+    run(live)
+
+
+def test_a_vote_store_that_was_rolled_back_is_noticed(tmp_path):
+    async def live() -> None:
+        sites = Sites(tmp_path, 4)
+        last = sites.all[3]
+        async with AsyncExitStack() as stack:
+            chains = [await stack.enter_async_context(site.run()) for site in sites.all[:3]]
+            async with last.run() as fourth:
+                await fourth.submit(last.sign())
+                await sites.reach(1)
+            shutil.copy(last.path / "votes.db", last.path / "old")
+            async with last.run() as fourth:
+                await fourth.submit(last.sign())
+                await sites.reach(2)
+            for name in last.path.glob("votes.db*"):
+                name.unlink()
+            shutil.copy(last.path / "old", last.path / "votes.db")
+            async with last.run() as fourth:
+                await chains[0].submit(sites.all[0].sign())
+                await sites.reach(3)
+                assert fourth.resume_height in (4, 5)
+
+    run(live)
+
+
+def test_an_operator_can_order_a_node_to_vote_again(tmp_path):
+    votes = VoteStore(tmp_path / "votes.db")
+    recover_votes(votes, 7)
+    record = decode_record(votes.get(VOTE_KEY) or b"")
+    votes.close()
+    assert (record.resume, record.recovered) == (8, True)
+
+
+def test_a_forged_certificate_is_refused_and_named(tmp_path):
+    def spoil(payload: bytes) -> bytes:
+        message = decode(payload)
+        if isinstance(message, Blocks):
+            item = message.blocks[0]
+            certificate = decode_certificate(item.certificate)
+            forged = msgspec.structs.replace(certificate, seals=certificate.seals[:1] * 3)
+            item = msgspec.structs.replace(item, certificate=encode(forged))
+            return encode(msgspec.structs.replace(message, blocks=(item,)))
+        return payload
+
+    async def live() -> None:
+        sites = Sites(tmp_path, 4)
+        async with AsyncExitStack() as stack:
+            chains = [await stack.enter_async_context(site.run()) for site in sites.all[:3]]
+            await chains[0].submit(sites.all[0].sign())
+            await sites.reach(1)
+            sites.hub.spoil = spoil
+            async with sites.all[3].run() as fourth:
+                await until(lambda: bool(sites.all[3].refusals))
+                assert fourth.head.height == 0
+                assert "seals of 1 validators" in sites.all[3].refusals[0]
+
+    run(live)
+
+
+def test_garbage_is_refused_and_named(tmp_path):
+    async def live() -> None:
+        sites = Sites(tmp_path, 1)
+        async with sites.all[0].run() as chain:
+            for payload in (b"", b"\xc1", b"\x00" * 100, encode(Blocks(1, ()))[:-1]):
+                chain.receive(Address(b"\7" * 20), payload)
+            await chain.submit(sites.all[0].sign())
+            await sites.reach(1)
+            assert len(sites.all[0].refusals) == 4
+
+    run(live)
+
+
+def test_a_transaction_that_no_block_could_hold_is_refused_at_once(tmp_path):
+    async def live() -> None:
+        sites = Sites(tmp_path, 1)
+        async with sites.all[0].run() as chain:
+            with pytest.raises(InvalidTransaction):
+                await chain.submit(Member(99).sign(sites.genesis.chain_id))
+
+    run(live)
+
+
+def test_heads_are_followed_as_they_come(tmp_path):
+    async def live() -> None:
+        sites = Sites(tmp_path, 1)
+        async with sites.all[0].run() as chain:
+            seen = []
+            async for head in chain.heads():
+                seen.append(head.height)
+                if head.height == 3:
+                    break
+                await chain.submit(sites.all[0].sign())
+            assert seen == [0, 1, 2, 3]
+
+    run(live)

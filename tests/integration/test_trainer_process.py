@@ -1,0 +1,256 @@
+"""The trainer as a real process: asked, killed, silenced, refused."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import trio
+
+from swarm.errors import ConfigurationError, LocalError, PlanError, TrainerError
+from swarm.learning import bundle
+from swarm.learning.messages import Progress
+from swarm.learning.supervisor import Trainer, TrainerConfig, open_trainer
+from swarm.tensors import open_file
+from swarm.testing.plans import write_tiny_plan
+from swarm.types import Digest
+
+DEADLINE_S = 90
+
+SLOW = ("x, y = batch", "import time; time.sleep(0.02)\n        x, y = batch")
+
+
+def config(folder: Path, *changes: tuple[str, str], **settings: object) -> TrainerConfig:
+    plan = write_tiny_plan(folder / "plan", *changes)
+    values: dict[str, object] = {
+        "plan": plan,
+        "site": "site0",
+        "workspace": folder / "trainer",
+        "data": plan / "data" / "site0.csv",
+        "log": folder / "trainer.log",
+        **settings,
+    }
+    return TrainerConfig(**values)  # type: ignore[arg-type]
+
+
+def with_trainer(config: TrainerConfig, use: Callable[[Trainer], Awaitable[None]]) -> Trainer:
+    async def main() -> Trainer:
+        with trio.fail_after(DEADLINE_S):
+            async with open_trainer(config) as trainer:
+                await use(trainer)
+        return trainer
+
+    return trio.run(main)
+
+
+def lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    # A zombie that its parent has yet to reap does not live.
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+def test_a_trainer_describes_initialises_trains_and_evaluates(tmp_path: Path) -> None:
+    chatty = ("import torch\n", "import torch\nprint('hello from the plan')\n")
+    settings = config(tmp_path, chatty)
+    digest = bundle.read(settings.plan).digest
+    seen: list[Progress] = []
+    pids = []
+
+    async def use(trainer: Trainer) -> None:
+        assert trainer.pid is None
+        told = await trainer.describe()
+        assert (told.name, told.digest, told.has_statistics) == ("Tiny", digest, True)
+        assert (told.rules.rounds, told.rules.epochs, told.rules.min_peers) == (3, 3, 2)
+        assert ("0.weight", "F32", (4, 2)) in [(t.name, t.dtype, t.shape) for t in told.tensors]
+        samples = await trainer.count_samples()
+        assert (samples.train, samples.validation, samples.test) == (30, 0, 10)
+
+        base, sums = tmp_path / "m0", tmp_path / "sums"
+        await trainer.initialise(base)
+        await trainer.compute_statistics(sums)
+        assert open_file(sums)["count"].tolist() == [30.0, 30.0]
+        one = await trainer.train(1, base, tmp_path / "u1", statistics=sums, progress=seen.append)
+        assert (one.samples, one.steps) == (30, 12)
+        assert 0 <= one.metrics["auc"] <= 1
+        again = await trainer.train(1, base, tmp_path / "u2", statistics=sums)
+        assert again.resumed_epochs == 3
+        scores = await trainer.evaluate(tmp_path / "u1", sums)
+        assert scores.validation == {}
+        assert set(scores.test) == {"auc"}
+        pids.append(trainer.pid)
+        ours = os.getpriority(os.PRIO_PROCESS, 0)
+        assert os.getpriority(os.PRIO_PROCESS, pids[0]) == min(ours + 10, 19)
+
+    trainer = with_trainer(settings, use)
+    assert trainer.restarts == 0
+    assert not lives(pids[0])
+    assert seen[-1].fraction == 1.0
+    assert (tmp_path / "u1").read_bytes() == (tmp_path / "u2").read_bytes()
+    assert "hello from the plan" in (tmp_path / "trainer.log").read_text()
+    assert not list((tmp_path / "plan").rglob("__pycache__"))
+
+
+def test_a_killed_trainer_costs_a_retry_and_changes_no_bit(tmp_path: Path) -> None:
+    async def use(trainer: Trainer) -> None:
+        killed: list[int] = []
+
+        def kill_in_second_epoch(progress: Progress) -> None:
+            if progress.epoch >= 1 and not killed and trainer.pid:
+                killed.append(trainer.pid)
+                os.kill(trainer.pid, signal.SIGKILL)
+
+        base, sums = tmp_path / "m0", tmp_path / "sums"
+        await trainer.initialise(base)
+        await trainer.compute_statistics(sums)
+        # Two names of one base, so that the second training cannot resume from the first.
+        calm = await trainer.train(
+            1, base, tmp_path / "calm", statistics=sums, base_digest=Digest(b"c" * 32)
+        )
+        result = await trainer.train(
+            1,
+            base,
+            tmp_path / "killed",
+            statistics=sums,
+            base_digest=Digest(b"k" * 32),
+            progress=kill_in_second_epoch,
+        )
+        assert len(killed) == trainer.restarts == 1
+        assert calm.resumed_epochs == 0
+        assert result.resumed_epochs >= 1
+
+        # One that dies idle is replaced at the next request.
+        assert trainer.pid is not None
+        os.kill(trainer.pid, signal.SIGKILL)
+        assert (await trainer.count_samples()).train == 30
+
+    with_trainer(config(tmp_path, SLOW), use)
+    assert (tmp_path / "calm").read_bytes() == (tmp_path / "killed").read_bytes()
+
+
+def test_a_trainer_that_always_dies_is_given_up_with_its_log_named(tmp_path: Path) -> None:
+    suicide = ("x, y = batch", "import os; os.kill(os.getpid(), 9)")
+    settings = config(tmp_path, suicide, attempts=2)
+
+    async def use(trainer: Trainer) -> None:
+        await trainer.initialise(tmp_path / "m0")
+        await trainer.compute_statistics(tmp_path / "sums")
+        with pytest.raises(TrainerError, match=r"died \(signal 9\) 2 times.*trainer\.log"):
+            await trainer.train(1, tmp_path / "m0", tmp_path / "u", statistics=tmp_path / "sums")
+        assert not (tmp_path / "u").exists()
+        assert (await trainer.count_samples()).train == 30
+
+    with_trainer(settings, use)
+
+
+def test_a_stopped_trainer_is_noticed_and_replaced(tmp_path: Path) -> None:
+    async def use(trainer: Trainer) -> None:
+        await trainer.describe()
+        pid = trainer.pid
+        assert pid is not None
+        os.kill(pid, signal.SIGSTOP)
+        assert (await trainer.count_samples()).train == 30
+        assert trainer.restarts == 1
+        assert not lives(pid)
+
+    with_trainer(config(tmp_path, silence_s=4.0), use)
+
+
+def test_a_cancelled_training_leaves_no_process_and_no_stale_reply(tmp_path: Path) -> None:
+    async def use(trainer: Trainer) -> None:
+        await trainer.initialise(tmp_path / "m0")
+        await trainer.compute_statistics(tmp_path / "sums")
+        pid = trainer.pid
+        assert pid is not None
+        with trio.move_on_after(0.2) as scope:
+            await trainer.train(1, tmp_path / "m0", tmp_path / "u", statistics=tmp_path / "sums")
+        assert scope.cancelled_caught
+        assert trainer.pid is None
+        assert not lives(pid)
+
+        # Nor does one whose progress could not be told; and its late replies reach nobody.
+        def tell(progress: Progress) -> None:
+            raise ValueError("nobody listens")
+
+        with pytest.raises(ValueError, match="nobody listens"):
+            await trainer.train(
+                1, tmp_path / "m0", tmp_path / "u", statistics=tmp_path / "sums", progress=tell
+            )
+        assert trainer.pid is None
+        assert (await trainer.count_samples()).train == 30
+
+    with_trainer(
+        config(tmp_path, ("x, y = batch", "import time; time.sleep(0.3); x, y = batch")), use
+    )
+
+
+def test_a_trainer_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
+    settings = config(tmp_path)
+    program = textwrap.dedent(f"""
+        import os, signal, trio
+        from pathlib import Path
+        from swarm.learning.supervisor import *
+        async def main():
+            config = TrainerConfig(plan=Path({str(settings.plan)!r}), site="a",
+                                   workspace=Path({str(settings.workspace)!r}))
+            async with open_trainer(config) as trainer:
+                await trainer.describe()
+                print(trainer.pid, flush=True)
+                os.kill(os.getpid(), signal.SIGKILL)
+        trio.run(main)
+    """)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == -signal.SIGKILL
+    pid = int(done.stdout)
+    deadline = time.monotonic() + 20
+    while lives(pid):
+        assert time.monotonic() < deadline, "the trainer outlived its node"
+        time.sleep(0.05)
+
+
+def test_every_fault_becomes_one_sentence_of_the_right_kind(tmp_path: Path) -> None:
+    async def load(settings: TrainerConfig) -> None:
+        with trio.fail_after(DEADLINE_S):
+            async with open_trainer(settings) as trainer:
+                await trainer.count_samples()
+
+    missing = config(tmp_path / "a", data=tmp_path / "a" / "patients.csv")
+    with pytest.raises(ConfigurationError, match=r"patients\.csv does not exist"):
+        trio.run(load, missing)
+    other = config(tmp_path / "b", digest=Digest(b"\1" * 32))
+    with pytest.raises(PlanError, match="consented to 0x0101"):
+        trio.run(load, other)
+    raising = config(tmp_path / "c", ("table = ", "raise OSError('no reader')\n        table = "))
+    with pytest.raises(PlanError, match=r"^plan\.py:\d+ in data: .*no reader"):
+        trio.run(load, raising)
+
+
+def test_a_model_of_another_plan_and_a_full_disk_are_told_apart(tmp_path: Path) -> None:
+    async def use(trainer: Trainer) -> None:
+        await trainer.initialise(tmp_path / "m0")
+        with pytest.raises(LocalError, match="sums"):
+            await trainer.train(1, tmp_path / "m0", tmp_path / "u", statistics=tmp_path / "sums")
+        with pytest.raises(LocalError, match="cannot write"):
+            await trainer.initialise(tmp_path / "nowhere" / "m0")
+        await trainer.compute_statistics(tmp_path / "sums")
+        with pytest.raises(PlanError, match="belong to different plans"):
+            await trainer.evaluate(tmp_path / "sums", tmp_path / "sums")
+        damaged = tmp_path / "damaged"
+        damaged.write_bytes(np.arange(3000, dtype=np.uint8).tobytes())
+        with pytest.raises(LocalError, match="damaged"):
+            await trainer.evaluate(damaged)
+        assert trainer.restarts == 0
+
+    with_trainer(config(tmp_path), use)

@@ -1,0 +1,85 @@
+"""The references of a testnet, in their own process."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from swarm.learning.evaluate import Answer, Job, JobSite, run
+from swarm.learning.state import write_arrays, write_state
+from swarm.testing.federated import run_federated
+from swarm.testing.plans import write_tiny_plan
+
+
+def job(plan: Path, **settings: object) -> Job:
+    sites = [JobSite(name=f.stem, data=str(f)) for f in sorted((plan / "data").iterdir())]
+    return Job(plan=str(plan), sites=sites, device="cpu", **settings)  # type: ignore[arg-type]
+
+
+def evaluated(*jobs: bytes) -> list[Answer]:
+    """What a new evaluator process answers to these lines."""
+    done = subprocess.run(
+        [sys.executable, "-m", "swarm.learning.evaluate"],
+        input=b"".join(line + b"\n" for line in jobs),
+        capture_output=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    return [msgspec.json.decode(line, type=Answer) for line in done.stdout.splitlines()]
+
+
+def test_the_process_scores_models_as_the_simulation_does(tmp_path: Path) -> None:
+    chatty = ("import torch\n", "import torch\nprint('hello')\n")
+    plan = write_tiny_plan(tmp_path / "plan", chatty)
+    federated = run_federated(plan)
+    assert federated.statistics is not None
+    models = []
+    for round, state in enumerate(federated.models):
+        write_state(tmp_path / f"{round}.safetensors", state)
+        models.append(str(tmp_path / f"{round}.safetensors"))
+    write_arrays(tmp_path / "sums", federated.statistics)
+    asked = job(plan, models=models, statistics=str(tmp_path / "sums"))
+    [answer] = evaluated(msgspec.json.encode(asked))
+    result = answer.result
+    assert result is not None, answer.error
+    assert [m["auc"] for m in result.models] == [
+        federated.score(round)["auc"] for round in range(4)
+    ]
+    assert set(result.local) == set(result.sites[0]) == {"site0", "site1"}
+    assert result.pooled is not None
+    assert (result.pooled["auc"] or 0) > 0.8
+    assert result.samples["site0"].test == 10
+
+
+def test_the_references_repeat_to_the_last_digit(tmp_path: Path) -> None:
+    plan = write_tiny_plan(tmp_path)
+    assert run(job(plan, rounds=2)) == run(job(plan, rounds=2))
+
+
+def test_a_wrong_job_is_answered_with_one_sentence_and_the_next_job_is_done(
+    tmp_path: Path,
+) -> None:
+    broken = write_tiny_plan(tmp_path / "broken", ("def loss", "def lose"))
+    good = write_tiny_plan(tmp_path / "good")
+    lines = (
+        b'{"plan": "x"}',
+        msgspec.json.encode(job(broken)),
+        msgspec.json.encode(job(good, references=False)),
+    )
+    nonsense, plans_fault, done = evaluated(*lines)
+    assert "not an evaluation job" in nonsense.error
+    assert (plans_fault.exit_status, "write `def loss" in plans_fault.error) == (2, True)
+    assert "Traceback" not in plans_fault.error
+    assert done.result is not None
+
+
+def test_without_test_rows_the_references_say_so(tmp_path: Path) -> None:
+    from swarm.errors import ConfigurationError
+
+    plan = write_tiny_plan(tmp_path, (", test=ready(*data.test)", ""))
+    with pytest.raises(ConfigurationError, match="no site holds test rows"):
+        run(job(plan))

@@ -1,0 +1,124 @@
+"""QBFT through many seeded days; and faults planted on purpose, each of which must be found."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+import pytest
+
+from swarm.chain.qbft import QBFT
+from swarm.errors import ProtocolViolation
+from swarm.testing.consensus import ConsensusWorld, Day, SimValidator, Violation
+
+
+def live(seed: int, day: Day, kind: type[SimValidator] = SimValidator) -> ConsensusWorld:
+    """One day; a violated property prints as the story of the day's end."""
+    world = ConsensusWorld(seed, day, kind)
+    try:
+        settled = world.run()
+    except Violation as violation:
+        raise Violation(f"seed {seed}: {violation}\n" + "\n".join(world.net.trace[-40:])) from None
+    if not settled:
+        raise Violation(f"seed {seed}: no agreement\n" + "\n".join(world.net.trace[-40:]))
+    return world
+
+
+def live_all(seeds: Iterable[int], day: Day) -> Counter[str]:
+    counted: Counter[str] = Counter()
+    for seed in seeds:
+        world = live(seed, day)
+        counted += world.counted
+        counted["heights"] += max(world.decided)
+        counted["round changes"] += sum(n for r, n in world.rounds.items() if r > 0)
+    return counted
+
+
+@pytest.mark.parametrize(("validators", "seeds"), [(1, 10), (2, 10), (3, 30), (4, 30), (7, 10)])
+def test_crashes_and_bad_links_cost_neither_safety_nor_progress(validators, seeds):
+    counted = live_all(range(seeds), Day(validators=validators))
+    assert counted["heights"] >= 8 * seeds
+    assert counted["crashes"] >= seeds
+    if validators > 1:
+        assert counted["round changes"] > 0
+
+
+@pytest.mark.parametrize(("validators", "liars", "seeds"), [(4, 1, 25), (7, 2, 5)])
+def test_lying_validators_below_a_third_do_no_harm(validators, liars, seeds):
+    counted = live_all(range(seeds), Day(validators=validators, two_faced=liars))
+    assert counted["two-faced proposals"] > 0
+    assert counted["forgetful round-changes"] > 0
+
+
+@pytest.mark.parametrize(("validators", "seeds"), [(4, 20), (7, 5)])
+def test_a_validator_whose_votes_were_lost_never_contradicts_itself(validators, seeds):
+    counted = live_all(range(seeds), Day(validators=validators, crashes=2, lost_votes=3))
+    assert counted["lost votes"] >= seeds
+
+
+def test_the_same_seed_gives_the_same_trace():
+    day = Day(two_faced=1)
+    assert live(5, day).net.trace == live(5, day).net.trace
+    assert live(5, day).net.trace != live(6, day).net.trace
+
+
+# Planted faults: the simulator is itself tested.
+
+
+class SmallerQuorum(QBFT):
+    def _quorum(self, validator_count):
+        return super()._quorum(validator_count) - 1
+
+
+class NoLock(QBFT):
+    def _change_round(self, round_number):
+        self._lock = None
+        super()._change_round(round_number)
+
+
+class MixedSeals(QBFT):
+    def _seals(self, round_number, block_hash):
+        return [
+            next(v.signature for (kind, _), v in votes.items() if v.block_hash == block_hash)
+            for votes in self._votes.values()
+            if any(k == 3 and v.block_hash == block_hash for (k, _), v in votes.items())
+        ]
+
+
+class UngatedTimer(QBFT):
+    def _is_round_timer_due(self, arrived):
+        return True
+
+
+class NoStartupCheck(QBFT):
+    def _settle_startup(self):
+        self._resume = 0
+
+
+class SendsBeforeStoring(SimValidator):
+    stores_before_sending = False
+
+
+def driven_by(machine: type[QBFT]) -> type[SimValidator]:
+    return type(machine.__name__, (SimValidator,), {"machine_class": machine})
+
+
+@pytest.mark.parametrize(
+    ("kind", "day", "within"),
+    [
+        (driven_by(SmallerQuorum), Day(), 200),
+        (driven_by(NoLock), Day(), 200),
+        (driven_by(MixedSeals), Day(), 200),
+        (driven_by(UngatedTimer), Day(), 200),
+        (driven_by(NoStartupCheck), Day(lost_votes=3), 200),
+        (SendsBeforeStoring, Day(crashes=8), 200),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_a_planted_fault_is_found(kind, day, within):
+    for seed in range(within):
+        try:
+            live(seed, day, kind)
+        except (Violation, ProtocolViolation):
+            return
+    pytest.fail(f"{kind.__name__} was not found within {within} seeds")

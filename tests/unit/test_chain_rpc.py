@@ -1,0 +1,263 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from swarm.chain.engine import Engine
+from swarm.chain.filters import MAX_FILTERS
+from swarm.chain.pool import Pool
+from swarm.chain.rpc import MAX_BATCH, RpcMethods
+from swarm.testing.chain import GENESIS_TIME_S, Member, calldata, found
+from swarm.types import to_hex
+
+GENESIS, MEMBERS = found(4)
+ANN = to_hex(MEMBERS[0].address)
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Iterator[Engine]:
+    with Engine.open(tmp_path, GENESIS) as engine:
+        yield engine
+
+
+@pytest.fixture
+def rpc(engine: Engine) -> RpcMethods:
+    pool = Pool(engine)
+    return RpcMethods(engine, pool, pool.add, now=lambda: float(GENESIS_TIME_S))
+
+
+def note(engine: Engine, *members: Member) -> None:
+    raws = [m.sign(GENESIS.chain_id, nonce=engine.nonce(m.address)) for m in members]
+    engine.commit(engine.build(raws, engine.head.timestamp + 1, MEMBERS[0].address), b"c")
+
+
+def ask(rpc: RpcMethods, method: str, *params: object) -> object:
+    answer = rpc.handle({"jsonrpc": "2.0", "id": 1, "method": method, "params": list(params)})
+    assert isinstance(answer, dict)
+    assert answer["id"] == 1
+    return answer["result"] if "result" in answer else answer["error"]
+
+
+def code(rpc: RpcMethods, method: str, *params: object) -> int:
+    error = ask(rpc, method, *params)
+    assert isinstance(error, dict)
+    return error["code"]
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (b"", -32700),
+        (b"[" * 100_000, -32600),
+        (b"[" * 1_000, -32700),
+        (b"[]", -32600),
+        (b"7", -32600),
+        (b"{}", -32600),
+        (b'{"jsonrpc": "1.0", "id": 1, "method": "eth_chainId"}', -32600),
+        (b'{"jsonrpc": "2.0", "id": {}, "method": "eth_chainId"}', -32600),
+        (b'{"jsonrpc": "2.0", "id": 1, "method": 5}', -32600),
+        (b'{"jsonrpc": "2.0", "id": 1, "method": "eth_mine"}', -32601),
+        (b'{"jsonrpc": "2.0", "id": 1, "method": "__init__"}', -32601),
+        (b'{"jsonrpc": "2.0", "id": 1, "method": "eth_chainId", "params": {}}', None),
+        (b'{"jsonrpc": "2.0", "id": 1, "method": "eth_chainId", "params": {"a": 1}}', -32602),
+        (b'{"jsonrpc": "2.0", "id": 1, "method": "eth_chainId", "params": [1]}', -32602),
+        (b'{"jsonrpc": "2.0", "id": 1, "method": "eth_getCode", "params": []}', -32602),
+    ],
+)
+def test_a_request_that_is_not_one_is_answered_with_its_code(rpc, body, expected):
+    answer = json.loads(rpc.handle_bytes(body))
+    assert answer.get("error", {}).get("code") == expected
+
+
+def test_a_batch_is_answered_in_order_without_its_notifications(rpc):
+    calls = [
+        {"jsonrpc": "2.0", "id": "a", "method": "eth_blockNumber"},
+        {"jsonrpc": "2.0", "method": "eth_blockNumber"},
+        {"jsonrpc": "2.0", "id": None, "method": "nonsense"},
+    ]
+    answers = json.loads(rpc.handle_bytes(json.dumps(calls).encode()))
+    assert [answer["id"] for answer in answers] == ["a", None]
+    assert rpc.handle_bytes(json.dumps(calls[1:2]).encode()) == b""
+    too_many = json.loads(rpc.handle_bytes(json.dumps(calls[:1] * (MAX_BATCH + 1)).encode()))
+    assert too_many["error"]["code"] == -32600
+
+
+@pytest.mark.parametrize(
+    ("method", "params"),
+    [
+        ("eth_getBalance", ["0x12", "latest"]),
+        ("eth_getBalance", [ANN[2:], "latest"]),
+        ("eth_getBalance", [ANN, "newest"]),
+        ("eth_getBalance", [7, "latest"]),
+        ("eth_getBlockByNumber", ["0x01", False]),
+        ("eth_getBlockByNumber", ["0x", False]),
+        ("eth_getBlockByNumber", ["0xg", False]),
+        ("eth_getBlockByNumber", ["0x0", "yes"]),
+        ("eth_getBlockByHash", ["0x12", False]),
+        ("eth_getStorageAt", [ANN, "0x" + "0" * 65, "latest"]),
+        ("eth_sendRawTransaction", ["c0"]),
+        ("eth_call", ["0x", "latest"]),
+        ("eth_call", [{"to": ANN, "data": "0x1"}, "latest"]),
+        ("eth_call", [{"to": ANN}, "latest", {ANN: {}}]),
+        ("eth_getLogs", [{"topics": [["0x12"]]}]),
+        ("eth_getLogs", [{"topics": [None] * 5}]),
+        ("eth_getLogs", [{"address": [ANN] * 65}]),
+        ("eth_getLogs", [{"blockHash": "0x" + "00" * 32, "fromBlock": "0x0"}]),
+        ("eth_getLogs", [{"fromBlock": "0x2", "toBlock": "0x1"}]),
+        ("eth_feeHistory", ["0x1", "latest", [50] * 101]),
+    ],
+)
+def test_bad_parameters_are_named(rpc, method, params):
+    assert code(rpc, method, *params) == -32602
+
+
+def test_what_does_not_exist_is_null_and_a_state_that_does_not_exist_is_an_error(rpc):
+    nowhere = "0x" + "11" * 32
+    assert ask(rpc, "eth_getBlockByNumber", "0x9", False) is None
+    assert ask(rpc, "eth_getBlockByNumber", "0x" + "f" * 64, False) is None
+    assert ask(rpc, "eth_getBlockByHash", nowhere, False) is None
+    assert ask(rpc, "eth_getTransactionByHash", nowhere) is None
+    assert ask(rpc, "eth_getTransactionReceipt", nowhere) is None
+    assert code(rpc, "eth_getBalance", ANN, "0x9") == -32000
+    assert code(rpc, "eth_getBalance", ANN, {"blockHash": nowhere}) == -32000
+    assert code(rpc, "eth_getFilterChanges", "0x1") == -32000
+    assert code(rpc, "eth_feeHistory", "0x1", "0x" + "f" * 64) == -32000
+    assert ask(rpc, "eth_getLogs", {"fromBlock": "0x0", "toBlock": "0x" + "f" * 64}) == []
+    assert ask(rpc, "eth_getLogs", {"fromBlock": "0x9", "toBlock": "0x" + "f" * 64}) == []
+
+
+def test_a_state_is_asked_for_by_number_hash_or_object(rpc, engine):
+    note(engine, MEMBERS[0])
+    name = to_hex(engine.head.hash)
+    nonce = MEMBERS[0]
+    for at, expected in [
+        ("latest", "0x1"),
+        ("0x0", "0x0"),
+        ("earliest", "0x0"),
+        ({"blockNumber": "0x0"}, "0x0"),
+        ({"blockHash": name}, "0x1"),
+    ]:
+        assert ask(rpc, "eth_getTransactionCount", to_hex(nonce.address), at) == expected
+
+
+def test_a_revert_has_code_three_and_its_data(rpc, engine):
+    call = {"to": to_hex(engine.contract), "from": ANN}
+    panic = ask(rpc, "eth_call", call | {"data": to_hex(calldata("divide(uint256)", 0))})
+    assert panic == {
+        "code": 3,
+        "message": "execution reverted: division or modulo by zero",
+        "data": "0x4e487b71" + "12".rjust(64, "0"),
+    }
+    custom = ask(rpc, "eth_call", call | {"input": to_hex(calldata("refuse(uint256)", 5))})
+    assert isinstance(custom, dict)
+    assert (custom["code"], custom["message"]) == (3, "execution reverted")
+    assert custom["data"][:10] == to_hex(calldata("Refused(address,uint256)", ANN, 5))[:10]
+
+
+def test_a_call_without_end_is_an_error_and_no_revert(rpc, engine):
+    call = {"to": to_hex(engine.contract), "data": to_hex(calldata("burn()")), "gas": "0x30d40"}
+    error = ask(rpc, "eth_call", call)
+    assert isinstance(error, dict)
+    assert error["code"] == -32000
+    assert "data" not in error
+
+
+def test_value_and_creation_are_refused_in_calls(rpc, engine):
+    assert code(rpc, "eth_call", {"to": ANN, "value": "0x1"}) == -32000
+    assert code(rpc, "eth_estimateGas", {"data": "0x"}) == -32000
+
+
+def test_logs_know_their_place(rpc, engine):
+    note(engine, *MEMBERS[:3])
+    logs = ask(rpc, "eth_getLogs", {"fromBlock": "earliest"})
+    assert isinstance(logs, list)
+    places = [(log["transactionIndex"], log["logIndex"]) for log in logs]
+    assert places == [("0x0", "0x0"), ("0x1", "0x1"), ("0x2", "0x2")]
+    receipt = ask(rpc, "eth_getTransactionReceipt", logs[1]["transactionHash"])
+    assert isinstance(receipt, dict)
+    assert receipt["logs"] == [logs[1]]
+    assert int(receipt["cumulativeGasUsed"], 16) > int(receipt["gasUsed"], 16)
+
+
+def test_topics_select_by_position_and_alternative(rpc, engine):
+    note(engine, *MEMBERS[:3])
+
+    def select(*topics: object, address: object = None) -> list[int]:
+        criteria = {"fromBlock": "0x0", "topics": list(topics), "address": address}
+        logs = ask(rpc, "eth_getLogs", criteria)
+        assert isinstance(logs, list)
+        return [int(log["topics"][2], 16) for log in logs]
+
+    def word(number: int) -> str:
+        return f"0x{number:064x}"
+
+    who = ["0x" + MEMBERS[i].address.hex().rjust(64, "0") for i in range(4)]
+    assert select() == [1, 2, 3]
+    assert select(None, who[1]) == [2]
+    assert select(None, [who[0], who[2]]) == [1, 3]
+    assert select(None, [], word(3)) == [3]
+    assert select(None, who[0], word(3)) == []
+    assert select(None, None, None, word(1)) == []
+    assert select(None, who[3]) == []
+    assert select(address=to_hex(engine.contract)) == [1, 2, 3]
+    assert select(address=[ANN]) == []
+
+
+def test_the_oldest_filter_gives_way(rpc):
+    names = [ask(rpc, "eth_newBlockFilter") for _ in range(MAX_FILTERS + 1)]
+    assert code(rpc, "eth_getFilterChanges", names[0]) == -32000
+    assert ask(rpc, "eth_getFilterChanges", names[1]) == []
+    assert ask(rpc, "eth_uninstallFilter", names[1]) is True
+    assert ask(rpc, "eth_uninstallFilter", names[1]) is False
+
+
+def test_a_refused_transaction_says_why(rpc):
+    error = ask(rpc, "eth_sendRawTransaction", to_hex(Member(9).sign(GENESIS.chain_id)))
+    assert isinstance(error, dict)
+    assert error["code"] == -32000
+    assert "not a member" in error["message"]
+
+
+WORDS = st.sampled_from(
+    ["0x", "0x0", "0x1", "0x01", "latest", "pending", "earliest", ANN, "0x" + "11" * 32, "\ud800"]
+)
+LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | WORDS | st.text(max_size=8)
+CALL_KEYS = ["to", "from", "data", "input", "gas", "value"]
+FILTER_KEYS = ["address", "topics", "fromBlock", "toBlock", "blockHash", "blockNumber", "x"]
+KEYS = st.sampled_from([*CALL_KEYS, *FILTER_KEYS])
+JSON = st.recursive(
+    LEAVES,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(KEYS, inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@settings(
+    max_examples=150,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(st.data())
+def test_no_parameters_bring_a_method_down(rpc, data):
+    method = data.draw(st.sampled_from(sorted(rpc._methods)))
+    count = data.draw(st.integers(0, len(rpc._signatures[method].parameters)))
+    params = data.draw(st.lists(JSON, min_size=count, max_size=count))
+    answer = rpc.handle({"jsonrpc": "2.0", "id": 1, "method": method, "params": params})
+    assert ("result" in answer) != ("error" in answer)
+
+
+@settings(
+    max_examples=100,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(JSON)
+def test_no_request_brings_the_server_down(rpc, request_):
+    rpc.handle(request_)
