@@ -19,10 +19,9 @@ abstract contract Plans is Membership {
         STOPPED
     }
 
-    /// @dev What a member has checked when it attests: that it holds the model; the chunks assigned
-    /// to it; every chunk.
+    /// @dev What a member has checked when it attests: that it holds the model (1, the least), the
+    /// chunks assigned to it (2), or every chunk (3, the most).
     uint8 internal constant LEVEL_HELD = 1;
-    uint8 internal constant LEVEL_SHARED = 2;
     uint8 internal constant LEVEL_FULL = 3;
 
     uint32 internal constant MAX_ROUNDS = 100_000;
@@ -55,7 +54,7 @@ abstract contract Plans is Membership {
     struct Participant {
         uint64 maxSamples;
         uint64 seenAt;
-        /// Where `commitment` was made (0, 0: with the consent).
+        /// Where `commitment` was made (0, 0: before the first round).
         uint32 committedRound;
         uint32 committedAttempt;
         bytes32 commitment;
@@ -66,7 +65,7 @@ abstract contract Plans is Membership {
         PlanStatus status;
         uint32 workflowVersion;
         uint32 modelRound;
-        /// Recent seconds from close to final, smoothed: what leader slots are cut from.
+        /// Recent seconds from close to the round's end, smoothed: what leader slots are cut from.
         uint32 mergeS;
         /// The current round and attempt; no round yet if the attempt is 0.
         uint32 round;
@@ -160,7 +159,9 @@ abstract contract Plans is Membership {
         if (maxSamples == 0) revert RoundBadSamples(0, 0);
         record.participants |= bit;
         if (record.consented & bit == 0) record.consented |= bit;
-        record.consents[member] = Participant(maxSamples, uint64(block.timestamp), 0, 0, commitment);
+        record.consents[member] = Participant(
+            maxSamples, uint64(block.timestamp), record.round, record.attempt, commitment
+        );
         _sawMember(member);
         emit PlanConsented(plan, member, digest, maxSamples, commitment);
         uint256 willing = (record.participants & memberMask).count();

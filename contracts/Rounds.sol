@@ -276,6 +276,7 @@ abstract contract Rounds is Plans {
         RoundStatus status = current.status;
         if (status != RoundStatus.OPEN && status != RoundStatus.CLOSED) revert RoundWrongStatus(status);
         if (!_mayVoid(record, current)) revert RoundNotVoidable(round, attempt);
+        if (status == RoundStatus.CLOSED) _noteMergeTime(record, current);
         current.status = RoundStatus.VOID;
         emit RoundVoided(plan, round, attempt);
         if (_mayOpen(plan, record)) _open(plan, record);
@@ -365,6 +366,14 @@ abstract contract Rounds is Plans {
         );
     }
 
+    /// @dev Half of the newest, half of the past: one slow merge widens the slots, none for ever. A
+    /// void counts too, or merges that need longer than two cycles would never fit; and never more
+    /// than a slot, which doubles the next one: an outage of hours does not make slots of hours.
+    function _noteMergeTime(Plan storage record, Round storage current) private {
+        uint256 tookS = (record.mergeS + (block.timestamp - current.closedAt) + 1) / 2;
+        record.mergeS = tookS < current.slotS ? uint32(tookS) : current.slotS;
+    }
+
     function _finaliseIfQuorum(
         uint256 plan,
         Plan storage record,
@@ -387,8 +396,7 @@ abstract contract Rounds is Plans {
         }
         record.seed = current.seed;
         if (voters.count() >= memberMask.count().supermajority()) _rotation = current.seed;
-        // Half of the newest, half of the past: one slow merge widens the slots, none for ever.
-        record.mergeS = uint32((record.mergeS + (block.timestamp - current.closedAt) + 1) / 2);
+        _noteMergeTime(record, current);
         if (round >= record.rules.rounds) {
             record.status = PlanStatus.COMPLETED;
             emit PlanCompleted(plan, record.model);
@@ -510,11 +518,11 @@ abstract contract Rounds is Plans {
     function _candidate(Round storage current, bytes32 model, uint256 omitted)
         private
         view
-        returns (Candidate storage candidate)
+        returns (Candidate storage)
     {
         uint256 total = current.candidates.length;
         for (uint256 i = 0; i < total; ++i) {
-            candidate = current.candidates[i];
+            Candidate storage candidate = current.candidates[i];
             if (candidate.model == model && candidate.omitted == omitted) return candidate;
         }
         revert RoundUnknownCandidate(model, omitted);

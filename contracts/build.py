@@ -51,13 +51,15 @@ def compile_contracts(texts: dict[str, str]) -> dict[str, object]:
         "sources": {name: {"content": text} for name, text in texts.items()},
         "settings": SETTINGS,
     }
-    # A file, not a pipe: the compiler exits without draining a full pipe, and cuts its answer off.
-    with tempfile.TemporaryFile("w+") as output:
+    # Files, not pipes: the compiler gives up on an input that is not there yet (EAGAIN), and exits
+    # without draining a full output, which cuts its answer off.
+    with tempfile.TemporaryFile("w+") as question, tempfile.TemporaryFile("w+") as output:
+        json.dump(request, question)
+        question.seek(0)
         subprocess.run(
             ["node", str(compiler), "--standard-json"],
-            input=json.dumps(request),
+            stdin=question,
             stdout=output,
-            text=True,
             check=True,
             timeout=300,
         )

@@ -59,6 +59,10 @@ class BlobError(RemoteError):
     """A blob's bytes do not have the digest, the layout or the values that they must have."""
 
 
+class SchemaMismatch(BlobError):
+    """A blob is what its digest says, but does not hold the tensors that were asked for."""
+
+
 # The chain's answer.
 
 

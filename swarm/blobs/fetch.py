@@ -35,10 +35,13 @@ from swarm.types import Address, Digest, to_hex
 MAX_PEERS_AT_ONCE = 4
 ATTEMPTS = 5  # in a row without a chunk, before a peer is given up
 FIRST_PAUSE_S, LAST_PAUSE_S = 0.1, 2.0  # between attempts, doubling
-FIRST_BATCH_BYTES, MAX_BATCH_BYTES = 1 << 20, 8 << 20
+FIRST_BATCH_BYTES, MAX_BATCH_BYTES = 4 << 20, 128 << 20
 SHORT_BATCH_S, LONG_BATCH_S = 0.25, 1.0  # a batch grows or shrinks until it takes between these
 TAKE_OVER_AFTER_S = 1.0
 SLOWEST_BYTES_PER_S = 8 << 10  # a chunk that takes longer than at this pace is silence
+
+
+Take = Callable[[Sequence[tuple[int, bytes | memoryview]]], None]
 
 
 class BlobSource(Protocol):
@@ -56,11 +59,14 @@ class BlobSource(Protocol):
         peer: Address,
         root: Digest,
         indices: Sequence[int],
-        on_chunk: Callable[[int, bytes], None],
+        take: Take,
         *,
         stall_s: float,
     ) -> None:
-        """Call back with each chunk as it arrives, unchecked; `stall_s` of silence is the end."""
+        """Give chunks to `take` as they arrive, unchecked; `stall_s` of silence is the end.
+
+        `take` may block on the disk, so it is called in a worker thread; what it raises is raised.
+        """
         ...
 
 
@@ -88,7 +94,7 @@ async def fetch(
     """Bring a blob into the store. `peers` are asked in order, four at a time.
 
     With `layout`, it must be a whole tensor file of that layout. `on_fault` hears of every fault as
-    it happens. Raises BlobError if the blob is not wanted or all peers gave wrong bytes,
+    it happens. Raises BlobError if the blob is not wanted, or was only ever given in wrong bytes,
     PeerUnreachable if it did not come in time, LocalError if it cannot be written.
     """
     download = _Download(store, root, source, max_bytes, layout, stall_s, on_fault)
@@ -232,46 +238,42 @@ class _Download:
         return batch
 
     async def _fetch_batch(self, peer: Address, partial: Partial, batch: list[int]) -> None:
-        chunk_bytes = partial.manifest.chunk_bytes
-        patience_s = self.stall_s + chunk_bytes / SLOWEST_BYTES_PER_S
         began = trio.current_time()
-        wanted = set(batch)
-        arrived: list[tuple[int, bytes]] = []
-        unasked: list[int] = []
-        patience = trio.CancelScope(deadline=began + patience_s)
+        arrival = _Arrival(partial, batch)
+        patience_s = self.stall_s + partial.manifest.chunk_bytes / SLOWEST_BYTES_PER_S
+        was_silent = False
+        fault: RemoteError | LocalError | None = None
 
-        def on_chunk(index: int, chunk: bytes) -> None:
-            if index not in wanted or len(chunk) > chunk_bytes:
-                unasked.append(index)
-                patience.cancel()
-                return
-            wanted.discard(index)
-            arrived.append((index, chunk))
-            patience.deadline = trio.current_time() + patience_s
+        async def give_up_on_silence(scope: trio.CancelScope) -> None:
+            nonlocal was_silent
+            seen = -1
+            while seen < arrival.bytes:
+                seen = arrival.bytes
+                await trio.sleep(patience_s)
+            was_silent = True
+            scope.cancel()
 
-        fault: RemoteError | None = None
         try:
-            try:
-                with patience:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(give_up_on_silence, nursery.cancel_scope)
+                try:
                     await self.source.fetch_chunks(
-                        peer, self.root, batch, on_chunk, stall_s=self.stall_s
+                        peer, self.root, batch, arrival.take, stall_s=self.stall_s
                     )
-            except RemoteError as error:
-                fault = error
-            if arrived:
-                await trio.to_thread.run_sync(partial.write_chunks, arrived)
-                self.attempts[peer] = 0
-                self.bytes_from[peer] += sum(len(chunk) for _, chunk in arrived)
+                except (RemoteError, LocalError) as error:
+                    fault = error
+                nursery.cancel_scope.cancel()
         finally:
+            if arrival.bytes:
+                self.attempts[peer] = 0
+                self.bytes_from[peer] += arrival.bytes
             self._give_back(partial, batch)
-        if unasked:
-            raise ProtocolViolation(f"chunk {unasked[0]} came unasked, twice or too long")
         if fault is not None:
             raise fault
-        if patience.cancelled_caught:
+        if was_silent:
             raise PeerUnreachable(f"no chunk within {patience_s:g} s")
-        if wanted:
-            raise PeerUnreachable(f"the stream ended {len(wanted)} chunks early")
+        if arrival.wanted:
+            raise PeerUnreachable(f"the stream ended {len(arrival.wanted)} chunks early")
         self._adapt_batch(peer, trio.current_time() - began)
 
     def _give_back(self, partial: Partial, batch: list[int]) -> None:
@@ -287,7 +289,8 @@ class _Download:
 
     def _adapt_batch(self, peer: Address, took_s: float) -> None:
         if took_s < SHORT_BATCH_S:
-            self.batch_bytes[peer] = min(2 * self.batch_bytes[peer], MAX_BATCH_BYTES)
+            factor = 2 if took_s > SHORT_BATCH_S / 4 else 4
+            self.batch_bytes[peer] = min(factor * self.batch_bytes[peer], MAX_BATCH_BYTES)
         elif took_s > LONG_BATCH_S:
             self.batch_bytes[peer] //= 2
 
@@ -311,5 +314,26 @@ class _Download:
             f"{to_hex(peer)}: {self.faults.get(peer, 'did not finish')}" for peer in peers
         )
         message = f"blob {to_hex(self.root)} did not come{when} ({told or 'nobody to ask'})"
-        lied = [isinstance(self.faults.get(peer), BlobError | ProtocolViolation) for peer in peers]
-        return BlobError(message) if lied and all(lied) else PeerUnreachable(message)
+        faults = [self.faults.get(peer) for peer in peers]
+        lied = any(isinstance(fault, BlobError | ProtocolViolation) for fault in faults)
+        # One that said it has no such blob tells nothing; one that was silent may have it.
+        silent = any(fault is None or isinstance(fault, PeerUnreachable) for fault in faults)
+        return BlobError(message) if lied and not silent else PeerUnreachable(message)
+
+
+class _Arrival:
+    """What comes of one batch. `take` runs in the source's threads, the rest on the trio thread."""
+
+    def __init__(self, partial: Partial, batch: Sequence[int]) -> None:
+        self.wanted = set(batch)
+        self.bytes = 0
+        self._partial = partial
+
+    def take(self, chunks: Sequence[tuple[int, bytes | memoryview]]) -> None:
+        """Check and keep. Raises ProtocolViolation, BlobError, or LocalError of the disk."""
+        for index, chunk in chunks:
+            if index not in self.wanted or len(chunk) > self._partial.manifest.chunk_bytes:
+                raise ProtocolViolation(f"chunk {index} came unasked, twice or too long")
+            self.wanted.discard(index)
+        self._partial.write_chunks(chunks)
+        self.bytes += sum(len(chunk) for _, chunk in chunks)

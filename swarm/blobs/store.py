@@ -16,6 +16,8 @@ All methods block on the disk and may be called from any thread.
 
 from __future__ import annotations
 
+import errno
+import mmap
 import os
 import threading
 from collections.abc import Collection, Iterator
@@ -24,10 +26,12 @@ from pathlib import Path
 
 from swarm.blobs.tree import Manifest, leaf_hash
 from swarm.errors import BlobError, ConfigurationError, LocalError
-from swarm.tensors import Layout, move_durably, reserve
+from swarm.tensors import Layout, move_durably
 from swarm.types import Digest, to_digest, to_hex
 
 _BLOB, _PART, _MANIFEST, _TEMPORARY = ".blob", ".part", ".manifest", ".tmp"
+MAX_MAPS = 8
+"""Blobs that are sent at the same time; one that is sent later is mapped again."""
 
 
 class BlobStore:
@@ -40,6 +44,7 @@ class BlobStore:
         self.directory = directory
         self._held: dict[Digest, Manifest] = {}
         self._partials: dict[Digest, Partial] = {}
+        self._maps: dict[Digest, memoryview] = {}
         self._lock = threading.Lock()
         try:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -114,6 +119,34 @@ class BlobStore:
             raise LocalError(f"{path} is shorter than it was; delete it, and it is fetched again")
         return chunk
 
+    def view_chunk(self, root: Digest, index: int) -> bytes | memoryview:
+        """As `read_chunk`, without a copy where the blob is held whole: for sending it."""
+        manifest = self._held.get(root)
+        if manifest is None or not manifest.length_bytes:
+            return self.read_chunk(root, index)
+        start, stop = manifest.chunk_range(index)
+        with self._lock:
+            mapped = self._maps.pop(root, None)
+            if mapped is None:
+                mapped = self._map(root, manifest)
+            self._maps[root] = mapped  # last in the dict: latest used
+            if len(self._maps) > MAX_MAPS:
+                del self._maps[next(iter(self._maps))]
+        return mapped[start:stop]
+
+    def _map(self, root: Digest, manifest: Manifest) -> memoryview:
+        path = self.path(root)
+        try:
+            with path.open("rb") as file:
+                mapped = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        except FileNotFoundError:
+            raise BlobError(f"blob {to_hex(root)} is not here any more") from None
+        except (OSError, ValueError) as error:  # ValueError: the file is empty
+            raise LocalError(f"cannot map {path}: {error}") from error
+        if len(mapped) != manifest.length_bytes:
+            raise LocalError(f"{path} is shorter than it was; delete it, and it is fetched again")
+        return mapped
+
     def scratch(self, name: str) -> Path:
         """Where to write a file that `add` will take; what is left there goes at the next start."""
         return self.directory / (name + _TEMPORARY)
@@ -187,6 +220,7 @@ class BlobStore:
             for root in roots:
                 self._held.pop(root, None)
                 self._partials.pop(root, None)
+                self._maps.pop(root, None)
                 self._delete(root)
         return before - self.total_bytes
 
@@ -274,7 +308,7 @@ class Partial:
         self._lock = threading.Lock()
         with open(self._path, "ab", opener=_open_private) as file:
             existing = os.fstat(file.fileno()).st_size
-            reserve(file.fileno(), manifest.length_bytes)
+            _give_size(file.fileno(), manifest.length_bytes)
         if existing:
             self._take_stock()
 
@@ -354,6 +388,19 @@ def _read_into(descriptor: int, buffer: memoryview) -> int:
             break
         filled += count
     return filled
+
+
+def _give_size(descriptor: int, size_bytes: int) -> None:
+    """Make a file so long, if there is room for what it lacks. Raises OSError if there is not.
+
+    The room is not reserved: it is only ever filled by `pwrite`, which says so when there is none,
+    and to reserve it in memory (tmpfs) costs as much as to fill it.
+    """
+    system = os.fstatvfs(descriptor)
+    present = os.fstat(descriptor).st_blocks * 512
+    if size_bytes - present > system.f_bavail * system.f_frsize:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    os.ftruncate(descriptor, size_bytes)
 
 
 def _write_all(descriptor: int, chunk: bytes | memoryview, offset: int) -> None:

@@ -22,7 +22,7 @@ from typing import Annotated, Literal
 import msgspec
 from blake3 import blake3
 
-from swarm.errors import BlobError
+from swarm.errors import BlobError, SchemaMismatch
 from swarm.tensors import (
     MAX_CHUNK_BYTES,
     MAX_FILE_BYTES,
@@ -115,14 +115,14 @@ class Manifest(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
         return leaf_hash(chunk) == self.leaves[index * HASH_BYTES : (index + 1) * HASH_BYTES]
 
     def require(self, *, max_bytes: int, layout: Layout | None = None) -> None:
-        """Refuse what is longer than expected or holds other tensors. Raises BlobError."""
+        """Refuse what is longer than expected or holds other tensors. Raises SchemaMismatch."""
         if self.length_bytes > max_bytes:
-            raise BlobError(
+            raise SchemaMismatch(
                 f"blob {to_hex(self.root)} has {self.length_bytes} bytes where at most "
                 f"{max_bytes} are expected"
             )
         if layout is not None and self != Manifest.of_tensors(layout, self.leaves):
-            raise BlobError(
+            raise SchemaMismatch(
                 f"blob {to_hex(self.root)} does not hold the expected tensors: it is {self.kind} "
                 f"{self.codec}, {self.length_bytes} bytes, schema {to_hex(self.schema)}, but "
                 f"expected are {layout.file_bytes} bytes, schema {to_hex(layout.schema_digest)}"

@@ -230,27 +230,48 @@ class ConsortiumClient:
         until = time.monotonic() + deadline_s
         resend_at = time.monotonic() + RESEND_S
         pause_s = FIRST_PAUSE_S
-        while True:
-            found = self._endpoint.ask("eth_getTransactionReceipt", to_hex(tx))
-            if found is not None and self._counts(found):
-                break
+        while (receipt := self.receipt(tx)) is None:
             now = time.monotonic()
             if now >= until:
-                with self._lock:
-                    # It may be lost: let the chain say where our nonces stand.
-                    self._next_nonce = 0
-                raise ChainError(
-                    f"transaction {to_hex(tx)} was not carried out within {deadline_s:g} s by "
-                    f"{self._endpoint}: the chain may lack a quorum of validators"
-                )
-            if found is None and now >= resend_at:
-                self._resend(tx)
+                raise self.overdue(tx, deadline_s)
+            if now >= resend_at:
+                self.resend(tx)
                 resend_at = now + RESEND_S
             time.sleep(min(pause_s, until - now))
             pause_s = min(pause_s * 1.5, LAST_PAUSE_S)
+        return receipt
+
+    def receipt(self, tx: Digest) -> Receipt | None:
+        """What became of a transaction; None while it is not carried out, or does not count yet.
+
+        Raises ContractError if it reverted.
+        """
+        found = self._endpoint.ask("eth_getTransactionReceipt", to_hex(tx))
+        if found is None or not self._counts(found):
+            return None
         with self._lock:
             self._in_flight.pop(tx, None)
         return self._receipt(tx, found)
+
+    def overdue(self, tx: Digest, deadline_s: float) -> ChainError:
+        """The error for a transaction that was not carried out in time."""
+        with self._lock:
+            # It may be lost: let the chain say where our nonces stand.
+            self._next_nonce = 0
+        return ChainError(
+            f"transaction {to_hex(tx)} was not carried out within {deadline_s:g} s by "
+            f"{self._endpoint}: the chain may lack a quorum of validators"
+        )
+
+    def resend(self, tx: Digest) -> None:
+        """An endpoint that was restarted may have forgotten what it accepted: tell it again."""
+        with self._lock:
+            raw = self._in_flight.get(tx)
+        known = self._endpoint.ask("eth_getTransactionByHash", to_hex(tx))
+        if known is None and raw is not None:
+            # It may have come in between; the deadline decides.
+            with suppress(EndpointFault):
+                self._endpoint.ask("eth_sendRawTransaction", to_hex(raw))
 
     def transact(self, function: str, *arguments: object, deadline_s: float) -> Receipt:
         """Check, send and wait. Raises ContractError, ChainError."""
@@ -314,16 +335,6 @@ class ConsortiumClient:
     def _counts(self, found: object) -> bool:
         height = read_number(read_object(found, "blockNumber")["blockNumber"])
         return self._tag == "latest" or height <= self.head()[0]
-
-    def _resend(self, tx: Digest) -> None:
-        """An endpoint that was restarted may have forgotten what it accepted."""
-        with self._lock:
-            raw = self._in_flight.get(tx)
-        known = self._endpoint.ask("eth_getTransactionByHash", to_hex(tx))
-        if known is None and raw is not None:
-            # It may have come in between; the deadline decides.
-            with suppress(EndpointFault):
-                self._endpoint.ask("eth_sendRawTransaction", to_hex(raw))
 
     def _receipt(self, tx: Digest, found: object) -> Receipt:
         fields = read_object(found, "status", "blockNumber", "gasUsed", "logs")

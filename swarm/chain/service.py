@@ -57,6 +57,7 @@ ANNOUNCE_EVERY_S = 2.0
 ASK_EVERY_S = 5.0
 UNASKED_EVERY_S = 1.0
 SEEN_TRANSACTIONS = 8192
+LONGEST_PACE_S = 0.5
 
 log = logging.getLogger("swarm.chain")
 
@@ -177,6 +178,9 @@ class ChainService:
         self._vote_lane = _Lane()
         self._pool_lane = _Lane()
         self._serving_lane = _Lane()
+        self._to_build: steps.BuildBlock | None = None
+        self._build_from_s = 0.0
+        self._building_since_s = 0.0
         self._fetch_until_s = 0.0
         self._importing = False
         self._served_unasked: dict[Address, float] = {}
@@ -268,6 +272,7 @@ class ChainService:
     async def _run(self) -> None:
         while True:
             self._fire_timers()
+            self._build_if_due()
             while self._results:
                 self._results.popleft()()
             while self._events:
@@ -280,6 +285,8 @@ class ChainService:
                 continue
             self._wake = trio.Event()
             next_timer_s = min((at for at, _ in self._timers.values()), default=float("inf"))
+            if self._to_build is not None:
+                next_timer_s = min(next_timer_s, self._build_from_s)
             with trio.move_on_at(next_timer_s):
                 await self._wake.wait()
 
@@ -337,7 +344,10 @@ class ChainService:
                 self._start(self._vote_lane, partial(self._store, token, record))
             case steps.ExecuteBlock(block):
                 self._start(self._engine_lane, partial(self._execute, block))
+            case steps.BuildBlock(round=0):
+                self._to_build = command
             case steps.BuildBlock():
+                self._to_build = None
                 self._start(self._engine_lane, partial(self._build, command))
             case steps.CommitBlock(block, certificate):
                 self._start(self._engine_lane, partial(self._commit, block, encode(certificate)))
@@ -351,6 +361,18 @@ class ChainService:
                 self._serve_unasked(to, first)
             case steps.Report(subject, text):
                 log.warning("%s: %s", to_hex(subject), text)
+
+    def _build_if_due(self) -> None:
+        """Pace oneself: leave as much time between blocks as the last one took.
+
+        An idle chain answers at once. A busy one gathers transactions into fewer blocks, so that
+        consensus never takes more than about half of its members' time from everything else.
+        """
+        now_s = trio.current_time()
+        if self._to_build is not None and now_s >= self._build_from_s:
+            command, self._to_build = self._to_build, None
+            self._building_since_s = now_s
+            self._start(self._engine_lane, partial(self._build, command))
 
     def _tell(self, message: AnyMessage, peers: Collection[Address]) -> None:
         payload = encode(message)
@@ -418,6 +440,8 @@ class ChainService:
     def _push_and_advance(self, event: steps.HeadAdvanced) -> None:
         """Hand our block to the members that follow without voting."""
         followers = set(self._transport.connected) - set(self._machine.validators)
+        now_s = trio.current_time()
+        self._build_from_s = now_s + min(now_s - self._building_since_s, LONGEST_PACE_S)
         self._advance(event)
         for peer in sorted(followers):
             self._serve(peer, event.head.height)
@@ -503,7 +527,7 @@ class ChainService:
             try:
                 self._pool.add(raw)
             except ChainError as error:
-                log.info("a peer's transaction is not taken: %s", error)
+                log.debug("a peer's transaction is not taken: %s", error)
                 refused.append(raw)
         return partial(self._admitted, len(raws) - len(refused), refused)
 

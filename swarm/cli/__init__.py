@@ -6,12 +6,15 @@ what the user can mend, 1 for the rest.
 
 from __future__ import annotations
 
+import errno
 import importlib
 from typing import Any
 
 import click
 
 from swarm.errors import SwarmError
+
+_MACHINES_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 
 GROUPS = {
     "init": ("swarm.cli.init", "Make a new node's directory: its key, configuration, join card."),
@@ -20,6 +23,7 @@ GROUPS = {
     "contract": ("swarm.cli.contract", "Members: who they are, propose, vote, leave."),
     "plan": ("swarm.cli.plan", "Training plans: propose, read, consent, withdraw, stop."),
     "model": ("swarm.cli.model", "The models of finished rounds: list, export, evaluate."),
+    "chain": ("swarm.cli.chain", "This node's replica of the chain: recover it after a loss."),
     "testnet": ("swarm.cli.testnet", "A whole consortium on this machine."),
 }
 
@@ -47,6 +51,16 @@ class LazyGroup(click.Group):
         except SwarmError as error:
             click.echo(f"Error: {error}", err=True)
             ctx.exit(error.exit_status)
+        except BrokenPipeError:
+            raise  # whoever read our output has seen enough; click ends quietly
+        except OSError as error:
+            # A path that the user gave cannot be read or written, or the disk is full.
+            click.echo(f"Error: {_place(error)}{error.strerror or error}", err=True)
+            ctx.exit(1 if error.errno in _MACHINES_FAULTS else 2)
+
+
+def _place(error: OSError) -> str:
+    return "" if error.filename is None else f"{error.filename}: "
 
 
 def _version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -89,11 +90,10 @@ def vote(node: Path, proposal: int, against: bool) -> None:
 
 
 def _tell(answer: dict[str, Any]) -> None:
-    state = "carried out" if answer["status"] == "passed" else "open"
-    click.echo(
-        f"proposal {answer['id']}: {answer['what']}: {state}, {answer['ayes']} for, "
-        f"{answer['noes']} against, {answer['needed']} needed"
-    )
+    votes = f"{answer['ayes']} for, {answer['noes']} against"
+    state = "open" if answer["status"] == "open" else "carried out"
+    missing = f", {answer['needed']} needed" if state == "open" else ""
+    click.echo(f"proposal {answer['id']}: {answer['what']}: {state}, {votes}{missing}")
 
 
 @command.command()
@@ -101,6 +101,8 @@ def _tell(answer: dict[str, Any]) -> None:
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def leave(node: Path, yes: bool) -> None:
     """End this institution's membership."""
+    if not yes and not sys.stdin.isatty():
+        raise click.UsageError("nobody is here to confirm it: give --yes")
     if not yes:
         click.confirm("End the membership? Coming back takes the others' votes", abort=True)
     _ask(node, "leave")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import click
@@ -53,9 +54,13 @@ def command(
         password = None
     elif password_file is not None:
         password = read_password(password_file)
-    else:
+    elif sys.stdin.isatty():
         password = click.prompt(
             "Password for the new key", hide_input=True, confirmation_prompt=True
+        )
+    else:
+        raise click.UsageError(
+            "nobody is here to type a password: give --password-file FILE, or --unattended"
         )
     card = create_node(
         directory,
@@ -69,5 +74,7 @@ def command(
     click.echo(f"{directory}/card.json  the join card: give it to the other founders or members")
     click.echo(f"{directory}/node.toml  the configuration: read it through")
     click.echo(f"{directory}/key.json   the key 0x{card.node.hex()}: keep a copy in a safe place")
-    click.echo("Next: `swarm network found` with everyone's cards, or put the network.json that ")
-    click.echo(f"you were given into {directory}; then `swarm node start {directory}`.")
+    click.echo(
+        "Next: `swarm network found` with everyone's cards, or put the network.json that you"
+    )
+    click.echo(f"were given into {directory}; then `swarm node start {directory}`.")

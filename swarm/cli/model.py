@@ -62,10 +62,17 @@ def export(node: Path, plan: int, round_: int | None, file: Path) -> None:
     swarm model export heart.safetensors
     python -c "import safetensors.torch as s; print(s.load_file('heart.safetensors'))"
     """
+    from swarm.errors import ConfigurationError
+
     model = _choose(node, plan, round_)
+    if not file.parent.is_dir():
+        raise ConfigurationError(f"{file.parent} is no directory: make it first")
     partial = file.with_name(file.name + ".partial")
-    shutil.copyfile(model["path"], partial)
-    partial.replace(file)
+    try:
+        shutil.copyfile(model["path"], partial)
+        partial.replace(file)
+    finally:
+        partial.unlink(missing_ok=True)
     click.echo(f"{file}: round {model['round']}, digest {model['digest']}")
 
 
@@ -89,5 +96,6 @@ def evaluate(node: Path, plan: int, round_: int | None, as_json: bool) -> None:
         [
             (part, *(f"{scores[n]:.4f}" if n in scores else "" for n in names))
             for part, scores in answer["metrics"].items()
+            if scores
         ],
     )

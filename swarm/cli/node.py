@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 
 import click
@@ -25,9 +27,14 @@ def start(directory: Path) -> None:
     \b
     swarm node start hospital
     """
-    from swarm.node.node import start_node
+    from swarm.node.config import load_config
+    from swarm.node.node import PASSWORD_VARIABLE, start_node
 
-    start_node(directory)
+    password = None
+    wants_password = load_config(directory).key.password_file is None
+    if wants_password and PASSWORD_VARIABLE not in os.environ and sys.stdin.isatty():
+        password = click.prompt("Password of the key", hide_input=True)
+    start_node(directory, password)
 
 
 @command.command()
@@ -54,7 +61,7 @@ def status(directory: Path, as_json: bool) -> None:
             )
         ],
     )
-    if chain.get("waiting_for"):
+    if chain.get("waiting_for") and chain.get("round"):  # in round 0 that is the usual second
         click.echo(f"\nThe chain waits for: {', '.join(chain['waiting_for'])}")
     for plan in answer["plans"]:
         click.echo(

@@ -11,7 +11,11 @@ import msgspec
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+WIDEST_TABLE = 1000
+"""Characters; the terminal wraps what it has no room for."""
+
 DIRECTORY = click.Path(file_okay=False, path_type=Path)
+FILE_WIDTH = 250
 FILE = click.Path(dir_okay=False, path_type=Path)
 
 
@@ -40,16 +44,16 @@ def print_json(value: object) -> None:
 
 
 def print_table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """A plain table for people, as wide as it needs to be."""
+    """A plain table for people, as wide as it needs to be: addresses are there to be copied."""
     from rich.console import Console
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in headings:
-        table.add_column(heading, overflow="fold")
+        table.add_column(heading, no_wrap=True)
     for row in rows:
         table.add_row(*("" if cell is None else str(cell) for cell in row))
-    Console(highlight=False, soft_wrap=True).print(table)
+    Console(highlight=False, soft_wrap=True, width=WIDEST_TABLE).print(table)
 
 
 def short(digest: str | None, characters: int = 10) -> str:

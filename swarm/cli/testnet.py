@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +29,45 @@ directory_option = click.option(
 def run_options(function: F) -> F:
     """What decides a run: how many nodes, how many rounds, which seed."""
     options = (
-        click.option("--seed", type=click.IntRange(0), default=0, show_default=True),
-        click.option("--rounds", type=click.IntRange(1), help="Instead of the plan's number."),
-        click.option("--peers", type=click.IntRange(1, 256), help="Instead of the plan's number."),
-    )
+        click.option(
+            "--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True,
+            help="Decides the initial model, and how rows are split.",
+        ),
+        click.option(
+            "--rounds", type=click.IntRange(1), help="Instead of the plan's own number."
+        ),
+        click.option(
+            "--peers", type=click.IntRange(2, 256), help="How many nodes; one a site by default."
+        ),
+    )  # fmt: skip
     for option in options:
         function = option(function)
     return function
+
+
+@contextmanager
+def _signals_end_it() -> Iterator[None]:
+    """SIGTERM and SIGHUP end a command as Ctrl-C does: with its nodes."""
+
+    def end(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _check_writable(out: Path, report_file: Path | None) -> None:
+    """Find out now, not after the run, whether its results can be written."""
+    from swarm.errors import ConfigurationError
+
+    for folder in (out, *([] if report_file is None else [report_file.parent])):
+        there = next(f for f in (folder, *folder.absolute().parents) if f.exists())
+        if not there.is_dir() or not os.access(there, os.W_OK):
+            raise ConfigurationError(f"{folder} cannot be written: {there} does not allow it")
 
 
 @click.group("testnet")
@@ -41,11 +77,7 @@ def command() -> None:
 
 @command.command()
 @click.argument("plan", type=PLAN)
-@click.option(
-    "--peers", type=click.IntRange(1, 256), help="How many nodes; the example's own number."
-)
-@click.option("--rounds", type=click.IntRange(1), help="Instead of the plan's own number.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@run_options
 @click.option("--keep", type=DIRECTORY, help="Keep the nodes' directories here.")
 @click.option(
     "--out", type=DIRECTORY, help="Where model and plot go; runs/PLAN by default.",
@@ -73,7 +105,8 @@ def run(
     from swarm.testnet.screen import Screen, print_report
 
     out = out or Path("runs") / plan.resolve().stem
-    with Screen(plan.resolve().stem) as screen:
+    _check_writable(out, report_file)
+    with _signals_end_it(), Screen(plan.resolve().stem) as screen:
         report = run_testnet(
             plan,
             peers=peers,
@@ -85,17 +118,14 @@ def run(
         )
     plot = write_plot(report, out / "metric.png")
     if report_file is not None:
+        report_file.parent.mkdir(parents=True, exist_ok=True)
         report_file.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=2))
     print_report(report, plot, report_file)
 
 
 @command.command()
 @click.argument("plan", type=PLAN)
-@click.option(
-    "--peers", type=click.IntRange(1, 256), help="How many nodes; the example's own number."
-)
-@click.option("--rounds", type=click.IntRange(1), help="Instead of the plan's own number.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@run_options
 @directory_option
 def up(plan: Path, peers: int | None, rounds: int | None, seed: int, directory: Path) -> None:
     """Start the same in the background, and leave it running.
@@ -106,10 +136,10 @@ def up(plan: Path, peers: int | None, rounds: int | None, seed: int, directory: 
     swarm node status runs/testnet/cleveland
     swarm testnet down
     """
-    from swarm.testnet.run import begin_plan, bring_up
+    from swarm.testnet.run import start_in_background
 
-    testnet = bring_up(directory.resolve(), plan, peers, seed)
-    begin_plan(testnet, rounds)
+    with _signals_end_it():
+        testnet = start_in_background(directory.resolve(), plan, peers, rounds, seed)
     names = ", ".join(node.name for node in testnet.file.nodes)
     click.echo(f"{len(testnet.file.nodes)} nodes train in the background: {names}")
     click.echo(f"Their directories: {directory}/NAME; their logs: node.log there.")
@@ -151,12 +181,10 @@ def status(directory: Path, as_json: bool) -> None:
 @click.option("--delete", is_flag=True, help="Delete the nodes' directories, too.")
 def down(directory: Path, delete: bool) -> None:
     """End the testnet. Its directories stay; `swarm node start` in each would go on."""
-    import shutil
+    from swarm.testnet import run
 
-    from swarm.testnet.run import take_down
-
-    file = take_down(directory.resolve())
+    file = run.take_down(directory.resolve())
     click.echo(f"{len(file.nodes)} nodes have ended")
     if delete:
-        shutil.rmtree(directory)
+        run.delete(directory.resolve())
         click.echo(f"{directory} is deleted")

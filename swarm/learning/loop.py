@@ -104,6 +104,11 @@ class LocalTraining:
         with self._deterministic("initialise"), self._faults("building the model"):
             self.model = plan.model().to(self.device)
             self.initial = copy_state(state_of(self.model))
+        broken = first_non_finite(self.initial)
+        if broken is not None:
+            raise PlanError(
+                f"model() returns a model whose tensor {broken!r} is NaN or infinite: initialise it"
+            )
 
     @property
     def data(self) -> Data:

@@ -35,14 +35,18 @@ class SiteFiles:
     name: str
     sources: tuple[Path, ...]
 
-    def copy_to(self, folder: Path) -> Path:
-        """Copy this site's data to `folder`; return what the node is to be given as its data.
+    def place_in(self, folder: Path) -> Path:
+        """What the node is to be given as its data once it is copied to `folder`: one file stays
+        a file; a folder, or several sources, become that folder."""
+        alone = len(self.sources) == 1 and self.sources[0].is_file()
+        return folder / self.sources[0].name if alone else folder
 
-        One file stays a file, one folder a folder; several sources become one flat folder.
-        """
+    def copy_to(self, folder: Path) -> Path:
+        """Copy this site's data to `folder`; return its place there."""
         folder.mkdir(parents=True, exist_ok=True)
         if len(self.sources) == 1 and self.sources[0].is_file():
-            return Path(shutil.copy(self.sources[0], folder / self.sources[0].name))
+            shutil.copy(self.sources[0], self.place_in(folder))
+            return self.place_in(folder)
         for source in self.sources:
             if source.is_dir():
                 shutil.copytree(source, folder, dirs_exist_ok=True)
@@ -62,13 +66,14 @@ class _Sites(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def deal(plan: Path, peers: int | None = None) -> list[SiteFiles]:
-    """The testnet sites of the plan in the folder `plan`, dealt to `peers` nodes.
+    """The testnet sites of the plan in the folder `plan` (or of one `.py` file in its folder),
+    dealt to `peers` nodes.
 
     `peers=None` takes the number in sites.toml, or one node for each site.
     Raises PlanError if the plan ships no data or sites.toml is wrong, and ConfigurationError if
     there are fewer sites than peers.
     """
-    usual, sites = _read(plan)
+    usual, sites = _read(plan.parent if plan.is_file() else plan)
     count = peers if peers is not None else (usual or len(sites))
     if not 1 <= count <= len(sites):
         raise ConfigurationError(

@@ -367,9 +367,13 @@ async def _start(config: TrainerConfig) -> _Process:
 
 
 def _environment() -> dict[str, str]:
-    """The trainer's environment: repeatable arithmetic must be asked for before torch loads."""
+    """The trainer's environment: repeatable arithmetic must be asked for before torch loads.
+
+    Nothing of swarm's own goes in, above all not the password of the node's key.
+    """
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("SWARM_")}
     return {
-        **os.environ,
+        **inherited,
         "PYTHONHASHSEED": "0",
         "PYTHONUNBUFFERED": "1",
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",

@@ -1,22 +1,25 @@
-"""Blobs over libp2p streams: the port that a faster channel can slot into.
+"""Blobs over libp2p streams: what works wherever two members are connected at all.
 
-A peer asks for a blob's manifest by request, and for chunks on a stream of their own, as many as it
-likes in one go. Whoever serves reads them in a worker thread, about a megabyte per trip, one batch
-ahead of what is being sent. Nothing here knows what a manifest says or what a chunk's digest is:
-that is for the caller, who must trust no byte of it.
+`bulk` is faster, and goes first where it can be had. A peer asks for a blob's manifest by request,
+and for chunks on a stream of their own, as many as it likes in one go. Whoever serves reads them in
+a worker thread, about a megabyte per trip, one batch ahead of what is being sent. Nothing here
+knows what a manifest says or what a chunk's digest is: that is for the caller, who must trust no
+byte of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 import trio
 
 from swarm.errors import LocalError, PeerUnreachable, ProtocolViolation, RemoteError
+from swarm.network.bulk_transfer import FLUSH_AFTER_S, PACED_WRITE_BYTES, Chunk, Take, refusal
 from swarm.network.connection import Connection
 from swarm.network.limits import MIB, NetworkLimits
 from swarm.network.muxer import Stream
+from swarm.network.pacing import Pacer
 from swarm.network.peers import Peer
 from swarm.network.wire import (
     BLOB,
@@ -50,9 +53,10 @@ class BlobProvider(Protocol):
 class BlobServer:
     """Answers to MANIFEST_METHOD and BLOB from a provider."""
 
-    def __init__(self, provider: BlobProvider, limits: NetworkLimits) -> None:
+    def __init__(self, provider: BlobProvider, limits: NetworkLimits, pacer: Pacer) -> None:
         self._provider = provider
         self._limits = limits
+        self._pacer = pacer
         self._threads = trio.CapacityLimiter(4)
 
     async def manifest(self, sender: Address, payload: bytes) -> bytes:
@@ -63,7 +67,7 @@ class BlobServer:
                 self._provider.manifest, sender, Digest(payload), limiter=self._threads
             )
         except (LocalError, OSError) as error:
-            raise RemoteError(_refusal(error)) from error
+            raise RemoteError(refusal(error)) from error
 
     async def serve(self, peer: Peer, stream: Stream) -> None:
         """One fetch, from the request to the last chunk."""
@@ -78,12 +82,19 @@ class BlobServer:
             nursery.start_soon(self._read_batches, peer.address, wanted, batches)
             async for batch in ahead:
                 try:
-                    await stream.write(batch)
+                    await self._write(stream, batch)
                 except PeerUnreachable:
                     nursery.cancel_scope.cancel()
                     return
-                peer.sent_bytes += len(batch)
+                peer.count(sent=len(batch))
         await stream.finish(FINISH_S)
+
+    async def _write(self, stream: Stream, batch: bytes) -> None:
+        step = PACED_WRITE_BYTES if self._pacer.is_limited else len(batch)
+        for start in range(0, len(batch), step):
+            part = batch[start : start + step]
+            await trio.sleep(self._pacer.reserve(len(part)))
+            await stream.write(part)
 
     async def _read_batches(
         self, sender: Address, wanted: ChunksWanted, batches: trio.MemorySendChannel[bytes]
@@ -105,7 +116,7 @@ class BlobServer:
             try:
                 chunk = self._provider.read_chunk(sender, Digest(wanted.root), index)
             except (RemoteError, LocalError, OSError) as error:
-                words = _refusal(error).encode()[:MAX_REFUSAL_CHARS]
+                words = refusal(error).encode()[:MAX_REFUSAL_CHARS]
                 parts += [CHUNK_HEADER.pack(CHUNK_REFUSED, len(words)), words]
                 return b"".join(parts), len(wanted.indices)
             parts += [CHUNK_HEADER.pack(index, len(chunk)), chunk]
@@ -116,29 +127,26 @@ class BlobServer:
         return b"".join(parts), count
 
 
-def _refusal(error: RemoteError | LocalError | OSError) -> str:
-    # A peer is not told the paths that an error of this machine may name.
-    return short(error) if isinstance(error, RemoteError) else "the blob cannot be read here"
-
-
 async def fetch_chunks(
     connection: Connection,
     root: Digest,
     indices: Sequence[int],
-    on_chunk: Callable[[int, bytes], None],
+    take: Take,
     limits: NetworkLimits,
     stall_s: float,
 ) -> None:
-    """Ask for chunks and hand each to `on_chunk` as it arrives, in the order asked for.
+    """Ask for chunks and give them to `take` as they arrive, in the order asked for.
 
     Raises RemoteError with the peer's refusal, PeerUnreachable if it sends nothing for `stall_s`
-    or the connection ends, ProtocolViolation if it sends what was not asked for.
+    or the connection ends, ProtocolViolation if it sends what was not asked for, and whatever
+    `take` raises.
     """
-    async with connection.fetching:
-        with trio.move_on_after(stall_s) as patience:
-            stream = await connection.open_stream(BLOB)
-        if patience.cancelled_caught:
-            raise PeerUnreachable(f"the peer opened no stream for {stall_s:g} s")
+    with trio.move_on_after(stall_s) as patience:
+        stream = await connection.open_stream(BLOB)
+    if patience.cancelled_caught:
+        raise PeerUnreachable(f"the peer opened no stream for {stall_s:g} s")
+    batch = _Batch(take)
+    try:
         try:
             await stream.widen(WINDOW_BYTES)
             with trio.move_on_after(stall_s) as patience:
@@ -147,13 +155,40 @@ async def fetch_chunks(
                 raise PeerUnreachable(f"the peer took nothing for {stall_s:g} s")
             for expected in indices:
                 chunk = await _read_chunk(stream, expected, limits.max_chunk_bytes, stall_s)
-                connection.peer.received_bytes += len(chunk)
-                on_chunk(expected, chunk)
-        except ProtocolViolation as error:
-            connection.peer.blame("broke the blob protocol", error)
+                connection.peer.count(received=len(chunk))
+                await batch.add(expected, chunk)
+        except RemoteError:
+            await batch.hand_over()
             raise
-        finally:
-            await stream.reset()
+        await batch.hand_over()
+    except ProtocolViolation as error:
+        connection.peer.blame("broke the blob protocol", error)
+        raise
+    finally:
+        await stream.reset()
+
+
+class _Batch:
+    """Chunks that wait to be taken: a thread for each would cost more than it does."""
+
+    def __init__(self, take: Take) -> None:
+        self._take = take
+        self._chunks: list[Chunk] = []
+        self._size_bytes = 0
+        self._began = trio.current_time()
+
+    async def add(self, index: int, chunk: bytes) -> None:
+        self._chunks.append((index, chunk))
+        self._size_bytes += len(chunk)
+        overdue = trio.current_time() - self._began > FLUSH_AFTER_S
+        if overdue or self._size_bytes >= BATCH_BYTES:
+            await self.hand_over()
+
+    async def hand_over(self) -> None:
+        chunks, self._chunks, self._size_bytes = self._chunks, [], 0
+        if chunks:
+            await trio.to_thread.run_sync(self._take, chunks)
+        self._began = trio.current_time()
 
 
 async def _read_chunk(stream: Stream, expected: int, max_bytes: int, stall_s: float) -> bytes:

@@ -127,7 +127,7 @@ class Connection:
         try:
             if not self._closed:
                 self._queue_frame(encode_frame(Request(request_id, method, payload)))
-                self.peer.sent_bytes += len(payload)
+                self.peer.count(sent=len(payload))
                 await waiting.arrived.wait()
         finally:
             del self._answers[request_id]
@@ -220,7 +220,7 @@ class Connection:
                     batch = b"".join(self._messages)
                     self._messages.clear()
                     self._message_bytes = 0
-                    self.peer.sent_bytes += len(batch)
+                    self.peer.count(sent=len(batch))
                     await control.write(batch)
                 else:
                     frame, written = self._frames.popleft()
@@ -236,7 +236,7 @@ class Connection:
                 frame = await read_frame(
                     control, control_decoder, limits.max_frame_bytes, limits.read_stall_s
                 )
-                self.peer.received_bytes += len(frame.payload or b"")
+                self.peer.count(received=len(frame.payload or b""))
                 if isinstance(frame, Message):
                     self._enqueue(frame)
                 elif isinstance(frame, Response):
@@ -301,7 +301,7 @@ class Connection:
             if len(payload) > self._limits.max_payload_bytes:
                 await self._refuse(request, f"the answer would have {len(payload)} bytes")
                 return
-            self.peer.sent_bytes += len(payload)
+            self.peer.count(sent=len(payload))
             # Waiting keeps the bound on requests a bound on the answers in memory.
             await self._queue_frame(encode_frame(Response(request.id, payload))).wait()
         finally:

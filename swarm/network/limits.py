@@ -41,6 +41,8 @@ class NetworkLimits:
     """Own fetches of chunks from a peer at once; the next one waits for its turn."""
     max_inbound_streams: int = 16
     """Streams that a peer may have open here at once; the next one is reset."""
+    max_bulk_connections: int = 8
+    """Connections of a member that carry blobs to it, at once."""
     max_connections: int = 4
     """Authenticated connections of a member at once, while it is settled which one is kept."""
     max_half_open: int = 64
@@ -49,6 +51,10 @@ class NetworkLimits:
     """The same from one IP address."""
     max_addresses: int = 8
     """Addresses of a member that are dialled."""
+
+    # Pace.
+    max_upload_bytes_per_s: float | None = None
+    """Of blobs, to all peers together."""
 
     # Patience.
     handshake_s: float = 5.0

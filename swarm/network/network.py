@@ -26,10 +26,13 @@ import trio
 from swarm.errors import ConfigurationError, LocalError, PeerUnreachable
 from swarm.network import tcp
 from swarm.network.blob_exchange import MANIFEST_METHOD, BlobProvider, BlobServer, fetch_chunks
+from swarm.network.bulk import GRANT_METHOD, BulkChannel, BulkUnavailable
+from swarm.network.bulk_transfer import Take
 from swarm.network.connection import Connection, Handlers, MessageHandler, RequestHandler
 from swarm.network.identity import Identity, address_of
 from swarm.network.limits import NetworkLimits
 from swarm.network.muxer import Muxer
+from swarm.network.pacing import Pacer
 from swarm.network.peers import Peer, PeerTraffic, Signal, Traffic
 from swarm.network.secure import HANDSHAKE_ERRORS, MemberNoise, NotAMember, connect, welcome
 from swarm.network.wire import BLOB, short
@@ -40,6 +43,9 @@ log = logging.getLogger("swarm.network")
 DEFAULT_LISTEN = ("/ip4/127.0.0.1/tcp/0",)
 DEFAULT_LIMITS = NetworkLimits()
 MAX_LOGGED_HOSTS = 256
+MAX_PORTS = 4
+TLS_OPENING = b"\x16\x03"
+"""How TLS begins (RFC 8446, section 5.1); libp2p begins otherwise, whatever follows."""
 
 
 class Network:
@@ -61,6 +67,9 @@ class Network:
         self._half_open: Counter[str] = Counter()
         self._refused_hosts: Counter[str] = Counter()
         self._nursery: trio.Nursery | None = None
+        self._pacer = Pacer(limits.max_upload_bytes_per_s)
+        ports = list(dict.fromkeys(endpoint.port for endpoint in endpoints))[:MAX_PORTS]
+        self._bulk = BulkChannel(identity, self._peers, ports, limits, self._pacer)
 
     # Members
 
@@ -162,7 +171,9 @@ class Network:
 
     def serve_blobs(self, provider: BlobProvider) -> None:
         """Serve manifests and chunks; the provider decides who may have what."""
-        server = BlobServer(provider, self._limits)
+        server = BlobServer(provider, self._limits, self._pacer)
+        self._bulk.serve(provider)
+        self._handlers.requests[GRANT_METHOD] = self._bulk.grant
         self._handlers.requests[MANIFEST_METHOD] = server.manifest
         self._handlers.streams[BLOB] = server.serve
 
@@ -175,20 +186,26 @@ class Network:
         peer: Address,
         root: Digest,
         indices: Sequence[int],
-        on_chunk: Callable[[int, bytes], None],
+        take: Take,
         *,
         stall_s: float,
     ) -> None:
-        """Fetch chunks, unchecked; `on_chunk(index, bytes)` is called for each as it arrives.
+        """Fetch chunks, unchecked, over the bulk channel, or over libp2p where there is none.
 
-        Raises PeerUnreachable (nothing for `stall_s`, or connection lost), RemoteError (refused),
-        ProtocolViolation (another chunk than asked for). Chunks handed over before stay good.
+        `take` is called with some chunks at a time, in the order asked for, in a worker thread; it
+        may refuse them, and keeps none of their memory. Raises PeerUnreachable (nothing for
+        `stall_s`, or connection lost), RemoteError (refused), ProtocolViolation (another chunk than
+        asked for), and what `take` raises. Chunks handed over before stay good.
         """
         limits = self._limits
         for start in range(0, len(indices), limits.max_chunks_per_fetch):
             part = indices[start : start + limits.max_chunks_per_fetch]
             connection = await self._connection_to(peer)
-            await fetch_chunks(connection, root, part, on_chunk, limits, stall_s)
+            async with connection.fetching:
+                try:
+                    await self._bulk.fetch(connection, root, part, take, stall_s)
+                except BulkUnavailable:
+                    await fetch_chunks(connection, root, part, take, limits, stall_s)
 
     # Figures
 
@@ -248,6 +265,7 @@ class Network:
 
     def _drop(self, peer: Peer) -> None:
         peer.dialling.cancel()
+        self._bulk.forget(peer.address)
         if peer.connection is not None:
             peer.connection.close()
         self._former = PeerTraffic(
@@ -282,14 +300,22 @@ class Network:
                 return
             try:
                 with trio.fail_after(self._limits.handshake_s):
-                    muxer = await welcome(stream, self._noise, self._limits.max_buffered_bytes)
+                    is_bulk = await stream.peek(len(TLS_OPENING)) == TLS_OPENING
+                    if is_bulk:
+                        secured, peer = await self._bulk.welcome(stream.detach())
+                    else:
+                        muxer = await welcome(stream, self._noise, self._limits.max_buffered_bytes)
             except (*HANDSHAKE_ERRORS, trio.TooSlowError) as error:
                 self._note_refusal(host, error)
                 return
+        if is_bulk:
+            await stream.close()  # what was detached lives on
+            await self._bulk.serve_connection(secured, peer)
+            return
         address = address_of(muxer.peer_id)
-        peer = self._peers.get(address) if address is not None else None
-        if address is not None and peer is not None:
-            await self._run_connection(muxer, peer, address, stream)
+        known = self._peers.get(address) if address is not None else None
+        if address is not None and known is not None:
+            await self._run_connection(muxer, known, address, stream)
 
     @contextmanager
     def _counted_half_open(self, host: str) -> Iterator[bool]:
@@ -395,6 +421,7 @@ class Network:
                 return False
             old.close()
         peer.connection = new
+        self._bulk.try_again(peer.address)
         log.info("connected to %s at %s", to_hex(peer.address), new.remote)
         peer.changed.notify()
         self._changed.notify()
@@ -427,6 +454,7 @@ async def open_network(
                 yield network
             finally:
                 nursery.cancel_scope.cancel()
+                network._bulk.close()
     finally:
         for listener in listeners:
             await trio.aclose_forcefully(listener)

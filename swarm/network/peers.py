@@ -6,6 +6,7 @@ A `Peer` outlives its connections; it is dropped when the member is removed.
 from __future__ import annotations
 
 import logging
+import threading
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -70,6 +71,13 @@ class Peer:
     score: Counter[str] = field(default_factory=Counter)
     """Offences by reason."""
     refused_until: float = 0.0
+    _counting: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def count(self, *, sent: int = 0, received: int = 0) -> None:
+        """Count bytes; from any thread, as the bulk channel does."""
+        with self._counting:
+            self.sent_bytes += sent
+            self.received_bytes += received
 
     def blame(self, reason: str, detail: object = "") -> None:
         """Count an offence; the first of each kind is logged."""

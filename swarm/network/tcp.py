@@ -5,12 +5,13 @@ two nodes share a port without a word; its listener lives in a task outside ever
 link that is dropped without a reset hangs its readers for ever. Here a port in use is an error, and
 the kernel ends a connection whose peer is silent for about 14 seconds.
 
-`serve` is the one place where a fresh inbound connection is looked at. A bulk channel on the same
-port slots in there: libp2p begins with the bytes `13 2f`, TLS with `16 03`.
+The bulk channel shares the port: libp2p begins with the bytes `13 2f`, TLS with `16 03`, and
+`TcpStream.peek` tells which.
 """
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -146,6 +147,27 @@ class TcpStream(ReadWriteCloser):  # type: ignore[misc]  # libp2p is untyped for
             await self._stream.send_all(data)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             raise ConnectionClosedError(str(error) or "connection lost") from error
+
+    async def peek(self, size: int) -> bytes:
+        """The first bytes that the peer sends, left where they are; fewer if it ends before.
+
+        The kernel is asked to wake us for all of them at once: one that sent a single byte and
+        stopped would otherwise keep this turning.
+        """
+        sock = self._stream.socket
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, size)
+        try:
+            await trio.lowlevel.wait_readable(sock.fileno())
+            opening: bytes = await sock.recv(size, socket.MSG_PEEK)
+            return opening
+        except OSError as error:
+            raise ConnectionClosedError(str(error)) from error
+        finally:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+
+    def detach(self) -> socket.socket:
+        """The connection as a plain socket, which outlives this; nothing may have been read."""
+        return socket.socket(fileno=os.dup(self._stream.socket.fileno()))
 
     async def close(self) -> None:
         await trio.aclose_forcefully(self._stream)

@@ -10,6 +10,8 @@ Two protocols, both on streams of an authenticated connection:
 A frame is a 4-byte big-endian length and that many bytes of msgpack. A chunk is an 8-byte header
 (index, length; both big-endian) and its bytes, so that a large one is neither copied nor parsed; a
 header with index `CHUNK_REFUSED` is followed by a refusal in words instead.
+
+Chunks look the same on the bulk channel (`bulk`), where a token from a `BulkGrant` asks for them.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ LENGTH = struct.Struct(">I")
 CHUNK_HEADER = struct.Struct(">II")
 CHUNK_REFUSED = 0xFFFF_FFFF
 MAX_REFUSAL_CHARS = 1000
+MAX_CERTIFICATE_BYTES = 4096
 
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
 RequestId = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
@@ -65,12 +68,32 @@ class ChunksWanted(msgspec.Struct, array_like=True, forbid_unknown_fields=True, 
     indices: list[Annotated[int, msgspec.Meta(ge=0, lt=CHUNK_REFUSED)]]
 
 
+class BulkWanted(msgspec.Struct, array_like=True, forbid_unknown_fields=True, frozen=True):
+    """Grant me these chunks over the bulk channel, where I shall show this certificate (DER)."""
+
+    root: Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
+    indices: list[Annotated[int, msgspec.Meta(ge=0, lt=CHUNK_REFUSED)]]
+    certificate: Annotated[bytes, msgspec.Meta(max_length=MAX_CERTIFICATE_BYTES)]
+
+
+class BulkGrant(msgspec.Struct, array_like=True, forbid_unknown_fields=True, frozen=True):
+    """A token for them, the certificate that I shall show (DER), and the ports where I listen."""
+
+    token: Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
+    certificate: Annotated[bytes, msgspec.Meta(max_length=MAX_CERTIFICATE_BYTES)]
+    ports: Annotated[
+        list[Annotated[int, msgspec.Meta(ge=1, le=65_535)]], msgspec.Meta(max_length=4)
+    ]
+
+
 ControlFrame = Message | Request | Response
 T = TypeVar("T")
 
 _encoder = msgspec.msgpack.Encoder()
 control_decoder: msgspec.msgpack.Decoder[ControlFrame] = msgspec.msgpack.Decoder(ControlFrame)
 wanted_decoder = msgspec.msgpack.Decoder(ChunksWanted)
+want_decoder = msgspec.msgpack.Decoder(BulkWanted)
+grant_decoder = msgspec.msgpack.Decoder(BulkGrant)
 
 
 def encode_frame(value: msgspec.Struct) -> bytes:

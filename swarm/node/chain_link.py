@@ -13,12 +13,12 @@ from typing import Any, TypeVar
 
 import trio
 
-from swarm.chain.client import ConsortiumClient, Receipt
-from swarm.chain.contract import Snapshot
+from swarm.chain.client import RESEND_S, ConsortiumClient, Receipt
+from swarm.chain.contract import Event, Snapshot
 from swarm.errors import ChainError
 from swarm.protocol.ledger import Proposal
 from swarm.protocol.state import Member, Round
-from swarm.types import MemberId, PlanId
+from swarm.types import Digest, MemberId, PlanId
 
 POLL_S = 0.5
 """How often an external endpoint is asked for its head."""
@@ -42,10 +42,26 @@ class ChainLink:
         return await _in_thread(partial(function, *arguments), self._threads)
 
     async def transact(self, function: str, *arguments: object, deadline_s: float) -> Receipt:
-        """Send a transaction and wait until it counts. Raises ContractError, ChainError."""
-        return await self.ask(
-            partial(self.client.transact, function, *arguments, deadline_s=deadline_s)
-        )
+        """Send a transaction and wait until it counts. Raises ContractError, ChainError.
+
+        Looks for the receipt whenever there is a new head, and not in between.
+        """
+
+        def send() -> tuple[int, Digest]:
+            self.client.check(function, *arguments)
+            height, _ = self.client.head()
+            return height, self.client.send(function, *arguments)
+
+        height, tx = await self.ask(send)
+        until = trio.current_time() + deadline_s
+        while (receipt := await self.ask(self.client.receipt, tx)) is None:
+            if trio.current_time() >= until:
+                raise self.client.overdue(tx, deadline_s)
+            with trio.move_on_after(RESEND_S) as waiting:
+                height = await self.wait_for_head(height)
+            if waiting.cancelled_caught:
+                await self.ask(self.client.resend, tx)
+        return receipt
 
     async def snapshot(self, plan: PlanId) -> Snapshot:
         return await self.ask(self.client.snapshot, plan)
@@ -58,6 +74,13 @@ class ChainLink:
 
     async def proposals(self) -> dict[int, Proposal]:
         return await self.ask(self.client.proposals)
+
+    async def height(self) -> int:
+        return (await self.ask(self.client.head))[0]
+
+    async def events(self, first: int, last: int) -> list[Event]:
+        """The contract's events in the blocks first..last."""
+        return await self.ask(self.client.events, first, last) if first <= last else []
 
     async def plan_count(self) -> int:
         return await self.ask(self.client.plan_count)

@@ -13,6 +13,7 @@ setting must not be silence.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlparse
@@ -23,6 +24,11 @@ from swarm.errors import ConfigurationError
 from swarm.types import Address, to_address
 
 MAX_CONFIG_BYTES = 64 * 1024
+MAX_PORT = 65535
+UNKNOWN_KEY = re.compile(r"Object contains unknown field `(?P<key>.+)`")
+MULTIADDR = re.compile(
+    r"/(ip4|ip6|dns|dns4|dns6)/[^/\s]+/tcp/(?P<port>[0-9]{1,5})(/p2p/[A-Za-z0-9]+)?"
+)
 
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
 Positive = Annotated[int, msgspec.Meta(ge=1)]
@@ -51,6 +57,12 @@ class Network(_Section, frozen=True):
     listen: tuple[str, ...] = ("/ip4/127.0.0.1/tcp/0",)
     peers: dict[str, tuple[str, ...]] = {}
     """Multiaddrs by member name, where they differ from network.json."""
+    max_upload_mbit: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    """Megabits a second of models and updates, to all peers together; no limit by default."""
+
+    @property
+    def max_upload_bytes_per_s(self) -> float | None:
+        return None if self.max_upload_mbit is None else self.max_upload_mbit * 1e6 / 8
 
 
 class Http(_Section, frozen=True):
@@ -114,8 +126,15 @@ def load_config(directory: Path) -> NodeConfig:
 
 
 def _in_words(fault: str) -> str:
-    """msgspec writes paths as `$.network.listen`; people write `network.listen`."""
-    return fault.replace("`$.", "`").replace("`$`", "the top level")
+    """msgspec writes "Object contains unknown field `listn` - at `$.network`"; people say
+    "unknown key `network.listn`"."""
+    text, _, place = fault.partition(" - at ")
+    path = place.strip("`").removeprefix("$").removeprefix(".")
+    unknown = UNKNOWN_KEY.fullmatch(text)
+    if unknown is not None:
+        key = f"{path}.{unknown['key']}" if path else unknown["key"]
+        return f"unknown key `{key}`: correct it, or remove it"
+    return f"`{path}`: {text[0].lower()}{text[1:]}" if path else text
 
 
 def _check(path: Path, directory: Path, config: NodeConfig) -> None:
@@ -134,10 +153,36 @@ def _check(path: Path, directory: Path, config: NodeConfig) -> None:
             to_address(chain.contract)
         except ValueError as error:
             raise ConfigurationError(f"{path}: `chain.contract`: {error}") from None
+    said = {"network.listen": config.network.listen} | {
+        f"network.peers.{name}": addresses for name, addresses in config.network.peers.items()
+    }
+    for key, addresses in said.items():
+        for address in addresses:
+            check_multiaddr(address, f"{path}: `{key}`")
+    check_host_port(config.http.listen, f"{path}: `http.listen`")
     if config.data.path is not None and not data_path(directory, config).exists():  # type: ignore[union-attr]
         raise ConfigurationError(
             f"{path}: `data.path` names {data_path(directory, config)}, which does not exist: "
             "put this site's data there, or correct the path"
+        )
+
+
+def check_multiaddr(text: str, where: str) -> None:
+    """Raise ConfigurationError unless `text` has the form of a TCP multiaddr."""
+    found = MULTIADDR.fullmatch(text)
+    if found is None or int(found["port"]) > MAX_PORT:
+        raise ConfigurationError(
+            f"{where}: {text!r} cannot be used as an address; write it like /ip4/192.0.2.7/tcp/4001"
+        )
+
+
+def check_host_port(text: str, where: str) -> None:
+    """Raise ConfigurationError unless `text` is an address and a port."""
+    host, separator, port = text.rpartition(":")
+    if not separator or not host or not port.isdecimal() or int(port) > MAX_PORT:
+        raise ConfigurationError(
+            f"{where}: {text!r} cannot be listened on; write an address and a port, such as "
+            "127.0.0.1:8545"
         )
 
 

@@ -6,11 +6,12 @@ the command line only asks. A failure comes back as the error's sentence and its
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -58,12 +59,30 @@ def read_running(directory: Path) -> Running:
         running = msgspec.json.decode((directory / "running.json").read_bytes(), type=Running)
         os.kill(running.pid, 0)
     except (FileNotFoundError, ProcessLookupError, NotADirectoryError):
-        raise ConfigurationError(
-            f"no node runs in {directory}: start it with `swarm node start {directory}`"
-        ) from None
+        raise _nobody(directory) from None
     except (OSError, msgspec.DecodeError) as error:
         raise ConfigurationError(f"{directory / 'running.json'} cannot be used: {error}") from None
     return running
+
+
+@contextmanager
+def only_node_in(directory: Path) -> Iterator[None]:
+    """Hold `directory` for this process. Raises ConfigurationError if another node runs in it:
+    two that sign with one key would contradict each other."""
+    with (directory / "lock").open("wb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigurationError(
+                f"a node runs in {directory} already: see `swarm node status {directory}`"
+            ) from None
+        yield
+
+
+def _nobody(directory: Path) -> ConfigurationError:
+    return ConfigurationError(
+        f"no node runs in {directory}: start it with `swarm node start {directory}`"
+    )
 
 
 def ask(directory: Path, method: str, /, **arguments: object) -> Any:
@@ -81,6 +100,9 @@ def ask(directory: Path, method: str, /, **arguments: object) -> Any:
         raise LocalError(
             f"the node in {directory} has not answered for {ANSWER_DEADLINE_S:.0f} s: see its log"
         ) from None
+    except (FileNotFoundError, ConnectionRefusedError):
+        # It was killed, and another process has its number now.
+        raise _nobody(directory) from None
     except OSError as error:
         raise LocalError(
             f"the node in {directory} does not answer ({error.strerror}): see its log"
@@ -150,7 +172,10 @@ async def _perform(body: bytes, handlers: Mapping[str, Handler]) -> Reply:
         request = msgspec.json.decode(body, type=Request)
         handler = handlers[request.method]
     except (msgspec.DecodeError, KeyError) as error:
-        return Reply(error=f"the node does not know this request: {error}", exit_status=2)
+        return Reply(
+            error=f"the node does not know this request ({error}): is it of another release?",
+            exit_status=2,
+        )
     try:
         with trio.fail_after(ANSWER_DEADLINE_S):
             return Reply(result=await handler(**request.arguments))

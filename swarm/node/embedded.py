@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Collection
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from swarm.chain.rpc import RpcMethods
 from swarm.chain.service import ChainService, open_chain
 from swarm.chain.signer import NodeKeys
 from swarm.chain.store import VoteStore
+from swarm.errors import ConfigurationError
 from swarm.network.network import Network
 from swarm.node.chain_link import ChainLink, polling
 from swarm.node.config import NodeConfig, external_contract
@@ -71,24 +72,17 @@ async def open_embedded(
 ) -> AsyncIterator[OpenedChain]:
     """The consortium's own chain, this node's replica of it."""
     engine = await trio.to_thread.run_sync(Engine.open, directory / "chain", genesis)
-    try:
-        votes = await trio.to_thread.run_sync(VoteStore, directory / "chain" / "votes.db")
-        try:
-            pool = Pool(engine)
-            async with open_chain(engine, votes, pool, NodeKeys(key), _Messages(network)) as chain:
-                network.on_message(TOPIC, chain.receive)
-                network.on_connect(chain.peer_connected)
-                rpc = RpcMethods(engine, pool, chain.submit_from_thread)
-                client = await trio.to_thread.run_sync(
-                    ConsortiumClient.over, InProcessProvider(rpc.handle), CONTRACT_ADDRESS, key
-                )
-                link = ChainLink(client, partial(_next_head, chain))
-                yield OpenedChain(link, rpc, chain.status, genesis)
-        finally:
-            await trio.to_thread.run_sync(votes.close)
-    finally:
-        with trio.CancelScope(shield=True):
-            await trio.to_thread.run_sync(engine.close)
+    with engine, closing(VoteStore(directory / "chain" / "votes.db")) as votes:
+        pool = Pool(engine)
+        async with open_chain(engine, votes, pool, NodeKeys(key), _Messages(network)) as chain:
+            network.on_message(TOPIC, chain.receive)
+            network.on_connect(chain.peer_connected)
+            rpc = RpcMethods(engine, pool, chain.submit_from_thread)
+            client = await trio.to_thread.run_sync(
+                ConsortiumClient.over, InProcessProvider(rpc.handle), CONTRACT_ADDRESS, key
+            )
+            link = ChainLink(client, partial(_next_head, chain))
+            yield OpenedChain(link, rpc, chain.status, genesis)
 
 
 async def _next_head(chain: ChainService, above: int) -> int:
@@ -126,4 +120,12 @@ async def open_node_chain(
 
 def read_network(directory: Path, config: NodeConfig) -> Genesis | None:
     """The genesis of the embedded chain; None if the chain is external."""
-    return None if config.chain.rpc_url else read_genesis(directory / config.chain.network)
+    if config.chain.rpc_url:
+        return None
+    path = directory / config.chain.network
+    if not path.exists():
+        raise ConfigurationError(
+            f"{path} does not exist: put the network.json of your consortium there, or found one "
+            "with `swarm network found`"
+        )
+    return read_genesis(path)

@@ -39,9 +39,9 @@ class Exchange:
         self._check(sender, root)
         return self.store.manifest(root).encode()
 
-    def read_chunk(self, sender: Address, root: Digest, index: int) -> bytes:
+    def read_chunk(self, sender: Address, root: Digest, index: int) -> bytes | memoryview:
         self._check(sender, root)
-        return self.store.read_chunk(root, index)
+        return self.store.view_chunk(root, index)
 
     def _check(self, sender: Address, root: Digest) -> None:
         if not any(rule(sender, root) for rule in self.rules):
@@ -62,7 +62,7 @@ class Exchange:
         `patience_s` is how long a peer may make no progress; the whole may take as long as the
         slowest link needs. Raises RemoteError (BlobError, PeerUnreachable) or LocalError.
         """
-        if self.store.has(root):
+        if layout is None and self.store.has(root):
             return
         limit = self.max_blob_bytes if layout is None else layout.file_bytes
         with _Pulling(self):

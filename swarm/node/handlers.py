@@ -13,6 +13,7 @@ from swarm.errors import ConfigurationError, ContractError
 from swarm.learning import bundle
 from swarm.learning.messages import Loaded
 from swarm.node.control import Handler
+from swarm.node.refusals import in_words
 from swarm.node.work import layout_of
 from swarm.protocol.election import commitment_to, secret_for
 from swarm.protocol.ledger import Kind, Proposal, votes_needed
@@ -185,7 +186,7 @@ class Handlers:
             )
         samples = await trainer.count_samples()
         most = node.config.training.max_samples or samples.train
-        commitment = commitment_to(secret_for(node.election_secret, found.id, 0, 0))
+        commitment = commitment_to(secret_for(node.election_secret, found.id, *found.place))
         await self._transact("consent", found.id, found.digest, most, commitment)
         return {"digest": to_hex(found.digest), "max_samples": most}
 
@@ -262,7 +263,7 @@ class Handlers:
         try:
             await self.node.chain.transact(function, *arguments, deadline_s=DEADLINE_S)
         except ContractError as error:
-            raise ConfigurationError(str(error)) from error
+            raise in_words(error) from error
 
 
 def chain_rules(loaded: Loaded, rounds: int | None) -> Rules:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from swarm.errors import BlobError
+from swarm.errors import BlobError, SchemaMismatch
 from swarm.learning.merge import MergeMethod, check_samples, find_unfit, self_check
 from swarm.tensors import (
     MAX_CHUNK_BYTES,
@@ -83,9 +83,12 @@ def merge_range(
 def check_update(path: Path, expected: Layout) -> None:
     """Check that a file holds the expected tensors and only values that may be merged.
 
-    Raises BlobError naming the tensor and what is wrong with it.
+    Raises SchemaMismatch or BlobError, naming the tensor and what is wrong with it.
     """
-    layout = Layout.read(path)
+    try:
+        layout = Layout.read(path)
+    except BlobError as error:
+        raise SchemaMismatch(str(error)) from error
     _check_schema(path.name, layout, expected)
     raw = open_file(path).raw
     for start, stop in _steps(layout):
@@ -112,7 +115,7 @@ def _check_schema(whose: str, found: Layout, expected: Layout) -> None:
     theirs = {spec.name: spec for spec in found.specs}
     for name in sorted(ours.keys() | theirs.keys()):
         if ours.get(name) != theirs.get(name):
-            raise BlobError(
+            raise SchemaMismatch(
                 f"{whose}: tensor {name!r} is {_told(theirs.get(name))}, but must be "
                 f"{_told(ours.get(name))}"
             )

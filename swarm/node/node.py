@@ -30,10 +30,11 @@ from swarm.chain.http import open_http
 from swarm.errors import ChainError, ConfigurationError, SwarmError
 from swarm.learning.merge import self_check
 from swarm.learning.supervisor import Trainer, TrainerConfig, open_trainer
+from swarm.network.limits import NetworkLimits
 from swarm.network.network import Network, open_network
 from swarm.node.chain_link import ChainLink
 from swarm.node.config import NodeConfig, data_path, load_config
-from swarm.node.control import Running, open_control
+from swarm.node.control import Running, only_node_in, open_control
 from swarm.node.embedded import open_node_chain, read_network
 from swarm.node.exchange import Exchange
 from swarm.node.handlers import Handlers
@@ -42,14 +43,16 @@ from swarm.node.library import METHOD as BUNDLE_METHOD
 from swarm.node.library import Library
 from swarm.node.participant import Participant
 from swarm.node.records import Records
+from swarm.node.upkeep import keep_up
 from swarm.node.work import Work
 from swarm.protocol.machine import RoundMachine
-from swarm.protocol.state import Member, Plan, PlanStatus
+from swarm.protocol.state import Member, Plan
 from swarm.types import Address, Digest, MemberId, PlanId, to_hex
 
 log = logging.getLogger("swarm.node")
 
 CODE_RETRY_S = 1.0
+CHAIN_RETRY_S = 1.0
 RUNNING = "running.json"
 PASSWORD_VARIABLE = "SWARM_PASSWORD"
 
@@ -78,6 +81,7 @@ class Node:
     height: int = -1
     trainers: dict[Digest, Trainer] = field(default_factory=dict)
     _resources: AsyncExitStack = field(default_factory=AsyncExitStack)
+    _joining: set[PlanId] = field(default_factory=set)
     _pruned_at: set[int] = field(default_factory=set)
     _unneeded: frozenset[Digest] = frozenset()
 
@@ -90,33 +94,49 @@ class Node:
     async def run(self) -> None:
         """Follow the chain, and keep a participant for every plan that this member joined."""
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(keep_up, self.chain, lambda: (self.me, self.members))
             while True:
                 try:
                     await self._observe(nursery)
                 except ChainError as error:
                     log.warning("the chain cannot be read: %s", error)
-                self.height = await self.chain.wait_for_head(self.height)
+                    await trio.sleep(CHAIN_RETRY_S)
+                    continue
+                await self.chain.wait_for_head(self.height)
 
     async def _observe(self, nursery: trio.Nursery) -> None:
+        """Read what the blocks since the last look have changed, and only that."""
+        height = await self.chain.height()
+        if self.height < 0:
+            await self._read_members()
+            touched = set(range(1, await self.chain.plan_count() + 1))
+        else:
+            events = await self.chain.events(self.height + 1, height)
+            touched = {int(str(e.arguments["plan"])) for e in events if "plan" in e.arguments}
+            if any("plan" not in e.arguments for e in events):
+                await self._read_members()
+                touched |= set(self.participants)
+        for number in sorted(touched):
+            await self._observe_plan(PlanId(number), nursery)
+        self.height = height
+        await self._prune()
+
+    async def _read_members(self) -> None:
         self.members = await self.chain.members()
         self._admit_members()
-        for number in range(1, await self.chain.plan_count() + 1):
-            plan_id = PlanId(number)
-            known = self.plans.get(plan_id)
-            if known is not None and known.status in (PlanStatus.COMPLETED, PlanStatus.STOPPED):
-                continue
-            snapshot = await self.chain.snapshot(plan_id)
-            plan = self.plans[plan_id] = snapshot.plan
-            if known is None and not self.library.has(plan.digest):
-                nursery.start_soon(self._fetch_code, plan)
+
+    async def _observe_plan(self, plan_id: PlanId, nursery: trio.Nursery) -> None:
+        known = plan_id in self.plans
+        plan = self.plans[plan_id] = (await self.chain.snapshot(plan_id)).plan
+        if not known and not self.library.has(plan.digest):
+            nursery.start_soon(self._fetch_code, plan)
+        if plan_id in self.participants:
+            await self.participants[plan_id].observe(plan, self.members)
+        elif plan_id not in self._joining:
             me = self.me
-            if me is None or me.id not in plan.consents:
-                continue
-            if plan_id not in self.participants:
-                nursery.start_soon(self._participate, plan, me)
-            elif plan_id in self.participants:
-                await self.participants[plan_id].observe(plan, self.members)
-        await self._prune()
+            if me is not None and me.id in plan.consents:
+                self._joining.add(plan_id)
+                nursery.start_soon(self._participate, plan_id, me)
 
     def _admit_members(self) -> None:
         present = [m for m in self.members.values() if m.present and m.node != self.address]
@@ -135,8 +155,9 @@ class Node:
                 log.info("%s", error)
                 await trio.sleep(CODE_RETRY_S)
 
-    async def _participate(self, plan: Plan, me: Member) -> None:
+    async def _participate(self, plan_id: PlanId, me: Member) -> None:
         """Take part in one plan for as long as the node runs."""
+        plan = self.plans[plan_id]
         await self._fetch_code(plan)
         self.library.read(plan.digest)
         records = Records(self.directory / "records" / f"plan-{plan.id}.json")
@@ -147,8 +168,8 @@ class Node:
             keep_models=self.config.storage.keep_models,
             traffic=self._traffic,
         )
-        self.participants[plan.id] = participant
-        await participant.observe(plan, self.members)
+        self.participants[plan_id] = participant
+        await participant.observe(self.plans[plan_id], self.members)
         await participant.run()
 
     async def trainer(self, digest: Digest) -> Trainer:
@@ -250,7 +271,9 @@ async def open_node(directory: Path, password: str | None = None) -> AsyncIterat
     key = load_key(directory / config.key.file, find_password(directory, config, password))
     await trio.to_thread.run_sync(self_check)
     async with AsyncExitStack() as stack:
-        network = await stack.enter_async_context(open_network(key, config.network.listen))
+        stack.enter_context(only_node_in(directory))
+        limits = NetworkLimits(max_upload_bytes_per_s=config.network.max_upload_bytes_per_s)
+        network = await stack.enter_async_context(open_network(key, config.network.listen, limits))
         founders = () if genesis is None else genesis.founders
         addresses = {
             founder.node: config.network.peers.get(founder.name, founder.addresses)

@@ -225,7 +225,7 @@ class Participant:
             "statistics": to_hex(plan.statistics) if plan.statistics != NO_DIGEST else None,
             "halted": self.machine.halted,
             "last_report": self.last_report,
-            "records": self.work.records.as_list(),
+            "records": self.work.records.as_list(names),
         }
 
 

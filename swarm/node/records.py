@@ -4,6 +4,7 @@ where the seconds and the bytes went. Times are seconds on this node's clock.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -11,10 +12,11 @@ from typing import Any
 
 import msgspec
 
-from swarm.protocol.state import Candidate, Round, members_in
-from swarm.types import Digest, to_digest, to_hex
+from swarm.protocol.state import Candidate, Omission, Round, members_in
+from swarm.types import Digest, MemberId, to_digest, to_hex
 
 KEPT_ROUNDS = 1000
+REASONS = {int(o): o.name.lower().replace("_", " ") for o in Omission}
 
 
 @dataclass
@@ -25,7 +27,8 @@ class RoundRecord:
     attempt: int
     leader: int | None = None
     contributors: list[int] = field(default_factory=list)
-    omitted: list[int] = field(default_factory=list)
+    omitted: dict[int, str] = field(default_factory=dict)
+    """Whose updates the leader left out, and why, as the chain has it."""
     model: str = ""
     metrics: dict[str, dict[str, float]] = field(default_factory=dict)
     """Of the merged model on this site's own rows: "validation" and "test"."""
@@ -82,7 +85,8 @@ class Records:
         record.attempt = round.attempt
         record.leader = winner.leader
         record.contributors = [int(m) for m in members_in(round.submitted & ~winner.omitted)]
-        record.omitted = [int(m) for m in members_in(winner.omitted)]
+        left_out = zip(members_in(winner.omitted), winner.reasons, strict=False)
+        record.omitted = {int(m): REASONS.get(r, f"reason {r}") for m, r in left_out}
         record.model = to_hex(winner.model)
         began = self._opened.pop(round.number, None)
         if began is not None:
@@ -108,6 +112,18 @@ class Records:
         partial.write_bytes(msgspec.json.encode(newest))
         partial.replace(self._path)
 
-    def as_list(self) -> list[dict[str, Any]]:
-        """The newest rounds, oldest first."""
-        return [asdict(self.rounds[n]) for n in sorted(self.rounds)[-KEPT_ROUNDS:]]
+    def as_list(self, names: Mapping[MemberId, str]) -> list[dict[str, Any]]:
+        """The newest rounds, oldest first, with members by name."""
+
+        def name(member: int | None) -> str | None:
+            return None if member is None else names.get(MemberId(member), f"member {member}")
+
+        return [
+            asdict(record)
+            | {
+                "leader": name(record.leader),
+                "contributors": [name(m) for m in record.contributors],
+                "omitted": {name(m): why for m, why in record.omitted.items()},
+            }
+            for record in (self.rounds[n] for n in sorted(self.rounds)[-KEPT_ROUNDS:])
+        ]

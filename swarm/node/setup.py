@@ -8,6 +8,7 @@ from pathlib import Path
 from swarm.chain.contract import artifact
 from swarm.chain.genesis import Founder, Genesis, make_genesis, read_card, write_card, write_genesis
 from swarm.errors import ConfigurationError
+from swarm.node.config import check_host_port, check_multiaddr
 from swarm.node.keys import (
     RANDOM_PASSWORD_COST,
     SCRYPT_COST,
@@ -39,20 +40,26 @@ def create_node(
     addresses under which others can reach this node, `listen` by default.
     Raises ConfigurationError, and then leaves nothing behind.
     """
+    for address in (listen, *announce):
+        check_multiaddr(address, name)
+    check_host_port(http, name)
     if directory.exists() and any(directory.iterdir()):
         raise ConfigurationError(
             f"{directory} is not empty: choose a new directory, or start the node that is there"
         )
     existed = directory.exists()
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    directory.chmod(0o700)
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        directory.chmod(0o700)
+    except OSError as error:
+        raise ConfigurationError(f"{directory} cannot be made: {error.strerror}") from None
     try:
         cost = SCRYPT_COST
         if password is None:
             password, cost = generate_password(), RANDOM_PASSWORD_COST
             write_secret(directory / "password", password.encode() + b"\n")
-        address = create_key(directory / "key.json", password, cost=cost)
-        card = Founder(name, address, address, tuple(announce or [listen]))
+        key = create_key(directory / "key.json", password, cost=cost)
+        card = Founder(name, key, key, tuple(announce or [listen]))
         write_card(directory / CARD, card)
         unattended = (directory / "password").exists()
         text = _config(name, listen, http, data, seed, keep_models, unattended)

@@ -16,13 +16,13 @@ from pathlib import Path
 import msgspec
 import trio
 
-from swarm.errors import BlobError, PlanError, RemoteError, SwarmError
+from swarm.errors import BlobError, PlanError, RemoteError, SchemaMismatch, SwarmError
 from swarm.learning.merge import METHODS
 from swarm.learning.messages import Loaded, Progress
 from swarm.learning.supervisor import Trainer
 from swarm.node.exchange import Exchange
 from swarm.node.merging import check_update, merge_files
-from swarm.node.records import Records
+from swarm.node.records import REASONS, Records
 from swarm.protocol import machine as m
 from swarm.protocol.state import Member, Omission, VerifyLevel, members_in
 from swarm.tensors import Layout, TensorSpec
@@ -67,14 +67,16 @@ class Work:
         number, base = command.number, command.base
         began = time.monotonic()
         event: m.Event = m.TrainingFailed(number, base, "it was stopped", False)
-        with trio.CancelScope() as self._training:
+        with trio.CancelScope() as scope:
+            self._training = scope
             try:
                 event = await self._train(command)
             except PlanError as error:
                 event = m.TrainingFailed(number, base, str(error), True)
             except SwarmError as error:
                 event = m.TrainingFailed(number, base, str(error), False)
-        self._training = self.progress = None
+        if self._training is scope:  # and no later training's
+            self._training = self.progress = None
         self.records.at(number).train_s += time.monotonic() - began
         return event
 
@@ -147,9 +149,10 @@ class Work:
             omitted |= await self._collect(number, wanted, layout, command.patience_s)
             chosen = [u for u in command.updates if u.member not in omitted]
             if len(chosen) < command.min_peers:
+                left_out = (f"{self._name(i)} ({REASONS[o]})" for i, o in sorted(omitted.items()))
                 raise RemoteError(
-                    f"only {len(chosen)} of {len(command.updates)} updates can be merged; "
-                    f"{command.min_peers} are needed"
+                    f"only {len(chosen)} of {len(command.updates)} updates can be merged, "
+                    f"{command.min_peers} are needed; left out: {', '.join(left_out)}"
                 )
             model = await self._merge(number, chosen, command.method)
         except SwarmError as error:
@@ -201,7 +204,7 @@ class Work:
             return f"it leaves out the update of {names}, which is here and valid"
         missing = await self._collect(number, kept, layout, command.patience_s)
         if missing:
-            names = ", ".join(f"{self._name(i)} ({o.name.lower()})" for i, o in missing.items())
+            names = ", ".join(f"{self._name(i)} ({REASONS[o]})" for i, o in missing.items())
             raise RemoteError(f"updates that it contains cannot be checked here: {names}")
         model = await self._merge(number, kept, command.method)
         if model != candidate.model:
@@ -233,28 +236,29 @@ class Work:
     async def _fault_of_update(
         self, update: m.FrozenUpdate, layout: Layout, patience_s: float
     ) -> Omission | None:
-        store = self.exchange.store
-        patience_s = max(patience_s, LEAST_PATIENCE_S)
+        wrong = Omission.WRONG_DIGEST
         try:
             await self.exchange.pull(
                 update.update,
                 self._addresses([update.member]) + self._others(),
-                patience_s=patience_s,
+                patience_s=max(patience_s, LEAST_PATIENCE_S),
                 layout=layout,
             )
+            wrong = Omission.NOT_FINITE
+            path = self.exchange.store.path(update.update)
+            await trio.to_thread.run_sync(check_update, path, layout)
+        except SchemaMismatch as error:
+            return self._left_out(update.member, Omission.WRONG_SCHEMA, error)
         except BlobError as error:
-            log.warning("the update of %s is refused: %s", self._name(update.member), error)
-            unwanted = "expected" in str(error)
-            return Omission.WRONG_SCHEMA if unwanted else Omission.WRONG_DIGEST
+            return self._left_out(update.member, wrong, error)
         except RemoteError as error:
-            log.warning("the update of %s is missing: %s", self._name(update.member), error)
-            return Omission.UNREACHABLE
-        try:
-            await trio.to_thread.run_sync(check_update, store.path(update.update), layout)
-        except BlobError as error:
-            log.warning("the update of %s is refused: %s", self._name(update.member), error)
-            return Omission.NOT_FINITE
+            return self._left_out(update.member, Omission.UNREACHABLE, error)
         return None
+
+    def _left_out(self, member: MemberId, reason: Omission, why: RemoteError) -> Omission:
+        name = self._name(member)
+        log.warning("the update of %s is left out, %s: %s", name, REASONS[reason], why)
+        return reason
 
     async def _merge(self, number: int, chosen: list[m.FrozenUpdate], method: str) -> Digest:
         store = self.exchange.store

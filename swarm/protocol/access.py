@@ -7,7 +7,7 @@ recompute, and to nobody else; two rounds after the round is final it is deleted
 
 from __future__ import annotations
 
-from swarm.protocol.state import Plan, Round, RoundStatus, VerifyLevel, present_in
+from swarm.protocol.state import Plan, Round, RoundStatus, VerifyLevel, submitters
 from swarm.types import NO_DIGEST, Digest, MemberId
 
 SLOTS_AHEAD = 1
@@ -33,13 +33,11 @@ def may_read(plan: Plan, members: int, reader: MemberId, blob: Digest, now: int)
 
 
 def may_read_updates(plan: Plan, round: Round, members: int, reader: MemberId, now: int) -> bool:
-    """Whether `reader`'s role in this round needs the others' updates: it leads now, will next,
-    or recomputes the merge."""
-    if not present_in(round, members) & (1 << reader):
+    """Whether `reader`'s role in this round needs the others' updates: submission is closed, it
+    submitted itself, and it leads now, will next, or recomputes the merge."""
+    if round.status is not RoundStatus.CLOSED or not submitters(round, members) & (1 << reader):
         return False
     if plan.rules.verify_level is not VerifyLevel.HELD:
         return True
-    if round.status is not RoundStatus.CLOSED:
-        return False
     first = round.first_slot_of(reader)
     return first is not None and first <= round.slot_at(now) + SLOTS_AHEAD

@@ -27,7 +27,8 @@ def secret_for(node_secret: bytes, plan: int, round: int, attempt: int) -> bytes
     """The 32-byte secret that a node commits to in its submission to (plan, round, attempt).
 
     Derived from the node key by HMAC-SHA256, so a restarted node can still reveal what it
-    committed to before. (plan, 0, 0) with `round` = `attempt` = 0 is the one given with consent.
+    committed to before. A consent commits to the secret of the place where the plan stands then:
+    (plan, 0, 0) before the first round.
     """
     place = b"".join(n.to_bytes(8, "big") for n in (plan, round, attempt))
     return hmac.new(node_secret, b"swarm/commitment/1" + place, hashlib.sha256).digest()

@@ -315,7 +315,8 @@ class Ledger:
         if max_samples < 1:
             raise ContractError("RoundBadSamples", {"given": max_samples, "most": 0})
         plan.participants |= 1 << member.id
-        plan.consents[member.id] = Participant(member.id, max_samples, commitment, seen_at=now)
+        consent = Participant(member.id, max_samples, commitment, *plan.place, seen_at=now)
+        plan.consents[member.id] = consent
         member.seen_at = now
         willing = plan.participants & self.member_mask
         if plan.min_consents_at == 0 and willing.bit_count() >= plan.rules.min_peers:
@@ -522,6 +523,8 @@ class Ledger:
             raise ContractError("RoundWrongStatus", {"status": int(round.status)})
         if not may_void(plan, round, self.member_mask, now):
             raise ContractError("RoundNotVoidable", {"round": number, "attempt": attempt})
+        if round.status is RoundStatus.CLOSED:
+            self._note_merge_time(plan, round, now)
         round.status = RoundStatus.VOID
         if may_open(plan, self.member_mask, now):
             self._open(plan, now)
@@ -589,13 +592,20 @@ class Ledger:
         voters = submitters(round, self.member_mask).bit_count()
         if voters >= supermajority(self.member_mask.bit_count()):
             self.rotation = round.seed
-        # Half of the newest, half of the past: one slow merge widens the slots, none widens them
-        # for ever. Rounded up, or a merge of one second would count as none.
-        plan.merge_s = (plan.merge_s + (now - round.closed_at) + 1) // 2
+        self._note_merge_time(plan, round, now)
         if round.number >= plan.rules.rounds:
             plan.status = PlanStatus.COMPLETED
         elif may_open(plan, self.member_mask, now):
             self._open(plan, now)
+
+    @staticmethod
+    def _note_merge_time(plan: Plan, round: Round, now: int) -> None:
+        # Half of the newest, half of the past: one slow merge widens the slots, none widens them
+        # for ever. Rounded up, or a merge of one second would count as none. A void counts too, or
+        # merges that need longer than two cycles would never fit; and never more than a slot, which
+        # doubles the next one: an outage of hours does not make slots of hours.
+        took_s = (plan.merge_s + (now - round.closed_at) + 1) // 2
+        plan.merge_s = min(took_s, round.slot_s)
 
     def _candidate(self, round: Round, model: Digest, omitted: int) -> Candidate:
         candidate = round.candidate(model, omitted)

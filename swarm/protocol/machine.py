@@ -54,8 +54,11 @@ from swarm.types import NO_DIGEST, Digest, MemberId, PlanId
 STAGGER_S = 1.0
 """How much longer each next member in order waits with a transaction that anyone may send."""
 FIRST_PAUSE_S = 0.5
-LONGEST_PAUSE_S = 30.0
-STUCK_PAUSE_S = 4.0
+LONGEST_PAUSE_S = 4.0
+"""Short, so that whatever failed through an outage is tried again soon after it."""
+LONGEST_TRAINING_PAUSE_S = 30.0
+STUCK_AFTER = 4
+"""What failed this often in a row is no reason any more to make others wait."""
 PLAN_FAILURES_ALLOWED = 2
 """A plan whose own code fails this often in a row is not tried again until the node restarts."""
 
@@ -277,7 +280,7 @@ class _Asked:
 
     running: bool = False
     not_before: float = 0.0
-    pause_s: float = FIRST_PAUSE_S
+    failures: int = 0
 
 
 @dataclass
@@ -308,15 +311,20 @@ class RoundMachine:
     _asked: dict[tuple[object, ...], _Asked] = field(default_factory=dict)
     _results: dict[tuple[int, Digest], _Result] = field(default_factory=dict)
     _training: tuple[int, Digest] | None = None
+    """What the trainer does until it says that this has ended, even if it was told to stop."""
+    _stopping: bool = False
     _permille: int = 0
+    _training_failures: int = 0
     _merged: dict[tuple[int, int], Merged] = field(default_factory=dict)
     _verdicts: dict[tuple[int, int, Digest, int], bool] = field(default_factory=dict)
     _plan_failures: int = 0
     _commands: list[Command] = field(default_factory=list)
+    _now: float = 0.0
 
     def handle(self, event: Event, now: float) -> list[Command]:
         """Take one event in; return what is to be done now. Never raises on what others sent."""
         self._commands = []
+        self._now = now
         self._remember(event, now)
         self.wake_at = float("inf")
         if self.plan is not None:
@@ -329,21 +337,26 @@ class RoundMachine:
         match event:
             case ChainObserved(plan, members):
                 self._enter(plan)
+                gone = self._gone()
                 self.plan, self.members = plan, members
+                if self._gone() != gone:
+                    # What wrongly left an update out may be right now that its owner has gone.
+                    self._verdicts = {place: v for place, v in self._verdicts.items() if v}
             case TrainingProgressed(permille):
                 self._permille = min(max(permille, 0), 1000)
             case TrainingFinished(number, base, update, samples, meta):
                 self._training_ended(number, base)
-                self._plan_failures = 0
+                self._plan_failures = self._training_failures = 0
                 self._results[number, base] = _Result(update, samples, meta)
                 self._settle(("train", number, base))
             case TrainingFailed(number, base, reason, fault_of_plan):
-                self._training_ended(number, base)
-                self._fail(("train", number, base), now)
-                self._plan_failures += fault_of_plan
-                if self._plan_failures >= PLAN_FAILURES_ALLOWED:
-                    self.halted = reason
-                self._report(f"training of round {number} failed: {reason}")
+                if self._training_ended(number, base):
+                    self._settle(("train", number, base))
+                else:
+                    self._training_failed(event, now)
+                    self._plan_failures += fault_of_plan
+                    if self._plan_failures >= PLAN_FAILURES_ALLOWED:
+                        self.halted = reason
             case BlobHeld(digest):
                 self._settle(("fetch", digest))
             case FetchFailed(digest, reason):
@@ -368,15 +381,24 @@ class RoundMachine:
                 # was refused, the request counts as failed and waits for its pause.
                 self._fail((function, number, attempt), now)
                 if error is None:
-                    self._asked[function, number, attempt].pause_s = FIRST_PAUSE_S
+                    self._asked[function, number, attempt].failures = 0
                 elif function in ("submit", "merge"):
                     self._report(f"{function} in round {number} was refused: {error}")
             case TimePassed():
                 pass
 
-    def _training_ended(self, number: int, base: Digest) -> None:
+    def _training_ended(self, number: int, base: Digest) -> bool:
+        """Note that the trainer is free; whether it had been told to stop."""
+        stopped = self._stopping and self._training == (number, base)
         if self._training == (number, base):
-            self._training = None
+            self._training, self._stopping = None, False
+        return stopped
+
+    def _training_failed(self, event: TrainingFailed, now: float) -> None:
+        self._training_failures += 1
+        key = ("train", event.number, event.base)
+        self._fail(key, now, self._training_failures - 1, LONGEST_TRAINING_PAUSE_S)
+        self._report(f"training of round {event.number} failed: {event.reason}")
 
     def _enter(self, plan: Plan) -> None:
         """Forget what belongs to rounds that are over."""
@@ -389,6 +411,7 @@ class RoundMachine:
         self._results = {k: v for k, v in self._results.items() if k[0] >= new.number}
         self._merged = {k: v for k, v in self._merged.items() if k >= here}
         self._verdicts = {k: v for k, v in self._verdicts.items() if k[:2] >= here}
+        # A failing trainer's pauses go on (`_training_failures`), everything else starts afresh.
         # A request under way is remembered until it ends, however late that is: its owner answers.
         self._asked = {k: a for k, a in self._asked.items() if a.running or k[0] == "fetch"}
 
@@ -413,7 +436,8 @@ class RoundMachine:
             self._take_part(plan, round, now)
             self._consider_close(plan, round, now)
         else:
-            self._drop_training(None)
+            if not self._on_probation:
+                self._drop_training(None)
             self._settle_round(plan, round, now)
         self._consider_void(plan, round, now)
 
@@ -441,17 +465,36 @@ class RoundMachine:
             self._submit(plan, round, result, now)
             return
         needed = [round.base, *([plan.statistics] if plan.statistics != NO_DIGEST else [])]
-        key = ("train", round.number, round.base)
-        if not any(self._stuck(k) for k in (key, *(("fetch", digest) for digest in needed))):
+        if self._makes_headway(needed):
             self._check_in(plan, round, now)
         if not all(self.holds(digest) for digest in needed):
             return  # `_fetch_newest` has asked for them
-        self._drop_training((round.number, round.base))
+        self._train(plan, round, now)
+
+    def _train(self, plan: Plan, round: Round, now: float) -> None:
+        wanted = (round.number, round.base)
+        if not self._on_probation:
+            self._drop_training(wanted)
+        if self._training is not None:
+            return  # this one, or one that was told to stop and has not yet
         task = self.workflow(plan).stage(round.number).task
         train = Train(round.number, round.attempt, task, round.base, plan.statistics)
-        if self._ask(key, now, train):
-            self._training = (round.number, round.base)
-            self._permille = 0
+        if self._ask(("train", *wanted), now, train):
+            self._training, self._permille = wanted, 0
+
+    def _makes_headway(self, needed: Iterable[Digest]) -> bool:
+        """Whether the others should wait for this node: not if what it tries keeps failing."""
+        fetches = (self._asked.get(("fetch", digest), _Asked()) for digest in needed)
+        return all(f.failures < STUCK_AFTER for f in fetches) and not self._on_probation
+
+    @property
+    def _on_probation(self) -> bool:
+        """Whether the trainer failed so often that the others are not asked to wait for it.
+
+        The next training then runs to its end whatever the rounds do: once it succeeds, the others
+        wait again, however slow this site is.
+        """
+        return self._training_failures >= STUCK_AFTER
 
     def _submit(self, plan: Plan, round: Round, result: _Result, now: float) -> None:
         consent = plan.consents[self.me]
@@ -481,11 +524,12 @@ class RoundMachine:
 
     def _consider_close(self, plan: Plan, round: Round, now: float) -> None:
         turn = self._turn(submitters(round, self.members))
-        if may_close(plan, round, self.members, int(now - turn)):
+        then = int(now - turn)
+        if may_close(plan, round, self.members, then):
             self._transact("close", round.number, round.attempt, now)
         elif submitters(round, self.members).bit_count() >= plan.rules.min_peers:
             rules = plan.rules
-            waited_for = members_in(pending(plan, round, self.members, int(now)))
+            waited_for = members_in(pending(plan, round, self.members, then))
             silent_at = max((plan.live_until(m, round) + 1 for m in waited_for), default=0)
             self._wake(
                 turn
@@ -518,7 +562,7 @@ class RoundMachine:
                 candidate.omitted,
             ):
                 verdict = True
-            if attested or verdict is not False:
+            if attested or (verdict is not False and not self._has_failed(here, candidate)):
                 unsettled = True
             if attested:
                 continue
@@ -542,7 +586,7 @@ class RoundMachine:
         if unsettled:
             # Somebody led before. If that does not become final, this node's next slot counts.
             begins_at = round.slot_begins_at(first + cycle)
-        gone = round.submitted & ~submitters(round, self.members)
+        gone = self._gone()
         if now < begins_at:
             self._wake(begins_at)
         elif mine is None or gone & ~mine.omitted:
@@ -555,7 +599,6 @@ class RoundMachine:
 
     def _merge(self, plan: Plan, round: Round, now: float) -> None:
         key = ("merge job", round.number, round.attempt)
-        gone = round.submitted & ~submitters(round, self.members)
         self._ask(
             key,
             now,
@@ -565,7 +608,7 @@ class RoundMachine:
                 self.workflow(plan).stage(round.number).merge,
                 round.base,
                 _frozen(round),
-                gone,
+                self._gone(),
                 plan.rules.min_peers,
                 round.slot_s / 2,
             ),
@@ -583,7 +626,7 @@ class RoundMachine:
                 round.base,
                 candidate,
                 _frozen(round),
-                round.submitted & ~submitters(round, self.members),
+                self._gone(),
                 plan.rules.verify_level,
                 round.slot_s / 2,
             ),
@@ -624,33 +667,51 @@ class RoundMachine:
     def _settle(self, key: tuple[object, ...]) -> None:
         self._asked.pop(key, None)
 
-    def _fail(self, key: tuple[object, ...], now: float) -> None:
+    def _fail(
+        self,
+        key: tuple[object, ...],
+        now: float,
+        failures: int | None = None,
+        longest_s: float = LONGEST_PAUSE_S,
+    ) -> None:
+        """Note a failure, the first after `failures` others (by default, those of this request)."""
         asked = self._asked.setdefault(key, _Asked())
         asked.running = False
-        asked.not_before = now + asked.pause_s
-        asked.pause_s = min(2 * asked.pause_s, LONGEST_PAUSE_S)
+        before = asked.failures if failures is None else failures
+        asked.not_before = now + min(FIRST_PAUSE_S * 2 ** min(before, 16), longest_s)
+        asked.failures = before + 1
 
-    def _stuck(self, key: tuple[object, ...]) -> bool:
-        """Whether a request has failed so often that others should not be asked to wait for it."""
-        return key in self._asked and self._asked[key].pause_s > STUCK_PAUSE_S
+    def _has_failed(self, here: tuple[int, int], candidate: Candidate) -> bool:
+        """Whether this candidate could not be checked when it was last tried."""
+        key = ("verify", *here, candidate.model, candidate.omitted)
+        return key in self._asked and self._asked[key].failures > 0
 
     def _drop_training(self, wanted: tuple[int, Digest] | None) -> None:
-        """Stop a training that is not the wanted one."""
-        if self._training is not None and self._training != wanted:
-            self._asked.pop(("train", *self._training), None)
-            self._training = None
+        """Stop a training that is not the wanted one; the next begins when it has ended."""
+        if self._training not in (None, wanted) and not self._stopping:
+            self._stopping = True
             self._commands.append(StopTraining())
 
     def _report(self, text: str) -> None:
         self._commands.append(Report(text))
 
     def _wake(self, at: float) -> None:
-        self.wake_at = min(self.wake_at, at)
+        # What was due already and is not done waits for another event, not for time.
+        if at > self._now:
+            self.wake_at = min(self.wake_at, at)
 
     def _turn(self, mask: int) -> float:
         """Seconds that this node lets earlier members of `mask` go first with what anyone may
         send; those outside come last."""
-        return STAGGER_S * (mask & ((1 << self.me) - 1)).bit_count()
+        before = mask & ((1 << self.me) - 1) if mask & (1 << self.me) else mask
+        return STAGGER_S * before.bit_count()
+
+    def _gone(self) -> int:
+        """Frozen submitters that withdrew or ceased to be members since the close."""
+        round = None if self.plan is None else self.plan.round
+        if round is None or round.status is not RoundStatus.CLOSED:
+            return 0
+        return round.submitted & ~submitters(round, self.members)
 
     @staticmethod
     def workflow(plan: Plan) -> Workflow:

@@ -121,7 +121,8 @@ class Participant:
     commitment: Digest
     committed_round: int = 0
     committed_attempt: int = 0
-    """Where `commitment` was made (0, 0: with the consent), so that its secret can be derived."""
+    """Where `commitment` was made (0, 0: before the first round), so that its secret can be
+    derived. A consent in mid-plan has a place, too, or it would use a revealed secret again."""
     seen_at: int = 0
 
 
@@ -230,8 +231,14 @@ class Plan:
     """The round that made `model`; 0 for model0."""
     seed: Digest = NO_DIGEST
     merge_s: int = 0
-    """Recent seconds from close to final, smoothed: what leader slots are cut from."""
+    """Recent seconds from close to the round's end, smoothed: what leader slots are cut from."""
     round: Round | None = None
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """(round, attempt) of what runs or ran last; (0, 0) before the first round. A consent's
+        commitment is made here."""
+        return (0, 0) if self.round is None else (self.round.number, self.round.attempt)
 
     def live_until(self, member: MemberId, round: Round) -> int:
         """Chain time until which `member` counts as live: the liveness interval after its last

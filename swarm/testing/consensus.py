@@ -43,7 +43,7 @@ from swarm.chain.messages import (
 from swarm.chain.qbft import QBFT
 from swarm.chain.startup import decode_record, encode_record
 from swarm.errors import ProtocolViolation
-from swarm.testing.simnet import Port, SimNet, Timer, Weather
+from swarm.testing.simnet import Port, SimNet, Timer, Violation, Weather
 from swarm.types import NO_ADDRESS, Address, Digest
 
 GENESIS_HASH = Digest(b"\x67" * 32)
@@ -396,10 +396,6 @@ class Day:
     two_faced: int = 0
 
 
-class Violation(AssertionError):
-    """A property that must hold at every instant does not."""
-
-
 class ConsensusWorld:
     """N validators, one day. `run` raises Violation, or returns whether all agreed in the end.
 
@@ -446,7 +442,7 @@ class ConsensusWorld:
         reached = self._reached.setdefault(vote.height, {})
         if isinstance(vote, RoundChange) and vote.round > 1:
             there = sum(r >= vote.round - 1 for r in reached.values()) + self.day.two_faced
-            if there < quorum(len(self.addresses)):
+            if there < quorum(len(self.validators(vote.height))):
                 raise Violation(f"{self._name(node)} climbs to round {vote.round} without a quorum")
         name = node.port.name
         reached[name] = max(vote.round, reached.get(name, 0))

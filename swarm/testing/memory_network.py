@@ -200,7 +200,7 @@ class MemoryNetwork:
         peer: Address,
         root: Digest,
         indices: Sequence[int],
-        on_chunk: Callable[[int, bytes], None],
+        take: Callable[[Sequence[tuple[int, bytes | memoryview]]], None],
         *,
         stall_s: float,
     ) -> None:
@@ -209,7 +209,7 @@ class MemoryNetwork:
             far = self._far(peer)
             chunk = bytes(far._blobs().read_chunk(self.address, root, index))
             far._count(self.address, len(chunk))
-            on_chunk(index, chunk)
+            take([(index, chunk)])
 
     def traffic(self) -> Traffic:
         peers = {a: PeerTraffic(p.sent_bytes, p.received_bytes) for a, p in self._peers.items()}

@@ -29,6 +29,10 @@ Name = Any
 """Whatever a simulation calls its nodes: hashable, and printed in the trace."""
 
 
+class Violation(AssertionError):
+    """A property that must hold at every instant does not."""
+
+
 class SimNode(Protocol):
     """What the network asks of a node."""
 
@@ -240,6 +244,10 @@ class SimNet:
         mended, self._cut = self._cut, set()
         for a, b in sorted({(min(pair), max(pair)) for pair in mended}):
             self._connect_soon(a, b)
+
+    def linked(self, a: Name, b: Name) -> bool:
+        """Whether a connection, which needs both directions, holds between two nodes."""
+        return (a, b) not in self._cut and (b, a) not in self._cut
 
     def deliver(self, sender: Name, to: Name, message: Any) -> None:
         """Give a message to the weather."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
@@ -50,14 +52,28 @@ def create_testnet(directory: Path, plan: Path, sites: list[SiteFiles], seed: in
     """
     if (directory / FILE).exists():
         raise ConfigurationError(
-            f"{directory} holds a testnet already: end it with `swarm testnet down`, or choose "
-            "another directory"
+            f"{directory} holds a testnet already: end and delete it with `swarm testnet down "
+            f"--delete --dir {directory}`, or choose another directory"
         )
+    for site in sites:
+        if (directory / site.name).exists():
+            raise ConfigurationError(
+                f"{directory / site.name} exists already: choose another directory"
+            )
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    ports = _free_ports(len(sites))
     nodes: list[TestnetNode] = []
+    try:
+        return _fill(directory, plan, sites, seed, nodes)
+    except BaseException:
+        delete_nodes(directory, nodes)
+        raise
+
+
+def _fill(
+    directory: Path, plan: Path, sites: list[SiteFiles], seed: int, nodes: list[TestnetNode]
+) -> TestnetFile:
     cards: list[Founder] = []
-    for site, port in zip(sites, ports, strict=True):
+    for site, port in zip(sites, _free_ports(len(sites)), strict=True):
         home = directory / site.name
         card = create_node(
             home,
@@ -65,19 +81,29 @@ def create_testnet(directory: Path, plan: Path, sites: list[SiteFiles], seed: in
             password=None,
             listen=f"/ip4/{LOOPBACK}/tcp/{port}",
             http=f"{LOOPBACK}:0",
-            data=Path("data") / site.sources[0].name if len(site.sources) == 1 else Path("data"),
+            data=site.place_in(Path("data")),
             seed=seed,
             keep_models=1_000_000,
         )
-        data = site.copy_to(home / "data")
-        nodes.append(TestnetNode(site.name, str(home), str(data), to_hex(card.account)))
+        node = TestnetNode(site.name, str(home), str(home / "data"), to_hex(card.account))
+        nodes.append(node)
+        node.data = str(site.copy_to(home / "data"))
         cards.append(card)
     genesis = found_network(cards, int(time.time()))
     for node in nodes:
         install_network(Path(node.directory), genesis)
-    testnet = TestnetFile(str(plan), seed, nodes, genesis.chain_id)
+    testnet = TestnetFile(str(plan.resolve()), seed, nodes, genesis.chain_id)
     write_testnet(directory, testnet)
     return testnet
+
+
+def delete_nodes(directory: Path, nodes: Iterable[TestnetNode]) -> None:
+    """Delete what `create_testnet` made, and nothing else that may lie in `directory`."""
+    for node in nodes:
+        shutil.rmtree(node.directory, ignore_errors=True)
+    (directory / FILE).unlink(missing_ok=True)
+    if not any(directory.iterdir()):
+        directory.rmdir()
 
 
 def read_testnet(directory: Path) -> TestnetFile:

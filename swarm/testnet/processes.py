@@ -79,35 +79,46 @@ def status_of(node: TestnetNode) -> dict[str, Any]:
 
 def stop_nodes(testnet: TestnetFile, processes: dict[str, subprocess.Popen[bytes]]) -> None:
     """End all nodes: SIGTERM, and SIGKILL for those that are still there after a grace."""
-    alive = {}
     for node in testnet.nodes:
-        pid = running_pid(node)
-        if pid is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGTERM)
-                alive[node.name] = pid
+        _signal(node, signal.SIGTERM)
     deadline = time.monotonic() + STOP_GRACE_S
-    while alive and time.monotonic() < deadline:
-        for name, pid in list(alive.items()):
-            process = processes.get(name)
-            ended = process.poll() is not None if process is not None else not _exists(pid)
-            if ended:
-                del alive[name]
+    while any(map(running_pid, testnet.nodes)) and time.monotonic() < deadline:
+        for process in processes.values():
+            process.poll()
         time.sleep(POLL_S)
-    for pid in alive.values():
+    for node in testnet.nodes:
+        _signal(node, signal.SIGKILL)
+    for process in processes.values():
+        process.wait(STOP_GRACE_S)
+
+
+def _signal(node: TestnetNode, number: signal.Signals) -> None:
+    pid = running_pid(node)
+    if pid is not None:
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(pid, signal.SIGKILL)
+            os.kill(pid, number)
 
 
 def running_pid(node: TestnetNode) -> int | None:
-    """The pid of the node's process, if it still is that node's process."""
-    if node.pid is None or not _exists(node.pid):
-        return None
+    """The pid of the node's process: the one started here, or whoever restarted it since.
+
+    One that has ended but was not waited for has no command line any more, and does not count.
+    """
+    candidates = [node.pid]
+    with contextlib.suppress(SwarmError):
+        candidates.append(read_running(Path(node.directory)).pid)
+    for pid in candidates:
+        if pid is not None and node.directory.encode() in _command(pid):
+            return pid
+    return None
+
+
+def _command(pid: int) -> list[bytes]:
+    """A process's command line; empty if there is no such process (any more)."""
     try:
-        command = Path(f"/proc/{node.pid}/cmdline").read_bytes().split(b"\0")
+        return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except OSError:
-        return node.pid if not Path("/proc/self").exists() else None
-    return node.pid if node.directory.encode() in command else None
+        return []
 
 
 def last_line(log: Path) -> str:
@@ -117,13 +128,3 @@ def last_line(log: Path) -> str:
     except OSError:
         lines = []
     return lines[-1].removeprefix("Error: ") if lines else f"see {log}"
-
-
-def _exists(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -13,12 +13,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from swarm.errors import LocalError, PlanError
+from swarm.errors import ConfigurationError, LocalError, PlanError
 from swarm.learning.sites import deal
 from swarm.node.control import ask
+from swarm.node.records import REASONS
+from swarm.protocol.state import Omission
 from swarm.testnet.layout import (
     TestnetFile,
     create_testnet,
+    delete_nodes,
     read_testnet,
     write_testnet,
 )
@@ -34,6 +37,9 @@ from swarm.testnet.references import Evaluation, open_evaluator
 
 POLL_S = 0.25
 STALLED_S = 600.0
+ATTEMPTS = 2
+"""At one round, after which a testnet, in which nothing fails, gives up."""
+WRONG_SCHEMA = REASONS[Omission.WRONG_SCHEMA]
 SCORES_S = 30.0
 """How long the nodes' own scores of the last model are waited for; the run is complete without."""
 
@@ -80,12 +86,36 @@ def bring_up(directory: Path, plan: Path, peers: int | None, seed: int) -> Testn
     return testnet
 
 
+def start_in_background(
+    directory: Path, plan: Path, peers: int | None, rounds: int | None, seed: int
+) -> Testnet:
+    """Bring a testnet up and begin the plan; return while it runs.
+
+    What a person can mend leaves nothing behind, so that the same command can be given again.
+    """
+    testnet = bring_up(directory, plan, peers, seed)
+    try:
+        begin_plan(testnet, rounds)
+    except BaseException as error:
+        stop_nodes(testnet.file, testnet.processes)
+        if isinstance(error, ConfigurationError):
+            delete_nodes(directory, testnet.file.nodes)
+        raise
+    return testnet
+
+
 def begin_plan(testnet: Testnet, rounds: int | None) -> None:
     """The first node proposes the plan; every member consents, its own node computing its side."""
     path = str(Path(testnet.file.plan).resolve())
     proposed = ask(testnet.home(), "propose_plan", path=path, rounds=rounds)
     testnet.file.plan_id = int(proposed["id"])
     testnet.save()
+    needed, nodes = proposed["rules"]["min_peers"], len(testnet.file.nodes)
+    if needed > nodes:
+        raise PlanError(
+            f"{proposed['name']}: min_peers is {needed}, but this testnet has {nodes} nodes: "
+            "change it in plan.py, or give --peers"
+        )
 
     def consent(index: int) -> None:
         ask(testnet.home(index), "consent", plan=testnet.file.plan_id, path=path)
@@ -118,6 +148,7 @@ def follow(testnet: Testnet, on_progress: OnProgress) -> dict[str, Any]:
             held_since = held_since or time.monotonic()
             if all(map(_scored, held)) or time.monotonic() - held_since > SCORES_S:
                 return held[0]
+        _refuse_repetition(plans)
         place = [p and (p["round"], p["phase"], p["submitted"], p["training"]) for p in plans]
         if place != last:
             moved_at, last = time.monotonic(), place
@@ -128,6 +159,17 @@ def follow(testnet: Testnet, on_progress: OnProgress) -> dict[str, Any]:
                 f"{'; '.join(reports) or 'nothing'}"
             )
         time.sleep(POLL_S)
+
+
+def _refuse_repetition(plans: list[dict[str, Any] | None]) -> None:
+    """A round whose updates do not fit together will never be merged: say so, and who differs."""
+    for plan in plans:
+        if plan is not None and (plan["attempt"] or 0) > ATTEMPTS:
+            failure = PlanError if WRONG_SCHEMA in plan["last_report"] else LocalError
+            raise failure(
+                f"round {plan['round']} was tried {ATTEMPTS} times: "
+                f"{plan['last_report'] or 'see the log of the nodes'}"
+            )
 
 
 def plan_of(status: dict[str, Any], plan_id: int | None) -> dict[str, Any] | None:
@@ -197,7 +239,6 @@ def build_report(
 ) -> dict[str, Any]:
     """What `--json` writes. A round's seconds are the slowest node's, its bytes all nodes'."""
     plans = [plan_of(status, testnet.file.plan_id) for status in statuses]
-    names = [status["name"] for status in statuses]
     metrics = {m["round"]: s for m, s in zip(models, scored.models, strict=True)}
     rounds = []
     for record in final["records"]:
@@ -207,8 +248,9 @@ def build_report(
             {
                 "round": number,
                 "attempt": record["attempt"],
-                "leader": names[record["leader"]] if record["leader"] is not None else None,
-                "contributors": [names[i] for i in record["contributors"]],
+                "leader": record["leader"],
+                "contributors": record["contributors"],
+                "omitted": record["omitted"],
                 "model": record["model"],
                 "metrics": metrics.get(number, {}),
                 "site_metrics": {
@@ -259,8 +301,12 @@ def _directory(keep: Path | None) -> Iterator[Path]:
     temporary = Path(tempfile.mkdtemp(prefix="swarm-testnet-"))
     try:
         yield temporary
-    finally:
+    except LocalError:
+        raise  # its sentence names a log in there
+    except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    shutil.rmtree(temporary, ignore_errors=True)
 
 
 def take_down(directory: Path) -> TestnetFile:
@@ -268,6 +314,11 @@ def take_down(directory: Path) -> TestnetFile:
     file = read_testnet(directory)
     stop_nodes(file, {})
     return file
+
+
+def delete(directory: Path) -> None:
+    """Delete a testnet that has ended, and nothing else that may lie in its directory."""
+    delete_nodes(directory, read_testnet(directory).nodes)
 
 
 def find(directory: Path) -> Testnet:

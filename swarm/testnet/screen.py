@@ -7,7 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from rich.console import Console, Group
+from rich.console import Console, Group, JustifyMethod
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -44,7 +44,8 @@ class Screen:
         seconds = time.monotonic() - self._began
         if self._console.is_terminal:
             heading = Text(f"{self._title}: {doing}   {seconds:.0f} s", style="bold")
-            self._live.update(Group(heading, _table(statuses)) if statuses else heading)
+            table = [_table(statuses)] if statuses else []
+            self._live.update(Group(heading, *table, *_troubles(statuses)))
             return
         for number, line in _finished(statuses):
             if number > self._told[1]:
@@ -64,29 +65,33 @@ def _finished(statuses: Statuses) -> list[tuple[int, str]]:
     """One line for each round that is final everywhere the first node can see."""
     if not statuses:
         return []
-    names = [status["name"] for status in statuses]
     lines = []
     for record in _plan(statuses[0]).get("records", []):
         if not record["model"]:
             continue
-        leader = names[record["leader"]] if record["leader"] is not None else "?"
-        who = f"{len(record['contributors'])} sites, merged by {leader}"
+        who = f"{len(record['contributors'])} sites, merged by {record['leader'] or '?'}"
+        if record["omitted"]:
+            left_out = (f"{name} ({why})" for name, why in record["omitted"].items())
+            who += f", without {', '.join(left_out)}"
         kind = "statistics" if record["round"] == 0 else f"round {record['round']}"
         lines.append((record["round"], f"{kind}: {who}, {record['total_s']:.1f} s"))
     return lines
 
 
 def _table(statuses: Statuses) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="dim")
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="dim")
     for heading in ("site", "round", "", "doing", "validation", "sent", "received"):
-        table.add_column(heading, justify="right" if heading in ("sent", "received") else "left")
+        justify: JustifyMethod = "right" if heading in ("sent", "received") else "left"
+        # As wide as it will ever be, so that nothing jumps.
+        width = len("checks the merge") if heading == "doing" else None
+        table.add_column(heading, justify=justify, no_wrap=True, min_width=width)
     for status in statuses:
         plan = _plan(status)
         table.add_row(
             status["name"] if status["alive"] else Text(status["name"], style="red"),
             f"{plan.get('model_round', 0)} of {plan['rounds']}" if plan else "",
             ProgressBar(
-                total=plan.get("rounds", 1), completed=plan.get("model_round", 0), width=16
+                total=plan.get("rounds", 1), completed=plan.get("model_round", 0), width=10
             ),
             _doing(status, plan),
             _score(plan),
@@ -94,6 +99,13 @@ def _table(statuses: Statuses) -> Table:
             size(status.get("bytes_received", 0)),
         )
     return table
+
+
+def _troubles(statuses: Statuses) -> list[Text]:
+    """What the nodes say about a round that had to be tried again."""
+    plans = [_plan(status) for status in statuses]
+    reports = {p["last_report"] for p in plans if p and (p["attempt"] or 1) > 1}
+    return [Text(report, style="yellow") for report in sorted(reports) if report]
 
 
 def _doing(status: dict[str, Any], plan: dict[str, Any]) -> Text:
@@ -108,11 +120,11 @@ def _doing(status: dict[str, Any], plan: dict[str, Any]) -> Text:
     if plan["leader"] == status["name"]:
         return Text("leads the merge", style="green")
     if plan["phase"] == "closed":
-        return Text(f"checks {plan['leader']}'s merge")
+        return Text("checks the merge")
     if plan["status"] == "completed":
         return Text("done")
     waits = status["name"] in plan["submitted"]
-    return Text("waits for the others" if waits else "prepares")
+    return Text("has submitted" if waits else "prepares")
 
 
 def _score(plan: dict[str, Any]) -> str:
@@ -177,4 +189,4 @@ def print_report(report: dict[str, Any], plot: Path, report_file: Path | None) -
 
 
 def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"
+    return "–" if value is None else f"{value:.3f}"

@@ -432,7 +432,11 @@ def test_a_server_that_sends_something_else_is_found_out(
             got: list[bytes] = []
             with pytest.raises(error):
                 await c.fetch_chunks(
-                    a.address, ROOT, [0], lambda _, chunk: got.append(chunk), stall_s=2
+                    a.address,
+                    ROOT,
+                    [0],
+                    lambda chunks: got.extend(bytes(c) for _, c in chunks),
+                    stall_s=2,
                 )
             assert got == []
             assert bool(score(c, a.address)) == (error is ProtocolViolation)

@@ -54,6 +54,10 @@ async def echo(sender: Address, payload: bytes) -> bytes:
     return payload
 
 
+def ignore(_: object) -> None:
+    pass
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -203,9 +207,9 @@ def test_a_killed_peer_ends_requests_and_fetches_at_once() -> None:
                 ended: list[str] = []
                 chunks = 0
 
-                def count(_: int, __: bytes) -> None:
+                def count(some: Sequence[object]) -> None:
                     nonlocal chunks
-                    chunks += 1
+                    chunks += len(some)
 
                 async def ask() -> None:
                     with pytest.raises(PeerUnreachable):
@@ -241,7 +245,7 @@ def test_a_stopped_peer_costs_no_more_than_the_deadline_or_the_stall() -> None:
                 with pytest.raises(PeerUnreachable):
                     await a.request(ADDRESSES[1], "hang", bytes(2**21), deadline_s=0.3)
                 with pytest.raises(PeerUnreachable):
-                    await a.fetch_chunks(ADDRESSES[1], ROOT, [0], lambda _, __: None, stall_s=0.3)
+                    await a.fetch_chunks(ADDRESSES[1], ROOT, [0], ignore, stall_s=0.3)
                 for _ in range(3000):
                     a.send(ADDRESSES[1], "news", bytes(1000))
                 assert trio.current_time() - start < 2
@@ -268,10 +272,16 @@ def test_a_cancelled_fetch_leaves_the_connection_whole() -> None:
             a.on_connect(ups.append)
             for _ in range(30):
                 with trio.move_on_after(0.02):
-                    await a.fetch_chunks(b.address, ROOT, range(500), lambda _, __: None, stall_s=5)
+                    await a.fetch_chunks(b.address, ROOT, range(500), ignore, stall_s=5)
                 assert await a.request(b.address, "echo", bytes(99), deadline_s=5) == bytes(99)
             got: list[bytes] = []
-            await a.fetch_chunks(b.address, ROOT, [7], lambda _, c: got.append(c), stall_s=5)
+            await a.fetch_chunks(
+                b.address,
+                ROOT,
+                [7],
+                lambda chunks: got.extend(bytes(c) for _, c in chunks),
+                stall_s=5,
+            )
             assert got == [b"\x07" * 2**20]
             assert ups == []
 
@@ -306,7 +316,11 @@ def test_a_provider_that_hangs_is_given_up_after_the_stall() -> None:
             got: list[int] = []
             with pytest.raises(PeerUnreachable, match=r"nothing for 0\.3 s"):
                 await a.fetch_chunks(
-                    b.address, ROOT, [0, 1], lambda i, _: got.append(i), stall_s=0.3
+                    b.address,
+                    ROOT,
+                    [0, 1],
+                    lambda chunks: got.extend(i for i, _ in chunks),
+                    stall_s=0.3,
                 )
             assert got == [0]
             release.set()
@@ -328,7 +342,7 @@ def test_a_local_fault_of_the_server_is_refused_without_telling_paths() -> None:
             b.serve_blobs(Broken())
             for attempt in (
                 a.fetch_manifest(b.address, ROOT, deadline_s=5),
-                a.fetch_chunks(b.address, ROOT, [0], lambda _, __: None, stall_s=5),
+                a.fetch_chunks(b.address, ROOT, [0], ignore, stall_s=5),
             ):
                 with pytest.raises(RemoteError, match="cannot be read here") as caught:
                     await attempt

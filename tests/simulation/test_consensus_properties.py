@@ -9,7 +9,8 @@ import pytest
 
 from swarm.chain.qbft import QBFT
 from swarm.errors import ProtocolViolation
-from swarm.testing.consensus import ConsensusWorld, Day, SimValidator, Violation
+from swarm.testing.consensus import ConsensusWorld, Day, SimValidator
+from swarm.testing.simnet import Violation
 
 
 def live(seed: int, day: Day, kind: type[SimValidator] = SimValidator) -> ConsensusWorld:

@@ -59,14 +59,14 @@ class Peers:
         peer: Address,
         root: Digest,
         indices: Sequence[int],
-        on_chunk: Callable[[int, bytes], None],
+        take: Callable[[Sequence[tuple[int, bytes]]], None],
         *,
         stall_s: float,
     ) -> None:
         self.requests += 1
         for index in indices:
             self.asked[peer].append(index)
-            on_chunk(index, await self.behaviours[peer](self, peer, index))
+            take([(index, await self.behaviours[peer](self, peer, index))])
 
     def chunk(self, index: int) -> bytes:
         (root,) = self.store.roots()
@@ -241,13 +241,13 @@ class Flood(Peers):
         peer: Address,
         root: Digest,
         indices: Sequence[int],
-        on_chunk: Callable[[int, bytes], None],
+        take: Callable[[Sequence[tuple[int, bytes]]], None],
         *,
         stall_s: float,
     ) -> None:
         for _ in range(10_000):
             await trio.lowlevel.checkpoint()
-            on_chunk(indices[0], self.chunk(indices[0]))
+            take([(indices[0], self.chunk(indices[0]))])
 
 
 class Silence(Peers):

@@ -304,3 +304,46 @@ def test_a_kill_at_any_moment_leaves_a_store_that_goes_on(
         partial.write_chunk(index, store.read_chunk(root, index))
     partial.finish()
     assert reopened.verify(root)
+
+
+def test_chunks_are_sent_from_the_mapped_file_and_outlive_its_deletion(store: BlobStore) -> None:
+    root = add_model(store)
+    manifest = store.manifest(root)
+    views = [store.view_chunk(root, index) for index in range(manifest.chunks)]
+    assert b"".join(views) == store.path(root).read_bytes()
+    whole = b"".join(views)
+    store.discard([root])
+    assert b"".join(views) == whole
+    with pytest.raises(BlobError):
+        store.view_chunk(root, 0)
+
+
+def test_an_empty_blob_and_one_in_the_making_are_sent_too(
+    store: BlobStore, other: BlobStore
+) -> None:
+    assert store.view_chunk(store.add_bytes(b""), 0) == b""
+    root = add_model(store)
+    partial = other.partial(root, store.manifest(root), max_bytes=LAYOUT.file_bytes)
+    partial.write_chunk(2, store.read_chunk(root, 2))
+    assert other.view_chunk(root, 2) == store.view_chunk(root, 2)
+    with pytest.raises(BlobError, match="not here yet"):
+        other.view_chunk(root, 1)
+
+
+def test_a_file_that_lost_its_end_is_not_sent(store: BlobStore) -> None:
+    root = add_model(store)
+    os.truncate(store.path(root), 100)
+    with pytest.raises(LocalError, match="shorter"):
+        store.view_chunk(root, 0)
+
+
+def test_a_blob_for_which_there_is_no_room_is_refused_before_it_is_fetched(
+    store: BlobStore, other: BlobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full:
+        f_bavail, f_frsize = 3, 4096
+
+    root = add_model(store)
+    monkeypatch.setattr(os, "fstatvfs", lambda _: Full)
+    with pytest.raises(LocalError, match="free space"):
+        other.partial(root, store.manifest(root), max_bytes=LAYOUT.file_bytes)

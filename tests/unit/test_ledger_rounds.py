@@ -405,8 +405,8 @@ def test_leader_slots_double_with_every_cycle(found: Found) -> None:
 def test_a_slow_merge_widens_the_next_rounds_slots_and_a_fast_one_narrows_them(
     found: Found,
 ) -> None:
-    site = found(2, max_round_s=50)
-    for merge_took_s, next_slot_s in ((15, 17), (0, 10), (60, 50)):
+    site = found(2, max_round_s=50, rounds=9)
+    for merge_took_s, next_slot_s in ((15, 17), (0, 10), (60, 21), (60, 43), (90, 50)):
         site.all_submit(0, 1)
         leader = site.leader
         site.now += merge_took_s
@@ -415,6 +415,41 @@ def test_a_slow_merge_widens_the_next_rounds_slots_and_a_fast_one_narrows_them(
         assert min(max(10, 2 * site.plan.merge_s + 1), 50) == next_slot_s
     site.all_submit(0, 1)
     assert site.round.slot_s == 50
+
+
+def test_a_void_widens_the_slots_so_that_a_long_merge_fits_in_the_end(found: Found) -> None:
+    site = found(2)
+    slots = []
+    for _ in range(3):
+        site.all_submit(0, 1)
+        slots.append(site.round.slot_s)
+        site.now = site.round.voidable_at
+        site.send(0, "void", *site.at)
+    assert slots == [10, 21, 43]
+
+
+def test_an_outage_between_close_and_final_does_not_make_slots_as_long_as_itself(
+    found: Found,
+) -> None:
+    site = found(2)
+    site.all_submit(0, 1)
+    leader = site.leader
+    site.now += 2 * 3600
+    site.merge(leader)
+    site.attest(1 - leader)
+    site.all_submit(0, 1)
+    assert site.round.slot_s == 21
+
+
+def test_a_consent_in_mid_plan_notes_its_place_so_that_no_secret_is_used_twice(
+    found: Found,
+) -> None:
+    site = found(3)
+    assert site.plan.consents[2].committed_attempt == 0
+    site.send(2, "withdraw", site.id)
+    site.send(2, "consent", site.id, CODE, 100, commitment_to(secret(2, 1)))
+    own = site.plan.consents[2]
+    assert (own.committed_round, own.committed_attempt) == site.plan.place == (1, 1)
 
 
 def test_the_statistics_round_leaves_model_0_in_place(found: Found) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from swarm.protocol.state import PlanStatus, RoundStatus, Rules, VerifyLevel
-from swarm.testing.rounds import Consortium
+from swarm.testing.rounds import Consortium, Vice
 
 RULES = Rules(rounds=5, statistics_round=False, min_peers=2)
 HELD = Rules(rounds=5, statistics_round=False, min_peers=2, verify_level=VerifyLevel.HELD)
@@ -134,8 +134,7 @@ def test_an_update_that_died_with_its_site_is_omitted_by_all():
 
 def test_a_leader_that_merges_wrongly_is_not_attested_and_the_next_one_is():
     world = started(4, Rules(rounds=3, statistics_round=False, min_peers=2))
-    for node in world.nodes[:1]:
-        node.wrong_merge = True
+    world.nodes[0].vices = frozenset({Vice.FORGES})
     assert world.run_rounds(3, 300)
     assert all(len(models) == 1 for models in world.finals.values())
 
@@ -148,7 +147,7 @@ def test_held_verification_needs_no_other_updates():
 def test_a_withdrawal_between_close_and_merge_leaves_the_update_out():
     world = started(4, Rules(rounds=1, statistics_round=False, min_peers=2))
     world.run(60, lambda: world.plan.round.status is RoundStatus.CLOSED)
-    world._apply(world.nodes[3], "withdraw", 1)
+    world.send(3, "withdraw", 1)
     assert world.run_rounds(1, 120)
     final = next(c for c in world.plan.round.candidates if c.model == world.plan.model)
     assert final.omitted & 0b1000

@@ -1,0 +1,66 @@
+"""One-time tokens: the right to one fetch over the bulk channel, for one member, for ten seconds.
+
+The control stream decides who may fetch, the bulk channel carries bytes, and a token is the only
+thing that passes between them. Whoever comes with one that is unknown, used, expired or another
+member's is refused; the owner's token stays good when another tries it.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from swarm.errors import ProtocolViolation
+from swarm.types import Address, Digest, to_hex
+
+TOKEN_BYTES = 32
+LIFETIME_S = 10.0
+MAX_TICKETS_PER_MEMBER = 16
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """What a token is good for."""
+
+    member: Address
+    root: Digest
+    indices: Sequence[int]
+    expires_at: float
+
+
+class Tickets:
+    """The tokens that this node has given out and not yet taken back."""
+
+    def __init__(self) -> None:
+        self._open: OrderedDict[bytes, Ticket] = OrderedDict()
+
+    def issue(self, member: Address, root: Digest, indices: Sequence[int], now: float) -> bytes:
+        """A new token; a member that has too many loses its oldest."""
+        for token, ticket in list(self._open.items()):
+            if now >= ticket.expires_at:
+                del self._open[token]
+        theirs = [token for token, ticket in self._open.items() if ticket.member == member]
+        for token in theirs[: max(0, len(theirs) + 1 - MAX_TICKETS_PER_MEMBER)]:
+            del self._open[token]
+        token = secrets.token_bytes(TOKEN_BYTES)
+        self._open[token] = Ticket(member, root, tuple(indices), now + LIFETIME_S)
+        return token
+
+    def redeem(self, token: bytes, member: Address, now: float) -> Ticket:
+        """What `member` may fetch; the token is used up. Raises ProtocolViolation."""
+        ticket = self._open.get(token)
+        if ticket is None:
+            raise ProtocolViolation("a token that was never given, or was used before")
+        if ticket.member != member:
+            raise ProtocolViolation(f"a token that was given to {to_hex(ticket.member)}")
+        del self._open[token]
+        if now >= ticket.expires_at:
+            raise ProtocolViolation(f"a token that is over {LIFETIME_S:g} s old")
+        return ticket
+
+    def forget(self, member: Address) -> None:
+        """Nothing that this member holds is good any more."""
+        for token in [t for t, ticket in self._open.items() if ticket.member == member]:
+            del self._open[token]

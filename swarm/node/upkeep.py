@@ -1,0 +1,82 @@
+"""What keeps a member in good standing without anybody asking: its node becomes a validator once it
+has caught up, shows life now and then, and takes off validators that have been silent for a week.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+
+import trio
+
+from swarm.errors import ChainError, ContractError
+from swarm.node.chain_link import ChainLink
+from swarm.protocol.ledger import DORMANT_S
+from swarm.protocol.state import Member, supermajority
+from swarm.types import MemberId
+
+log = logging.getLogger("swarm.node")
+
+CHECK_EVERY_S = 60.0
+SYNCED_WITHIN_S = 10.0
+"""A head that is no older than this is the present."""
+QUIET_S = 5.0
+"""A chain on which nothing happened for this long has nothing more to send us."""
+RENEW_AFTER_S = DORMANT_S // 7
+DEADLINE_S = 60.0
+
+View = Callable[[], tuple[Member | None, dict[MemberId, Member]]]
+"""This node's own membership, and everyone's, as of now."""
+
+
+async def keep_up(chain: ChainLink, view: View) -> None:
+    """Run for as long as the node does."""
+    await _wait_until_synced(chain)
+    while True:
+        me, members = view()
+        if me is not None:
+            for function, arguments in due(me, members, int(time.time())):
+                await _send(chain, function, *arguments)
+        await trio.sleep(CHECK_EVERY_S if me is None or me.validator else QUIET_S)
+
+
+def due(
+    me: Member, members: dict[MemberId, Member], now: int
+) -> list[tuple[str, tuple[object, ...]]]:
+    """The transactions that this node owes the consortium at `now`."""
+    owed: list[tuple[str, tuple[object, ...]]] = []
+    if me.endorsed and (not me.validator or now > me.seen_at + RENEW_AFTER_S):
+        owed.append(("activate", ()))
+    validators = [m for m in members.values() if m.present and m.validator]
+    silent = [m for m in validators if now > m.seen_at + DORMANT_S]
+    awake = len(validators) - len(silent)
+    if awake >= supermajority(len(validators)):
+        owed += [("retire", (m.id,)) for m in silent if m.id != me.id]
+    return owed
+
+
+async def _send(chain: ChainLink, function: str, *arguments: object) -> None:
+    try:
+        await chain.transact(function, *arguments, deadline_s=DEADLINE_S)
+        log.info("%s%s: done", function, arguments or "")
+    except ContractError as error:
+        log.info("%s: %s", function, error)  # somebody was faster
+    except ChainError as error:
+        log.warning("%s: %s", function, error)
+
+
+async def _wait_until_synced(chain: ChainLink) -> None:
+    height = -1
+    while True:
+        try:
+            height, timestamp = await chain.ask(chain.client.head)
+        except ChainError:
+            await trio.sleep(QUIET_S)
+            continue
+        if timestamp >= time.time() - SYNCED_WITHIN_S:
+            return
+        with trio.move_on_after(QUIET_S) as quiet:
+            await chain.wait_for_head(height)
+        if quiet.cancelled_caught:
+            return

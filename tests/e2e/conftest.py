@@ -1,0 +1,109 @@
+"""Real nodes in real processes, for tests of what a user sees."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from swarm.testing.plans import write_tiny_plan
+
+DEADLINE_S = 240.0
+
+Swarm = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.e2e)
+
+
+@pytest.fixture(scope="session")
+def swarm() -> Swarm:
+    """Run a command as a user does; fails the test unless it ends with `status`."""
+
+    def run(
+        *arguments: object, status: int = 0, env: dict[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [sys.executable, "-m", "swarm", *map(str, arguments)],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE_S,
+            env=os.environ | (env or {}),
+            check=False,
+        )
+        said = f"swarm {' '.join(map(str, arguments))}\n{done.stdout}\n{done.stderr}"
+        assert done.returncode == status, said
+        assert "Traceback" not in done.stdout + done.stderr, said
+        return done
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def wait_until() -> Callable[..., None]:
+    """Wait for something that other processes bring about."""
+
+    def wait(
+        what: str, happened: Callable[[], object], deadline_s: float = 90.0, poll_s: float = 0.05
+    ) -> None:
+        deadline = time.monotonic() + deadline_s
+        while not happened():
+            assert time.monotonic() < deadline, f"{what}: not within {deadline_s:.0f} s"
+            time.sleep(poll_s)
+
+    return wait
+
+
+@pytest.fixture(scope="session")
+def slow_plan(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A plan for three sites whose steps take TINY_PAUSE_S each, so that there is time to
+    disturb them; the pause changes nothing in the result."""
+    return write_tiny_plan(
+        tmp_path_factory.mktemp("plans") / "slow",
+        ("import torch\n", "import os\nimport time\n\nimport torch\n"),
+        (
+            "        x, y = batch\n",
+            "        x, y = batch\n"
+            "        time.sleep(float(os.environ.get('TINY_PAUSE_S', '0')))\n",
+        ),
+        sites=3,
+    )
+
+
+@pytest.fixture(scope="session")
+def processes_of() -> Callable[[Path], list[psutil.Process]]:
+    """The processes, and theirs, that work in a directory."""
+
+    def find(directory: Path) -> list[psutil.Process]:
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if str(directory) in " ".join(process.cmdline()):
+                    found += [process, *process.children(recursive=True)]
+            except psutil.Error:
+                continue
+        return found
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def all_ended() -> Callable[[list[psutil.Process]], bool]:
+    """Whether processes have ended; where nobody waits for orphans, they stay as zombies."""
+
+    def ended(processes: list[psutil.Process]) -> bool:
+        return not any(
+            p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in processes
+        )  # fmt: skip
+
+    return ended

@@ -1,0 +1,156 @@
+"""What a person sees who gives a command what it cannot use: one sentence, exit status 2."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from swarm.cli import main
+from swarm.errors import ContractError
+from swarm.node.refusals import in_words
+from swarm.testing.plans import write_tiny_plan
+
+
+def swarm(*arguments: object) -> Result:
+    result = CliRunner().invoke(main, [str(a) for a in arguments])
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.output
+    return result
+
+
+def fault(*arguments: object) -> str:
+    """The one sentence that a command ends with, and nothing before it."""
+    result = swarm(*arguments)
+    assert result.exit_code == 2, result.output
+    said = result.output.strip().splitlines()[-1]
+    assert said.startswith("Error: ")
+    return said
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "node status",
+        "contract info",
+        "contract members",
+        "contract vote 1",
+        "contract leave --yes",
+        "contract propose --remove x",
+        "plan list",
+        "plan show 1",
+        "plan consent 1",
+        "plan withdraw 1",
+        "plan stop 1",
+        "model list",
+        "model evaluate",
+        "model export out.safetensors",
+    ],
+)
+def test_without_a_node_every_command_says_how_to_start_one(
+    tmp_path: Path, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "swarm node start" in fault(*command.split())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_node_that_was_killed_is_not_taken_for_running(tmp_path: Path) -> None:
+    running = '{"pid": 4194999, "control": "/nowhere", "rpc_url": "", "p2p": []}'
+    (tmp_path / "running.json").write_text(running)
+    assert "no node runs in" in fault("node", "status", tmp_path)
+    (tmp_path / "running.json").write_text(running.replace("4194999", str(os.getpid())))
+    assert "no node runs in" in fault("node", "status", tmp_path)
+    (tmp_path / "running.json").write_text("{")
+    assert "running.json" in fault("node", "status", tmp_path)
+
+
+def test_a_plan_without_data_or_with_too_few_sites_starts_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    plan = write_tiny_plan(tmp_path / "tiny", sites=2)
+    assert "choose --peers between" in fault("testnet", "run", plan, "--peers", 5)
+    (tmp_path / "bare").mkdir()
+    assert "data" in fault("testnet", "run", tmp_path / "bare")
+    assert "data" in fault("testnet", "up", tmp_path / "bare")
+    assert "does not exist" in fault("testnet", "run", "nowhere")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["bare", "tiny"]
+
+
+def test_results_that_cannot_be_written_are_found_out_before_the_run(tmp_path: Path) -> None:
+    plan = write_tiny_plan(tmp_path / "tiny", sites=2)
+    report = plan / "plan.py" / "report.json"
+    assert "cannot be written" in fault("testnet", "run", plan, "--json", report)
+    assert "cannot be written" in fault("testnet", "run", plan, "--out", plan / "plan.py" / "x")
+
+
+def test_no_testnet_is_said_with_what_to_do(tmp_path: Path) -> None:
+    for command in ("status", "down"):
+        assert "swarm testnet up" in fault("testnet", command, "--dir", tmp_path / "none")
+    (tmp_path / "testnet.json").write_text('{"plan": 3}')
+    assert "testnet.json" in fault("testnet", "status", "--dir", tmp_path)
+
+
+def test_founding_refuses_what_is_no_set_of_cards(tmp_path: Path) -> None:
+    card = tmp_path / "card.json"
+    output = tmp_path / "network.json"
+    found = ("network", "found", card, "--time", 1790000000, "--output", output)
+    assert "No such file" in fault(*found)
+    card.write_text("name = 3")
+    assert "card.json" in fault(*found)
+    swarm("init", tmp_path / "mary", "--name", "mary", "--unattended")
+    card.write_bytes((tmp_path / "mary" / "card.json").read_bytes())
+    assert "each founder needs its own" in fault(*found, card)
+    assert not output.exists()
+    assert swarm(*found).exit_code == 0
+    assert fault("network", "found", card, "--time", 1790000000, "--output", tmp_path / "no" / "x")
+
+
+def test_with_nobody_at_a_terminal_nothing_is_asked(tmp_path: Path) -> None:
+    assert "--unattended" in fault("init", tmp_path / "mary", "--name", "mary")
+    assert "--yes" in fault("contract", "leave", "--node", tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_node_without_a_network_is_told_where_one_comes_from(tmp_path: Path) -> None:
+    assert swarm("init", tmp_path / "mary", "--name", "mary", "--unattended").exit_code == 0
+    before = sorted(p.name for p in (tmp_path / "mary").iterdir())
+    assert "swarm network found" in fault("node", "start", tmp_path / "mary")
+    assert sorted(p.name for p in (tmp_path / "mary").iterdir()) == before
+
+
+def test_a_wrong_password_starts_nothing(tmp_path: Path) -> None:
+    home = tmp_path / "mary"
+    swarm("init", home, "--name", "mary", "--unattended")
+    swarm(
+        "network", "found", home / "card.json", "--time", 1790000000,
+        "--output", home / "network.json",
+    )  # fmt: skip
+    (home / "password").write_text("another password")
+    before = sorted(p.name for p in home.iterdir())
+    assert "the password does not open" in fault("node", "start", home)
+    assert sorted(p.name for p in home.iterdir()) == before
+
+
+def test_a_proposal_names_one_thing(tmp_path: Path) -> None:
+    assert "--admit" in fault("contract", "propose", "--node", tmp_path)
+    assert "--admit" in fault("contract", "propose", "--admit", "a", "--remove", "b")
+
+
+def test_a_path_that_cannot_be_used_is_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert fault("init", tmp_path / "file" / "mary", "--name", "mary", "--unattended")
+    assert fault("node", "start", tmp_path / "file" / "mary")
+
+
+def test_a_refusal_of_the_contract_is_told_in_words() -> None:
+    ended = in_words(ContractError("PlanEnded", {"status": 3}))
+    assert str(ended).startswith("the plan has ended (completed)")
+    assert "0x0a0b" in str(
+        in_words(ContractError("PlanDigestMismatch", {"expected": b"\x0a\x0b", "given": b"\x01"}))
+    )
+    assert "RoundNoQuorum" in str(in_words(ContractError("RoundNoQuorum", {"round": 1})))
+    # Fields that a later contract names otherwise must not hide the refusal.
+    assert "PlanUnknown" in str(in_words(ContractError("PlanUnknown", {})))

@@ -1,0 +1,197 @@
+"""What a tired operator and a hostile member do to the round machine: counter-examples by name."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import pytest
+
+from swarm.protocol import machine as m
+from swarm.protocol.access import may_read
+from swarm.protocol.state import RoundStatus, Rules, VerifyLevel
+from swarm.testing.rounds import PLAN, Consortium, Vice
+
+RULES = Rules(rounds=4, statistics_round=False, min_peers=2, liveness_s=10)
+HELD = replace(RULES, verify_level=VerifyLevel.HELD)
+
+
+def started(nodes: int, rules: Rules = RULES, **options: object) -> Consortium:
+    world = Consortium(nodes, rules, **options)  # type: ignore[arg-type]
+    world.consent()
+    return world
+
+
+def closed(world: Consortium) -> bool:
+    round = world.plan.round
+    return round is not None and round.status is RoundStatus.CLOSED
+
+
+def machine_of(world: Consortium, i: int) -> m.RoundMachine:
+    """A machine that has just been started on the disk of node `i`."""
+    node = world.nodes[i]
+    return m.RoundMachine(PLAN, node.id, node.secret, node.disk.__contains__)
+
+
+def of_kind(commands: list[m.Command], kind: type[m.Command]) -> list[m.Command]:
+    return [command for command in commands if isinstance(command, kind)]
+
+
+def test_a_node_whose_transactions_do_not_get_through_sleeps_instead_of_spinning():
+    world = started(3)
+    world.nodes[2].train_s = 10_000
+    world.run(30, lambda: world.plan.round.submitted == 0b011)
+    machine = machine_of(world, 0)
+    overdue = world.now + world.plan.rules.max_round_s + 100
+    commands = machine.handle(m.ChainObserved(*world.snapshot()), overdue)
+    assert [c.function for c in of_kind(commands, m.Transact)] == ["close"]
+    assert machine.wake_at > overdue
+    assert machine.handle(m.TimePassed(), overdue + 1) == []
+
+
+def test_a_new_training_waits_until_the_stopped_one_has_ended():
+    world = started(3)
+    world.run(1, lambda: world.plan.round is not None)
+    machine = machine_of(world, 0)
+    plan, members = world.snapshot()
+    (train,) = of_kind(machine.handle(m.ChainObserved(plan, members), world.now), m.Train)
+    without_me = copy.deepcopy(plan)
+    without_me.round.left |= 1
+    stopped = machine.handle(m.ChainObserved(without_me, members), world.now)
+    assert of_kind(stopped, m.StopTraining)
+    again = copy.deepcopy(plan)
+    again.round.attempt = 2
+    observed = machine.handle(m.ChainObserved(again, members), world.now)
+    assert not of_kind(observed, m.Train)
+    assert not of_kind(observed, m.StopTraining)
+    ended = m.TrainingFailed(train.number, train.base, "it was stopped", False)
+    then = machine.handle(ended, world.now)
+    assert of_kind(then, m.Train)
+    assert not of_kind(then, m.Report)
+
+
+def test_a_training_that_was_told_to_stop_and_finished_all_the_same_is_used():
+    world = started(3)
+    world.run(1, lambda: world.plan.round is not None)
+    machine = machine_of(world, 0)
+    plan, members = world.snapshot()
+    (train,) = of_kind(machine.handle(m.ChainObserved(plan, members), world.now), m.Train)
+    past = copy.deepcopy(plan)
+    past.round.status = RoundStatus.VOID
+    machine.handle(m.ChainObserved(past, 0), world.now)
+    done = m.TrainingFinished(train.number, train.base, bytes(32), 7, bytes(32))
+    machine.handle(done, world.now)
+    again = copy.deepcopy(plan)
+    again.round.attempt = 2
+    commands = machine.handle(m.ChainObserved(again, members), world.now)
+    assert [c.function for c in of_kind(commands, m.Transact)] == ["submit"]
+
+
+def round_times(world: Consortium, last: int) -> list[int]:
+    assert world.run_rounds(last, 2000)
+    at = world.referee.finals_at
+    return [at[n] - at[n - 1] for n in range(2, last + 1)]
+
+
+def test_a_site_whose_training_always_fails_costs_the_first_rounds_only():
+    world = started(4, replace(RULES, rounds=8))
+    world.nodes[3].train_s = 5
+    world.nodes[3].training_fails = True
+    times = round_times(world, 8)
+    assert max(times[2:]) < 8, times
+
+
+def test_a_slow_site_that_can_train_again_is_waited_for_again():
+    world = started(4, replace(RULES, rounds=60))
+    world.nodes[3].train_s = 10
+    world.nodes[3].training_fails = True
+    assert world.run_rounds(10, 2000)
+    began = world.final_round()
+    world.nodes[3].training_fails = False
+    assert world.run(600, lambda: bool(world.plan.round.submitted & 0b1000))
+    assert world.final_round() - began < 20
+
+
+@pytest.mark.parametrize("rules", [RULES, HELD], ids=["full", "held"])
+def test_merges_that_take_longer_than_two_leader_cycles_become_final_in_the_end(rules):
+    world = started(3, rules, merge_s=40.0)
+    assert world.run_rounds(1, 600)
+
+
+def test_a_model_that_its_leader_took_with_it_does_not_cost_the_others_a_cycle():
+    world = started(8, HELD)
+    assert world.run(60, lambda: closed(world) and bool(world.plan.round.candidates))
+    leader = world.plan.round.candidates[0].leader
+    # It posts and dies: nobody has pulled its model yet.
+    world.kill(leader)
+    began = world.now
+    assert world.run_rounds(1, 120)
+    assert world.now - began < 2 * 3 + 6
+
+
+def test_a_refused_merge_is_looked_at_again_when_the_one_it_left_out_withdraws():
+    world = started(4)
+    world.nodes[0].vices = frozenset({Vice.OMITS})
+    world.run(60, lambda: world.final_round() == 1)
+    found = world.run(
+        200,
+        lambda: (
+            closed(world) and any(c.leader == 0 and c.omitted for c in world.plan.round.candidates)
+        ),
+    )
+    assert found
+    round = world.plan.round
+    machine = machine_of(world, 3)
+    candidate = next(c for c in round.candidates if c.omitted)
+    plan, members = world.snapshot()
+    machine.handle(m.ChainObserved(plan, members), world.now)
+    here = (round.number, round.attempt)
+    machine.handle(m.Merged(*here, bytes(31) + b"\x01", 0, b""), world.now)
+    refused = m.CandidateRefused(*here, candidate.model, candidate.omitted, "it omits", True)
+    machine.handle(refused, world.now)
+    assert not of_kind(machine.handle(m.TimePassed(), world.now + 9), m.Verify)
+    after = copy.deepcopy(plan)
+    after.round.left |= candidate.omitted
+    commands = machine.handle(m.ChainObserved(after, members), world.now + 10)
+    assert of_kind(commands, m.Verify)
+
+
+def test_whoever_is_no_submitter_closes_only_after_the_submitters_had_their_turn():
+    world = started(4)
+    world.run(1, lambda: world.plan.round is not None)
+    first, last = machine_of(world, 0), machine_of(world, 3)
+    submitters = 0b1110
+    assert first._turn(submitters) > last._turn(submitters)
+
+
+def test_a_request_that_failed_through_an_outage_is_tried_again_soon_after_it():
+    world = started(2)
+    world.run_rounds(1, 60)
+    assert world.run(60, lambda: closed(world))
+    world.kill(1)
+    world.run(600)
+    world.restart(1)
+    began = world.now
+    assert world.run_rounds(2, 60)
+    assert world.now - began < 12
+
+
+@pytest.mark.parametrize("skew_s", [2.0])
+def test_clocks_that_are_two_seconds_wrong_delay_but_do_not_stop(skew_s):
+    for seed in range(3):
+        world = started(4, seed=seed, skew_s=skew_s)
+        assert world.run_rounds(4, 200)
+
+
+def test_updates_are_served_to_submitters_of_a_closed_round_and_to_nobody_else():
+    world = started(4)
+    world.kill(3)
+    world.run(30, lambda: world.plan.round.submitted == 0b0111)
+    plan, members = world.snapshot()
+    update = plan.round.submissions[0].update
+    assert not any(may_read(plan, members, i, update, int(world.now)) for i in range(1, 4))
+    assert world.run(60, lambda: closed(world))
+    plan, members = world.snapshot()
+    readers = [i for i in range(4) if may_read(plan, members, i, update, int(world.now))]
+    assert readers == [0, 1, 2]
+    assert not may_read(plan, members & 0b0101, 1, update, int(world.now))
