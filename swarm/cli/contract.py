@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from swarm.cli.options import FILE, json_option, node_option, print_json, print_table
+from swarm.cli.options import FILE, ask_node, json_option, node_option, print_json, print_table
 
 
 @click.group("contract")
@@ -16,18 +16,12 @@ def command() -> None:
     """Members: who they are, propose, vote, leave."""
 
 
-def _ask(node: Path, method: str, /, **arguments: Any) -> Any:
-    from swarm.node.control import ask
-
-    return ask(node, method, **arguments)
-
-
 @command.command()
 @node_option
 @json_option
 def info(node: Path, as_json: bool) -> None:
     """The contract: address, chain, height, validators."""
-    answer = _ask(node, "contract_info")
+    answer = ask_node(node, "contract_info")
     if as_json:
         print_json(answer)
         return
@@ -40,7 +34,7 @@ def info(node: Path, as_json: bool) -> None:
 @json_option
 def members(node: Path, as_json: bool) -> None:
     """All members, and the proposals that are open."""
-    answer = _ask(node, "members")
+    answer = ask_node(node, "members")
     if as_json:
         print_json(answer)
         return
@@ -75,7 +69,7 @@ def propose(node: Path, admit: Path | None, remove: str | None) -> None:
     if (admit is None) == (remove is None):
         raise click.UsageError("name either --admit CARD or --remove MEMBER")
     card = None if admit is None else str(admit.resolve())
-    answer = _ask(node, "propose_member", card=card, remove=remove)
+    answer = ask_node(node, "propose_member", card=card, remove=remove)
     _tell(answer)
 
 
@@ -86,7 +80,7 @@ def propose(node: Path, admit: Path | None, remove: str | None) -> None:
 def vote(node: Path, proposal: int, against: bool) -> None:
     """Vote on a PROPOSAL. More than half of the members admit or remove; a validator's removal
     takes two thirds."""
-    _tell(_ask(node, "vote", proposal=proposal, support=not against))
+    _tell(ask_node(node, "vote", proposal=proposal, support=not against))
 
 
 def _tell(answer: dict[str, Any]) -> None:
@@ -105,5 +99,5 @@ def leave(node: Path, yes: bool) -> None:
         raise click.UsageError("nobody is here to confirm it: give --yes")
     if not yes:
         click.confirm("End the membership? Coming back takes the others' votes", abort=True)
-    _ask(node, "leave")
+    ask_node(node, "leave")
     click.echo("This institution is no member any more; its node may be stopped.")

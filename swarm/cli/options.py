@@ -39,6 +39,13 @@ def json_option(function: F) -> F:
     )
 
 
+def ask_node(node: Path, method: str, /, **arguments: Any) -> Any:
+    """Ask the node that runs in the directory `node`; raises its error as it raised it."""
+    from swarm.node.control import ask
+
+    return ask(node, method, **arguments)
+
+
 def print_json(value: object) -> None:
     click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
 

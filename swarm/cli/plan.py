@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import click
 
-from swarm.cli.options import json_option, node_option, print_json, print_table, short
+from swarm.cli.options import ask_node, json_option, node_option, print_json, print_table, short
 
 PLAN_PATH = click.Path(exists=True, path_type=Path)
 
@@ -15,12 +14,6 @@ PLAN_PATH = click.Path(exists=True, path_type=Path)
 @click.group("plan")
 def command() -> None:
     """Training plans: propose, read, consent, withdraw, stop."""
-
-
-def _ask(node: Path, method: str, /, **arguments: Any) -> Any:
-    from swarm.node.control import ask
-
-    return ask(node, method, **arguments)
 
 
 @command.command()
@@ -36,7 +29,7 @@ def propose(node: Path, path: Path, rounds: int | None, as_json: bool) -> None:
     \b
     swarm plan propose examples/heart
     """
-    answer = _ask(node, "propose_plan", path=str(path.resolve()), rounds=rounds)
+    answer = ask_node(node, "propose_plan", path=str(path.resolve()), rounds=rounds)
     if as_json:
         print_json(answer)
         return
@@ -50,7 +43,7 @@ def propose(node: Path, path: Path, rounds: int | None, as_json: bool) -> None:
 @json_option
 def list_plans(node: Path, as_json: bool) -> None:
     """All plans of the consortium."""
-    answer = _ask(node, "plans")
+    answer = ask_node(node, "plans")
     if as_json:
         print_json(answer)
         return
@@ -76,7 +69,7 @@ def list_plans(node: Path, as_json: bool) -> None:
 @json_option
 def show(node: Path, plan: int, as_json: bool) -> None:
     """PLAN's rules and all of its code: what consent would mean."""
-    answer = _ask(node, "show_plan", plan=plan)
+    answer = ask_node(node, "show_plan", plan=plan)
     if as_json:
         print_json(answer)
         return
@@ -98,7 +91,7 @@ def consent(node: Path, plan: int, code: Path | None) -> None:
     `swarm plan show`.
     """
     path = None if code is None else str(code.resolve())
-    answer = _ask(node, "consent", plan=plan, path=path)
+    answer = ask_node(node, "consent", plan=plan, path=path)
     click.echo(
         f"consented to plan {plan}, digest {answer['digest']}, with up to "
         f"{answer['max_samples']} samples"
@@ -110,7 +103,7 @@ def consent(node: Path, plan: int, code: Path | None) -> None:
 @click.argument("plan", type=int)
 def withdraw(node: Path, plan: int) -> None:
     """Leave PLAN; a running round goes on without this site's update."""
-    _ask(node, "withdraw", plan=plan)
+    ask_node(node, "withdraw", plan=plan)
     click.echo(f"withdrawn from plan {plan}")
 
 
@@ -120,5 +113,5 @@ def withdraw(node: Path, plan: int) -> None:
 def stop(node: Path, plan: int) -> None:
     """End PLAN for all: at once by its proposer, otherwise when more than half of its
     participants have asked."""
-    answer = _ask(node, "stop_plan", plan=plan)
+    answer = ask_node(node, "stop_plan", plan=plan)
     click.echo(f"plan {plan}: {answer['status']}")

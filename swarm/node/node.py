@@ -94,7 +94,7 @@ class Node:
     async def run(self) -> None:
         """Follow the chain, and keep a participant for every plan that this member joined."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(keep_up, self.chain, lambda: (self.me, self.members))
+            nursery.start_soon(keep_up, self.chain, self.address)
             while True:
                 try:
                     await self._observe(nursery)
@@ -207,7 +207,7 @@ class Node:
         if place == self._pruned_at:
             return
         self._pruned_at = place
-        keep = self.proposed.union(*(p.kept() for p in self.participants.values()))
+        keep = self._public().union(*(p.kept() for p in self.participants.values()))
         here = self.store.roots() | (await trio.to_thread.run_sync(self.store.unfinished)).keys()
         unneeded = frozenset(here - keep)
         await trio.to_thread.run_sync(self.store.discard, unneeded & self._unneeded)
@@ -216,9 +216,12 @@ class Node:
     def may_read(self, sender: Address, blob: Digest) -> bool:
         """Every member may have every plan's newest model; called in worker threads."""
         present = any(m.node == sender and m.present for m in self.members.values())
+        return present and blob in self._public()
+
+    def _public(self) -> set[Digest]:
+        """What this node keeps for all members, whether or not it takes part in a plan."""
         plans = tuple(self.plans.values())
-        public = {d for p in plans for d in (p.model0, p.model, p.statistics)} | self.proposed
-        return present and blob in public
+        return {d for p in plans for d in (p.model0, p.model, p.statistics)} | self.proposed
 
     def status(self) -> dict[str, Any]:
         """What this node says of itself; nothing secret is in it."""

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
 
 import trio
 
@@ -14,7 +13,7 @@ from swarm.errors import ChainError, ContractError
 from swarm.node.chain_link import ChainLink
 from swarm.protocol.ledger import DORMANT_S
 from swarm.protocol.state import Member, supermajority
-from swarm.types import MemberId
+from swarm.types import Address, MemberId
 
 log = logging.getLogger("swarm.node")
 
@@ -26,18 +25,20 @@ QUIET_S = 5.0
 RENEW_AFTER_S = DORMANT_S // 7
 DEADLINE_S = 60.0
 
-View = Callable[[], tuple[Member | None, dict[MemberId, Member]]]
-"""This node's own membership, and everyone's, as of now."""
 
-
-async def keep_up(chain: ChainLink, view: View) -> None:
-    """Run for as long as the node does."""
+async def keep_up(chain: ChainLink, node: Address) -> None:
+    """Run for as long as the node with this key does."""
     await _wait_until_synced(chain)
     while True:
-        me, members = view()
-        if me is not None:
-            for function, arguments in due(me, members, int(time.time())):
+        me = None
+        try:
+            members = await chain.members()
+            me = next((m for m in members.values() if m.node == node and m.present), None)
+            owed = [] if me is None else due(me, members, int(time.time()))
+            for function, arguments in owed:
                 await _send(chain, function, *arguments)
+        except ChainError as error:
+            log.warning("the members cannot be read: %s", error)
         await trio.sleep(CHECK_EVERY_S if me is None or me.validator else QUIET_S)
 
 
