@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+import trio
+
 from swarm.blobs.fetch import BlobSource, fetch
 from swarm.blobs.store import BlobStore
 from swarm.errors import RemoteError
@@ -30,6 +32,7 @@ class Exchange:
     rules: list[Rule] = field(default_factory=list)
     busy_s: float = 0.0
     """Seconds in which at least one pull was under way, since the node started."""
+    _on_its_way: dict[Digest, trio.Lock] = field(default_factory=dict)
     _pulling: int = 0
     _began: float = 0.0
 
@@ -60,8 +63,20 @@ class Exchange:
         """Bring a blob here from these peers, in order of preference.
 
         `patience_s` is how long a peer may make no progress; the whole may take as long as the
-        slowest link needs. Raises RemoteError (BlobError, PeerUnreachable) or LocalError.
+        slowest link needs. Who asks for a blob that is already on its way waits for it: its bytes
+        travel once. Raises RemoteError (BlobError, PeerUnreachable) or LocalError.
         """
+        on_its_way = self._on_its_way.setdefault(root, trio.Lock())
+        try:
+            async with on_its_way:
+                await self._pull(root, list(peers), patience_s, layout)
+        finally:
+            if not on_its_way.locked():
+                self._on_its_way.pop(root, None)
+
+    async def _pull(
+        self, root: Digest, peers: list[Address], patience_s: float, layout: Layout | None
+    ) -> None:
         if layout is None and self.store.has(root):
             return
         limit = self.max_blob_bytes if layout is None else layout.file_bytes
@@ -69,7 +84,7 @@ class Exchange:
             await fetch(
                 self.store,
                 root,
-                list(peers),
+                peers,
                 self.source,
                 max_bytes=limit,
                 deadline_s=patience_s + limit / SLOWEST_LINK_BYTES_PER_S,

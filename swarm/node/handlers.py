@@ -29,6 +29,9 @@ DEADLINE_S = 60.0
 FULL_BELOW_BYTES = 16 * 2**20
 """Models up to this size are recomputed by everyone, unless the plan says otherwise."""
 
+SLOT_BYTES_PER_S = 25 * 10**6
+"""How much of a model a leader is expected to have merged in each second of its first slot."""
+
 
 class Handlers:
     """Bound to one node; `by_name` is what the control socket serves."""
@@ -276,12 +279,15 @@ def chain_rules(loaded: Loaded, rounds: int | None) -> Rules:
         "shared": VerifyLevel.SHARED,
         "full": VerifyLevel.FULL,
     }
+    max_round_s = max(10, round(said.max_round_s))
     return Rules(
         rounds=rounds or said.rounds,
         statistics_round=loaded.has_statistics,
         min_peers=said.min_peers,
         verify_level=levels[said.verify],
-        max_round_s=max(10, round(said.max_round_s)),
+        max_round_s=max_round_s,
+        # A leader that is still pulling is not a dead one; recent merges widen the slots further.
+        slot_s=min(max_round_s, Rules.slot_s + round(size.file_bytes / SLOT_BYTES_PER_S)),
     )
 
 

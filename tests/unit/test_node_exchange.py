@@ -1,0 +1,67 @@
+"""A node's blobs and its peers': what is pulled once, and what is served to whom."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from swarm.blobs.store import BlobStore
+from swarm.errors import RemoteError
+from swarm.node.exchange import Exchange
+from swarm.types import Address, Digest
+
+PEER, STRANGER = Address(b"\x01" * 20), Address(b"\x02" * 20)
+CONTENT = bytes(range(256)) * 40
+
+
+class Peer:
+    """A source that counts what is asked of it, and takes its time."""
+
+    def __init__(self, store: BlobStore) -> None:
+        self.store = store
+        self.chunks_sent = 0
+
+    async def fetch_manifest(self, peer: Address, root: Digest, *, deadline_s: float) -> bytes:
+        await trio.sleep(0.01)
+        return self.store.manifest(root).encode()
+
+    async def fetch_chunks(
+        self, peer: Address, root: Digest, indices: Sequence[int], take: Any, *, stall_s: float
+    ) -> None:
+        for index in indices:
+            await trio.sleep(0.01)
+            self.chunks_sent += 1
+            chunk = memoryview(self.store.read_chunk(root, index))
+            await trio.to_thread.run_sync(take, [(index, chunk)])
+
+
+def test_a_blob_that_several_ask_for_at_once_travels_once(tmp_path: Path) -> None:
+    theirs = BlobStore(tmp_path / "theirs")
+    root = theirs.add_bytes(CONTENT)
+    source = Peer(theirs)
+    exchange = Exchange(BlobStore(tmp_path / "ours"), source, max_blob_bytes=10**6)
+
+    async def scenario() -> None:
+        async with trio.open_nursery() as nursery:
+            for _ in range(4):
+                nursery.start_soon(lambda: exchange.pull(root, [PEER], patience_s=5))
+
+    trio.run(scenario)
+    assert exchange.store.verify(root)
+    assert source.chunks_sent == theirs.manifest(root).chunks
+    assert exchange._on_its_way == {}
+
+
+def test_what_no_rule_allows_is_not_here_as_far_as_others_can_tell(tmp_path: Path) -> None:
+    store = BlobStore(tmp_path)
+    root = store.add_bytes(CONTENT)
+    exchange = Exchange(store, Peer(store), max_blob_bytes=10**6)
+    exchange.rules.append(lambda sender, blob: sender == PEER)
+    assert exchange.manifest(PEER, root) == store.manifest(root).encode()
+    for ask in (exchange.manifest, lambda *who: exchange.read_chunk(*who, 0)):
+        with pytest.raises(RemoteError, match="not here for you"):
+            ask(STRANGER, root)

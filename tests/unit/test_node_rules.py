@@ -1,0 +1,47 @@
+"""The rules of a proposal, as they follow from the plan's code."""
+
+from __future__ import annotations
+
+import pytest
+
+from swarm.learning.messages import Loaded, Rules, Tensor
+from swarm.node.handlers import chain_rules
+from swarm.protocol.state import VerifyLevel
+
+
+def loaded(parameters: int, verify: str = "auto", max_round_s: float = 3600.0) -> Loaded:
+    rules = Rules(
+        rounds=20,
+        min_peers=3,
+        verify=verify,  # type: ignore[arg-type]
+        max_round_s=max_round_s,
+        seed=0,
+        epochs=1,
+        batch_size=32,
+        optimizer_state="reset",
+        threads=1,
+    )
+    tensor = Tensor(name="w", dtype="F32", shape=(parameters,))
+    return Loaded(
+        name="P", digest=b"", rules=rules, has_statistics=True, tensors=(tensor,), device="cpu"
+    )
+
+
+def test_small_models_are_recomputed_by_everyone_and_large_ones_are_held():
+    assert chain_rules(loaded(1000), None).verify_level is VerifyLevel.FULL
+    assert chain_rules(loaded(5_000_000), None).verify_level is VerifyLevel.HELD
+    assert chain_rules(loaded(5_000_000, "full"), None).verify_level is VerifyLevel.FULL
+
+
+@pytest.mark.parametrize(("parameters", "slot_s"), [(1000, 3), (25_000_000, 7), (100_000_000, 19)])
+def test_a_leader_of_a_large_model_is_given_more_time_before_the_next_one(parameters, slot_s):
+    assert chain_rules(loaded(parameters), None).slot_s == slot_s
+
+
+def test_a_leader_slot_is_never_longer_than_the_longest_round():
+    assert chain_rules(loaded(100_000_000, max_round_s=12.0), None).slot_s == 12
+
+
+def test_the_proposer_may_ask_for_another_number_of_rounds():
+    assert chain_rules(loaded(10), None).rounds == 20
+    assert chain_rules(loaded(10), 5).rounds == 5
