@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping
 
 import msgspec
 from eth_abi.abi import decode as decode_abi
@@ -432,8 +431,3 @@ def _revert_reason(data: bytes) -> str | None:
     except (DecodingError, UnicodeDecodeError, OverflowError, ValueError):
         return None
     return None
-
-
-def provider_response(methods: RpcMethods, method: str, params: Sequence[Any]) -> Any:
-    """Answer one call without HTTP, as a web3 provider's `make_request` must."""
-    return methods.handle({"jsonrpc": "2.0", "id": 1, "method": method, "params": list(params)})

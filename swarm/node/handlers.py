@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from swarm.chain.client import Receipt
 from swarm.chain.genesis import read_card
 from swarm.errors import ConfigurationError, ContractError
 from swarm.learning import bundle
@@ -104,11 +105,10 @@ class Handlers:
         else:
             member = self._member(str(remove), await self.node.chain.members())
             arguments = (Kind.REMOVE, NO_ADDRESS, NO_ADDRESS, "", member.id, 0)
-        before = set(await self.node.chain.proposals())
-        await self._transact("propose", *arguments)
-        after = await self.node.chain.proposals()
-        mine = [n for n in after if n not in before]
-        return _proposal(after[mine[-1]], await self.node.chain.members())
+        receipt = await self._transact("propose", *arguments)
+        found = await self.node.chain.proposals()
+        number = _number_in(receipt, "Proposed", "proposal")
+        return _proposal(found[number], await self.node.chain.members())
 
     async def vote(self, proposal: int, support: bool) -> object:
         await self._transact("vote", proposal, support)
@@ -151,8 +151,7 @@ class Handlers:
         model0 = await trio.to_thread.run_sync(node.store.add, out)
         node.proposed.add(model0)
         workflow = FEDERATED_AVERAGING
-        before = await node.chain.plan_count()
-        await self._transact(
+        receipt = await self._transact(
             "proposePlan",
             loaded.name,
             code.digest,
@@ -162,11 +161,7 @@ class Handlers:
             workflow.merge_id,
             rules,
         )
-        for number in range(before + 1, await node.chain.plan_count() + 1):
-            plan = await self._plan(number)
-            if plan.digest == code.digest and plan.model0 == model0:
-                return self._describe(plan)
-        raise ConfigurationError("the plan was proposed, but the chain does not show it")
+        return self._describe(await self._plan(_number_in(receipt, "PlanProposed", "plan")))
 
     async def consent(self, plan: int, path: str | None) -> object:
         node = self.node
@@ -205,7 +200,6 @@ class Handlers:
     async def models(self, plan: int) -> object:
         participant = self._participant(plan)
         store = self.node.store
-        held = {n: d for n, d in sorted(participant.models.items()) if store.has(d)}
         statistics = NO_DIGEST if participant.plan is None else participant.plan.statistics
         return {
             "models": [
@@ -215,7 +209,7 @@ class Handlers:
                     "path": str(store.path(digest)),
                     "bytes": store.manifest(digest).length_bytes,
                 }
-                for number, digest in held.items()
+                for number, digest in participant.models.items()
             ],
             "statistics": str(store.path(statistics)) if store.has(statistics) else None,
         }
@@ -262,11 +256,17 @@ class Handlers:
             "rules": asdict(plan.rules) | {"verify_level": plan.rules.verify_level.name.lower()},
         }
 
-    async def _transact(self, function: str, *arguments: object) -> None:
+    async def _transact(self, function: str, *arguments: object) -> Receipt:
         try:
-            await self.node.chain.transact(function, *arguments, deadline_s=DEADLINE_S)
+            return await self.node.chain.transact(function, *arguments, deadline_s=DEADLINE_S)
         except ContractError as error:
             raise in_words(error) from error
+
+
+def _number_in(receipt: Receipt, event: str, argument: str) -> int:
+    """The number that the contract gave to what a transaction made, from its own event."""
+    [made] = [e for e in receipt.events if e.name == event]
+    return int(str(made.arguments[argument]))
 
 
 def chain_rules(loaded: Loaded, rounds: int | None) -> Rules:

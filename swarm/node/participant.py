@@ -49,10 +49,8 @@ class Participant:
     keep_models: int
     traffic: Callable[[], tuple[int, int]]
     """(bytes sent, bytes received) by this node so far."""
-    on_halted: Callable[[str], None] = lambda reason: None
     last_report: str = ""
     _evaluated: int = 0
-    _halted: bool = False
 
     def __post_init__(self) -> None:
         self._send, self._receive = trio.open_memory_channel[m.Event](EVENTS_WAITING)
@@ -86,9 +84,6 @@ class Participant:
                 for command in self.machine.handle(event, time.time()):
                     self._obey(command, nursery)
                 self._consider_evaluation(nursery)
-                if self.machine.halted is not None and not self._halted:
-                    self._halted = True
-                    self.on_halted(self.machine.halted)
 
     def kept(self) -> set[Digest]:
         """The blobs that this plan still needs, here or for others."""

@@ -26,7 +26,6 @@ from swarm.testnet.layout import (
     write_testnet,
 )
 from swarm.testnet.processes import (
-    answers,
     last_line,
     start_node,
     status_of,
@@ -324,7 +323,3 @@ def delete(directory: Path) -> None:
 def find(directory: Path) -> Testnet:
     """The testnet in `directory`, running or not."""
     return Testnet(directory, read_testnet(directory))
-
-
-def is_running(testnet: Testnet) -> bool:
-    return any(answers(node) for node in testnet.file.nodes)
