@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import re
-import subprocess
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
 from web3 import HTTPProvider
 
 from swarm.chain.client import deploy
@@ -22,28 +18,8 @@ from swarm.testnet.processes import start_node, stop_nodes, wait_ready
 from swarm.testnet.run import Testnet, begin_plan
 from swarm.types import to_hex
 
-CONTRACTS = Path(__file__).parents[2] / "contracts"
 PRE_FUNDED = bytes.fromhex("ac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80")
 """The first account of every anvil: its key is public."""
-
-
-@pytest.fixture(scope="module")
-def anvil_url() -> Iterator[str]:
-    binary = CONTRACTS / "node_modules" / ".bin" / "anvil"
-    if not binary.exists():
-        command = ["npm", "ci", "--no-audit", "--no-fund", "--prefix", str(CONTRACTS)]
-        subprocess.run(command, check=True, capture_output=True, timeout=300)
-    process = subprocess.Popen(
-        [str(binary), "--port", "0", "--host", "127.0.0.1"], stdout=subprocess.PIPE, text=True
-    )
-    try:
-        assert process.stdout is not None
-        found = next(filter(None, (re.match(r"Listening on (\S+)", x) for x in process.stdout)))
-        threading.Thread(target=process.stdout.read, daemon=True).start()
-        yield f"http://{found[1]}"
-    finally:
-        process.terminate()
-        process.wait(10)
 
 
 def write_external(home: Path, url: str, contract: str) -> None:

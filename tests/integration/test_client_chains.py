@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -30,7 +28,6 @@ from swarm.protocol.ledger import Founder, Kind, Ledger
 from swarm.protocol.state import PlanStatus, RoundStatus, Rules
 from swarm.types import Address, Digest, MemberId, PlanId, to_address
 
-CONTRACTS = Path(__file__).parents[2] / "contracts"
 KEYS = [keccak(b"client test %d" % number) for number in range(3)]
 ADDRESSES = [to_address(Account.from_key(key).address) for key in KEYS]
 FOUNDERS = [Founder(address, address, f"site {i}") for i, address in enumerate(ADDRESSES)]
@@ -52,36 +49,6 @@ class Chain:
     def client(self, number: int | None) -> ConsortiumClient:
         key = None if number is None else KEYS[number]
         return ConsortiumClient.over(self.provide(), self.contract, key)
-
-
-@pytest.fixture(scope="module")
-def anvil_url() -> Iterator[str]:
-    binary = CONTRACTS / "node_modules" / ".bin" / "anvil"
-    if not binary.exists():
-        command = ["npm", "ci", "--no-audit", "--no-fund", "--prefix", str(CONTRACTS)]
-        try:
-            subprocess.run(command, check=True, capture_output=True, text=True, timeout=300)
-        except (OSError, subprocess.SubprocessError) as error:
-            pytest.fail(
-                "the client is tested against anvil, a real foreign chain, which could not be "
-                f"installed: `{' '.join(command)}` failed ({error}). It needs Node.js and npm."
-            )
-    process = subprocess.Popen(
-        [str(binary), "--port", "0", "--host", "127.0.0.1"], stdout=subprocess.PIPE, text=True
-    )
-    try:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if found := re.match(r"Listening on (\S+)", line):
-                break
-        else:
-            pytest.fail("anvil ended before it listened")
-        drain = threading.Thread(target=process.stdout.read, daemon=True)
-        drain.start()
-        yield f"http://{found[1]}"
-    finally:
-        process.terminate()
-        process.wait(10)
 
 
 def on_anvil(url: str) -> Chain:
