@@ -4,8 +4,8 @@ use. A plan is fetched so that people can read it; it runs only after they have 
 
 from __future__ import annotations
 
-import os
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Protocol
 
@@ -61,11 +61,16 @@ class Library:
         """Keep a bundle; the folder appears whole or not at all."""
         final = self.path(code.digest)
         if not final.exists():
-            partial = self.directory / f".{code.digest.hex()}.partial"
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(mode=0o700)
+            # A folder of its own for each writer: the operator's consent brings the code while the
+            # node fetches it from a peer, each in its own thread. Whoever is second finds it there.
+            partial = Path(tempfile.mkdtemp(".partial", ".", self.directory))
             code.write(partial)
-            os.replace(partial, final)
+            try:
+                partial.rename(final)
+            except OSError:
+                shutil.rmtree(partial)
+                if not final.is_dir():
+                    raise
         return final
 
     async def serve(self, sender: Address, payload: bytes) -> bytes:

@@ -1,0 +1,46 @@
+"""The folder of the plans' code."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+
+import pytest
+
+from swarm.errors import ConfigurationError
+from swarm.learning.bundle import Bundle
+from swarm.node.library import Library
+
+
+@pytest.fixture
+def code() -> Bundle:
+    return Bundle({name: b"x = 1\n" * 1000 for name in ("plan.py", "model.py", "data.py")})
+
+
+def test_code_that_comes_from_two_sides_at_once_is_kept_once(tmp_path, code):
+    library = Library(tmp_path / "plans")
+    together = Barrier(8)
+
+    def add(_: int) -> object:
+        together.wait(10)
+        return library.add(code)
+
+    with ThreadPoolExecutor(8) as threads:
+        kept = set(threads.map(add, range(8)))
+    assert kept == {library.path(code.digest)}
+    assert library.read(code.digest) == code
+    assert [entry.name for entry in library.directory.iterdir()] == [code.digest.hex()]
+
+
+def test_what_a_killed_node_left_half_written_is_cleared_away(tmp_path, code):
+    library = Library(tmp_path / "plans")
+    (library.directory / ".abc.partial").mkdir()
+    assert not Library(tmp_path / "plans").has(code.digest)
+    assert list(library.directory.iterdir()) == []
+
+
+def test_code_that_was_changed_is_refused(tmp_path, code):
+    library = Library(tmp_path / "plans")
+    (library.add(code) / "plan.py").write_text("x = 2\n")
+    with pytest.raises(ConfigurationError, match="was changed"):
+        library.read(code.digest)
