@@ -207,7 +207,7 @@ class Drive:
         self.awaited.append(Awaited("", since, is_final))
 
     def _restart(self, kill: Kill) -> None:
-        height = self.watch.height()
+        height = self.watch.highest
         kill.back_at = time.time()
         self.nodes.start(kill.name)
         self.counts["restarts"] += 1
@@ -237,7 +237,7 @@ class Drive:
 
         def resume() -> None:
             for name in names:
-                height = self.watch.height()
+                height = self.watch.highest
                 self.watch.forget(name)
                 self.nodes.resume(name)
                 self.tell(f"resume {name}, at height {height} of the others")
@@ -268,7 +268,7 @@ class Drive:
         def heal() -> None:
             assert self.nodes.wires is not None
             self.counts["rounds_in_cut"] += len(self.watch.final_at) - final_before
-            height = self.watch.height()
+            height = self.watch.highest
             self.nodes.wires.heal(pairs)
             self.tell(f"heal, at height {height}")
             self._await("caught_up_s", lambda: self._all_at(height))

@@ -54,6 +54,8 @@ class Watch:
     def __init__(self, nodes: Nodes, pool: ThreadPoolExecutor) -> None:
         self.nodes = nodes
         self.eager = False
+        self.highest = 0
+        """The greatest height that any node ever told: what it was final at cannot be lost."""
         self.sights: dict[str, Sight] = {}
         self.opened_at: dict[int, float] = {}
         """When each round was first seen, by number."""
@@ -96,10 +98,6 @@ class Watch:
         with self._changed:
             self.sights.pop(name, None)
 
-    def height(self) -> int:
-        """The greatest height that a live node tells."""
-        return max((s.status["height"] for s in self.fresh().values()), default=0)
-
     def place(self) -> Place:
         """The furthest that a live node tells; round -1 before the first."""
         plans = [s.plan for s in self.fresh().values() if s.plan and s.plan["round"] is not None]
@@ -140,6 +138,7 @@ class Watch:
         if name in self.nodes.down:
             return  # its last words, overtaken by its death
         self.sights[name] = Sight(now, status, plan)
+        self.highest = max(self.highest, status["height"])
         if plan is None or plan["round"] is None:
             return
         for number in range(plan["round"] + 1):
