@@ -79,7 +79,8 @@ class Runner:
                 drive = Drive(plan, nodes, watch, seed, more)
                 failure = drive.run()
                 replicas = read_replicas(nodes, drive)
-                auc = score(nodes, sites + more, plan.rounds) if failure is None else None
+                scored = failure is None and plan.undisturbed_nodes is not None
+                auc = score(nodes, sites + more, plan.rounds) if scored else None
                 wall_s = time.monotonic() - began
                 outcome = judge(name, plan, drive, failure, replicas, auc, undisturbed, wall_s)
             left = processes_in(directory)
