@@ -107,7 +107,8 @@ class Drive:
                 if now > until:
                     return f"not complete within {self.plan.deadline_s:.0f} s: {self._where()}"
         finally:
-            self._pool.shutdown(wait=False, cancel_futures=True)
+            self.nodes.ending.set()
+            self._pool.shutdown(cancel_futures=True)
 
     def tell(self, text: str) -> None:
         self.story.append(Told(round(time.monotonic() - self._began, 2), text))
@@ -249,14 +250,11 @@ class Drive:
     # Links.
 
     def _cut(self, fault: Fault) -> bool:
-        groups = []
-        for group in fault.groups:
-            names = self._targets(group)
-            if names is None:
-                return False
-            groups.append({self.nodes.number(name) for name in names})
-        rest = set(range(len(self.nodes.names))).difference(*groups)
-        groups += [{number} for number in rest]
+        names = self._targets(target for group in fault.groups for target in group)
+        if names is None:
+            return False
+        numbers = iter([self.nodes.number(name) for name in names])
+        groups = [{next(numbers) for _ in group} for group in fault.groups]
         pairs = [(a, b) for one, two in combinations(groups, 2) for a in one for b in two]
         assert self.nodes.wires is not None
         self.nodes.wires.cut(pairs)

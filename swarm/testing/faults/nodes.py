@@ -10,6 +10,7 @@ import os
 import shutil
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -45,6 +46,8 @@ class Nodes:
         self.down: set[str] = set()
         """Killed by us, and not started again."""
         self.stopped: set[str] = set()
+        self.ending = threading.Event()
+        """Set when the run ends: nobody starts a node any more."""
 
     @property
     def names(self) -> list[str]:
@@ -134,6 +137,8 @@ class Nodes:
             # A vote may come when the others have carried the proposal out already.
             with suppress(SwarmError):
                 ask(self.home(voter), "vote", ASK_S, proposal=proposal["id"], support=True)
+        if self.ending.is_set():
+            raise LocalError(f"the run ended before {site.name} was started")
         node = TestnetNode(site.name, str(home), data, to_hex(card.account))
         self.testnet.processes[site.name] = self._start(node, index)
         file.nodes.append(node)
@@ -144,9 +149,9 @@ class Nodes:
                 return site.name
             except SwarmError as error:
                 # It is still starting, or copying the chain and the plan's code.
-                if time.monotonic() > until:
+                if time.monotonic() > until or self.ending.is_set():
                     raise LocalError(f"the newcomer {site.name} could not join: {error}") from None
-            time.sleep(RETRY_S)
+            self.ending.wait(RETRY_S)
 
     def _start(self, node: TestnetNode, index: int) -> subprocess.Popen[bytes]:
         return start_node(node, ("env", *self._set, *self._within(index)))
