@@ -80,6 +80,7 @@ class Drive:
         self._draw = random.Random(self.seed)
         self._undo: list[tuple[float, Callable[[], None]]] = []
         self._began = time.monotonic()
+        self._admitted_in = -1
         self._joining: Future[str] | None = None
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="newcomer")
 
@@ -133,7 +134,8 @@ class Drive:
             case "cut":
                 return self._cut(fault)
             case "admit":
-                self._joining = self._pool.submit(self.nodes.admit, self.newcomers.pop(0))
+                site = self.newcomers.pop(0)
+                self._joining = self._pool.submit(self.nodes.admit, site, self._admitted)
                 self.tell("a newcomer asks to be admitted")
                 return True
         names = self._targets(fault.who)
@@ -307,8 +309,12 @@ class Drive:
             name, self._joining = self._joining.result(), None
             self.watch.follow(name)
             self.tell(f"{name} has consented")
-            first = self.watch.place().round
+            first = self._admitted_in
             self.awaited.append(Awaited("", now, lambda: self._contributes(name, first)))
+
+    def _admitted(self) -> None:
+        self._admitted_in = self.watch.place().round
+        self.tell(f"the newcomer is admitted in round {self._admitted_in}")
 
     def _contributes(self, name: str, first: int) -> bool:
         for sight in self.watch.fresh().values():
