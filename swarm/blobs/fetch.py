@@ -3,7 +3,10 @@
 Each peer in use has a worker that claims the next chunks, asks for them, and checks and writes what
 came. What a peer did not deliver goes back to the others; a worker with nothing left to claim takes
 over chunks that another has owed for a while. So one honest, reachable peer is enough, a fast one
-gives most, and a slow one delays nothing that another can give.
+gives most, and a slow one delays nothing that another can give. A small blob is not worth that: it
+is asked of one peer, and of the next when that one refuses or takes its time. (With eight members
+of a small model, asking four at once made a thousand requests a round, and on a busy machine none
+of them came in time.)
 
 Whose fault a failure is decides what follows. Wrong bytes: that peer is not asked again. Silence, a
 broken connection, "not here": it is asked again a few times, as long as the deadline allows. A
@@ -33,6 +36,8 @@ from swarm.tensors import Layout
 from swarm.types import Address, Digest, to_hex
 
 MAX_PEERS_AT_ONCE = 4
+SMALL_BYTES = 256 << 10
+NEXT_PEER_AFTER_S = 0.5  # of a small blob, while the peers before have neither given nor refused it
 ATTEMPTS = 5  # in a row without a chunk, before a peer is given up
 FIRST_PAUSE_S, LAST_PAUSE_S = 0.1, 2.0  # between attempts, doubling
 FIRST_BATCH_BYTES, MAX_BATCH_BYTES = 4 << 20, 128 << 20
@@ -91,7 +96,8 @@ async def fetch(
     layout: Layout | None = None,
     on_fault: Callable[[Address, RemoteError], None] | None = None,
 ) -> Fetched:
-    """Bring a blob into the store. `peers` are asked in order, four at a time.
+    """Bring a blob into the store. `peers` are asked in order, four at a time,
+    or one after the other for a small blob.
 
     With `layout`, it must be a whole tensor file of that layout. `on_fault` hears of every fault as
     it happens. Raises BlobError if the blob is not wanted, or was only ever given in wrong bytes,
@@ -125,6 +131,8 @@ class _Download:
         self.changed = trio.Event()  # replaced each time: chunks may be claimable again
         self.waiting: deque[Address] = deque()
         self.working = 0
+        self.sharers = 1  # how many are to claim chunks as soon as they can
+        self.most_sharers = MAX_PEERS_AT_ONCE
         self.attempts: Counter[Address] = Counter()
         self.batch_bytes: dict[Address, int] = {}
         self.bytes_from: Counter[Address] = Counter()
@@ -140,11 +148,12 @@ class _Download:
                 return Fetched(manifest, {}, {})
             await self._open_partial(manifest)
         self.waiting.extend(peers)
+        self.most_sharers = min(len(peers), MAX_PEERS_AT_ONCE)
         with trio.move_on_after(deadline_s) as whole, self.scope:
             if not self.complete:
                 async with trio.open_nursery() as nursery:
-                    for _ in range(min(len(peers), MAX_PEERS_AT_ONCE)):
-                        nursery.start_soon(self._work_through_peers)
+                    for turn in range(self.most_sharers):
+                        nursery.start_soon(self._work_through_peers, turn)
         if self.verdict is not None:
             raise self.verdict
         if self.partial is None or not self.complete:
@@ -156,8 +165,11 @@ class _Download:
     def complete(self) -> bool:
         return self.partial is not None and not self.remaining
 
-    async def _work_through_peers(self) -> None:
+    async def _work_through_peers(self, turn: int) -> None:
         """Draw from one peer after the other, until the blob is complete or no peer is left."""
+        with trio.move_on_after(turn * NEXT_PEER_AFTER_S):
+            while self.sharers <= turn:
+                await self.changed.wait()
         while self.waiting:
             peer = self.waiting.popleft()
             self.working += 1
@@ -216,6 +228,9 @@ class _Download:
             self.unclaimed.extend(partial.missing)
             self.remaining.update(partial.missing)
             self.partial = partial
+        if manifest.length_bytes > SMALL_BYTES:
+            self.sharers = self.most_sharers
+            self._tell_changed()
         if self.complete:
             self.scope.cancel()
 
@@ -223,7 +238,7 @@ class _Download:
         """The next chunks to ask this peer for; none if all are claimed and none is overdue."""
         now = trio.current_time()
         count = max(1, self.batch_bytes.setdefault(peer, FIRST_BATCH_BYTES) // chunk_bytes)
-        count = min(count, max(1, len(self.unclaimed) // self.working))
+        count = min(count, max(1, len(self.unclaimed) // max(self.working, self.sharers)))
         batch: list[int] = []
         while self.unclaimed and len(batch) < count:
             index = self.unclaimed.popleft()
@@ -284,6 +299,9 @@ class _Download:
         self.unclaimed.extendleft(index for index in reversed(batch) if index in self.remaining)
         if self.complete:
             self.scope.cancel()
+        self._tell_changed()
+
+    def _tell_changed(self) -> None:
         self.changed.set()
         self.changed = trio.Event()
 
@@ -302,6 +320,8 @@ class _Download:
 
     def _note_fault(self, peer: Address, error: RemoteError) -> None:
         self.faults[peer] = error
+        self.sharers = min(self.sharers + 1, self.most_sharers)  # somebody else may know better
+        self._tell_changed()
         if self.on_fault is not None:
             self.on_fault(peer, error)
 

@@ -85,20 +85,23 @@ def _nobody(directory: Path) -> ConfigurationError:
     )
 
 
-def ask(directory: Path, method: str, /, **arguments: object) -> Any:
-    """Ask the node that runs in `directory`. Raises its error as it raised it there."""
+def ask(
+    directory: Path, method: str, deadline_s: float = ANSWER_DEADLINE_S, /, **arguments: object
+) -> Any:
+    """Ask the node that runs in `directory`. Raises its error as it raised it there, and LocalError
+    where nothing comes for `deadline_s`."""
     running = read_running(directory)
     body = msgspec.json.encode(Request(method, arguments))
     try:
         with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(ANSWER_DEADLINE_S)
+            connection.settimeout(deadline_s)
             connection.connect(running.control)
             connection.sendall(len(body).to_bytes(4, "big") + body)
             connection.shutdown(socket.SHUT_WR)
             raw = b"".join(iter(partial(connection.recv, 65536), b""))
     except TimeoutError:
         raise LocalError(
-            f"the node in {directory} has not answered for {ANSWER_DEADLINE_S:.0f} s: see its log"
+            f"the node in {directory} has not answered for {deadline_s:.0f} s: see its log"
         ) from None
     except (FileNotFoundError, ConnectionRefusedError):
         # It was killed, and another process has its number now.
@@ -107,7 +110,7 @@ def ask(directory: Path, method: str, /, **arguments: object) -> Any:
         raise LocalError(
             f"the node in {directory} does not answer ({error.strerror}): see its log"
         ) from None
-    if len(raw) < 4:
+    if len(raw) < 4 or len(raw) < 4 + int.from_bytes(raw[:4], "big"):
         raise LocalError(f"the node in {directory} ended while it was asked: see its log")
     reply = msgspec.json.decode(raw[4:], type=Reply)
     if reply.error:

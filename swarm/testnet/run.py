@@ -35,6 +35,7 @@ from swarm.testnet.processes import (
 from swarm.testnet.references import Evaluation, open_evaluator
 
 POLL_S = 0.25
+CATCH_UP_S = 60.0
 STALLED_S = 600.0
 ATTEMPTS = 2
 """At one round, after which a testnet, in which nothing fails, gives up."""
@@ -109,6 +110,7 @@ def begin_plan(testnet: Testnet, rounds: int | None) -> None:
     proposed = ask(testnet.home(), "propose_plan", path=path, rounds=rounds)
     testnet.file.plan_id = int(proposed["id"])
     testnet.save()
+    height = ask(testnet.home(), "contract_info")["height"]
     needed, nodes = proposed["rules"]["min_peers"], len(testnet.file.nodes)
     if needed > nodes:
         raise PlanError(
@@ -117,10 +119,23 @@ def begin_plan(testnet: Testnet, rounds: int | None) -> None:
         )
 
     def consent(index: int) -> None:
+        _wait_for_height(testnet.home(index), height)
         ask(testnet.home(index), "consent", plan=testnet.file.plan_id, path=path)
 
     with ThreadPoolExecutor() as pool:
         list(pool.map(consent, range(len(testnet.file.nodes))))
+
+
+def _wait_for_height(home: Path, height: int) -> None:
+    """A node may be a block behind the one that has just proposed."""
+    until = time.monotonic() + CATCH_UP_S
+    while ask(home, "contract_info")["height"] < height:
+        if time.monotonic() > until:
+            raise LocalError(
+                f"the node in {home} has not reached height {height} for {CATCH_UP_S:.0f} s: see "
+                "its log"
+            )
+        time.sleep(POLL_S)
 
 
 def follow(testnet: Testnet, on_progress: OnProgress) -> dict[str, Any]:
