@@ -37,7 +37,7 @@ from swarm.chain.rpc_format import (
     transaction_object,
 )
 from swarm.chain.store import StoredBlock
-from swarm.errors import ChainError, LocalError
+from swarm.errors import UNREADABLE, ChainError, LocalError
 from swarm.types import Address, Digest
 
 MAX_BODY_BYTES = 1024 * 1024
@@ -132,7 +132,7 @@ class RpcMethods:
             return msgspec.json.encode(_error(None, fault))
         try:
             request = msgspec.json.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        except UNREADABLE as error:
             return msgspec.json.encode(_error(None, RpcFault(_PARSE_ERROR, str(error))))
         response = self.handle(request)
         return b"" if response is None else msgspec.json.encode(response)

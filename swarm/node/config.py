@@ -20,7 +20,7 @@ from urllib.parse import urlparse
 
 import msgspec
 
-from swarm.errors import ConfigurationError
+from swarm.errors import UNREADABLE, ConfigurationError
 from swarm.types import Address, to_address
 
 MAX_CONFIG_BYTES = 64 * 1024
@@ -119,7 +119,7 @@ def load_config(directory: Path) -> NodeConfig:
         raise ConfigurationError(f"{path} is larger than {MAX_CONFIG_BYTES} bytes")
     try:
         config = msgspec.toml.decode(text, type=NodeConfig)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (*UNREADABLE, ValueError) as error:
         raise ConfigurationError(f"{path}: {_in_words(str(error))}") from None
     _check(path, directory, config)
     return config

@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 import trio
 
-from swarm.errors import ConfigurationError, LocalError, SwarmError
+from swarm.errors import UNREADABLE, ConfigurationError, LocalError, SwarmError
 
 MAX_MESSAGE_BYTES = 16 * 2**20
 REQUEST_DEADLINE_S = 10.0
@@ -60,7 +60,7 @@ def read_running(directory: Path) -> Running:
         os.kill(running.pid, 0)
     except (FileNotFoundError, ProcessLookupError, NotADirectoryError):
         raise _nobody(directory) from None
-    except (OSError, msgspec.DecodeError) as error:
+    except (OSError, *UNREADABLE) as error:
         raise ConfigurationError(f"{directory / 'running.json'} cannot be used: {error}") from None
     return running
 
@@ -171,7 +171,7 @@ async def _perform(body: bytes, handlers: Mapping[str, Handler]) -> Reply:
     try:
         request = msgspec.json.decode(body, type=Request)
         handler = handlers[request.method]
-    except (msgspec.DecodeError, KeyError) as error:
+    except (*UNREADABLE, KeyError) as error:
         return Reply(
             error=f"the node does not know this request ({error}): is it of another release?",
             exit_status=2,

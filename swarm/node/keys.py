@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 from eth_account import Account
 
-from swarm.errors import ConfigurationError
+from swarm.errors import UNREADABLE, ConfigurationError
 from swarm.types import Address, to_address
 
 MIN_PASSWORD_CHARACTERS = 8
@@ -54,7 +54,7 @@ def load_key(path: Path, password: str) -> bytes:
         raise ConfigurationError(
             f"{path} does not exist: restore it from a backup, or make a new node with `swarm init`"
         ) from None
-    except (OSError, msgspec.DecodeError) as error:
+    except (OSError, *UNREADABLE) as error:
         raise ConfigurationError(f"{path} cannot be read as a key file: {error}") from None
     try:
         return bytes(Account.decrypt(document, password))
