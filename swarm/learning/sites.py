@@ -119,8 +119,12 @@ def _by_convention(plan: Path) -> list[SiteFiles]:
 
 def _inside(plan: Path, name: str) -> Path:
     path = plan / name
+    if not name.isprintable():
+        raise PlanError(f"{plan / 'sites.toml'}: {name!r} is no path")
     if os.path.isabs(name) or not path.resolve().is_relative_to(plan.resolve()):
         raise PlanError(f"{plan / 'sites.toml'}: {name!r} leaves the plan's folder")
-    if not path.exists():
+    if not os.path.exists(
+        path
+    ):  # which takes a name that no disk can hold for one that is not there
         raise PlanError(f"{plan / 'sites.toml'}: {path} does not exist")
     return path

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mappin
 from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import trio
@@ -47,7 +47,7 @@ class Reply(msgspec.Struct, omit_defaults=True):
 class Running(msgspec.Struct):
     """What a running node writes to `running.json`, for those who want to find it."""
 
-    pid: int
+    pid: Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
     control: str
     rpc_url: str
     p2p: tuple[str, ...]
