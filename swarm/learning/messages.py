@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from swarm.errors import TrainerError
+from swarm.errors import UNREADABLE, TrainerError
 
 MAX_MESSAGE_BYTES = 16 * 2**20
 LENGTH_BYTES = 4
@@ -211,7 +211,7 @@ def decode_request(body: bytes) -> Request:
     """Read a request. Raises TrainerError if it is none."""
     try:
         return _REQUESTS.decode(body)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise TrainerError(f"the trainer received no request: {error}") from error
 
 
@@ -219,5 +219,5 @@ def decode_reply(body: bytes) -> Reply:
     """Read a reply. Raises TrainerError if it is none."""
     try:
         return _REPLIES.decode(body)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise TrainerError(f"the trainer sent no reply: {error}") from error

@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from swarm.errors import UNREADABLE
 from swarm.protocol.state import Candidate, Omission, Round, members_in
 from swarm.types import Digest, MemberId, to_digest, to_hex
 
@@ -66,7 +67,7 @@ class Records:
         self.rounds: dict[int, RoundRecord] = {}
         self._path = path
         self._opened: dict[int, Meters] = {}
-        with suppress(FileNotFoundError, msgspec.DecodeError):
+        with suppress(FileNotFoundError, *UNREADABLE):
             known = msgspec.json.decode(path.read_bytes(), type=list[RoundRecord])
             self.rounds = {record.round: record for record in known}
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 from swarm.chain.genesis import Founder
-from swarm.errors import ConfigurationError
+from swarm.errors import UNREADABLE, ConfigurationError
 from swarm.learning.sites import SiteFiles
 from swarm.node.setup import create_node, found_network, install_network
 from swarm.types import to_hex
@@ -128,7 +128,7 @@ def read_testnet(directory: Path) -> TestnetFile:
             f"no testnet in {directory}: start one with `swarm testnet up PLAN`, or name its "
             "directory with --dir"
         ) from None
-    except (OSError, msgspec.DecodeError) as error:
+    except (OSError, *UNREADABLE) as error:
         raise ConfigurationError(f"{path} cannot be read: {error}") from None
 
 
