@@ -188,6 +188,8 @@ class Participant:
                 log.info("round %d is final: %s", ended.number, to_hex(won.model))
         if now is not None and now.status is RoundStatus.OPEN:
             self.work.records.opened(now, self._meters())
+        if now is not None and now.status is RoundStatus.CLOSED:
+            self.work.records.closed(now, self._meters())
 
     def status(self) -> dict[str, Any]:
         """For people and programs; everything in it may be shown to anyone at this site."""

@@ -45,7 +45,16 @@ class TestnetFile(msgspec.Struct):
     plan_id: int | None = None
 
 
-def create_testnet(directory: Path, plan: Path, sites: list[SiteFiles], seed: int) -> TestnetFile:
+ALL_MODELS = 1_000_000
+
+
+def create_testnet(
+    directory: Path,
+    plan: Path,
+    sites: list[SiteFiles],
+    seed: int,
+    keep_models: int = ALL_MODELS,
+) -> TestnetFile:
     """Write the directories of one node for each site, and the genesis that they share.
 
     Each node gets its own copy of its own site's data, and nothing of the others'.
@@ -63,14 +72,19 @@ def create_testnet(directory: Path, plan: Path, sites: list[SiteFiles], seed: in
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     nodes: list[TestnetNode] = []
     try:
-        return _fill(directory, plan, sites, seed, nodes)
+        return _fill(directory, plan, sites, seed, keep_models, nodes)
     except BaseException:
         delete_nodes(directory, nodes)
         raise
 
 
 def _fill(
-    directory: Path, plan: Path, sites: list[SiteFiles], seed: int, nodes: list[TestnetNode]
+    directory: Path,
+    plan: Path,
+    sites: list[SiteFiles],
+    seed: int,
+    keep_models: int,
+    nodes: list[TestnetNode],
 ) -> TestnetFile:
     cards: list[Founder] = []
     for site, port in zip(sites, _free_ports(len(sites)), strict=True):
@@ -83,7 +97,7 @@ def _fill(
             http=f"{LOOPBACK}:0",
             data=site.place_in(Path("data")),
             seed=seed,
-            keep_models=1_000_000,
+            keep_models=keep_models,
         )
         node = TestnetNode(site.name, str(home), str(home / "data"), to_hex(card.account))
         nodes.append(node)

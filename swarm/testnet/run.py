@@ -19,6 +19,7 @@ from swarm.node.control import ask
 from swarm.node.records import REASONS
 from swarm.protocol.state import Omission
 from swarm.testnet.layout import (
+    ALL_MODELS,
     TestnetFile,
     create_testnet,
     delete_nodes,
@@ -67,13 +68,19 @@ class Testnet:
         write_testnet(self.directory, self.file)
 
 
-def bring_up(directory: Path, plan: Path, peers: int | None, seed: int) -> Testnet:
+def bring_up(
+    directory: Path,
+    plan: Path,
+    peers: int | None,
+    seed: int,
+    keep_models: int = ALL_MODELS,
+) -> Testnet:
     """Make and start the nodes of a testnet; return when all of them answer.
 
     Raises ConfigurationError or PlanError before anything is started, or ends what it started.
     """
     sites = deal(plan, peers)
-    testnet = Testnet(directory, create_testnet(directory, plan, sites, seed))
+    testnet = Testnet(directory, create_testnet(directory, plan, sites, seed, keep_models))
     try:
         for node in testnet.file.nodes:
             testnet.processes[node.name] = start_node(node)
@@ -123,7 +130,7 @@ def begin_plan(testnet: Testnet, rounds: int | None) -> None:
         list(pool.map(consent, range(len(testnet.file.nodes))))
 
 
-def follow(testnet: Testnet, on_progress: OnProgress) -> dict[str, Any]:
+def follow(testnet: Testnet, on_progress: OnProgress, poll_s: float = POLL_S) -> dict[str, Any]:
     """Watch until every node holds the final model. Returns the first node's plan status.
 
     Raises PlanError if the plan's own code fails at a site, LocalError if a node ends or nothing
@@ -157,7 +164,7 @@ def follow(testnet: Testnet, on_progress: OnProgress) -> dict[str, Any]:
                 f"nothing has moved for {STALLED_S:.0f} s; the nodes say: "
                 f"{'; '.join(reports) or 'nothing'}"
             )
-        time.sleep(POLL_S)
+        time.sleep(poll_s)
 
 
 def _refuse_repetition(plans: list[dict[str, Any] | None]) -> None:
