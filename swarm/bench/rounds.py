@@ -50,6 +50,7 @@ class Idle(swarm.Plan):
     rounds = 1_000_000
     min_peers = {peers}
     verify = "{verify}"
+    wire_dtype = "{wire}"
     max_round_s = 1800.0
 
     def model(self):
@@ -78,6 +79,7 @@ class RoundOptions:
     size_bytes: int
     verify: str = "held"
     rounds: int = 7
+    wire: str = "fp32"
 
 
 def write_plan(folder: Path, options: RoundOptions) -> Path:
@@ -87,7 +89,11 @@ def write_plan(folder: Path, options: RoundOptions) -> Path:
     sizes[0] += elements % TENSORS
     (folder / "data").mkdir(parents=True)
     code = PLAN.format(
-        size_bytes=4 * elements, tensors=sizes, peers=options.peers, verify=options.verify
+        size_bytes=4 * elements,
+        tensors=sizes,
+        peers=options.peers,
+        verify=options.verify,
+        wire=options.wire,
     )
     (folder / "plan.py").write_text(code)
     for site in range(options.peers):
@@ -143,6 +149,8 @@ def _figures(options: RoundOptions, testnet: Testnet, seen: Watch, began: float)
     }
     return {
         "peers": options.peers,
+        "size_bytes": options.size_bytes,
+        "wire": options.wire,
         "model_bytes": model_bytes,
         "verify": options.verify,
         "rounds": options.rounds,

@@ -83,6 +83,10 @@ def command() -> None:
     "--rounds", type=click.IntRange(1, 1000), default=7, show_default=True,
     help="How many are measured; two before them do not count.",
 )  # fmt: skip
+@click.option(
+    "--wire", type=click.Choice(["fp32", "bf16", "fp16"]), default="fp32", show_default=True,
+    help="The type in which parameters travel; the size is that in fp32.",
+)  # fmt: skip
 @directory_option
 @report_option
 def round_(
@@ -90,6 +94,7 @@ def round_(
     size: list[int],
     verify: str,
     rounds: int,
+    wire: str,
     directory: Path | None,
     report_file: Path | None,
 ) -> None:
@@ -108,11 +113,11 @@ def round_(
     for count in peers:
         for size_bytes in size:
             with working_directory(directory) as folder:
-                options = RoundOptions(count, size_bytes, verify, rounds)
+                options = RoundOptions(count, size_bytes, verify, rounds, wire)
                 results.append(measure_rounds(options, folder))
     print_table(
         (
-            "peers", "model", "verify", "files on", "s/round", "worst", "leader sent",
+            "peers", "travels", "verify", "files on", "s/round", "worst", "leader sent",
             "others sent", "received", "main MB", "main CPU s", "trainer CPU s", "blocks",
             "transactions",
         ),

@@ -70,6 +70,7 @@ class Participant:
     async def observe(self, plan: Plan, members: dict[MemberId, Member]) -> None:
         """A new head: the plan as it stands there, and all members ever."""
         self.work.members = members
+        self.work.model0 = plan.model0
         mask = mask_of(i for i, member in members.items() if member.present)
         await self._note_rounds(self.machine.plan, plan, mask)
         await self._send.send(m.ChainObserved(plan, mask))

@@ -217,7 +217,14 @@ def run_testnet(
             alone = evaluator.result(references)
             out.mkdir(parents=True, exist_ok=True)
             model_path = out / "model.safetensors"
-            shutil.copyfile(paths[-1], model_path)
+            newest = models["models"][-1]["round"]
+            ask(
+                testnet.home(),
+                "export",
+                plan=testnet.file.plan_id,
+                round=newest,
+                path=str(model_path.resolve()),
+            )
         finally:
             on_progress("ending the nodes", [])
             stop_nodes(testnet.file, testnet.processes)
