@@ -16,7 +16,7 @@ from swarm.testing.faults.wires import why_not
 from swarm.testing.plans import write_tiny_plan
 
 FAULTS = """\
-about = "A leader dies, a proposer dies, two halves cannot reach each other: six rounds all the same."
+about = "A leader dies, a proposer dies, two halves part: six rounds all the same."
 plan = "tiny"
 rounds = 6
 namespaces = true

@@ -94,7 +94,7 @@ def test_two_blocks_at_one_height_are_found(hashes: list[str], ok: bool) -> None
 def test_two_models_of_a_round_and_lost_rounds_are_found(
     said: dict[int, set[str]], told: list[Told], ok: bool
 ) -> None:
-    models = {number: dict.fromkeys(m, {"ada"}) for number, m in said.items()}
+    models = {number: {key: {"ada"} for key in m} for number, m in said.items()}
     drive: Any = SimpleNamespace(watch=SimpleNamespace(models=models))
     plan = FaultPlan(about="", plan="", rounds=2)
     assert verdict._one_model_a_round(plan, drive, {"ada": replica(*told)}).ok is ok
