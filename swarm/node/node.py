@@ -27,7 +27,7 @@ import trio
 
 from swarm.blobs.store import BlobStore
 from swarm.chain.http import open_http
-from swarm.errors import ChainError, ConfigurationError, SwarmError
+from swarm.errors import MACHINE_FAULTS, ChainError, ConfigurationError, SwarmError
 from swarm.learning.merge import self_check
 from swarm.learning.supervisor import Trainer, TrainerConfig, open_trainer
 from swarm.network.limits import NetworkLimits
@@ -356,7 +356,10 @@ async def run_node(directory: Path, password: str | None = None) -> None:
 
 
 def start_node(directory: Path, password: str | None = None) -> None:
-    """Blocks; the entry of `swarm node start`. Raises SwarmError for what a person can mend."""
+    """Blocks; the entry of `swarm node start`.
+
+    Raises SwarmError or OSError (a full disk, say) for what a person can mend.
+    """
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True
     )
@@ -365,10 +368,16 @@ def start_node(directory: Path, password: str | None = None) -> None:
     try:
         trio.run(run_node, directory.resolve(), password)
     except BaseExceptionGroup as group:
-        expected, rest = group.split(SwarmError)
+        expected, rest = group.split(_can_be_mended)
         if expected is None or rest is not None:
             raise
         raise _first(expected) from None
+
+
+def _can_be_mended(error: BaseException) -> bool:
+    return isinstance(error, SwarmError) or (
+        isinstance(error, OSError) and error.errno in MACHINE_FAULTS
+    )
 
 
 def _first(group: BaseExceptionGroup[Any]) -> BaseException:
