@@ -20,7 +20,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Protocol
+from typing import Protocol, cast
 
 from swarm.errors import LocalError, PeerUnreachable, ProtocolViolation, RemoteError
 from swarm.network.pacing import Pacer
@@ -52,6 +52,13 @@ def sever(sock: socket.socket) -> None:
         # Closing it then resets it: a peer that waits for room to send would wait for long.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         socket.socket.shutdown(sock, socket.SHUT_RDWR)  # SSLSocket's own would drop its TLS state
+
+
+def write_all(secured: ssl.SSLSocket, data: memoryview) -> None:
+    """What `sendall` does, with fewer steps for each record of 16 KiB."""
+    write = secured.write
+    while data:
+        data = data[write(data) :]
 
 
 class Sending:
@@ -107,7 +114,7 @@ class Sending:
             delay_s = self._pacer.reserve(len(part))
             if delay_s and self._stopped.wait(delay_s):
                 raise ConnectionAbortedError("stopped")
-            self._socket.sendall(part)
+            write_all(self._socket, part)
             self._peer.count(sent=len(part))
 
 
@@ -226,9 +233,12 @@ class Receiving:
         return buffer
 
     def _fill(self, view: memoryview) -> None:
+        # OpenSSL gives a record of 16 KiB at a time. `recv_into` ends in `read`, but the steps
+        # between the two would be a tenth of this thread's time.
+        read = cast(Callable[[int, memoryview], int], self._socket.read)
         filled, size = 0, len(view)
         while filled < size:
-            count = self._socket.recv_into(view[filled:])
+            count = read(size - filled, view[filled:])
             if count == 0:
                 raise ConnectionResetError("closed by the peer")
             filled += count
