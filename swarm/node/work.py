@@ -16,6 +16,7 @@ from pathlib import Path
 import msgspec
 import trio
 
+from swarm.blobs.fetch import Spread, Wish
 from swarm.errors import BlobError, PlanError, RemoteError, SchemaMismatch, SwarmError
 from swarm.learning.merge import METHODS
 from swarm.learning.messages import Loaded, Progress
@@ -132,9 +133,12 @@ class Work:
 
     async def fetch(self, command: m.Fetch, is_model: bool) -> m.Event:
         try:
-            layout = await self._model_layout() if is_model else None
+            wish = None
+            if is_model:
+                layout = await self._model_layout()
+                wish = Wish(layout.file_bytes, layout)
             await self.exchange.pull(
-                command.digest, self._others(), patience_s=FETCH_PATIENCE_S, layout=layout
+                command.digest, self._others(), patience_s=FETCH_PATIENCE_S, wish=wish
             )
         except SwarmError as error:
             return m.FetchFailed(command.digest, str(error))
@@ -178,11 +182,13 @@ class Work:
         layout = await self._layout_of(number, command.updates)
         holders = [candidate.leader, *members_in(candidate.attesters)]
         try:
+            spread = self._spread(command)
+            first = self._addresses(holders) if spread is None else spread.sources
             await self.exchange.pull(
                 candidate.model,
-                self._addresses(holders) + self._others(),
+                first + self._others(),
                 patience_s=FETCH_PATIENCE_S,
-                layout=layout,
+                wish=Wish(layout.file_bytes, layout, spread),
             )
             path = self.exchange.store.path(candidate.model)
             await trio.to_thread.run_sync(check_update, path, layout)
@@ -242,7 +248,7 @@ class Work:
                 update.update,
                 self._addresses([update.member]) + self._others(),
                 patience_s=max(patience_s, LEAST_PATIENCE_S),
-                layout=layout,
+                wish=Wish(layout.file_bytes, layout),
             )
             wrong = Omission.NOT_FINITE
             path = self.exchange.store.path(update.update)
@@ -303,7 +309,24 @@ class Work:
         return [member.node for member in chosen if member.present]
 
     def _others(self) -> list[Address]:
-        return self._addresses(self.members)
+        """All of them, those after this node first: so that not all ask the same one."""
+        ordered = sorted(self.members)
+        return self._addresses(
+            [i for i in ordered if i > self.me] + [i for i in ordered if i < self.me]
+        )
+
+    def _spread(self, command: m.Verify) -> Spread | None:
+        """How the submitters share out a candidate's model among them, all of whom want it now."""
+        leader = command.candidate.leader
+        takers = [
+            self.members[u.member].node
+            for u in command.updates
+            if u.member != leader and not command.gone >> u.member & 1 and u.member in self.members
+        ]
+        me = self.members.get(self.me)
+        if me is None or me.node not in takers or leader not in self.members:
+            return None
+        return Spread(self.members[leader].node, takers, me.node)
 
     def _name(self, member: MemberId) -> str:
         return self.members[member].name if member in self.members else f"member {member}"
