@@ -149,6 +149,10 @@ class BlobStore:
             raise LocalError(f"{path} is shorter than it was; delete it, and it is fetched again")
         return mapped
 
+    def growing(self, root: Digest) -> Partial | None:
+        """The blob in the making, if it is not held whole."""
+        return None if root in self._held else self._partials.get(root)
+
     def scratch(self, name: str) -> Path:
         """Where to write a file that `add` will take; what is left there goes at the next start."""
         return self.directory / (name + _TEMPORARY)
