@@ -9,6 +9,12 @@ Every message names the value, the place and the remedy.
 
 from __future__ import annotations
 
+import msgspec
+
+UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises for bytes that are not what they should be. Text that is not UTF-8 comes as
+Python's own error, and only where a text field is: so catch these, never msgspec's alone."""
+
 
 class SwarmError(Exception):
     """Base of all errors that swarm raises on purpose."""

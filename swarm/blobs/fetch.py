@@ -3,7 +3,10 @@
 Each peer in use has a worker that claims the next chunks, asks for them, and checks and writes what
 came. What a peer did not deliver goes back to the others; a worker with nothing left to claim takes
 over chunks that another has owed for a while. So one honest, reachable peer is enough, a fast one
-gives most, and a slow one delays nothing that another can give.
+gives most, and a slow one delays nothing that another can give. A small blob is not worth that: it
+is asked of one peer, and of the next when that one refuses or takes its time. (With eight members
+of a small model, asking four at once made a thousand requests a round, and on a busy machine none
+of them came in time.)
 
 When many want at once what only its origin has, a merged model above all, they share the work by a
 `Spread`: each is the first taker of every nth chunk, and the others get that chunk from it. The
@@ -40,6 +43,8 @@ from swarm.tensors import Layout
 from swarm.types import Address, Digest, to_hex
 
 MAX_PEERS_AT_ONCE = 4
+SMALL_BYTES = 256 << 10
+NEXT_PEER_AFTER_S = 0.5  # of a small blob, while the peers before have neither given nor refused it
 MAX_SOURCES_AT_ONCE = 16  # with a spread, where each has chunks of its own to give
 ATTEMPTS = 5  # in a row without a chunk, before a peer is given up
 FIRST_PAUSE_S, LAST_PAUSE_S = 0.1, 2.0  # between attempts, doubling
@@ -159,7 +164,8 @@ async def fetch_wish(
     stall_s: float = 10.0,
     on_fault: Callable[[Address, RemoteError], None] | None = None,
 ) -> Fetched:
-    """Bring a blob into the store. `peers` are asked in order, four at a time.
+    """Bring a blob into the store. `peers` are asked in order, four at a time, or one after the
+    other for a small blob.
 
     `on_fault` hears of every fault as it happens. Raises BlobError if the blob is not wanted, or
     was only ever given in wrong bytes, PeerUnreachable if it did not come in time, LocalError if it
@@ -299,6 +305,7 @@ class _Download:
         self.changed = trio.Event()  # replaced each time: chunks may be claimable again
         self.waiting = deque(peers)
         self.working = 0
+        self.sharers = 1  # how many are to claim chunks as soon as they can
         at_once = MAX_PEERS_AT_ONCE if spread is None else MAX_SOURCES_AT_ONCE
         self.standings = {peer: _Standing() for peer in peers[:at_once]}
         self.bytes_from: Counter[Address] = Counter()
@@ -309,13 +316,14 @@ class _Download:
     def begin(self, target: Partial | Draft, needed: Sequence[int]) -> None:
         """Chunks can be asked for from now on."""
         self.target = target
+        if target.length_bytes > SMALL_BYTES:
+            self.sharers = len(self.standings)
         self.remaining.update(needed)
         for index in needed:
             source = None if self.spread is None else self.spread.source_of(index)
             known = None if source is None else self.standings.get(source)
             (self.unclaimed if known is None else known.queue).append(index)
-        if self.complete:
-            self.scope.cancel()
+        self._tell_change()
 
     @property
     def complete(self) -> bool:
@@ -326,11 +334,14 @@ class _Download:
         with self.scope:
             if not self.complete:
                 async with trio.open_nursery() as nursery:
-                    for _ in tuple(self.standings):
-                        nursery.start_soon(self._work_through_peers)
+                    for turn in range(len(self.standings)):
+                        nursery.start_soon(self._work_through_peers, turn)
 
-    async def _work_through_peers(self) -> None:
+    async def _work_through_peers(self, turn: int) -> None:
         """Draw from one peer after the other, until the blob is complete or no peer is left."""
+        with trio.move_on_after(turn * NEXT_PEER_AFTER_S):
+            while self.sharers <= turn:
+                await self.changed.wait()
         while self.waiting:
             peer = self.waiting.popleft()
             standing = self._standing(peer)
@@ -377,7 +388,7 @@ class _Download:
             count = MAX_BATCH_BYTES // chunk_bytes
         batch = self._next_of(standing.queue, count)
         if not batch and self._has_all(peer):
-            share = max(1, len(self.unclaimed) // self.working)
+            share = max(1, len(self.unclaimed) // max(self.working, self.sharers))
             batch = self._next_of(self.unclaimed, min(count, share))
         if not batch:
             batch = self._take_over(peer, count, now)
@@ -507,6 +518,8 @@ class _Download:
 
     def _note_fault(self, peer: Address, error: RemoteError) -> None:
         self.faults[peer] = error
+        self.sharers = min(self.sharers + 1, len(self.standings))  # somebody else may know better
+        self._tell_change()
         if self.on_fault is not None:
             self.on_fault(peer, error)
 

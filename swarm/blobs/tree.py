@@ -22,7 +22,7 @@ from typing import Annotated, Literal
 import msgspec
 from blake3 import blake3
 
-from swarm.errors import BlobError, SchemaMismatch
+from swarm.errors import UNREADABLE, BlobError, SchemaMismatch
 from swarm.tensors import (
     MAX_CHUNK_BYTES,
     MAX_FILE_BYTES,
@@ -75,7 +75,7 @@ class Manifest(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
             )
         try:
             manifest = msgspec.msgpack.decode(encoded, type=cls)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except UNREADABLE as error:
             raise BlobError(
                 f"the manifest of blob {to_hex(root)} cannot be read: {error}"
             ) from None

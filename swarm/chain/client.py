@@ -80,7 +80,8 @@ class ConsortiumClient:
         self._signer = None if key is None else _account(key)
         self._lock = threading.Lock()
         self._next_nonce = 0
-        self._in_flight: OrderedDict[Digest, bytes] = OrderedDict()
+        self._in_flight: OrderedDict[Digest, tuple[int, bytes]] = OrderedDict()
+        """What was sent and is not known to be carried out: nonce and bytes."""
 
     @classmethod
     def connect(
@@ -244,9 +245,14 @@ class ConsortiumClient:
     def receipt(self, tx: Digest) -> Receipt | None:
         """What became of a transaction; None while it is not carried out, or does not count yet.
 
-        Raises ContractError if it reverted.
+        Raises ContractError if it reverted, ChainError if it never can be carried out.
         """
         found = self._endpoint.ask("eth_getTransactionReceipt", to_hex(tx))
+        if found is None and self._is_overtaken(tx):
+            raise ChainError(
+                f"transaction {to_hex(tx)} has the number of another one of this account, which "
+                "was sent before a restart and came in first: send it again"
+            )
         if found is None or not self._counts(found):
             return None
         with self._lock:
@@ -266,7 +272,7 @@ class ConsortiumClient:
     def resend(self, tx: Digest) -> None:
         """An endpoint that was restarted may have forgotten what it accepted: tell it again."""
         with self._lock:
-            raw = self._in_flight.get(tx)
+            _, raw = self._in_flight.get(tx, (0, None))
         known = self._endpoint.ask("eth_getTransactionByHash", to_hex(tx))
         if known is None and raw is not None:
             # It may have come in between; the deadline decides.
@@ -300,11 +306,31 @@ class ConsortiumClient:
                         continue
                     raise
             self._next_nonce = nonce + 1
-            self._in_flight[tx] = raw
+            self._in_flight[tx] = (nonce, raw)
             if len(self._in_flight) > MAX_IN_FLIGHT:
                 self._in_flight.popitem(last=False)
             return tx
         raise AssertionError("the second try returns or raises")
+
+    def _is_overtaken(self, tx: Digest) -> bool:
+        """Whether the chain has another transaction of ours with this one's nonce. A node that
+        starts anew sends before its replica has caught up, and then numbers as it did before."""
+        with self._lock:
+            sent = self._in_flight.get(tx)
+        if sent is None:
+            return False
+        count = self._endpoint.ask(
+            "eth_getTransactionCount", to_hex(self._require_signer()), "latest"
+        )
+        if read_number(count) <= sent[0]:
+            return False
+        # It may have been carried out since it was looked for.
+        if self._endpoint.ask("eth_getTransactionReceipt", to_hex(tx)) is not None:
+            return False
+        with self._lock:
+            self._in_flight.pop(tx, None)
+            self._next_nonce = 0
+        return True
 
     def _pending_nonce(self) -> int:
         sender = to_hex(self._require_signer())

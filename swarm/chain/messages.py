@@ -25,7 +25,7 @@ from typing import Annotated, Protocol
 import msgspec
 from eth_hash.auto import keccak
 
-from swarm.errors import ProtocolViolation
+from swarm.errors import UNREADABLE, ProtocolViolation
 from swarm.types import Address, Digest
 
 MAX_VALIDATORS = 256
@@ -198,7 +198,7 @@ def decode(payload: bytes) -> AnyMessage:
         )
     try:
         return _decoder.decode(payload)
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise ProtocolViolation(f"not a consensus message: {error}") from None
 
 
@@ -206,7 +206,7 @@ def decode_certificate(payload: bytes) -> Certificate:
     """Read a certificate. Raises ProtocolViolation if it is malformed."""
     try:
         return _certificate_decoder.decode(payload)
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise ProtocolViolation(f"not a certificate: {error}") from None
 
 

@@ -25,6 +25,7 @@ GROUPS = {
     "model": ("swarm.cli.model", "The models of finished rounds: list, export, evaluate."),
     "chain": ("swarm.cli.chain", "This node's replica of the chain: recover it after a loss."),
     "testnet": ("swarm.cli.testnet", "A whole consortium on this machine."),
+    "bench": ("swarm.cli.bench", "How fast this machine is at what the nodes do."),
 }
 
 

@@ -31,7 +31,7 @@ import msgspec
 import outcome
 import trio
 
-from swarm.errors import PeerUnreachable, ProtocolViolation, RemoteError
+from swarm.errors import UNREADABLE, PeerUnreachable, ProtocolViolation, RemoteError
 from swarm.network import tcp
 from swarm.network.bulk_transfer import ChunkReader, Receiving, Sending, Take, sever
 from swarm.network.connection import Connection
@@ -258,7 +258,7 @@ class BulkChannel:
                 raise
             except RemoteError as error:
                 raise BulkUnavailable(short(error)) from error
-            except msgspec.DecodeError as error:
+            except UNREADABLE as error:
                 raise ProtocolViolation(f"a grant that cannot be read: {error}") from error
         if patience.cancelled_caught:
             raise PeerUnreachable(f"the peer granted nothing for {stall_s:g} s")

@@ -14,12 +14,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mappin
 from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import trio
 
-from swarm.errors import ConfigurationError, LocalError, SwarmError
+from swarm.errors import UNREADABLE, ConfigurationError, LocalError, SwarmError
 
 MAX_MESSAGE_BYTES = 16 * 2**20
 REQUEST_DEADLINE_S = 10.0
@@ -47,7 +47,7 @@ class Reply(msgspec.Struct, omit_defaults=True):
 class Running(msgspec.Struct):
     """What a running node writes to `running.json`, for those who want to find it."""
 
-    pid: int
+    pid: Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
     control: str
     rpc_url: str
     p2p: tuple[str, ...]
@@ -60,7 +60,7 @@ def read_running(directory: Path) -> Running:
         os.kill(running.pid, 0)
     except (FileNotFoundError, ProcessLookupError, NotADirectoryError):
         raise _nobody(directory) from None
-    except (OSError, msgspec.DecodeError) as error:
+    except (OSError, *UNREADABLE) as error:
         raise ConfigurationError(f"{directory / 'running.json'} cannot be used: {error}") from None
     return running
 
@@ -85,20 +85,23 @@ def _nobody(directory: Path) -> ConfigurationError:
     )
 
 
-def ask(directory: Path, method: str, /, **arguments: object) -> Any:
-    """Ask the node that runs in `directory`. Raises its error as it raised it there."""
+def ask(
+    directory: Path, method: str, deadline_s: float = ANSWER_DEADLINE_S, /, **arguments: object
+) -> Any:
+    """Ask the node that runs in `directory`. Raises its error as it raised it there, and LocalError
+    where nothing comes for `deadline_s`."""
     running = read_running(directory)
     body = msgspec.json.encode(Request(method, arguments))
     try:
         with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(ANSWER_DEADLINE_S)
+            connection.settimeout(deadline_s)
             connection.connect(running.control)
             connection.sendall(len(body).to_bytes(4, "big") + body)
             connection.shutdown(socket.SHUT_WR)
             raw = b"".join(iter(partial(connection.recv, 65536), b""))
     except TimeoutError:
         raise LocalError(
-            f"the node in {directory} has not answered for {ANSWER_DEADLINE_S:.0f} s: see its log"
+            f"the node in {directory} has not answered for {deadline_s:.0f} s: see its log"
         ) from None
     except (FileNotFoundError, ConnectionRefusedError):
         # It was killed, and another process has its number now.
@@ -107,7 +110,7 @@ def ask(directory: Path, method: str, /, **arguments: object) -> Any:
         raise LocalError(
             f"the node in {directory} does not answer ({error.strerror}): see its log"
         ) from None
-    if len(raw) < 4:
+    if len(raw) < 4 or len(raw) < 4 + int.from_bytes(raw[:4], "big"):
         raise LocalError(f"the node in {directory} ended while it was asked: see its log")
     reply = msgspec.json.decode(raw[4:], type=Reply)
     if reply.error:
@@ -171,7 +174,7 @@ async def _perform(body: bytes, handlers: Mapping[str, Handler]) -> Reply:
     try:
         request = msgspec.json.decode(body, type=Request)
         handler = handlers[request.method]
-    except (msgspec.DecodeError, KeyError) as error:
+    except (*UNREADABLE, KeyError) as error:
         return Reply(
             error=f"the node does not know this request ({error}): is it of another release?",
             exit_status=2,

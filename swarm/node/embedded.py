@@ -74,7 +74,10 @@ async def open_embedded(
     engine = await trio.to_thread.run_sync(Engine.open, directory / "chain", genesis)
     with engine, closing(VoteStore(directory / "chain" / "votes.db")) as votes:
         pool = Pool(engine)
-        async with open_chain(engine, votes, pool, NodeKeys(key), _Messages(network)) as chain:
+        refused = partial(_blame, network)
+        async with open_chain(
+            engine, votes, pool, NodeKeys(key), _Messages(network), refused=refused
+        ) as chain:
             network.on_message(TOPIC, chain.receive)
             network.on_connect(chain.peer_connected)
             rpc = RpcMethods(engine, pool, chain.submit_from_thread)
@@ -83,6 +86,10 @@ async def open_embedded(
             )
             link = ChainLink(client, partial(_next_head, chain))
             yield OpenedChain(link, rpc, chain.status, genesis)
+
+
+def _blame(network: Network, peer: Address, reason: str) -> None:
+    network.blame(peer, "bad chain message", reason)
 
 
 async def _next_head(chain: ChainService, above: int) -> int:

@@ -71,6 +71,7 @@ class Participant:
     async def observe(self, plan: Plan, members: dict[MemberId, Member]) -> None:
         """A new head: the plan as it stands there, and all members ever."""
         self.work.members = members
+        self.work.model0 = plan.model0
         mask = mask_of(i for i, member in members.items() if member.present)
         await self._note_rounds(self.machine.plan, plan, mask)
         await self._send.send(m.ChainObserved(plan, mask))
@@ -208,6 +209,8 @@ class Participant:
                 log.info("round %d is final: %s", ended.number, to_hex(won.model))
         if now is not None and now.status is RoundStatus.OPEN:
             self.work.records.opened(now, self._meters())
+        if now is not None and now.status is RoundStatus.CLOSED:
+            self.work.records.closed(now, self._meters())
 
     def status(self) -> dict[str, Any]:
         """For people and programs; everything in it may be shown to anyone at this site."""

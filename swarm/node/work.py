@@ -7,6 +7,7 @@ try again, and when.
 from __future__ import annotations
 
 import logging
+import shutil
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -17,12 +18,12 @@ from threading import Event
 import msgspec
 import trio
 
-from swarm.blobs.fetch import Spread, Wish
+from swarm.blobs.fetch import SMALL_BYTES, Spread, Wish
 from swarm.blobs.growing import Draft
 from swarm.blobs.tree import Manifest
 from swarm.errors import BlobError, LocalError, PlanError, RemoteError, SchemaMismatch, SwarmError
 from swarm.learning.merge import METHODS, MergeMethod
-from swarm.learning.messages import Loaded, Progress
+from swarm.learning.messages import Loaded, Progress, Tensor
 from swarm.learning.supervisor import Trainer
 from swarm.node.drafts import Drafts
 from swarm.node.exchange import Exchange
@@ -55,8 +56,20 @@ UNIT_WEIGHT = 1
 
 
 def layout_of(described: Loaded) -> Layout:
-    """The one layout of a plan's model. Raises PlanError for tensors that cannot travel."""
-    tensors = [{"name": t.name, "dtype": t.dtype, "shape": t.shape} for t in described.tensors]
+    """The one layout of a plan's updates and merged models: of what travels in each round.
+
+    Raises PlanError for tensors that cannot.
+    """
+    return _layout(described, described.tensors)
+
+
+def initial_layout_of(described: Loaded) -> Layout:
+    """The layout of model 0, which is whole and in the model's own types."""
+    return _layout(described, described.initial or described.tensors)
+
+
+def _layout(described: Loaded, of: tuple[Tensor, ...]) -> Layout:
+    tensors = [{"name": t.name, "dtype": t.dtype, "shape": t.shape} for t in of]
     try:
         return Layout.from_specs(msgspec.convert(tensors, list[TensorSpec]))
     except (ValueError, msgspec.ValidationError) as error:
@@ -83,13 +96,14 @@ class Work:
     trainer: Trainer
     records: Records
     drafts: Drafts
+    model0: Digest = NO_DIGEST
     members: dict[MemberId, Member] = field(default_factory=dict)
     passing: dict[int, set[Digest]] = field(default_factory=dict)
     """Blobs that were made or pulled for a round, by its number."""
     progress: Progress | None = None
     """How far the running training is."""
     on_progress: Callable[[Progress], None] = lambda progress: None
-    _layout: Layout | None = None
+    _layouts: tuple[Layout, Layout] | None = None
     _training: trio.CancelScope | None = None
 
     # Training.
@@ -129,6 +143,7 @@ class Work:
                 store.path(command.base),
                 out,
                 base_digest=command.base,
+                initial=await self._initial(),
                 statistics=self._path(command.statistics),
                 progress=self._progressed,
             )
@@ -150,7 +165,7 @@ class Work:
         """Score a final model on this site's own rows. Failing costs the score, nothing else."""
         try:
             scores = await self.trainer.evaluate(
-                self.exchange.store.path(model), self._path(statistics)
+                self.exchange.store.path(model), self._path(statistics), await self._initial()
             )
         except SwarmError as error:
             log.warning("the model of round %d could not be scored: %s", number, error)
@@ -159,13 +174,22 @@ class Work:
         self.records.at(number).metrics = metrics
         self.records.save()
 
+    async def export(self, model: Digest, out: Path) -> None:
+        """Write a model that is here to the new file `out`, whole and in the plan's own types."""
+        path = self.exchange.store.path(model)
+        _, whole = await self._layouts_of_plan()
+        if await trio.to_thread.run_sync(Layout.read, path) == whole:
+            await trio.to_thread.run_sync(shutil.copyfile, path, out)
+        else:
+            await self.trainer.export(path, out, await self._initial())
+
     # Pulling, merging, checking.
 
     async def fetch(self, command: m.Fetch, is_model: bool) -> m.Event:
         try:
             wish = None
             if is_model:
-                layout = await self._model_layout()
+                layout = await self._layout_of_model(command.digest)
                 wish = Wish(layout.file_bytes, layout)
             await self.exchange.pull(
                 command.digest, self._others(), patience_s=FETCH_PATIENCE_S, wish=wish
@@ -247,7 +271,9 @@ class Work:
 
     async def _pull_candidate(self, command: m.Verify, layout: Layout) -> None:
         candidate = command.candidate
-        spread = self._spread(candidate.leader, command.updates, command.gone)
+        spread = None
+        if layout.file_bytes > SMALL_BYTES:
+            spread = self._spread(candidate.leader, command.updates, command.gone)
         holders = [candidate.leader, *members_in(candidate.attesters)]
         first = self._addresses(holders) if spread is None else spread.sources
         place = (command.number, command.attempt, candidate.leader)
@@ -281,7 +307,9 @@ class Work:
         if spread is None or self.drafts.follows(place):
             return
         try:
-            await self.drafts.follow(place, await self._layout_of(round.number, updates), spread)
+            layout = await self._layout_of(round.number, updates)
+            if layout.file_bytes > SMALL_BYTES:  # else it comes as soon when it has its name
+                await self.drafts.follow(place, layout, spread)
         except SwarmError as error:
             log.info("round %d is not followed while it is merged: %s", round.number, error)
 
@@ -443,16 +471,35 @@ class Work:
 
     # What the work above needs to know.
 
-    async def _model_layout(self) -> Layout:
-        if self._layout is None:
+    async def _layout_of_model(self, model: Digest) -> Layout:
+        """What a model must look like; model 0 may hold more than later ones, in other types."""
+        travelling, initial = await self._layouts_of_plan()
+        return initial if model == self.model0 else travelling
+
+    async def _layouts_of_plan(self) -> tuple[Layout, Layout]:
+        """Of what travels in each round, and of model 0."""
+        if self._layouts is None:
             described = await self.trainer.describe()
-            self._layout = layout_of(described)
-        return self._layout
+            self._layouts = layout_of(described), initial_layout_of(described)
+        return self._layouts
+
+    async def _initial(self) -> Path | None:
+        """Model 0 where it has frozen tensors: a node that came late has not pulled it yet."""
+        travelling, layout = await self._layouts_of_plan()
+        if len(travelling.specs) == len(layout.specs):
+            return None
+        await self.exchange.pull(
+            self.model0,
+            self._others(),
+            patience_s=FETCH_PATIENCE_S,
+            wish=Wish(layout.file_bytes, layout),
+        )
+        return self.exchange.store.path(self.model0)
 
     async def _layout_of(self, number: int, updates: tuple[m.FrozenUpdate, ...]) -> Layout:
         """What every update of this round must look like: the model, or this site's statistics."""
         if number != 0:
-            return await self._model_layout()
+            return (await self._layouts_of_plan())[0]
         own = next((u.update for u in updates if u.member == self.me), None)
         if own is None or not self.exchange.store.has(own):
             raise RemoteError("this site's own statistics, to compare the others' with, are gone")

@@ -172,6 +172,10 @@ class MemoryNetwork:
     ) -> None:
         self._messages[topic] = handler
 
+    def blame(self, peer: Address, reason: str, detail: str) -> None:
+        if peer in self._peers:
+            self._peers[peer].blame(reason, detail)
+
     def send(self, peer: Address, topic: str, payload: bytes) -> None:
         self._check_size(payload)
         if peer not in self._peers:

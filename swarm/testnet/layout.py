@@ -6,13 +6,13 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import msgspec
 
 from swarm.chain.genesis import Founder
-from swarm.errors import ConfigurationError
+from swarm.errors import UNREADABLE, ConfigurationError
 from swarm.learning.sites import SiteFiles
 from swarm.node.setup import create_node, found_network, install_network
 from swarm.types import to_hex
@@ -45,10 +45,21 @@ class TestnetFile(msgspec.Struct):
     plan_id: int | None = None
 
 
-def create_testnet(directory: Path, plan: Path, sites: list[SiteFiles], seed: int) -> TestnetFile:
+ALL_MODELS = 1_000_000
+
+
+def create_testnet(
+    directory: Path,
+    plan: Path,
+    sites: list[SiteFiles],
+    seed: int,
+    listen: Sequence[str] | None = None,
+    keep_models: int = ALL_MODELS,
+) -> TestnetFile:
     """Write the directories of one node for each site, and the genesis that they share.
 
-    Each node gets its own copy of its own site's data, and nothing of the others'.
+    Each node gets its own copy of its own site's data, and nothing of the others'. `listen` has a
+    multiaddr for each node; by default they take free ports on loopback.
     """
     if (directory / FILE).exists():
         raise ConfigurationError(
@@ -63,27 +74,35 @@ def create_testnet(directory: Path, plan: Path, sites: list[SiteFiles], seed: in
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     nodes: list[TestnetNode] = []
     try:
-        return _fill(directory, plan, sites, seed, nodes)
+        return _fill(
+            directory, plan, sites, seed, listen or _loopback(len(sites)), keep_models, nodes
+        )
     except BaseException:
         delete_nodes(directory, nodes)
         raise
 
 
 def _fill(
-    directory: Path, plan: Path, sites: list[SiteFiles], seed: int, nodes: list[TestnetNode]
+    directory: Path,
+    plan: Path,
+    sites: list[SiteFiles],
+    seed: int,
+    listen: Sequence[str],
+    keep_models: int,
+    nodes: list[TestnetNode],
 ) -> TestnetFile:
     cards: list[Founder] = []
-    for site, port in zip(sites, _free_ports(len(sites)), strict=True):
+    for site, address in zip(sites, listen, strict=True):
         home = directory / site.name
         card = create_node(
             home,
             site.name,
             password=None,
-            listen=f"/ip4/{LOOPBACK}/tcp/{port}",
+            listen=address,
             http=f"{LOOPBACK}:0",
             data=site.place_in(Path("data")),
             seed=seed,
-            keep_models=1_000_000,
+            keep_models=keep_models,
         )
         node = TestnetNode(site.name, str(home), str(home / "data"), to_hex(card.account))
         nodes.append(node)
@@ -116,7 +135,7 @@ def read_testnet(directory: Path) -> TestnetFile:
             f"no testnet in {directory}: start one with `swarm testnet up PLAN`, or name its "
             "directory with --dir"
         ) from None
-    except (OSError, msgspec.DecodeError) as error:
+    except (OSError, *UNREADABLE) as error:
         raise ConfigurationError(f"{path} cannot be read: {error}") from None
 
 
@@ -126,8 +145,8 @@ def write_testnet(directory: Path, testnet: TestnetFile) -> None:
     os.replace(temporary, directory / FILE)
 
 
-def _free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on now; all are held until the last is found."""
+def _loopback(count: int) -> list[str]:
+    """Addresses on ports that nobody listens on now; all are held until the last is found."""
     held = []
     for _ in range(count):
         probe = socket.socket()
@@ -136,4 +155,4 @@ def _free_ports(count: int) -> list[int]:
     ports = [int(probe.getsockname()[1]) for probe in held]
     for probe in held:
         probe.close()
-    return ports
+    return [f"/ip4/{LOOPBACK}/tcp/{port}" for port in ports]

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,15 @@ STOP_GRACE_S = 10.0
 POLL_S = 0.1
 
 
-def start_node(node: TestnetNode) -> subprocess.Popen[bytes]:
-    """Start `swarm node start` in a session of its own, so that it outlives this command."""
+def start_node(node: TestnetNode, within: Sequence[str] = ()) -> subprocess.Popen[bytes]:
+    """Start `swarm node start` in a session of its own, so that it outlives this command.
+
+    `within` is a command that runs another one in its place, such as `ip netns exec NAME`.
+    """
     directory = Path(node.directory)
     with (directory / "node.log").open("ab") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "swarm", "node", "start", str(directory)],
+            [*within, sys.executable, "-m", "swarm", "node", "start", str(directory)],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,

@@ -19,6 +19,7 @@ from swarm.node.control import ask
 from swarm.node.records import REASONS
 from swarm.protocol.state import Omission
 from swarm.testnet.layout import (
+    ALL_MODELS,
     TestnetFile,
     create_testnet,
     delete_nodes,
@@ -35,6 +36,7 @@ from swarm.testnet.processes import (
 from swarm.testnet.references import Evaluation, open_evaluator
 
 POLL_S = 0.25
+CATCH_UP_S = 60.0
 STALLED_S = 600.0
 ATTEMPTS = 2
 """At one round, after which a testnet, in which nothing fails, gives up."""
@@ -67,13 +69,20 @@ class Testnet:
         write_testnet(self.directory, self.file)
 
 
-def bring_up(directory: Path, plan: Path, peers: int | None, seed: int) -> Testnet:
+def bring_up(
+    directory: Path,
+    plan: Path,
+    peers: int | None,
+    seed: int,
+    keep_models: int = ALL_MODELS,
+) -> Testnet:
     """Make and start the nodes of a testnet; return when all of them answer.
 
     Raises ConfigurationError or PlanError before anything is started, or ends what it started.
     """
     sites = deal(plan, peers)
-    testnet = Testnet(directory, create_testnet(directory, plan, sites, seed))
+    made = create_testnet(directory, plan, sites, seed, keep_models=keep_models)
+    testnet = Testnet(directory, made)
     try:
         for node in testnet.file.nodes:
             testnet.processes[node.name] = start_node(node)
@@ -109,6 +118,7 @@ def begin_plan(testnet: Testnet, rounds: int | None) -> None:
     proposed = ask(testnet.home(), "propose_plan", path=path, rounds=rounds)
     testnet.file.plan_id = int(proposed["id"])
     testnet.save()
+    height = ask(testnet.home(), "contract_info")["height"]
     needed, nodes = proposed["rules"]["min_peers"], len(testnet.file.nodes)
     if needed > nodes:
         raise PlanError(
@@ -117,13 +127,26 @@ def begin_plan(testnet: Testnet, rounds: int | None) -> None:
         )
 
     def consent(index: int) -> None:
+        _wait_for_height(testnet.home(index), height)
         ask(testnet.home(index), "consent", plan=testnet.file.plan_id, path=path)
 
     with ThreadPoolExecutor() as pool:
         list(pool.map(consent, range(len(testnet.file.nodes))))
 
 
-def follow(testnet: Testnet, on_progress: OnProgress) -> dict[str, Any]:
+def _wait_for_height(home: Path, height: int) -> None:
+    """A node may be a block behind the one that has just proposed."""
+    until = time.monotonic() + CATCH_UP_S
+    while ask(home, "contract_info")["height"] < height:
+        if time.monotonic() > until:
+            raise LocalError(
+                f"the node in {home} has not reached height {height} for {CATCH_UP_S:.0f} s: see "
+                "its log"
+            )
+        time.sleep(POLL_S)
+
+
+def follow(testnet: Testnet, on_progress: OnProgress, poll_s: float = POLL_S) -> dict[str, Any]:
     """Watch until every node holds the final model. Returns the first node's plan status.
 
     Raises PlanError if the plan's own code fails at a site, LocalError if a node ends or nothing
@@ -157,7 +180,7 @@ def follow(testnet: Testnet, on_progress: OnProgress) -> dict[str, Any]:
                 f"nothing has moved for {STALLED_S:.0f} s; the nodes say: "
                 f"{'; '.join(reports) or 'nothing'}"
             )
-        time.sleep(POLL_S)
+        time.sleep(poll_s)
 
 
 def _refuse_repetition(plans: list[dict[str, Any] | None]) -> None:
@@ -210,7 +233,14 @@ def run_testnet(
             alone = evaluator.result(references)
             out.mkdir(parents=True, exist_ok=True)
             model_path = out / "model.safetensors"
-            shutil.copyfile(paths[-1], model_path)
+            newest = models["models"][-1]["round"]
+            ask(
+                testnet.home(),
+                "export",
+                plan=testnet.file.plan_id,
+                round=newest,
+                path=str(model_path.resolve()),
+            )
         finally:
             on_progress("ending the nodes", [])
             stop_nodes(testnet.file, testnet.processes)

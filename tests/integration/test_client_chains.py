@@ -229,6 +229,22 @@ def test_a_transaction_that_the_endpoint_forgot_is_sent_again(
     assert client.wait(lost, 10).tx == lost
 
 
+def test_a_transaction_whose_number_an_earlier_one_has_taken_is_given_up_at_once(
+    chain: Chain,
+) -> None:
+    before, after = chain.client(0), chain.client(0)
+    chain.hold()
+    stale = after.send("activate")
+    chain.drop(stale)  # as if the node's replica were still behind when it sent this
+    first = before.send("leave")
+    chain.mine()
+    before.wait(first, 10)
+    began = time.monotonic()
+    with pytest.raises(ChainError, match="has the number of another one"):
+        after.wait(stale, 30)
+    assert time.monotonic() - began < 10
+
+
 def test_after_a_lost_transaction_the_next_one_fills_its_gap(
     chain: Chain, monkeypatch: pytest.MonkeyPatch
 ) -> None:

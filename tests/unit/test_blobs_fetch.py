@@ -206,6 +206,33 @@ def test_four_peers_share_the_work_and_no_chunk_comes_twice(
     assert sum(len(indices) for indices in peers.asked.values()) == LAYOUT.chunks
 
 
+@pytest.fixture
+def small(tmp_path: Path) -> BlobStore:
+    """Somebody's store with one blob of a few chunks, such as a small network's update."""
+    store = BlobStore(tmp_path / "small")
+    store.add_bytes(bytes(range(256)) * 40)
+    return store
+
+
+@pytest.mark.parametrize(("first", "asked"), [(honest(), {ALICE}), (refuse, {ALICE, BOB})])
+def test_a_small_blob_is_asked_of_the_next_peer_only_when_one_refuses_it(
+    store: BlobStore, small: BlobStore, first: Behaviour, asked: set[Address]
+) -> None:
+    peers = Peers(small, dict.fromkeys((ALICE, BOB, CAROL, DAVE), honest()))
+    peers.behaviours[ALICE] = first
+    run_fetch(store, peers, layout=None)
+    assert_whole(store, small)
+    assert {peer for peer, indices in peers.asked.items() if indices} == asked
+
+
+def test_a_small_blob_comes_from_another_soon_if_the_first_peer_hangs(
+    store: BlobStore, small: BlobStore
+) -> None:
+    peers = Peers(small, {ALICE: hang, BOB: honest()})
+    run_fetch(store, peers, layout=None, deadline_s=4.0)
+    assert_whole(store, small)
+
+
 def test_a_blob_that_is_held_is_not_asked_for(store: BlobStore, origin: BlobStore) -> None:
     run_fetch(store, Peers(origin, {ALICE: honest()}))
     peers = Peers(origin, {ALICE: lie})
