@@ -62,6 +62,10 @@ class PeerUnreachable(RemoteError):
     """No answer from a peer before the deadline, or no connection to it."""
 
 
+class ChunkPending(RemoteError):
+    """A chunk is not here yet, but on its way or being computed: ask again in a moment."""
+
+
 class ProtocolViolation(RemoteError):
     """A peer sent what the protocol does not allow; the sender is to be named and scored."""
 

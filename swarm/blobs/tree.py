@@ -112,7 +112,11 @@ class Manifest(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
 
     def matches(self, index: int, chunk: bytes | memoryview) -> bool:
         """Whether these are the bytes of that chunk, 0 ≤ index < chunks."""
-        return leaf_hash(chunk) == self.leaves[index * HASH_BYTES : (index + 1) * HASH_BYTES]
+        return leaf_hash(chunk) == self.leaf(index)
+
+    def leaf(self, index: int) -> bytes:
+        """The hash of one chunk, 0 ≤ index < chunks."""
+        return self.leaves[index * HASH_BYTES : (index + 1) * HASH_BYTES]
 
     def require(self, *, max_bytes: int, layout: Layout | None = None) -> None:
         """Refuse what is longer than expected or holds other tensors. Raises SchemaMismatch."""

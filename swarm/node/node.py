@@ -35,6 +35,7 @@ from swarm.network.network import Network, open_network
 from swarm.node.chain_link import ChainLink
 from swarm.node.config import NodeConfig, data_path, load_config
 from swarm.node.control import Running, only_node_in, open_control
+from swarm.node.drafts import Drafts
 from swarm.node.embedded import open_node_chain, read_network
 from swarm.node.exchange import Exchange
 from swarm.node.handlers import Handlers
@@ -164,7 +165,13 @@ class Node:
         participant = Participant(
             machine=RoundMachine(plan.id, me.id, self.election_secret, self.store.has),
             chain=self.chain,
-            work=Work(me.id, self.exchange, await self.trainer(plan.digest), records),
+            work=Work(
+                me.id,
+                self.exchange,
+                await self.trainer(plan.digest),
+                records,
+                Drafts(plan.id, self.exchange),
+            ),
             keep_models=self.config.storage.keep_models,
             traffic=self._traffic,
         )

@@ -21,7 +21,7 @@ from swarm.node.records import Meters
 from swarm.node.work import Work
 from swarm.protocol import machine as m
 from swarm.protocol.access import may_read
-from swarm.protocol.state import Member, Plan, Round, RoundStatus, mask_of, winner
+from swarm.protocol.state import Member, Plan, Round, RoundStatus, VerifyLevel, mask_of, winner
 from swarm.types import NO_DIGEST, Address, Digest, MemberId, PlanId, to_hex
 
 log = logging.getLogger("swarm.plan")
@@ -51,6 +51,7 @@ class Participant:
     """(bytes sent, bytes received) by this node so far."""
     last_report: str = ""
     _evaluated: int = 0
+    _drafts_of: tuple[int, int] = (0, 0)
 
     def __post_init__(self) -> None:
         self._send, self._receive = trio.open_memory_channel[m.Event](EVENTS_WAITING)
@@ -85,6 +86,7 @@ class Participant:
                 for command in self.machine.handle(event, time.time()):
                     self._obey(command, nursery)
                 self._consider_evaluation(nursery)
+                await self._consider_following(nursery)
 
     def kept(self) -> set[Digest]:
         """The blobs that this plan still needs, here or for others."""
@@ -158,6 +160,24 @@ class Participant:
             self.work.records.at(plan.model_round).model = to_hex(plan.model)
             nursery.start_soon(self.work.evaluate, plan.model_round, plan.model, plan.statistics)
 
+    async def _consider_following(self, nursery: trio.Nursery) -> None:
+        """Collect the model while its leader merges it, unless this node merges itself."""
+        plan, members = self.plan, self.machine.members
+        round = None if plan is None else plan.round
+        if plan is None or round is None:
+            return
+        here = (round.number, round.attempt)
+        if here != self._drafts_of:
+            self._drafts_of = here
+            await self.work.drafts.forget(here)
+        if round.status is not RoundStatus.CLOSED or round.candidates or not round.eligible:
+            return
+        leader = round.leader_at(int(time.time()))
+        recomputes = plan.rules.verify_level is VerifyLevel.FULL
+        if recomputes or leader == self.work.me or self.work.drafts.follows((*here, leader)):
+            return
+        nursery.start_soon(self.work.follow, round, members, leader)
+
     def _may_read(self, sender: Address, blob: Digest) -> bool:
         """The plan's rule for the exchange; called in worker threads, on snapshots only."""
         plan, members = self.machine.plan, self.machine.members
@@ -166,7 +186,7 @@ class Participant:
         reader = next((i for i, x in self.work.members.items() if x.node == sender), None)
         if reader is None:
             return False
-        if blob in tuple(self.models.values()):
+        if blob in self.work.drafts.names or blob in tuple(self.models.values()):
             return bool(members & (1 << reader))
         return may_read(plan, members, reader, blob, int(time.time()))
 
