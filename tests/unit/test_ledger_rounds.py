@@ -12,7 +12,13 @@ import pytest
 
 from swarm.errors import ContractError
 from swarm.protocol.election import commitment_to, reveal_term, round_seed, slot_start
-from swarm.protocol.ledger import DORMANT_S, PROPOSAL_LIFETIME_S, Founder, Kind
+from swarm.protocol.ledger import (
+    DORMANT_S,
+    MAX_OPEN_PLANS,
+    PROPOSAL_LIFETIME_S,
+    Founder,
+    Kind,
+)
 from swarm.protocol.state import (
     Omission,
     Plan,
@@ -25,7 +31,7 @@ from swarm.protocol.state import (
     submitters,
 )
 from swarm.testing.evm import Book, EvmContract, LedgerContract
-from swarm.types import NO_ADDRESS, NO_DIGEST, Address, Digest, PlanId
+from swarm.types import NO_ADDRESS, NO_DIGEST, Address, Digest, MemberId, PlanId
 
 START = 1_700_000_000
 CODE, MODEL_0, UPDATE, META = (Digest(bytes([n]) * 32) for n in (1, 2, 3, 4))
@@ -552,3 +558,39 @@ def test_a_protocol_version_holds_from_its_height_and_yields_to_the_next(found: 
         assert site.book.protocol_version() == version
     old = site.refused(account(0), "propose", Kind.UPGRADE, NO_ADDRESS, NO_ADDRESS, "", 3, 30)
     assert (old.name, old.arguments) == ("ConsortiumBadVersion", {"version": 3})
+
+
+def test_a_majority_cannot_admit_members_of_its_own_until_it_is_two_thirds(found: Found) -> None:
+    site = found(5)
+    for n in range(20, 25):  # three of five, and then their own creatures with them
+        number = site.send(account(0), "propose", Kind.ADMIT, account(n), node(n), f"x{n}", 0, 0)
+        for other in (1, 2, *range(5, len(site.book.members()))):
+            if site.book.proposals()[number].admitted is None:
+                mine = account(other if other < 5 else 15 + other)
+                site.send(mine, "vote", number, True)
+    members = site.book.members()
+    assert len(members) == 10
+    assert [m.endorsed for m in members.values()] == [True] * 5 + [False] * 5
+    removal = site.send(account(0), "propose", Kind.REMOVE, NO_ADDRESS, NO_ADDRESS, "", 4, 0)
+    for voter in (account(1), account(2), *(account(n) for n in range(20, 25))):
+        site.send(voter, "vote", removal, True)  # eight of ten
+    assert site.book.members()[MemberId(4)].present
+    site.send(account(3), "vote", removal, True)  # four of the five founders
+    assert not site.book.members()[MemberId(4)].present
+
+
+def test_nobody_proposes_plans_without_end(found: Found) -> None:
+    site = found(2)
+    rules = Rules(1, False, 2)
+
+    def propose(who: int) -> PlanId:
+        number = site.send(who, "proposePlan", "p", CODE, MODEL_0, CODE, 1, CODE, rules)
+        return PlanId(number)
+
+    made = [propose(0) for _ in range(MAX_OPEN_PLANS - 1)]  # it has one
+    with pytest.raises(ContractError) as refused:
+        propose(0)
+    assert (refused.value.name, refused.value.arguments) == ("PlanTooMany", {"member": 0})
+    propose(1)
+    site.send(0, "stop", made[-1])
+    propose(0)
