@@ -398,7 +398,7 @@ abstract contract Rounds is Plans {
         if (voters.count() >= memberMask.count().supermajority()) _rotation = current.seed;
         _noteMergeTime(record, current);
         if (round >= record.rules.rounds) {
-            record.status = PlanStatus.COMPLETED;
+            _end(record, PlanStatus.COMPLETED);
             emit PlanCompleted(plan, record.model);
         } else if (_mayOpen(plan, record)) {
             _open(plan, record);

@@ -34,6 +34,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 
 import msgspec
 
@@ -97,7 +98,8 @@ class QBFT:
     """One node's consensus. The first event must be HeadAdvanced, with the stored head.
 
     record: the stored VoteRecord, None if there is none. sealed_height: the highest height whose
-    stored certificate bears this node's seal. `decode` turns a payload into a Block and
+    stored certificate bears this node's seal. genesis: what votes are signed over, until a
+    HeadAdvanced says otherwise. `decode` turns a payload into a Block and
     raises ProtocolViolation.
     """
 
@@ -210,6 +212,9 @@ class QBFT:
             return
         self.height = event.head.height + 1
         self.validators = event.validators
+        if event.domain is not None:
+            self._genesis = event.domain
+            self._verify = replace(self._verify, genesis=event.domain)
         self._parent = event.head
         self._pending = event.pending
         self._decided = False

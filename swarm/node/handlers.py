@@ -17,7 +17,7 @@ from swarm.node.control import Handler
 from swarm.node.refusals import in_words
 from swarm.node.work import layout_of
 from swarm.protocol.election import commitment_to, secret_for
-from swarm.protocol.ledger import Kind, Proposal, votes_needed
+from swarm.protocol.ledger import Kind, Proposal, votes_for, votes_needed
 from swarm.protocol.state import Member, Plan, Rules, VerifyLevel, members_in
 from swarm.protocol.workflow import FEDERATED_AVERAGING
 from swarm.types import NO_ADDRESS, NO_DIGEST, Digest, PlanId, to_hex
@@ -315,7 +315,7 @@ def _proposal(proposal: Proposal, members: dict[Any, Member]) -> dict[str, Any]:
         "id": proposal.id,
         "what": what,
         "status": proposal.status.name.lower(),
-        "ayes": proposal.ayes.bit_count(),
+        "ayes": votes_for(proposal, members),
         "noes": proposal.noes.bit_count(),
         "needed": votes_needed(proposal, members),
     }

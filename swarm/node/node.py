@@ -27,7 +27,7 @@ import trio
 
 from swarm.blobs.store import BlobStore
 from swarm.chain.http import open_http
-from swarm.errors import MACHINE_FAULTS, ChainError, ConfigurationError, SwarmError
+from swarm.errors import MACHINE_FAULTS, ChainError, SwarmError
 from swarm.learning.merge import self_check
 from swarm.learning.supervisor import Trainer, TrainerConfig, open_trainer
 from swarm.network.limits import NetworkLimits
@@ -39,10 +39,11 @@ from swarm.node.drafts import Drafts
 from swarm.node.embedded import open_node_chain, read_network
 from swarm.node.exchange import Exchange
 from swarm.node.handlers import Handlers
-from swarm.node.keys import load_key, read_password
+from swarm.node.keys import load_key
 from swarm.node.library import METHOD as BUNDLE_METHOD
 from swarm.node.library import Library
 from swarm.node.participant import Participant
+from swarm.node.password import find_password
 from swarm.node.records import Records
 from swarm.node.upkeep import keep_up
 from swarm.node.work import Work
@@ -55,7 +56,6 @@ log = logging.getLogger("swarm.node")
 CODE_RETRY_S = 1.0
 CHAIN_RETRY_S = 1.0
 RUNNING = "running.json"
-PASSWORD_VARIABLE = "SWARM_PASSWORD"
 
 
 @dataclass
@@ -323,20 +323,6 @@ async def open_node(directory: Path, password: str | None = None) -> AsyncIterat
             yield node
         finally:
             (directory / RUNNING).unlink(missing_ok=True)
-
-
-def find_password(directory: Path, config: NodeConfig, password: str | None) -> str:
-    """What opens the key: given, from the configured file, or from SWARM_PASSWORD."""
-    if password is not None:
-        return password
-    if config.key.password_file is not None:
-        return read_password(directory / config.key.password_file)
-    if PASSWORD_VARIABLE in os.environ:
-        return os.environ[PASSWORD_VARIABLE]
-    raise ConfigurationError(
-        f"no password for {directory / config.key.file}: set `key.password_file` in node.toml, or "
-        f"{PASSWORD_VARIABLE}, or start the node in a terminal"
-    )
 
 
 def _announce(node: Node, control: str) -> None:
