@@ -423,6 +423,20 @@ def test_a_slow_merge_widens_the_next_rounds_slots_and_a_fast_one_narrows_them(
     assert site.round.slot_s == 50
 
 
+def test_leaders_that_die_do_not_widen_the_next_rounds_slots(found: Found) -> None:
+    site = found(4)
+    for _ in range(3):
+        site.all_submit(0, 1, 2, 3)
+        assert site.round.slot_s == 10
+        site.now += 20  # two leaders die, one after the other
+        leader = site.leader
+        site.now += 2
+        site.merge(leader)
+        for number in (leader + 1, leader + 2):
+            site.attest(number % 4)
+    assert site.plan.merge_s == 2
+
+
 def test_a_void_widens_the_slots_so_that_a_long_merge_fits_in_the_end(found: Found) -> None:
     site = found(2)
     slots = []

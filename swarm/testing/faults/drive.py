@@ -80,6 +80,7 @@ class Drive:
         self._draw = random.Random(self.seed)
         self._undo: list[tuple[float, Callable[[], None]]] = []
         self._began = time.monotonic()
+        self._admitted_in = -1
         self._joining: Future[str] | None = None
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="newcomer")
 
@@ -107,7 +108,8 @@ class Drive:
                 if now > until:
                     return f"not complete within {self.plan.deadline_s:.0f} s: {self._where()}"
         finally:
-            self._pool.shutdown(wait=False, cancel_futures=True)
+            self.nodes.ending.set()
+            self._pool.shutdown(cancel_futures=True)
 
     def tell(self, text: str) -> None:
         self.story.append(Told(round(time.monotonic() - self._began, 2), text))
@@ -132,7 +134,8 @@ class Drive:
             case "cut":
                 return self._cut(fault)
             case "admit":
-                self._joining = self._pool.submit(self.nodes.admit, self.newcomers.pop(0))
+                site = self.newcomers.pop(0)
+                self._joining = self._pool.submit(self.nodes.admit, site, self._admitted)
                 self.tell("a newcomer asks to be admitted")
                 return True
         names = self._targets(fault.who)
@@ -249,14 +252,11 @@ class Drive:
     # Links.
 
     def _cut(self, fault: Fault) -> bool:
-        groups = []
-        for group in fault.groups:
-            names = self._targets(group)
-            if names is None:
-                return False
-            groups.append({self.nodes.number(name) for name in names})
-        rest = set(range(len(self.nodes.names))).difference(*groups)
-        groups += [{number} for number in rest]
+        names = self._targets(target for group in fault.groups for target in group)
+        if names is None:
+            return False
+        numbers = iter([self.nodes.number(name) for name in names])
+        groups = [{next(numbers) for _ in group} for group in fault.groups]
         pairs = [(a, b) for one, two in combinations(groups, 2) for a in one for b in two]
         assert self.nodes.wires is not None
         self.nodes.wires.cut(pairs)
@@ -309,8 +309,12 @@ class Drive:
             name, self._joining = self._joining.result(), None
             self.watch.follow(name)
             self.tell(f"{name} has consented")
-            first = self.watch.place().round
+            first = self._admitted_in
             self.awaited.append(Awaited("", now, lambda: self._contributes(name, first)))
+
+    def _admitted(self) -> None:
+        self._admitted_in = self.watch.place().round
+        self.tell(f"the newcomer is admitted in round {self._admitted_in}")
 
     def _contributes(self, name: str, first: int) -> bool:
         for sight in self.watch.fresh().values():

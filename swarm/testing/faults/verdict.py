@@ -14,6 +14,7 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
+from swarm.errors import LocalError
 from swarm.learning.sites import SiteFiles
 from swarm.node.control import ask
 from swarm.testing.faults.drive import Drive, Kill, logs_of
@@ -55,12 +56,16 @@ class Outcome(msgspec.Struct, kw_only=True):
 
 
 def read_replicas(nodes: Nodes, drive: Drive) -> dict[str, Replica]:
-    """The chain as each living node has it."""
+    """The chain as each living node has it; without those that could not be read."""
     replicas = {}
     for name, sight in drive.watch.fresh().items():
         command = [sys.executable, "-m", "swarm.testing.faults.replica"]
         command += [sight.status["rpc_url"], sight.status["contract"]]
-        printed = run_in(nodes.within(name), command, READ_S)
+        try:
+            printed = run_in(nodes.within(name), command, READ_S)
+        except LocalError as error:
+            drive.tell(f"the replica of {name} cannot be read: {error}")
+            continue
         replicas[name] = msgspec.json.decode(printed, type=Replica)
     return replicas
 
@@ -102,7 +107,7 @@ def judge(
         Check("all rounds are final at all nodes", failure is None, failure or ""),
         _one_model_a_round(plan, drive, replicas),
         _one_final_digest(plan, drive),
-        _one_block_a_height(replicas),
+        _one_block_a_height(replicas, len(drive.nodes.answering)),
         *_clean_logs(drive.nodes),
         *_figures(plan, counts, measures, drive),
     ]
@@ -174,12 +179,14 @@ def _one_final_digest(plan: FaultPlan, drive: Drive) -> Check:
     return Check(what, alike, "" if alike else str(digests))
 
 
-def _one_block_a_height(replicas: Mapping[str, Replica]) -> Check:
+def _one_block_a_height(replicas: Mapping[str, Replica], nodes: int) -> Check:
     hashes = [replica.hashes for replica in replicas.values()]
     heights = min(map(len, hashes), default=0)
     forks = [h for h in range(heights) if len({chain[h] for chain in hashes}) > 1]
     what = f"one block a height: {len(hashes)} replicas of {heights} blocks"
-    return Check(what, heights > 0 and not forks, f"forks at {forks[:5]}" if forks else "")
+    return Check(
+        what, len(hashes) == nodes > 0 and not forks, f"forks at {forks[:5]}" if forks else ""
+    )
 
 
 def _clean_logs(nodes: Nodes) -> list[Check]:
