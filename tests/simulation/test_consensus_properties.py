@@ -9,8 +9,10 @@ import pytest
 
 from swarm.chain.qbft import QBFT
 from swarm.errors import ProtocolViolation
-from swarm.testing.consensus import ConsensusWorld, Day, SimValidator
+from swarm.testing.consensus import ConsensusWorld, Day
+from swarm.testing.planted import MixedSeals, NoLock, NoStartupCheck, SmallerQuorum, UngatedTimer
 from swarm.testing.simnet import Violation
+from swarm.testing.validators import SimValidator
 
 
 def live(seed: int, day: Day, kind: type[SimValidator] = SimValidator) -> ConsensusWorld:
@@ -63,37 +65,7 @@ def test_the_same_seed_gives_the_same_trace():
     assert live(5, day).net.trace != live(6, day).net.trace
 
 
-# Planted faults: the simulator is itself tested.
-
-
-class SmallerQuorum(QBFT):
-    def _quorum(self, validator_count):
-        return super()._quorum(validator_count) - 1
-
-
-class NoLock(QBFT):
-    def _change_round(self, round_number):
-        self._lock = None
-        super()._change_round(round_number)
-
-
-class MixedSeals(QBFT):
-    def _seals(self, round_number, block_hash):
-        return [
-            next(v.signature for (kind, _), v in votes.items() if v.block_hash == block_hash)
-            for votes in self._votes.values()
-            if any(k == 3 and v.block_hash == block_hash for (k, _), v in votes.items())
-        ]
-
-
-class UngatedTimer(QBFT):
-    def _is_round_timer_due(self, arrived):
-        return True
-
-
-class NoStartupCheck(QBFT):
-    def _settle_startup(self):
-        self._resume = 0
+# Planted faults in the consensus alone; in rounds and consensus together: `test_rounds_joint`.
 
 
 class SendsBeforeStoring(SimValidator):
