@@ -73,6 +73,47 @@ def command() -> None:
     """How fast this machine is at what the nodes do."""
 
 
+@command.command()
+@click.option("--size", callback=sizes, default="256MB", show_default=True, help="Of the blob.")
+@click.option(
+    "--repeat", type=click.IntRange(5, 100), default=5, show_default=True,
+    help="How often; one repetition before does not count.",
+)  # fmt: skip
+@directory_option
+@report_option
+def transfer(
+    size: list[int], repeat: int, directory: Path | None, report_file: Path | None
+) -> None:
+    """One blob between two nodes, beside a raw TLS 1.3 socket.
+
+    \b
+    swarm bench transfer --size 256MB
+    """
+    from swarm.bench.machine import tell_size, working_directory
+    from swarm.bench.transfer import measure_transfer
+
+    results = []
+    for one in size:
+        with working_directory(directory) as folder:
+            results.append(measure_transfer(one, repeat, folder))
+    print_table(
+        ("size", "files on", "raw TLS MB/s", "nodes MB/s", "ratio", "receiver MB", "grew by MB"),
+        [
+            (
+                tell_size(r["size_bytes"]),
+                r["directory"],
+                r["raw_mb_per_s"],
+                r["node_mb_per_s"],
+                r["ratio"],
+                _megabytes(r["receiver_bytes"]),
+                _megabytes(r["receiver_growth_bytes"]),
+            )
+            for r in results
+        ],
+    )
+    report("transfer", results, report_file)
+
+
 @command.command("round")
 @click.option("--peers", callback=counts, default="4", show_default=True, help="Nodes.")
 @click.option("--size", callback=sizes, default="4MB", show_default=True, help="Of the model.")
