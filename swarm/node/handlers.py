@@ -44,6 +44,7 @@ class Handlers:
     def by_name(self) -> dict[str, Handler]:
         return {
             "status": self.status,
+            "wait_for_head": self.wait_for_head,
             "contract_info": self.contract_info,
             "members": self.members,
             "propose_member": self.propose_member,
@@ -62,6 +63,10 @@ class Handlers:
 
     async def status(self) -> object:
         return self.node.status()
+
+    async def wait_for_head(self, above: int) -> object:
+        """The head's height as soon as it is greater, for those who would ask again and again."""
+        return await self.node.chain.wait_for_head(above)
 
     # Members.
 

@@ -471,6 +471,10 @@ class Work:
 
     # What the work above needs to know.
 
+    async def _model_layout(self) -> Layout:
+        """What an update and a merged model must look like."""
+        return (await self._layouts_of_plan())[0]
+
     async def _layout_of_model(self, model: Digest) -> Layout:
         """What a model must look like; model 0 may hold more than later ones, in other types."""
         travelling, initial = await self._layouts_of_plan()
@@ -499,7 +503,7 @@ class Work:
     async def _layout_of(self, number: int, updates: tuple[m.FrozenUpdate, ...]) -> Layout:
         """What every update of this round must look like: the model, or this site's statistics."""
         if number != 0:
-            return (await self._layouts_of_plan())[0]
+            return await self._model_layout()
         own = next((u.update for u in updates if u.member == self.me), None)
         if own is None or not self.exchange.store.has(own):
             raise RemoteError("this site's own statistics, to compare the others' with, are gone")
