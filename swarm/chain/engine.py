@@ -23,6 +23,7 @@ from eth_abi.exceptions import DecodingError
 from swarm.chain import codec, contract, evm
 from swarm.chain.block import Block, ChainRules, InvalidBlock, InvalidTransaction, Transaction
 from swarm.chain.genesis import CONTRACT_ADDRESS, Genesis, build_genesis_block
+from swarm.chain.messages import check_certificate, decode_certificate
 from swarm.chain.override import Overrides, SignedOverride
 from swarm.chain.signer import Recovery
 from swarm.chain.store import ChainStore, StoredBlock
@@ -460,6 +461,21 @@ class Engine:
             parent = self._stored(height - 1)
             validators = self._overrides.validators(height, parent.validators)
             self._overrides.adopt(height, parent.hash, validators, self.members(height - 1))
+        if height <= self.head.height:
+            self._require_decided_under(height)
+
+    def _require_decided_under(self, height: int) -> None:
+        """The block at an override's height must have been decided by those whom it names."""
+        stored = self._stored(height)
+        domain, validators = self.vote_domain(height), self.validators(height)
+        try:
+            certificate = decode_certificate(stored.certificate)
+            check_certificate(certificate, domain, validators, Recovery())
+        except ProtocolViolation as error:
+            raise ConfigurationError(
+                f"block {height} was decided here without the override at that height ({error}): "
+                "take the override away, or delete the chain's directory and follow the others"
+            ) from None
 
     def _stored(self, height: int) -> StoredBlock:
         stored = self._store.block(height)

@@ -11,7 +11,7 @@ import pytest
 from swarm.chain.contract import artifact
 from swarm.chain.engine import Engine
 from swarm.chain.genesis import make_genesis
-from swarm.chain.messages import Commit
+from swarm.chain.messages import Certificate, Commit, encode
 from swarm.chain.override import Override, SignedOverride, read_override, write_override
 from swarm.chain.service import VOTE_KEY
 from swarm.chain.signer import NodeKeys
@@ -100,6 +100,16 @@ def test_a_file_says_what_was_written(tmp_path: Path, override: Override) -> Non
     path.write_text(path.read_text().replace('"height": 1', '"height": -1'))
     with pytest.raises(ConfigurationError, match="is no override"):
         read_override(path)
+
+
+def test_a_chain_that_went_on_without_it_is_not_taken_over_by_it(
+    tmp_path: Path, override: Override
+) -> None:
+    with Engine.open(tmp_path / "chain", GENESIS) as engine:
+        block = engine.build([], engine.head.timestamp, NODES[4])
+        engine.commit(block, encode(Certificate(1, 0, block.hash, (b"\1" * 65,) * 4)))
+    with pytest.raises(ConfigurationError, match="block 1 was decided here without the override"):
+        opened(tmp_path, signed_by(override, 0, 1, 2))
 
 
 # As operators do it.
