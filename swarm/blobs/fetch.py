@@ -22,6 +22,7 @@ peer can help. What was verified stays on disk, and the next fetch goes on from 
 
 from __future__ import annotations
 
+import math
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -186,8 +187,9 @@ async def follow(
 ) -> None:
     """Fill a draft with what the origin makes under `name`, while it is making it.
 
-    For as long as `is_patient`, who has nothing yet is asked again and again, and nobody's chunks
-    are taken over by others. Returns when the draft is whole, or nobody is left to ask.
+    The others are asked from its first chunk on: they follow it, too. For as long as `is_patient`,
+    who has nothing yet is asked again and again, and nobody's chunks are taken over. Returns when
+    the draft is whole, or nobody is left to ask.
     """
     download = _Download(name, spread.sources, source, stall_s, spread, None)
     download.is_patient = is_patient
@@ -316,7 +318,7 @@ class _Download:
     def begin(self, target: Partial | Draft, needed: Sequence[int]) -> None:
         """Chunks can be asked for from now on."""
         self.target = target
-        if target.length_bytes > SMALL_BYTES:
+        if target.length_bytes > SMALL_BYTES and not self.is_patient():
             self.sharers = len(self.standings)
         self.remaining.update(needed)
         for index in needed:
@@ -339,7 +341,8 @@ class _Download:
 
     async def _work_through_peers(self, turn: int) -> None:
         """Draw from one peer after the other, until the blob is complete or no peer is left."""
-        with trio.move_on_after(turn * NEXT_PEER_AFTER_S):
+        patience_s = math.inf if self.is_patient() else turn * NEXT_PEER_AFTER_S
+        with trio.move_on_after(patience_s):
             while self.sharers <= turn:
                 await self.changed.wait()
         while self.waiting:
@@ -446,6 +449,9 @@ class _Download:
         began = trio.current_time()
         standing = self._standing(peer)
         standing.arrival = arrival = _Arrival(target, batch)
+        if self.sharers < len(self.standings):
+            token = trio.lowlevel.current_trio_token()
+            arrival.on_first = lambda: token.run_sync_soon(self._admit_all)
         patience_s = self.stall_s + target.chunk_bytes / SLOWEST_BYTES_PER_S
         was_silent = False
         fault: RemoteError | LocalError | None = None
@@ -492,6 +498,12 @@ class _Download:
         queue = self.unclaimed if self.spread is None else self._standing(peer).queue
         queue.extendleft(index for index in reversed(batch) if index in self.remaining)
         self._tell_change()
+
+    def _admit_all(self) -> None:
+        """There is something to get: nobody needs to wait for a turn any more."""
+        if self.is_patient():
+            self.sharers = len(self.standings)
+            self._tell_change()
 
     def _release(self, peer: Address) -> None:
         """A peer is not asked any more: what it had to give is for anyone."""
@@ -547,6 +559,7 @@ class _Arrival:
     def __init__(self, target: Partial | Draft, batch: Sequence[int]) -> None:
         self.wanted = set(batch)
         self.bytes = 0
+        self.on_first: Callable[[], None] | None = None
         self._target = target
 
     def take(self, chunks: Sequence[tuple[int, bytes | memoryview]]) -> None:
@@ -556,4 +569,6 @@ class _Arrival:
                 raise ProtocolViolation(f"chunk {index} came unasked, twice or too long")
             self.wanted.discard(index)
         self._target.write_chunks(chunks)
+        if self.on_first is not None and not self.bytes:
+            self.on_first()
         self.bytes += sum(len(chunk) for _, chunk in chunks)

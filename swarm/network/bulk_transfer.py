@@ -19,7 +19,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import Protocol, cast
 
 from swarm.errors import ChunkPending, LocalError, PeerUnreachable, ProtocolViolation, RemoteError
@@ -31,11 +31,11 @@ from swarm.types import Address, Digest
 
 WRITE_BYTES = 256 * 1024
 PACED_WRITE_BYTES = 16 * 1024
-BUFFERS = 4
+BUFFERS, KEPT_BUFFERS = 4, 64
 FLUSH_AFTER_S = 0.1
 PENDING_S = 4.0
 """How long a peer that asks for a chunk waits for it to arrive here: less than it calls silence."""
-FIRST_LOOK_S, LAST_LOOK_S = 0.002, 0.03
+FIRST_LOOK_S, LAST_LOOK_S = 0.002, 0.05
 
 Chunk = tuple[int, bytes | memoryview]
 Take = Callable[[Sequence[Chunk]], None]
@@ -142,6 +142,31 @@ class Sending:
             self._peer.count(sent=len(part))
 
 
+class Buffers:
+    """Memory for chunks, lent to one fetch after the other: the most that was needed at once stays.
+
+    A buffer that is freed with a fetch that failed would wait for the cyclic garbage collector, as
+    an exception's traceback refers to it, and a few hundred retries would hold a gigabyte.
+    """
+
+    def __init__(self, size_bytes: int) -> None:
+        self._size_bytes = size_bytes
+        self._free: list[memoryview] = []
+
+    @contextmanager
+    def lend(self) -> Iterator[list[memoryview]]:
+        """BUFFERS of them, for the block. Not for several threads."""
+        lent = [
+            self._free.pop() if self._free else memoryview(bytearray(self._size_bytes))
+            for _ in range(BUFFERS)
+        ]
+        try:
+            yield lent
+        finally:
+            self._free += lent
+            del self._free[KEPT_BUFFERS:]
+
+
 class Receiving:
     """One fetch, seen from the side that wants the chunks.
 
@@ -155,20 +180,20 @@ class Receiving:
         peer: Peer,
         indices: Sequence[int],
         take: Take,
-        max_chunk_bytes: int,
+        buffers: Sequence[memoryview],
         stall_s: float,
     ) -> None:
         self._socket = secured
         self._peer = peer
         self._indices = indices
         self._take = take
-        self._max_chunk_bytes = max_chunk_bytes
+        self._max_chunk_bytes = len(buffers[0])
         self._stall_s = stall_s
         # The last one used comes first: it is in the cache, and others may never be touched.
         self._free: queue.LifoQueue[memoryview | None] = queue.LifoQueue()
         self._full: queue.SimpleQueue[tuple[memoryview, list[Chunk]] | None] = queue.SimpleQueue()
-        for _ in range(BUFFERS):
-            self._free.put(memoryview(bytearray(max_chunk_bytes)))
+        for buffer in buffers:
+            self._free.put(buffer)
         self.fault: RemoteError | LocalError | None = None
         self.ended_unused = False
         """The connection was dead before the first byte came."""

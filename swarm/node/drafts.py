@@ -60,11 +60,17 @@ class Drafts:
         """The drafts that others may ask for."""
         return frozenset(self._named.values())
 
+    def expect(self, place: Place) -> None:
+        """This node will merge: who asks for its draft already is made to wait."""
+        if place not in self._named:
+            self._named[place] = draft_name(self.plan, place)
+            self.exchange.drafts[self._named[place]] = None
+
     async def begin(self, place: Place, layout: Layout) -> Draft:
         """A draft to merge into, served from now on; an earlier one of this place is dropped."""
-        name = draft_name(self.plan, place)
+        self.expect(place)
+        name = self._named[place]
         draft = await trio.to_thread.run_sync(self.exchange.store.draft, name.hex(), layout)
-        self._named[place] = name
         self.exchange.drafts[name] = draft
         return draft
 

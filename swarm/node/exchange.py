@@ -31,8 +31,9 @@ class Exchange:
     source: BlobSource
     max_blob_bytes: int
     rules: list[Rule] = field(default_factory=list)
-    drafts: dict[Digest, Draft] = field(default_factory=dict)
-    """Models in the making, here or at their leader, by the names that peers ask for."""
+    drafts: dict[Digest, Draft | None] = field(default_factory=dict)
+    """Models in the making, here or at their leader, by the names that peers ask for; None for one
+    that is about to be begun."""
     busy_s: float = 0.0
     """Seconds in which at least one pull was under way, since the node started."""
     _on_its_way: dict[Digest, trio.Lock] = field(default_factory=dict)
@@ -47,10 +48,10 @@ class Exchange:
 
     def read_chunk(self, sender: Address, root: Digest, index: int) -> bytes | memoryview:
         self._check(sender, root)
-        draft = self.drafts.get(root)
-        if draft is None:
+        if root not in self.drafts:
             return self.store.view_chunk(root, index)
-        if not draft.holds(index):
+        draft = self.drafts[root]
+        if draft is None or not draft.holds(index):
             raise ChunkPending(f"chunk {index} of draft {to_hex(root)} is not here yet")
         return draft.read_chunk(index)
 

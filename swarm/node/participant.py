@@ -173,8 +173,12 @@ class Participant:
         if round.status is not RoundStatus.CLOSED or round.candidates or not round.eligible:
             return
         leader = round.leader_at(int(time.time()))
-        recomputes = plan.rules.verify_level is VerifyLevel.FULL
-        if recomputes or leader == self.work.me or self.work.drafts.follows((*here, leader)):
+        if plan.rules.verify_level is VerifyLevel.FULL:
+            return
+        if leader == self.work.me:
+            self.work.drafts.expect((*here, leader))
+            return
+        if self.work.drafts.follows((*here, leader)):
             return
         nursery.start_soon(self.work.follow, round, members, leader)
 
@@ -186,9 +190,10 @@ class Participant:
         reader = next((i for i, x in self.work.members.items() if x.node == sender), None)
         if reader is None:
             return False
-        if blob in self.work.drafts.names or blob in tuple(self.models.values()):
-            return bool(members & (1 << reader))
-        return may_read(plan, members, reader, blob, int(time.time()))
+        if may_read(plan, members, reader, blob, int(time.time())):
+            return True
+        is_public = blob in self.work.drafts.names or blob in tuple(self.models.values())
+        return is_public and bool(members & (1 << reader))
 
     # Records.
 

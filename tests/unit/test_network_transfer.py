@@ -58,7 +58,8 @@ class Taker:
 
 
 def receive(ours: Any, indices: Sequence[int], taker: Taker, stall_s: float = 5.0) -> Receiving:
-    receiving = Receiving(ours, Peer(PEER), indices, taker, MAX_CHUNK_BYTES, stall_s)
+    buffers = [memoryview(bytearray(MAX_CHUNK_BYTES)) for _ in range(4)]
+    receiving = Receiving(ours, Peer(PEER), indices, taker, buffers, stall_s)
     threads = [
         threading.Thread(target=receiving.hand_over),
         threading.Thread(target=receiving.receive, args=(TOKEN,)),
