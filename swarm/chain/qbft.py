@@ -648,18 +648,20 @@ class QBFT:
 
     # Start-up and status.
 
-    def _status_for(self, peer: Address) -> Status:
+    def latest_vote_of(self, peer: Address) -> Prepare | Commit | RoundChange | None:
+        """The latest vote of this validator that is held here, to remind it of it."""
         known: list[Vote] = [*self._early.get(peer, ()), *self._votes.get(peer, {}).values()]
         if peer in self._changes:
             known.append(self._changes[peer])
         votes = [v for v in known if not isinstance(v, Proposal)]
         vote = max(votes, key=lambda v: (v.height, v.round, isinstance(v, Commit)), default=None)
-        if isinstance(vote, RoundChange):
-            vote = vote.bare()
+        return vote.bare() if isinstance(vote, RoundChange) else vote
+
+    def _status_for(self, peer: Address) -> Status:
         voted = self._record.height
         if self._check.is_lost:
             voted = max(voted, self.height, (self._resume or 0) - 1)
-        return Status(self.height - 1, voted, vote)
+        return Status(self.height - 1, voted, self.latest_vote_of(peer))
 
     def _answered(self, sender: Address, status: Status) -> None:
         if status.head >= self.height:

@@ -20,6 +20,7 @@ from swarm.chain.messages import (
     Prepare,
     Proposal,
     RoundChange,
+    Vote,
     quorum,
 )
 from swarm.errors import ProtocolViolation
@@ -54,6 +55,10 @@ class ConsensusWorld:
     At every instant: no height has two blocks; every certificate holds; no honest validator votes
     twice in one round, forgets a block that it voted to commit, prepares another block than the one
     that a quorum may have sealed before, or gives up a round before a quorum has reached it.
+
+    One exception: a validator on an older copy of its vote store asks the others how it voted, and
+    cannot learn what too few of them have heard (`swarm.chain.startup`). Contradicting such a vote
+    is counted, not refused: with four validators or more, it is one fault among those tolerated.
     """
 
     def __init__(
@@ -73,6 +78,8 @@ class ConsensusWorld:
         self._sealers: dict[tuple[int, int, bytes], set[Address]] = {}
         self._may_be_decided: dict[int, tuple[int, bytes]] = {}
         self._old_record: bytes | None = None
+        self.rolled_back: set[Address] = set()
+        """Validators that run, or ran, on an older copy of their vote store."""
         for address in self.addresses:
             kind = TwoFacedValidator if address in self.liars else validator_class
             skew_s = self.net.rng.uniform(-day.skew_s, day.skew_s)
@@ -100,7 +107,9 @@ class ConsensusWorld:
             self._check_round_change(name, vote)
             return
         what = read_block(vote.block).hash if isinstance(vote, Proposal) else vote.block_hash
-        if self._votes.setdefault((name, type(vote), height, round_number), what) != what:
+        if self._votes.setdefault(
+            (name, type(vote), height, round_number), what
+        ) != what and not self._could_not_know(name, vote):
             raise Violation(
                 f"{self._name(name)} sent two {type(vote).__name__} votes at height {height}, "
                 f"round {round_number}"
@@ -109,7 +118,11 @@ class ConsensusWorld:
             self._note_seal(name, vote)
         elif isinstance(vote, Prepare):
             sealed_round, sealed = self._may_be_decided.get(height, (round_number, what))
-            if sealed_round < round_number and sealed != what:
+            if (
+                sealed_round < round_number
+                and sealed != what
+                and not self._could_not_know(name, vote)
+            ):
                 raise Violation(
                     f"{self._name(name)} prepares {what.hex()[:8]} at height {height}, where a "
                     f"quorum may have decided {sealed.hex()[:8]} in round {sealed_round}"
@@ -117,7 +130,9 @@ class ConsensusWorld:
 
     def _check_round_change(self, name: Address, change: RoundChange) -> None:
         sealed = self._sealed.get((name, change.height), -1)
-        if change.prepared_plus_1 <= sealed < change.round:
+        if change.prepared_plus_1 <= sealed < change.round and not self._could_not_know(
+            name, change
+        ):
             raise Violation(f"{self._name(name)} forgot the block it voted to commit")
         if change.round > 1:
             reached, validators = self._reached[change.height], self.validators(change.height)
@@ -127,6 +142,24 @@ class ConsensusWorld:
                 raise Violation(
                     f"{self._name(name)} climbs to round {change.round} without a quorum"
                 )
+
+    def _could_not_know(self, name: Address, vote: Vote) -> bool:
+        """Whether the vote that this one contradicts was lost with a copy of the vote store, and
+        so few others hold it, or a later block, that those who answer may not include one."""
+        if name not in self.rolled_back:
+            return False
+        validators = self.validators(vote.height)
+        n, q = len(validators), quorum(len(validators))
+        machines = [node.machine for v in validators if v != name and (node := self.net.node(v))]
+        aware = sum(
+            machine.height > vote.height or machine.latest_vote_of(name) is not None
+            for machine in machines
+        )
+        answers = max(1, min(n - q + 1, q - 1))
+        if n < 4 or aware >= n - answers:
+            return False
+        self.count("votes contradicted that too few had heard")
+        return True
 
     def _note_seal(self, name: Address, vote: Commit) -> None:
         before = self._sealed.get((name, vote.height), -1)
@@ -204,6 +237,8 @@ class ConsensusWorld:
             self.count("lost votes")
             disk.put("vote", old)
             disk.sync()
+            if old is not None:
+                self.rolled_back.add(self.addresses[-1])
 
     def _end_trouble(self) -> None:
         self.net.weather = Weather()

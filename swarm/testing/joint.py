@@ -12,6 +12,7 @@ long it took until all was well again.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -288,6 +289,19 @@ class JointWorld(Consortium):
 
     # The day.
 
+    def story(self) -> list[str]:
+        """What happened, for people: who is who first, then one line an event."""
+        rules = self.referee.rules
+        minds = "attest what they hold" if rules.verify_level is VerifyLevel.HELD else "recompute"
+        head = [
+            f"{self._founding} members found a consortium to train {rules.rounds} rounds; they "
+            f"{minds}; a merge takes {self.merge_s:g} s, a training "
+            + ", ".join(f"{node.train_s:.1f}" for node in self.nodes[: self._founding])
+            + f" s; {self.trouble.liars} of them lie; the trouble ends after "
+            f"{self.trouble.until_s:g} s",
+        ]
+        return head + [_HASH.sub(_shortened, line) for line in self.trace]
+
     def run_through(self) -> float:
         """Live through the trouble, then wait until all is done; seconds since the world healed.
 
@@ -350,6 +364,15 @@ class JointWorld(Consortium):
                 raise Violation(f"replaying {function} at height {height} gives {error}")
         if fresh.plan(PLAN) != self.plan:
             raise Violation("replaying all blocks gives another state")
+
+
+_HASH = re.compile("0x([0-9a-f]{64}|[0-9a-f]{40})(?![0-9a-f])")
+
+
+def _shortened(found: re.Match[str]) -> str:
+    """A key as the node's name, a hash as its beginning."""
+    whole = bytes.fromhex(found[1])
+    return _label(Address(whole)) if len(whole) == 20 else found[1][:8]
 
 
 def _label(key: Address) -> str:

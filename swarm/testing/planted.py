@@ -308,7 +308,7 @@ QUICK = Trouble(until_s=20, patience_s=250)
 BRIEF = Trouble(until_s=20, patience_s=120)
 CRASHY = Trouble(until_s=20, patience_s=250, crashes=8, proposer_deaths=4)
 WINDY = replace(CRASHY, cuts=6)
-FORGETFUL = Trouble(until_s=30, patience_s=250, lost_votes=8, cuts=4, proposer_deaths=4)
+FORGETFUL = Trouble(until_s=30, patience_s=250, lost_votes=8, forgets=1, proposer_deaths=4)
 LEAVING = replace(QUICK, withdrawals=3)
 SPLIT = Trouble(until_s=40, patience_s=250, cuts=6, leader_deaths=4, fetch_loss=0.6)
 
@@ -319,7 +319,8 @@ class Fault:
 
     planted: type
     said: str
-    """Words of the violation that name what the fault breaks; another finding does not count."""
+    """Words of the violation that name what the fault breaks, with | between alternatives; another
+    finding does not count."""
     liars: int = 0
     trouble: Trouble = QUICK
 
@@ -327,6 +328,10 @@ class Fault:
     def name(self) -> str:
         """What the command calls it."""
         return self.planted.__name__
+
+    def names(self, violation: str) -> bool:
+        """Whether this violation is what the fault breaks."""
+        return any(words in violation for words in self.said.split("|"))
 
     def parts(self) -> dict[str, Any]:
         """The parts of a JointWorld that carry the fault."""
@@ -350,7 +355,7 @@ FAULTS: Sequence[Fault] = (
     Fault(SendsBeforeStoring, "sent two", trouble=CRASHY),
     Fault(MixedSeals, "without a proof", trouble=WINDY),
     Fault(UngatedTimer, "without a quorum", trouble=CRASHY),
-    Fault(NoStartupCheck, "sent two", trouble=FORGETFUL),
+    Fault(NoStartupCheck, "sent two|forgot the block", trouble=FORGETFUL),
     Fault(UncheckedJustification, "a quorum may have decided", 1, WINDY),
     Fault(TrustsPeers, "two blocks at height", 1),
     Fault(HalfIsEnough, "without more than half"),
@@ -380,6 +385,6 @@ def find(fault: Fault, within: int) -> tuple[int, str] | None:
         try:
             world.run_through()
         except (Violation, SwarmError) as noticed:
-            if fault.said in str(noticed):
+            if fault.names(str(noticed)):
                 return seed, str(noticed)
     return None

@@ -86,7 +86,7 @@ def live(job: Job) -> Outcome:
     counted["heights"] = heights
     counted["view changes"] = sum(n for r, n in world.consensus.rounds.items() if r > 0)
     counted["seeds with liars"] = job.liars > 0
-    story = tuple(world.trace) if fault else ()
+    story = tuple(world.story()) if fault else ()
     return Outcome(job, fault, counted, heights, rounds, world.net.now_s, healed_in_s, story)
 
 
@@ -152,17 +152,18 @@ def tell(job: Job) -> int:
         world.run_through()
     except (Violation, SwarmError) as violation:
         ending, status = f"*** {violation}", 1
-    print("\n".join([*world.trace, f"          {ending}"]))
+    print("\n".join([*world.story(), f"          {ending}"]))
     return status
 
 
-def simulate(jobs: list[Job], processes: int) -> int:
-    """Live all these days, and print what they cover; stop at the first that breaks a promise."""
+def simulate(jobs: list[Job], processes: int, minutes: float | None = None) -> int:
+    """Live all these days, or those that fit into so many minutes, and print what they cover; stop
+    at the first that breaks a promise."""
     tally, told = Tally(), time.monotonic()
     for outcome in live_all(jobs, processes):
         job = outcome.job
         if outcome.fault is not None:
-            print("\n".join(outcome.story[-STORY_LINES:]))
+            print("\n".join([*outcome.story[:1], "…", *outcome.story[-STORY_LINES:]]))
             command = f"--nodes {job.nodes} --liars {job.liars} --seed {job.seed}"
             command += " --evm" * job.evm
             print(f"seed {job.seed}: {outcome.fault}\nall of it: {command} --story")
@@ -171,6 +172,8 @@ def simulate(jobs: list[Job], processes: int) -> int:
         if time.monotonic() > told + TOLD_EVERY_S:
             told = time.monotonic()
             print(f"{tally.done} of {len(jobs)} seeds, {tally.speed()}", file=sys.stderr)
+        if minutes is not None and time.monotonic() > tally.began + 60 * minutes:
+            break
     print(tally.tell(jobs[0].nodes))
     return 0
 
@@ -205,6 +208,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--story", action="store_true", help="tell all that happened")
     made.add_argument("--evm", action="store_true", help="the real contract, on an EVM: slower")
     made.add_argument("--jobs", type=int, default=1, help="processes at a time (default: 1)")
+    made.add_argument("--minutes", type=float, help="stop after so many minutes, and tell")
     made.add_argument(
         "--planted", nargs="*", metavar="FAULT", help="plant known faults: these, or all"
     )
@@ -226,7 +230,7 @@ def main(arguments: list[str] | None = None) -> int:
         )
         for seed in seeds
     ]
-    return tell(jobs[0]) if given.story else simulate(jobs, given.jobs)
+    return tell(jobs[0]) if given.story else simulate(jobs, given.jobs, given.minutes)
 
 
 if __name__ == "__main__":

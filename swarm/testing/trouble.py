@@ -6,8 +6,8 @@ and merge and proposers after a block, vote stores are deleted or rolled back, m
 people withdraw from the plan and come back, vote members in and out, and change their node's key.
 
 What the protocol does not promise to survive is not done: liars stay below a third of the active
-validators, whoever leaves; and only one member loses its votes, where nobody lies and the others
-are a quorum (`swarm.chain.startup`).
+validators, whoever leaves; and only one member loses its votes, where nobody lies and four or more
+validate (`swarm.chain.startup`).
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ class Trouble:
     leader_deaths: int = 2
     proposer_deaths: int = 1
     lost_votes: int = 2
+    forgets: float = 0.5
+    """Chance that votes get lost at all, which leaves no room for members to leave."""
     stops: int = 1
     sleeps: int = 1
     cuts: int = 2
@@ -67,10 +69,9 @@ class Mischief:
         self._forgetful = self.rng.choice(world.nodes)
         self._old_record: bytes | None = None
         self._leaving: set[MemberId] = set()
-        self._lost_votes = 0 if trouble.liars else self.rng.randint(0, trouble.lost_votes)
-        needed = 3 * trouble.liars + 1 if trouble.liars else 2 + bool(self._lost_votes)
-        if len(world.nodes) < needed:
-            self._lost_votes = 0
+        forgets = self.rng.random() < trouble.forgets and not trouble.liars and len(world.nodes) > 3
+        self._lost_votes = self.rng.randint(1, max(1, trouble.lost_votes)) if forgets else 0
+        needed = max(2, 3 * (trouble.liars or bool(self._lost_votes)) + 1)
         self._spare = max(0, len(world.nodes) - needed)
         """How many validators may still be taken off, for good or for a while."""
         self._ended = False
@@ -191,7 +192,9 @@ class Mischief:
         self._old_record = disk.get("vote")
         if rng.random() < 0.5:
             self.world.at(rng.uniform(0.5, 5), self._roll_back)
-        elif self._old_record is not None and self._kill(node.id, "deleted vote stores", 1.0):
+        elif self._old_record is not None and self._kill(
+            node.id, "deleted vote stores", rng.uniform(0.05, 2)
+        ):
             disk.put("vote", None)
             disk.sync()
             self._old_record = old
@@ -200,9 +203,10 @@ class Mischief:
         disk, old = self.world.net.disk(self._forgetful.address), self._old_record
         if old is None or disk.get("vote") in (None, old):
             return
-        if self._kill(self._forgetful.id, "vote stores rolled back", 0.5):
+        if self._kill(self._forgetful.id, "vote stores rolled back", self.rng.uniform(0.05, 2)):
             disk.put("vote", old)
             disk.sync()
+            self.world.consensus.rolled_back.add(self._forgetful.address)
 
     # People.
 

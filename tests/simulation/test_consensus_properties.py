@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from types import SimpleNamespace
 
 import pytest
 
+from swarm.chain.messages import Prepare
 from swarm.chain.qbft import QBFT
 from swarm.errors import ProtocolViolation
 from swarm.testing.consensus import ConsensusWorld, Day
@@ -63,6 +65,21 @@ def test_the_same_seed_gives_the_same_trace():
     day = Day(two_faced=1)
     assert live(5, day).net.trace == live(5, day).net.trace
     assert live(5, day).net.trace != live(6, day).net.trace
+
+
+def test_only_a_vote_that_too_few_have_heard_may_be_contradicted_after_a_roll_back():
+    world = ConsensusWorld(3, Day())
+    forgetful = SimpleNamespace(port=SimpleNamespace(name=world.addresses[3]))
+    first, second = (Prepare(1, 0, block * 32, bytes(65)) for block in (b"x", b"y"))
+    world.note_vote(forgetful, first)
+    with pytest.raises(Violation, match="two Prepare votes at height 1"):
+        world.note_vote(forgetful, second)
+    world.rolled_back.add(world.addresses[3])
+    world.note_vote(forgetful, second)
+    assert world.counted["votes contradicted that too few had heard"] == 1
+    assert world.run()
+    with pytest.raises(Violation, match="two Prepare votes at height 1"):
+        world.note_vote(forgetful, second)
 
 
 # Planted faults in the consensus alone; in rounds and consensus together: `test_rounds_joint`.
