@@ -402,7 +402,7 @@ abstract contract Rounds is Plans {
         uint256 first = Election.firstSlotOf(_eligible(current), current.seed, candidate.leader);
         _noteMergeTime(record, current, first);
         if (round >= record.rules.rounds) {
-            record.status = PlanStatus.COMPLETED;
+            _end(record, PlanStatus.COMPLETED);
             emit PlanCompleted(plan, record.model);
         } else if (_mayOpen(plan, record)) {
             _open(plan, record);

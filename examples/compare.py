@@ -19,9 +19,10 @@ from swarm.learning.loading import load_plan
 from swarm.testing.federated import open_sites, run_federated
 
 
-def compare(folder: Path, seeds: int, peers: int | None, metric: str) -> None:
+def compare(folder: Path, seeds: int, peers: int | None, metric: str, wire: str) -> None:
     """Print a line for each seed, then the means and standard deviations over seeds."""
     plan = load_plan(folder)
+    plan.wire_dtype = wire
     rows = []
     print(f"{'seed':>6} {'alone':>7} {'swarm':>7} {'pooled':>7}   ({metric})")
     for seed in range(seeds):
@@ -51,8 +52,14 @@ def main() -> None:
     )
     parser.add_argument("--peers", type=int, help="number of sites (default: the example's)")
     parser.add_argument("--metric", default="auc", help="one of the plan's (default: %(default)s)")
+    parser.add_argument(
+        "--wire",
+        choices=["fp32", "bf16", "fp16"],
+        default="fp32",
+        help="the type in which parameters travel (default: %(default)s)",
+    )
     given = parser.parse_args()
-    compare(given.plan, given.seeds, given.peers, given.metric)
+    compare(given.plan, given.seeds, given.peers, given.metric, given.wire)
 
 
 if __name__ == "__main__":

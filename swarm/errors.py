@@ -9,6 +9,17 @@ Every message names the value, the place and the remedy.
 
 from __future__ import annotations
 
+import errno
+
+import msgspec
+
+MACHINE_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
+"""Errors of the operating system that are no mistake in what a person gave: a full disk, say."""
+
+UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises for bytes that are not what they should be. Text that is not UTF-8 comes as
+Python's own error, and only where a text field is: so catch these, never msgspec's alone."""
+
 
 class SwarmError(Exception):
     """Base of all errors that swarm raises on purpose."""
@@ -49,6 +60,10 @@ class RemoteError(SwarmError):
 
 class PeerUnreachable(RemoteError):
     """No answer from a peer before the deadline, or no connection to it."""
+
+
+class ChunkPending(RemoteError):
+    """A chunk is not here yet, but on its way or being computed: ask again in a moment."""
 
 
 class ProtocolViolation(RemoteError):

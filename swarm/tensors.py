@@ -35,7 +35,7 @@ import msgspec
 import numpy as np
 from blake3 import blake3
 
-from swarm.errors import BlobError, LocalError
+from swarm.errors import UNREADABLE, BlobError, LocalError
 from swarm.types import Digest
 
 DType = Literal["F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U8", "BOOL"]
@@ -164,7 +164,7 @@ class Layout:
         """
         try:
             entries = msgspec.json.decode(header[_PREFIX_BYTES:], type=dict[str, _Entry])
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except UNREADABLE as error:
             raise BlobError(f"the tensor file's header cannot be read: {error}") from None
         specs = [TensorSpec(name, entry.dtype, entry.shape) for name, entry in entries.items()]
         try:

@@ -29,6 +29,7 @@ class Stroke(swarm.Plan):
     rounds = 20
     min_peers = 4
 
+    # Chosen by ../tune.py, which reads training rows only.
     epochs = 1
     batch_size = 32
     learning_rate = 1e-2

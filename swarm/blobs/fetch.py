@@ -8,6 +8,12 @@ is asked of one peer, and of the next when that one refuses or takes its time. (
 of a small model, asking four at once made a thousand requests a round, and on a busy machine none
 of them came in time.)
 
+When many want at once what only its origin has, a merged model above all, they share the work by a
+`Spread`: each is the first taker of every nth chunk, and the others get that chunk from it. The
+origin then sends the blob about once, however many want it, and everybody else as much as it
+receives. A peer that awaits a chunk itself makes the asker wait (`ChunkPending`), so what has just
+arrived at one flows on to the next.
+
 Whose fault a failure is decides what follows. Wrong bytes: that peer is not asked again. Silence, a
 broken connection, "not here": it is asked again a few times, as long as the deadline allows. A
 manifest that is genuine but not wanted (too long, other tensors): the blob itself is refused, no
@@ -16,14 +22,16 @@ peer can help. What was verified stays on disk, and the next fetch goes on from 
 
 from __future__ import annotations
 
+import math
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import trio
 
-from swarm.blobs.store import BlobStore, Partial
+from swarm.blobs.growing import Draft, Partial
+from swarm.blobs.store import BlobStore
 from swarm.blobs.tree import Manifest
 from swarm.errors import (
     BlobError,
@@ -38,6 +46,7 @@ from swarm.types import Address, Digest, to_hex
 MAX_PEERS_AT_ONCE = 4
 SMALL_BYTES = 256 << 10
 NEXT_PEER_AFTER_S = 0.5  # of a small blob, while the peers before have neither given nor refused it
+MAX_SOURCES_AT_ONCE = 16  # with a spread, where each has chunks of its own to give
 ATTEMPTS = 5  # in a row without a chunk, before a peer is given up
 FIRST_PAUSE_S, LAST_PAUSE_S = 0.1, 2.0  # between attempts, doubling
 FIRST_BATCH_BYTES, MAX_BATCH_BYTES = 4 << 20, 128 << 20
@@ -76,6 +85,29 @@ class BlobSource(Protocol):
 
 
 @dataclass(frozen=True)
+class Spread:
+    """Who takes which chunk from the origin, when all `takers` want the same blob at once.
+
+    All of them must have the same `takers` in the same order; `me` is one of them.
+    """
+
+    origin: Address
+    takers: Sequence[Address]
+    me: Address
+
+    def source_of(self, index: int) -> Address:
+        """From whom this node gets a chunk, if all goes well."""
+        taker = self.takers[index % len(self.takers)]
+        return self.origin if taker == self.me else taker
+
+    @property
+    def sources(self) -> list[Address]:
+        """The origin and the other takers; those from this node's place on come first."""
+        place = self.takers.index(self.me)
+        return [self.origin, *self.takers[place + 1 :], *self.takers[:place]]
+
+
+@dataclass(frozen=True)
 class Fetched:
     """What came from whom, and what was wrong with the others (their last fault)."""
 
@@ -84,27 +116,171 @@ class Fetched:
     faults: Mapping[Address, RemoteError]
 
 
+@dataclass(frozen=True)
+class Wish:
+    """What is wanted of a blob, and how.
+
+    layout   it must be a whole tensor file of that layout
+    spread   who asks whom for which chunk; all sources are asked at once
+    only     the chunks that are needed: the blob then stays in the making
+    draft    what came of it before its name was known
+    on_open  called when its chunks begin to come, or are here already
+    """
+
+    max_bytes: int
+    layout: Layout | None = None
+    spread: Spread | None = None
+    only: Collection[int] | None = None
+    draft: Draft | None = None
+    on_open: Callable[[], None] = lambda: None
+
+
 async def fetch(
     store: BlobStore,
     root: Digest,
     peers: Sequence[Address],
     source: BlobSource,
     *,
-    max_bytes: int,
     deadline_s: float,
+    max_bytes: int,
     stall_s: float = 10.0,
     layout: Layout | None = None,
     on_fault: Callable[[Address, RemoteError], None] | None = None,
 ) -> Fetched:
-    """Bring a blob into the store. `peers` are asked in order, four at a time,
-    or one after the other for a small blob.
+    """Bring a whole blob into the store: `fetch_wish` for the plain case."""
+    wish = Wish(max_bytes, layout)
+    return await fetch_wish(
+        store, root, peers, source, wish, deadline_s=deadline_s, stall_s=stall_s, on_fault=on_fault
+    )
 
-    With `layout`, it must be a whole tensor file of that layout. `on_fault` hears of every fault as
-    it happens. Raises BlobError if the blob is not wanted, or was only ever given in wrong bytes,
-    PeerUnreachable if it did not come in time, LocalError if it cannot be written.
+
+async def fetch_wish(
+    store: BlobStore,
+    root: Digest,
+    peers: Sequence[Address],
+    source: BlobSource,
+    wish: Wish,
+    *,
+    deadline_s: float,
+    stall_s: float = 10.0,
+    on_fault: Callable[[Address, RemoteError], None] | None = None,
+) -> Fetched:
+    """Bring a blob into the store. `peers` are asked in order, four at a time, or one after the
+    other for a small blob.
+
+    `on_fault` hears of every fault as it happens. Raises BlobError if the blob is not wanted, or
+    was only ever given in wrong bytes, PeerUnreachable if it did not come in time, LocalError if it
+    cannot be written.
     """
-    download = _Download(store, root, source, max_bytes, layout, stall_s, on_fault)
-    return await download.run(list(dict.fromkeys(peers)), deadline_s)
+    download = _Download(root, list(dict.fromkeys(peers)), source, stall_s, wish.spread, on_fault)
+    return await _Fetch(store, download, wish).run(deadline_s)
+
+
+async def follow(
+    draft: Draft,
+    name: Digest,
+    spread: Spread,
+    source: BlobSource,
+    *,
+    stall_s: float,
+    is_patient: Callable[[], bool],
+) -> None:
+    """Fill a draft with what the origin makes under `name`, while it is making it.
+
+    The others are asked from its first chunk on: they follow it, too. For as long as `is_patient`,
+    who has nothing yet is asked again and again, and nobody's chunks are taken over. Returns when
+    the draft is whole, or nobody is left to ask.
+    """
+    download = _Download(name, spread.sources, source, stall_s, spread, None)
+    download.is_patient = is_patient
+    download.begin(draft, draft.missing)
+    await download.work()
+
+
+class _Fetch:
+    """One fetch of a blob by its name: finds the manifest, and makes the blob held at the end."""
+
+    def __init__(self, store: BlobStore, download: _Download, wish: Wish) -> None:
+        self.store, self.download, self.wish = store, download, wish
+        self.root = download.root
+        self.partial: Partial | None = None
+        self.opening = trio.Lock()
+
+    async def run(self, deadline_s: float) -> Fetched:
+        download = self.download
+        manifest = await trio.to_thread.run_sync(self._known_manifest)
+        if manifest is not None:
+            manifest.require(max_bytes=self.wish.max_bytes, layout=self.wish.layout)
+            if self.store.has(self.root):
+                self.wish.on_open()
+                return Fetched(manifest, {}, {})
+            await self._open_partial(manifest)
+        download.find = self._fetch_manifest
+        with trio.move_on_after(deadline_s) as whole:
+            await download.work()
+        if download.verdict is not None:
+            raise download.verdict
+        if self.partial is None or not download.complete:
+            raise download.failure(f" in {deadline_s:g} s" if whole.cancelled_caught else "")
+        if not self.partial.missing:
+            await trio.to_thread.run_sync(self.partial.finish)
+        return Fetched(self.partial.manifest, dict(download.bytes_from), dict(self.download.faults))
+
+    async def _fetch_manifest(self, peer: Address) -> None:
+        download = self.download
+        with trio.move_on_after(download.stall_s) as patience:
+            encoded = await download.source.fetch_manifest(
+                peer, self.root, deadline_s=download.stall_s
+            )
+        if patience.cancelled_caught:
+            raise PeerUnreachable(f"no manifest within {download.stall_s:g} s")
+        if self.partial is not None:  # another peer was faster
+            return
+        manifest = await trio.to_thread.run_sync(Manifest.decode, encoded, self.root)
+        try:
+            manifest.require(max_bytes=self.wish.max_bytes, layout=self.wish.layout)
+        except BlobError as error:
+            download.end(error)
+            return
+        await self._open_partial(manifest)
+
+    async def _open_partial(self, manifest: Manifest) -> None:
+        wish = self.wish
+        async with self.opening:
+            if self.partial is not None:
+                return
+            partial = await trio.to_thread.run_sync(
+                lambda: self.store.partial(
+                    self.root, manifest, max_bytes=wish.max_bytes, draft=wish.draft
+                )
+            )
+            needed = partial.missing
+            if wish.only is not None:
+                needed = sorted(set(needed) & set(wish.only))
+            self.partial = partial
+            self.download.begin(partial, needed)
+        wish.on_open()
+
+    def _known_manifest(self) -> Manifest | None:
+        try:
+            return self.store.manifest(self.root)
+        except BlobError:
+            return None
+
+
+@dataclass
+class _Standing:
+    """How one peer has been doing: what it was given to do, and what came of it."""
+
+    queue: deque[int] = field(default_factory=deque)
+    """With a spread: the chunks that it is to be asked for."""
+    batch_bytes: int = FIRST_BATCH_BYTES
+    attempts: int = 0
+    """In a row without a chunk."""
+    arrival: _Arrival | None = None
+    seen_bytes: int = 0
+    moved_at: float = 0.0
+    """When it was first seen to have given `seen_bytes`."""
 
 
 class _Download:
@@ -112,66 +288,66 @@ class _Download:
 
     def __init__(
         self,
-        store: BlobStore,
         root: Digest,
+        peers: list[Address],
         source: BlobSource,
-        max_bytes: int,
-        layout: Layout | None,
         stall_s: float,
+        spread: Spread | None,
         on_fault: Callable[[Address, RemoteError], None] | None,
     ) -> None:
-        self.store, self.root, self.source = store, root, source
-        self.max_bytes, self.layout, self.stall_s = max_bytes, layout, stall_s
-        self.on_fault = on_fault
-        self.partial: Partial | None = None
-        self.opening = trio.Lock()
+        self.root, self.source, self.stall_s = root, source, stall_s
+        self.peers, self.spread, self.on_fault = peers, spread, on_fault
+        self.find: Callable[[Address], Awaitable[None]] | None = None
+        self.is_patient: Callable[[], bool] = lambda: False
+        self.target: Partial | Draft | None = None
+        self.began = trio.current_time()
         self.unclaimed: deque[int] = deque()
-        self.claimed_at: dict[int, float] = {}  # chunks asked for and not yet here
+        self.claims: dict[int, tuple[Address, float]] = {}  # asked for, from whom, since when
         self.remaining: set[int] = set()
         self.changed = trio.Event()  # replaced each time: chunks may be claimable again
-        self.waiting: deque[Address] = deque()
+        self.waiting = deque(peers)
         self.working = 0
         self.sharers = 1  # how many are to claim chunks as soon as they can
-        self.most_sharers = MAX_PEERS_AT_ONCE
-        self.attempts: Counter[Address] = Counter()
-        self.batch_bytes: dict[Address, int] = {}
+        at_once = MAX_PEERS_AT_ONCE if spread is None else MAX_SOURCES_AT_ONCE
+        self.standings = {peer: _Standing() for peer in peers[:at_once]}
         self.bytes_from: Counter[Address] = Counter()
         self.faults: dict[Address, RemoteError] = {}
         self.verdict: BlobError | LocalError | None = None  # no peer can help
         self.scope = trio.CancelScope()  # around the workers
 
-    async def run(self, peers: list[Address], deadline_s: float) -> Fetched:
-        manifest = await trio.to_thread.run_sync(self._known_manifest)
-        if manifest is not None:
-            manifest.require(max_bytes=self.max_bytes, layout=self.layout)
-            if self.store.has(self.root):
-                return Fetched(manifest, {}, {})
-            await self._open_partial(manifest)
-        self.waiting.extend(peers)
-        self.most_sharers = min(len(peers), MAX_PEERS_AT_ONCE)
-        with trio.move_on_after(deadline_s) as whole, self.scope:
-            if not self.complete:
-                async with trio.open_nursery() as nursery:
-                    for turn in range(self.most_sharers):
-                        nursery.start_soon(self._work_through_peers, turn)
-        if self.verdict is not None:
-            raise self.verdict
-        if self.partial is None or not self.complete:
-            raise self._failure(peers, f" in {deadline_s:g} s" if whole.cancelled_caught else "")
-        await trio.to_thread.run_sync(self.partial.finish)
-        return Fetched(self.partial.manifest, dict(self.bytes_from), dict(self.faults))
+    def begin(self, target: Partial | Draft, needed: Sequence[int]) -> None:
+        """Chunks can be asked for from now on."""
+        self.target = target
+        if target.length_bytes > SMALL_BYTES and not self.is_patient():
+            self.sharers = len(self.standings)
+        self.remaining.update(needed)
+        for index in needed:
+            source = None if self.spread is None else self.spread.source_of(index)
+            known = None if source is None else self.standings.get(source)
+            (self.unclaimed if known is None else known.queue).append(index)
+        self._tell_change()
 
     @property
     def complete(self) -> bool:
-        return self.partial is not None and not self.remaining
+        return self.target is not None and not self.remaining
+
+    async def work(self) -> None:
+        """Ask the peers until all is here, none is left, or there is a verdict."""
+        with self.scope:
+            if not self.complete:
+                async with trio.open_nursery() as nursery:
+                    for turn in range(len(self.standings)):
+                        nursery.start_soon(self._work_through_peers, turn)
 
     async def _work_through_peers(self, turn: int) -> None:
         """Draw from one peer after the other, until the blob is complete or no peer is left."""
-        with trio.move_on_after(turn * NEXT_PEER_AFTER_S):
+        patience_s = math.inf if self.is_patient() else turn * NEXT_PEER_AFTER_S
+        with trio.move_on_after(patience_s):
             while self.sharers <= turn:
                 await self.changed.wait()
         while self.waiting:
             peer = self.waiting.popleft()
+            standing = self._standing(peer)
             self.working += 1
             try:
                 await self._draw_from(peer)
@@ -179,83 +355,104 @@ class _Download:
             except RemoteError as error:
                 self._note_fault(peer, error)
                 if isinstance(error, BlobError | ProtocolViolation):
+                    self._release(peer)
                     continue
             except LocalError as error:
-                self._end(error)
+                self.end(error)
                 return
             finally:
                 self.working -= 1
-            self.attempts[peer] += 1
-            if self.attempts[peer] < ATTEMPTS:
+            standing.attempts += 1
+            if standing.attempts < ATTEMPTS or self.is_patient():
                 self.waiting.append(peer)
-                pause_s = FIRST_PAUSE_S * 2 ** (self.attempts[peer] - 1)
+                pause_s = FIRST_PAUSE_S * 2 ** min(standing.attempts - 1, 5)
                 await trio.sleep(min(pause_s, LAST_PAUSE_S))
+            else:
+                self._release(peer)
 
     async def _draw_from(self, peer: Address) -> None:
         """Fetch from one peer until the blob is complete; raise what is wrong with the peer."""
-        if self.partial is None:
-            await self._fetch_manifest(peer)
-        while self.partial is not None and self.remaining:
-            batch = self._claim(peer, self.partial.manifest.chunk_bytes)
+        if self.target is None and self.find is not None:
+            await self.find(peer)
+        while self.target is not None and self.remaining:
+            batch = self._claim(peer, self.target.chunk_bytes)
             if batch:
-                await self._fetch_batch(peer, self.partial, batch)
+                await self._fetch_batch(peer, self.target, batch)
             else:
                 with trio.move_on_after(TAKE_OVER_AFTER_S / 2):
                     await self.changed.wait()
 
-    async def _fetch_manifest(self, peer: Address) -> None:
-        with trio.move_on_after(self.stall_s) as patience:
-            encoded = await self.source.fetch_manifest(peer, self.root, deadline_s=self.stall_s)
-        if patience.cancelled_caught:
-            raise PeerUnreachable(f"no manifest within {self.stall_s:g} s")
-        if self.partial is not None:  # another peer was faster
-            return
-        manifest = await trio.to_thread.run_sync(Manifest.decode, encoded, self.root)
-        try:
-            manifest.require(max_bytes=self.max_bytes, layout=self.layout)
-        except BlobError as error:
-            self._end(error)
-            return
-        await self._open_partial(manifest)
-
-    async def _open_partial(self, manifest: Manifest) -> None:
-        async with self.opening:
-            if self.partial is not None:
-                return
-            partial = await trio.to_thread.run_sync(
-                lambda: self.store.partial(self.root, manifest, max_bytes=self.max_bytes)
-            )
-            self.unclaimed.extend(partial.missing)
-            self.remaining.update(partial.missing)
-            self.partial = partial
-        if manifest.length_bytes > SMALL_BYTES:
-            self.sharers = self.most_sharers
-            self._tell_changed()
-        if self.complete:
-            self.scope.cancel()
-
     def _claim(self, peer: Address, chunk_bytes: int) -> list[int]:
         """The next chunks to ask this peer for; none if all are claimed and none is overdue."""
         now = trio.current_time()
-        count = max(1, self.batch_bytes.setdefault(peer, FIRST_BATCH_BYTES) // chunk_bytes)
-        count = min(count, max(1, len(self.unclaimed) // max(self.working, self.sharers)))
-        batch: list[int] = []
-        while self.unclaimed and len(batch) < count:
-            index = self.unclaimed.popleft()
-            if index in self.remaining:  # else one who took over brought it
-                batch.append(index)
+        standing = self._standing(peer)
+        count = max(1, standing.batch_bytes // chunk_bytes)
+        if self.is_patient():  # it waits with us: one request is as good as many
+            count = MAX_BATCH_BYTES // chunk_bytes
+        batch = self._next_of(standing.queue, count)
+        if not batch and self._has_all(peer):
+            share = max(1, len(self.unclaimed) // max(self.working, self.sharers))
+            batch = self._next_of(self.unclaimed, min(count, share))
         if not batch:
-            overdue = (
-                index for index, at in self.claimed_at.items() if now - at >= TAKE_OVER_AFTER_S
-            )
-            batch = sorted(overdue)[:count]
-        self.claimed_at.update(dict.fromkeys(batch, now))
+            batch = self._take_over(peer, count, now)
+        self.claims.update(dict.fromkeys(batch, (peer, now)))
         return batch
 
-    async def _fetch_batch(self, peer: Address, partial: Partial, batch: list[int]) -> None:
+    def _next_of(self, queue: deque[int], count: int) -> list[int]:
+        batch: list[int] = []
+        while queue and len(batch) < count:
+            index = queue.popleft()
+            if index in self.remaining:  # else one who took over brought it
+                batch.append(index)
+        return batch
+
+    def _has_all(self, peer: Address) -> bool:
+        """Whether a peer may be asked for any chunk, or only for those that it takes first."""
+        if self.spread is None or peer == self.spread.origin:
+            return True
+        origin = self.standings.get(self.spread.origin)
+        return origin is None or origin.attempts > 0  # it fails: who knows what the others have
+
+    def _take_over(self, peer: Address, count: int, now: float) -> list[int]:
+        """Chunks that others have owed for too long."""
+        if self.is_patient() or not self._has_all(peer):
+            return []
+        for owner, standing in self.standings.items():
+            if standing.queue and owner != peer and self._is_slow(owner, now):
+                half = max(1, len(standing.queue) // 2)
+                last = deque(standing.queue.pop() for _ in range(min(half, count)))
+                return self._next_of(last, count)
+        overdue = [
+            index
+            for index, (owner, at) in self.claims.items()
+            if now - at >= TAKE_OVER_AFTER_S and (self.spread is None or self._is_slow(owner, now))
+        ]
+        return sorted(overdue)[:count]
+
+    def _is_slow(self, owner: Address, now: float) -> bool:
+        """Whether a peer gives nothing, or will need longer for what it owes than all took yet."""
+        standing = self._standing(owner)
+        given = self.bytes_from[owner]
+        if standing.arrival is not None:
+            given += standing.arrival.bytes
+        if given > standing.seen_bytes:
+            standing.seen_bytes, standing.moved_at = given, now
+        if now - max(standing.moved_at, self.began) >= TAKE_OVER_AFTER_S:
+            return True
+        elapsed = now - self.began
+        if self.target is None or elapsed < TAKE_OVER_AFTER_S:
+            return False
+        owed = len(standing.queue) + sum(1 for who, _ in self.claims.values() if who == owner)
+        return owed * self.target.chunk_bytes * elapsed > given * (elapsed + TAKE_OVER_AFTER_S)
+
+    async def _fetch_batch(self, peer: Address, target: Partial | Draft, batch: list[int]) -> None:
         began = trio.current_time()
-        arrival = _Arrival(partial, batch)
-        patience_s = self.stall_s + partial.manifest.chunk_bytes / SLOWEST_BYTES_PER_S
+        standing = self._standing(peer)
+        standing.arrival = arrival = _Arrival(target, batch)
+        if self.sharers < len(self.standings):
+            token = trio.lowlevel.current_trio_token()
+            arrival.on_first = lambda: token.run_sync_soon(self._admit_all)
+        patience_s = self.stall_s + target.chunk_bytes / SLOWEST_BYTES_PER_S
         was_silent = False
         fault: RemoteError | LocalError | None = None
 
@@ -279,62 +476,77 @@ class _Download:
                     fault = error
                 nursery.cancel_scope.cancel()
         finally:
+            standing.arrival = None
             if arrival.bytes:
-                self.attempts[peer] = 0
+                standing.attempts = 0
                 self.bytes_from[peer] += arrival.bytes
-            self._give_back(partial, batch)
+            self._give_back(peer, target, batch)
         if fault is not None:
             raise fault
         if was_silent:
             raise PeerUnreachable(f"no chunk within {patience_s:g} s")
         if arrival.wanted:
             raise PeerUnreachable(f"the stream ended {len(arrival.wanted)} chunks early")
-        self._adapt_batch(peer, trio.current_time() - began)
+        self._adapt_batch(standing, trio.current_time() - began)
 
-    def _give_back(self, partial: Partial, batch: list[int]) -> None:
-        """Settle a batch: what is here is done, the rest is for anyone."""
+    def _give_back(self, peer: Address, target: Partial | Draft, batch: list[int]) -> None:
+        """Settle a batch: what is here is done, the rest is for anyone, or for the same again."""
         for index in batch:
-            self.claimed_at.pop(index, None)
-        self.remaining.difference_update(index for index in batch if partial.holds(index))
-        self.unclaimed.extendleft(index for index in reversed(batch) if index in self.remaining)
+            if self.claims.get(index, (None, 0))[0] == peer:
+                del self.claims[index]
+        self.remaining.difference_update(index for index in batch if target.holds(index))
+        queue = self.unclaimed if self.spread is None else self._standing(peer).queue
+        queue.extendleft(index for index in reversed(batch) if index in self.remaining)
+        self._tell_change()
+
+    def _admit_all(self) -> None:
+        """There is something to get: nobody needs to wait for a turn any more."""
+        if self.is_patient():
+            self.sharers = len(self.standings)
+            self._tell_change()
+
+    def _release(self, peer: Address) -> None:
+        """A peer is not asked any more: what it had to give is for anyone."""
+        standing = self._standing(peer)
+        self.unclaimed.extend(standing.queue)
+        standing.queue.clear()
+        self._tell_change()
+
+    def _tell_change(self) -> None:
         if self.complete:
             self.scope.cancel()
-        self._tell_changed()
-
-    def _tell_changed(self) -> None:
         self.changed.set()
         self.changed = trio.Event()
 
-    def _adapt_batch(self, peer: Address, took_s: float) -> None:
+    def _adapt_batch(self, standing: _Standing, took_s: float) -> None:
         if took_s < SHORT_BATCH_S:
             factor = 2 if took_s > SHORT_BATCH_S / 4 else 4
-            self.batch_bytes[peer] = min(factor * self.batch_bytes[peer], MAX_BATCH_BYTES)
+            standing.batch_bytes = min(factor * standing.batch_bytes, MAX_BATCH_BYTES)
         elif took_s > LONG_BATCH_S:
-            self.batch_bytes[peer] //= 2
+            standing.batch_bytes //= 2
 
-    def _known_manifest(self) -> Manifest | None:
-        try:
-            return self.store.manifest(self.root)
-        except BlobError:
-            return None
+    def _standing(self, peer: Address) -> _Standing:
+        return self.standings.setdefault(peer, _Standing())
 
     def _note_fault(self, peer: Address, error: RemoteError) -> None:
         self.faults[peer] = error
-        self.sharers = min(self.sharers + 1, self.most_sharers)  # somebody else may know better
-        self._tell_changed()
+        self.sharers = min(self.sharers + 1, len(self.standings))  # somebody else may know better
+        self._tell_change()
         if self.on_fault is not None:
             self.on_fault(peer, error)
 
-    def _end(self, verdict: BlobError | LocalError) -> None:
+    def end(self, verdict: BlobError | LocalError) -> None:
+        """No peer can help."""
         self.verdict = verdict
         self.scope.cancel()
 
-    def _failure(self, peers: list[Address], when: str) -> RemoteError:
+    def failure(self, when: str) -> RemoteError:
+        """Why it did not come."""
         told = "; ".join(
-            f"{to_hex(peer)}: {self.faults.get(peer, 'did not finish')}" for peer in peers
+            f"{to_hex(peer)}: {self.faults.get(peer, 'did not finish')}" for peer in self.peers
         )
         message = f"blob {to_hex(self.root)} did not come{when} ({told or 'nobody to ask'})"
-        faults = [self.faults.get(peer) for peer in peers]
+        faults = [self.faults.get(peer) for peer in self.peers]
         lied = any(isinstance(fault, BlobError | ProtocolViolation) for fault in faults)
         # One that said it has no such blob tells nothing; one that was silent may have it.
         silent = any(fault is None or isinstance(fault, PeerUnreachable) for fault in faults)
@@ -344,16 +556,19 @@ class _Download:
 class _Arrival:
     """What comes of one batch. `take` runs in the source's threads, the rest on the trio thread."""
 
-    def __init__(self, partial: Partial, batch: Sequence[int]) -> None:
+    def __init__(self, target: Partial | Draft, batch: Sequence[int]) -> None:
         self.wanted = set(batch)
         self.bytes = 0
-        self._partial = partial
+        self.on_first: Callable[[], None] | None = None
+        self._target = target
 
     def take(self, chunks: Sequence[tuple[int, bytes | memoryview]]) -> None:
         """Check and keep. Raises ProtocolViolation, BlobError, or LocalError of the disk."""
         for index, chunk in chunks:
-            if index not in self.wanted or len(chunk) > self._partial.manifest.chunk_bytes:
+            if index not in self.wanted or len(chunk) > self._target.chunk_bytes:
                 raise ProtocolViolation(f"chunk {index} came unasked, twice or too long")
             self.wanted.discard(index)
-        self._partial.write_chunks(chunks)
+        self._target.write_chunks(chunks)
+        if self.on_first is not None and not self.bytes:
+            self.on_first()
         self.bytes += sum(len(chunk) for _, chunk in chunks)

@@ -16,16 +16,16 @@ All methods block on the disk and may be called from any thread.
 
 from __future__ import annotations
 
-import errno
 import mmap
 import os
 import threading
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 
+from swarm.blobs.growing import Draft, Partial, writing
 from swarm.blobs.tree import Manifest, leaf_hash
-from swarm.errors import BlobError, ConfigurationError, LocalError
+from swarm.errors import BlobError, ChunkPending, ConfigurationError, LocalError
 from swarm.tensors import Layout, move_durably
 from swarm.types import Digest, to_digest, to_hex
 
@@ -97,17 +97,19 @@ class BlobStore:
     def read_chunk(self, root: Digest, index: int) -> bytes:
         """The bytes of one chunk, of a held blob or of one in the making that has it already.
 
-        Raises BlobError if it is not here, LocalError if the disk fails.
+        Raises ChunkPending if it is being collected, BlobError if it is not here, LocalError if the
+        disk fails.
         """
         manifest = self.manifest(root)
         start, stop = manifest.chunk_range(index)
-        if root in self._held:
-            path = self.path(root)
-        else:
+        if root not in self._held:
             partial = self._partials.get(root)
-            if partial is None or not partial.holds(index):
-                raise BlobError(f"chunk {index} of blob {to_hex(root)} is not here yet")
-            path = self._file(root, _PART)
+            if partial is None:
+                raise BlobError(f"blob {to_hex(root)} is not here yet")
+            if not partial.holds(index):
+                raise ChunkPending(f"chunk {index} of blob {to_hex(root)} is on its way here")
+            return partial.read_chunk(index)
+        path = self.path(root)
         try:
             with path.open("rb", buffering=0) as file:
                 chunk = os.pread(file.fileno(), stop - start, start)
@@ -147,6 +149,10 @@ class BlobStore:
             raise LocalError(f"{path} is shorter than it was; delete it, and it is fetched again")
         return mapped
 
+    def growing(self, root: Digest) -> Partial | None:
+        """The blob in the making, if it is not held whole."""
+        return None if root in self._held else self._partials.get(root)
+
     def scratch(self, name: str) -> Path:
         """Where to write a file that `add` will take; what is left there goes at the next start."""
         return self.directory / (name + _TEMPORARY)
@@ -158,7 +164,7 @@ class BlobStore:
         canonical, and then leaves it where it is.
         """
         layout = Layout.read(path)
-        with self._writing(path):
+        with writing(path):
             leaves = _hash_file(path, layout)
             manifest = Manifest.of_tensors(layout, leaves)
             path.chmod(0o600)
@@ -168,25 +174,46 @@ class BlobStore:
     def add_bytes(self, content: bytes) -> Digest:
         """Keep a small blob of raw bytes: round metadata, a plan's code."""
         manifest = Manifest.of_bytes(content)
-        with self._writing(self.path(manifest.root)):
+        with writing(self.path(manifest.root)):
             temporary = self._write_temporary(manifest.root, _BLOB, content)
             self._commit(temporary, manifest)
         return manifest.root
 
-    def partial(self, root: Digest, manifest: Manifest, *, max_bytes: int) -> Partial:
+    def draft(self, name: str, layout: Layout) -> Draft:
+        """Begin a tensor file whose bytes are not known yet. Raises LocalError."""
+        path = self.scratch(name)
+        with writing(path):
+            path.unlink(missing_ok=True)
+        return Draft(path, layout)
+
+    def publish(self, draft: Draft) -> Digest:
+        """Keep a whole draft under its name. Raises BlobError if a chunk is missing."""
+        manifest = draft.manifest
+        with writing(draft.path):
+            self._commit(draft.path, manifest)
+        return manifest.root
+
+    def partial(
+        self, root: Digest, manifest: Manifest, *, max_bytes: int, draft: Draft | None = None
+    ) -> Partial:
         """Begin or go on to collect a blob that is not held; what an earlier try had is kept.
 
+        A `draft` of it becomes the partial, if there is no other: its right chunks are there then.
         Raises BlobError if it is longer than `max_bytes`, LocalError if the disk is full.
         """
         if manifest.root != root:
             raise BlobError(f"the manifest that came is not that of blob {to_hex(root)}")
         manifest.require(max_bytes=max_bytes)
-        with self._writing(self._file(root, _PART)):
+        with writing(self._file(root, _PART)):
             with self._lock:
                 partial = self._partials.get(root)
             if partial is None:
                 self._save_manifest(manifest)
-                partial = Partial(self, root, manifest)
+                path, leaves = self._file(root, _PART), {}
+                if draft is not None and not path.exists() and draft.is_of(manifest):
+                    os.replace(draft.path, path)
+                    leaves = draft.leaves
+                partial = Partial(path, manifest, leaves, lambda: self.has(root), self._commit)
                 with self._lock:
                     self._partials[root] = partial
             return partial
@@ -216,7 +243,7 @@ class BlobStore:
         one mapped keeps what it mapped.
         """
         before = self.total_bytes
-        with self._writing(self.directory), self._lock:
+        with writing(self.directory), self._lock:
             for root in roots:
                 self._held.pop(root, None)
                 self._partials.pop(root, None)
@@ -285,89 +312,6 @@ class BlobStore:
             if ours and file.name not in wanted:
                 file.unlink()
 
-    @contextmanager
-    def _writing(self, path: Path) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise LocalError(
-                f"cannot write {error.filename or path}: {error.strerror}; check the disk's free "
-                "space and permissions"
-            ) from error
-
-
-class Partial:
-    """A blob in the making: takes chunks in any order, from any thread, if they are right."""
-
-    def __init__(self, store: BlobStore, root: Digest, manifest: Manifest) -> None:
-        self.manifest = manifest
-        self.root = root
-        self._store = store
-        self._path = store._file(root, _PART)
-        self._missing = set(range(manifest.chunks))
-        self._lock = threading.Lock()
-        with open(self._path, "ab", opener=_open_private) as file:
-            existing = os.fstat(file.fileno()).st_size
-            _give_size(file.fileno(), manifest.length_bytes)
-        if existing:
-            self._take_stock()
-
-    @property
-    def missing(self) -> list[int]:
-        """The chunks not yet written, in order."""
-        with self._lock:
-            return sorted(self._missing)
-
-    def holds(self, index: int) -> bool:
-        return index not in self._missing
-
-    def write_chunk(self, index: int, chunk: bytes | memoryview) -> None:
-        """Raises BlobError if these are not the bytes of that chunk; nothing is written then."""
-        self.write_chunks([(index, chunk)])
-
-    def write_chunks(self, chunks: Collection[tuple[int, bytes | memoryview]]) -> None:
-        """Several at once. The first wrong one raises BlobError; those before it are kept."""
-        if self._store.has(self.root):  # added by other means meanwhile
-            return
-        with self._store._writing(self._path), self._path.open("r+b", buffering=0) as file:
-            for index, chunk in chunks:
-                start, stop = self.manifest.chunk_range(index)
-                # The length as well: the blob's author may have hashed longer chunks.
-                if len(chunk) != stop - start or not self.manifest.matches(index, chunk):
-                    raise BlobError(
-                        f"chunk {index} of blob {to_hex(self.root)} came with {len(chunk)} bytes "
-                        "that do not have its hash"
-                    )
-                if self.holds(index):
-                    continue
-                _write_all(file.fileno(), chunk, start)
-                with self._lock:
-                    self._missing.discard(index)
-
-    def finish(self) -> None:
-        """Make the blob held. Raises BlobError if a chunk is missing."""
-        if self._store.has(self.root):
-            return
-        missing = self.missing
-        if missing:
-            raise BlobError(
-                f"blob {to_hex(self.root)} lacks {len(missing)} of {self.manifest.chunks} chunks"
-            )
-        with self._store._writing(self._path):
-            try:
-                self._store._commit(self._path, self.manifest)
-            except FileNotFoundError:
-                if not self._store.has(self.root):  # else another thread finished it just now
-                    raise
-
-    def _take_stock(self) -> None:
-        """Find what an earlier try had written."""
-        with self._path.open("rb", buffering=0) as file:
-            for index in range(self.manifest.chunks):
-                start, stop = self.manifest.chunk_range(index)
-                if self.manifest.matches(index, os.pread(file.fileno(), stop - start, start)):
-                    self._missing.discard(index)
-
 
 def _hash_file(path: Path, layout: Layout) -> bytes:
     """The joined leaf hashes of a tensor file, through one buffer."""
@@ -388,26 +332,6 @@ def _read_into(descriptor: int, buffer: memoryview) -> int:
             break
         filled += count
     return filled
-
-
-def _give_size(descriptor: int, size_bytes: int) -> None:
-    """Make a file so long, if there is room for what it lacks. Raises OSError if there is not.
-
-    The room is not reserved: it is only ever filled by `pwrite`, which says so when there is none,
-    and to reserve it in memory (tmpfs) costs as much as to fill it.
-    """
-    system = os.fstatvfs(descriptor)
-    present = os.fstat(descriptor).st_blocks * 512
-    if size_bytes - present > system.f_bavail * system.f_frsize:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    os.ftruncate(descriptor, size_bytes)
-
-
-def _write_all(descriptor: int, chunk: bytes | memoryview, offset: int) -> None:
-    view = memoryview(chunk)
-    while view:
-        count = os.pwrite(descriptor, view, offset)
-        view, offset = view[count:], offset + count
 
 
 def _root_of(file: Path) -> Digest | None:

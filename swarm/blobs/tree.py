@@ -22,7 +22,7 @@ from typing import Annotated, Literal
 import msgspec
 from blake3 import blake3
 
-from swarm.errors import BlobError, SchemaMismatch
+from swarm.errors import UNREADABLE, BlobError, SchemaMismatch
 from swarm.tensors import (
     MAX_CHUNK_BYTES,
     MAX_FILE_BYTES,
@@ -75,7 +75,7 @@ class Manifest(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
             )
         try:
             manifest = msgspec.msgpack.decode(encoded, type=cls)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except UNREADABLE as error:
             raise BlobError(
                 f"the manifest of blob {to_hex(root)} cannot be read: {error}"
             ) from None
@@ -112,7 +112,11 @@ class Manifest(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
 
     def matches(self, index: int, chunk: bytes | memoryview) -> bool:
         """Whether these are the bytes of that chunk, 0 ≤ index < chunks."""
-        return leaf_hash(chunk) == self.leaves[index * HASH_BYTES : (index + 1) * HASH_BYTES]
+        return leaf_hash(chunk) == self.leaf(index)
+
+    def leaf(self, index: int) -> bytes:
+        """The hash of one chunk, 0 ≤ index < chunks."""
+        return self.leaves[index * HASH_BYTES : (index + 1) * HASH_BYTES]
 
     def require(self, *, max_bytes: int, layout: Layout | None = None) -> None:
         """Refuse what is longer than expected or holds other tensors. Raises SchemaMismatch."""

@@ -41,6 +41,10 @@ MAX_HEADER_BYTES = 1024
 _BUILDER = LondonVM.get_transaction_builder()
 _RECEIPTS = LondonVM.get_receipt_builder()
 _NO_UNCLES = b"\xc0"
+_NUMBERS = (
+    *("chain_id", "nonce", "gas", "value", "v", "r", "s", "y_parity"),
+    *("gas_price", "max_fee_per_gas", "max_priority_fee_per_gas"),
+)
 _GAS_TRANSACTION, _GAS_ZERO_BYTE, _GAS_BYTE = 21_000, 4, 16
 
 
@@ -53,8 +57,12 @@ def decode_transaction(raw: bytes) -> Any:
     try:
         transaction = _BUILDER.decode(raw)
         canonical = transaction.encode() == raw
+        largest = max(getattr(transaction, name, None) or 0 for name in _NUMBERS)
     except UNREADABLE as error:
         raise InvalidTransaction(f"not a signed transaction: {error}") from None
+    if largest >= 2**256:
+        # RLP's numbers have no bound; the EVM's do, and Python refuses to print the largest.
+        raise InvalidTransaction("not a signed transaction: a number in it has more than 256 bits")
     if not canonical:
         raise InvalidTransaction("not a signed transaction: its encoding is not canonical")
     return transaction

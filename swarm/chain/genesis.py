@@ -24,7 +24,7 @@ from eth_hash.auto import keccak
 
 from swarm.chain.block import ChainRules
 from swarm.chain.evm import Context, Outcome, Overlay, create, genesis_outcome
-from swarm.errors import ConfigurationError
+from swarm.errors import UNREADABLE, ConfigurationError
 from swarm.types import NO_ADDRESS, Address, Digest, to_address, to_digest, to_hex
 
 CONTRACT_ADDRESS = Address(b"swarm".rjust(20, b"\0"))
@@ -261,7 +261,7 @@ def _read(path: Path, kind: type[T]) -> T:
         raise ConfigurationError(f"{path} has more than {_MAX_FILE_BYTES} bytes")
     try:
         return msgspec.json.decode(content, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise ConfigurationError(f"{path}: {error}") from None
 
 

@@ -5,38 +5,50 @@ on loopback too. Two checks keep such pages out: a request that carries a foreig
 refused, and so is one whose `Host` is a name (a page can point its own name at 127.0.0.1; it cannot
 change the name that the browser sends). Addresses, `localhost` and configured names pass.
 
-Every request is bounded in size and time. Calls run in worker threads, a few at a time.
+HTTP/1.1 by h11, which touches no socket, over trio: two paths need no framework, and here every
+wait has a deadline. Connections, heads and bodies are bounded; a client that reads its answer too
+slowly is cut off; calls run in worker threads, a few at a time.
 """
 
 from __future__ import annotations
 
 import ipaddress
-import logging
+import re
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
-from functools import partial
-from typing import Any, Protocol
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import Protocol
 from urllib.parse import urlsplit
 
+import h11
 import msgspec
 import trio
-from hypercorn.config import Config
-from hypercorn.trio import serve
 
 from swarm.errors import ConfigurationError
 
 MAX_BODY_BYTES = 1024 * 1024
-_BODY_DEADLINE_S = 10.0
-_ANSWER_DEADLINE_S = 60.0
-_KEEP_ALIVE_S = 30.0
-_CLOSING_S = 0.5
+_MAX_HEAD_BYTES = 16 * 1024
+_READ_BYTES = 64 * 1024
 _WORKERS = 4
 _MAX_WAITING = 64
+_PORT = re.compile(r"[0-9]{1,5}")
 
-Scope = Mapping[str, Any]
-Receive = Callable[[], Awaitable[Mapping[str, Any]]]
-Send = Callable[[dict[str, Any]], Awaitable[None]]
+
+@dataclass(frozen=True)
+class HttpLimits:
+    """Patience with clients, and how many there may be."""
+
+    connections: int = 256
+    """At once; further ones are closed unread."""
+    head_s: float = 30.0
+    """From one answer to the end of the next request's head."""
+    body_s: float = 10.0
+    answer_s: float = 60.0
+    send_s: float = 30.0
+    """For the client to take an answer."""
+    linger_s: float = 0.5
+    """For the client to read a refusal before the rest of what it sends is cut off."""
 
 
 class Rpc(Protocol):
@@ -47,7 +59,12 @@ class Rpc(Protocol):
 
 @asynccontextmanager
 async def open_http(
-    listen: str, rpc: Rpc, status: Callable[[], object], *, hosts: Sequence[str] = ()
+    listen: str,
+    rpc: Rpc,
+    status: Callable[[], object],
+    *,
+    hosts: Sequence[str] = (),
+    limits: HttpLimits | None = None,
 ) -> AsyncIterator[str]:
     """Serve on `listen` ("127.0.0.1:8545"; port 0 takes a free one) and yield the URL.
 
@@ -55,23 +72,21 @@ async def open_http(
     which clients may call this node. Raises ConfigurationError if it cannot listen there.
     """
     listener = _listen(listen)
-    app = _App(rpc, status, frozenset(name.lower() for name in hosts))
-    stop = trio.Event()
+    host, port, *_ = listener.getsockname()
+    server = _Server(rpc, status, frozenset(name.lower() for name in hosts), limits or HttpLimits())
+    accepting = trio.SocketListener(trio.socket.from_stdlib_socket(listener))
     async with trio.open_nursery() as nursery:
-        # hypercorn takes the descriptor over, and closes it
-        config = _configure(listener.detach())
-        urls = await nursery.start(partial(serve, app, config, shutdown_trigger=stop.wait))
+        nursery.start_soon(trio.serve_listeners, server.serve, [accepting])
         try:
-            yield urls[0]
+            yield f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         finally:
-            stop.set()
-            nursery.cancel_scope.deadline = trio.current_time() + 2 * _CLOSING_S
+            nursery.cancel_scope.cancel()
 
 
 def _listen(listen: str) -> socket.socket:
     host, separator, port = listen.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
-    if not separator or not host or not port.isdecimal() or int(port) > 65535:
+    if not separator or not host or not _PORT.fullmatch(port) or int(port) > 65535:
         raise ConfigurationError(
             f"cannot listen on {listen!r}: write an address and a port, such as 127.0.0.1:8545"
         )
@@ -96,67 +111,71 @@ def _listen(listen: str) -> socket.socket:
     return listener
 
 
-def _configure(descriptor: int) -> Config:
-    config = Config()
-    config.bind = [f"fd://{descriptor}"]
-    config.accesslog = None
-    config.errorlog = logging.getLogger("swarm.http")
-    config.errorlog.setLevel(logging.WARNING)
-    config.keep_alive_timeout = _KEEP_ALIVE_S
-    config.graceful_timeout = _CLOSING_S
-    config.shutdown_timeout = _CLOSING_S
-    config.include_server_header = False
-    config.alpn_protocols = ["http/1.1"]
-    return config
-
-
 class _Refused(Exception):
     def __init__(self, code: int, reason: str) -> None:
         super().__init__(reason)
         self.code = code
 
 
-class _App:
-    """The ASGI application."""
+class _Gone(Exception):
+    """The client has ended the connection, or is given up."""
 
-    def __init__(self, rpc: Rpc, status: Callable[[], object], hosts: frozenset[str]) -> None:
+
+class _Server:
+    """Answers the requests of all connections."""
+
+    def __init__(
+        self, rpc: Rpc, status: Callable[[], object], hosts: frozenset[str], limits: HttpLimits
+    ) -> None:
         self._rpc = rpc
         self._status = status
         self._hosts = hosts
+        self._limits = limits
+        self._connections = 0
         self._threads = trio.CapacityLimiter(_WORKERS)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
-            await _live(receive, send)
-        elif scope["type"] == "http":
+    async def serve(self, stream: trio.SocketStream) -> None:
+        """One connection, from its first byte to its end."""
+        self._connections += 1
+        try:
+            if self._connections <= self._limits.connections:
+                with suppress(_Gone):
+                    await self._serve_requests(_Client(stream, self._limits))
+        finally:
+            self._connections -= 1
+            await trio.aclose_forcefully(stream)
+
+    async def _serve_requests(self, client: _Client) -> None:
+        while True:
             code, body = 200, b""
             try:
-                with trio.fail_after(_ANSWER_DEADLINE_S):
-                    body = await self._answer(scope, receive)
+                request = await client.read_head()
+                with trio.fail_after(self._limits.answer_s):
+                    body = await self._answer(request, client)
             except _Refused as refused:
                 code, body = refused.code, _explain(str(refused))
             except trio.TooSlowError:
                 code, body = 503, _explain("the answer takes too long; ask for less")
-            headers = [(b"content-type", b"application/json"), (b"cache-control", b"no-store")]
-            await send({"type": "http.response.start", "status": code, "headers": headers})
-            await send({"type": "http.response.body", "body": body})
-        elif scope["type"] == "websocket":
-            await send({"type": "websocket.close", "code": 1003})
+            await client.send(code, body)
+            if not client.may_ask_again():
+                await client.linger()
+                return
 
-    async def _answer(self, scope: Scope, receive: Receive) -> bytes:
-        self._check_caller(scope)
-        place = (scope["method"], scope["path"])
-        if place == ("GET", "/status"):
+    async def _answer(self, request: h11.Request, client: _Client) -> bytes:
+        self._check_caller(request)
+        place = (request.method, request.target.split(b"?")[0])
+        if place == (b"GET", b"/status"):
+            await client.read_body()
             return msgspec.json.encode(self._status())
-        if place != ("POST", "/"):
+        if place != (b"POST", b"/"):
             raise _Refused(404, "there is POST / for JSON-RPC and GET /status")
-        body = await _read_body(receive)
+        body = await client.read_body()
         if self._threads.statistics().tasks_waiting >= _MAX_WAITING:
             raise _Refused(503, "too many requests wait for an answer; try again later")
         return await trio.to_thread.run_sync(self._rpc.handle_bytes, body, limiter=self._threads)
 
-    def _check_caller(self, scope: Scope) -> None:
-        headers: dict[bytes, bytes] = dict(scope["headers"])
+    def _check_caller(self, request: h11.Request) -> None:
+        headers = dict(request.headers)
         host = headers.get(b"host", b"").decode("latin-1")
         if not self._is_ours(_host_name(host)):
             raise _Refused(403, "this node does not answer under that name; use its address")
@@ -174,29 +193,88 @@ class _App:
         return True
 
 
-async def _read_body(receive: Receive) -> bytes:
-    body = bytearray()
-    with trio.move_on_after(_BODY_DEADLINE_S):
-        while True:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                raise _Refused(400, "the request ended too early")
-            body += message.get("body", b"")
-            if len(body) > MAX_BODY_BYTES:
-                raise _Refused(413, f"a request has at most {MAX_BODY_BYTES} bytes")
-            if not message.get("more_body", False):
-                return bytes(body)
-    raise _Refused(408, f"the request did not come within {_BODY_DEADLINE_S:.0f} s")
+class _Client:
+    """One connection as h11 understands it. What ends it is raised as _Gone."""
 
+    def __init__(self, stream: trio.SocketStream, limits: HttpLimits) -> None:
+        self._stream = stream
+        self._limits = limits
+        self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=_MAX_HEAD_BYTES)
+        self._wants_body = True
 
-async def _live(receive: Receive, send: Send) -> None:
-    while True:
-        message = await receive()
-        if message["type"] == "lifespan.startup":
-            await send({"type": "lifespan.startup.complete"})
-        elif message["type"] == "lifespan.shutdown":
-            await send({"type": "lifespan.shutdown.complete"})
+    async def read_head(self) -> h11.Request:
+        with trio.move_on_after(self._limits.head_s):
+            event = await self._next_event()
+            if isinstance(event, h11.Request):
+                self._wants_body = event.method != b"HEAD"
+                return event
+        raise _Gone
+
+    async def read_body(self) -> bytes:
+        """Raises _Refused if it is too long, or too slow."""
+        body = bytearray()
+        with trio.move_on_after(self._limits.body_s):
+            if self._http.they_are_waiting_for_100_continue:
+                await self._write(h11.InformationalResponse(status_code=100, headers=[]))
+            while isinstance(event := await self._next_event(), h11.Data):
+                body += event.data
+                if len(body) > MAX_BODY_BYTES:
+                    raise _Refused(413, f"a request has at most {MAX_BODY_BYTES} bytes")
+            return bytes(body)
+        raise _Refused(408, f"the request did not come within {self._limits.body_s:g} s")
+
+    async def send(self, code: int, body: bytes) -> None:
+        length = str(len(body)).encode()
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"cache-control", b"no-store"),
+            (b"content-length", length),
+        ]
+        with trio.move_on_after(self._limits.send_s):
+            await self._write(
+                h11.Response(status_code=code, headers=headers),
+                h11.Data(data=body if self._wants_body else b""),
+                h11.EndOfMessage(),
+            )
             return
+        raise _Gone
+
+    def may_ask_again(self) -> bool:
+        """Make ready for the next request on this connection, if there may be one."""
+        if self._http.our_state is h11.DONE and self._http.their_state is h11.DONE:
+            self._http.start_next_cycle()
+            return True
+        return False
+
+    async def linger(self) -> None:
+        """Read and forget for a moment: closing at once would take the answer back."""
+        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            await self._stream.send_eof()
+            with trio.move_on_after(self._limits.linger_s):
+                while await self._stream.receive_some(_READ_BYTES):
+                    pass
+
+    async def _next_event(self) -> h11.Event:
+        while True:
+            try:
+                event = self._http.next_event()
+                if event is h11.NEED_DATA:
+                    self._http.receive_data(await self._stream.receive_some(_READ_BYTES))
+                    continue
+            except h11.RemoteProtocolError as error:
+                raise _Refused(error.error_status_hint, f"this is not HTTP: {error}") from None
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                raise _Gone from None
+            if isinstance(event, (h11.Request, h11.Data, h11.EndOfMessage)):
+                return event
+            raise _Gone
+
+    async def _write(self, *events: h11.Event) -> None:
+        data = b"".join(self._http.send(event) or b"" for event in events)
+        try:
+            await self._stream.send_all(data)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            raise _Gone from None
 
 
 def _host_name(host: str) -> str:

@@ -20,12 +20,13 @@ and bounded; whatever does not decode raises ProtocolViolation.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Annotated, Protocol
 
 import msgspec
 from eth_hash.auto import keccak
 
-from swarm.errors import ProtocolViolation
+from swarm.errors import UNREADABLE, ProtocolViolation
 from swarm.types import Address, Digest
 
 MAX_VALIDATORS = 256
@@ -198,7 +199,7 @@ def decode(payload: bytes) -> AnyMessage:
         )
     try:
         return _decoder.decode(payload)
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise ProtocolViolation(f"not a consensus message: {error}") from None
 
 
@@ -206,7 +207,7 @@ def decode_certificate(payload: bytes) -> Certificate:
     """Read a certificate. Raises ProtocolViolation if it is malformed."""
     try:
         return _certificate_decoder.decode(payload)
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise ProtocolViolation(f"not a certificate: {error}") from None
 
 
@@ -230,6 +231,7 @@ class Keys(Protocol):
         ...
 
 
+@lru_cache(maxsize=1024)
 def signing_digest(
     genesis: Digest,
     kind: int,
@@ -238,7 +240,10 @@ def signing_digest(
     block_hash: bytes,
     prepared_plus_1: int = 0,
 ) -> bytes:
-    """What a vote signs (see the module's docstring)."""
+    """What a vote signs (see the module's docstring).
+
+    Remembered for a while: all validators that vote for one block in one round sign the same.
+    """
     return keccak(
         DOMAIN
         + genesis

@@ -11,6 +11,7 @@ the block that would come next, at the present time: the tag for trying a transa
 from __future__ import annotations
 
 import inspect
+import math
 import time
 from collections.abc import Callable, Mapping
 
@@ -37,12 +38,17 @@ from swarm.chain.rpc_format import (
     transaction_object,
 )
 from swarm.chain.store import StoredBlock
-from swarm.errors import ChainError, LocalError
+from swarm.errors import UNREADABLE, ChainError, LocalError
 from swarm.types import Address, Digest
 
 MAX_BODY_BYTES = 1024 * 1024
 MAX_BATCH = 100
 MAX_LOGS = 10_000
+BATCH_S = 20.0
+"""What of a batch has not been answered by then is refused: a thread cannot be taken back."""
+PRECOMPILES = 2**16
+"""Below: the EVM's built-in functions. Some take minutes in Python for the gas of a second; the
+contract uses none, so nothing is lost by not serving them."""
 _MAX_FEE_BLOCKS = 1024
 # py-evm raises Python's recursion limit to a depth at which decoding nested JSON overruns the C
 # stack and kills the process: nesting is bounded before anything is decoded.
@@ -132,7 +138,7 @@ class RpcMethods:
             return msgspec.json.encode(_error(None, fault))
         try:
             request = msgspec.json.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        except UNREADABLE as error:
             return msgspec.json.encode(_error(None, RpcFault(_PARSE_ERROR, str(error))))
         response = self.handle(request)
         return b"" if response is None else msgspec.json.encode(response)
@@ -143,16 +149,19 @@ class RpcMethods:
             return self._handle_one(request)
         if not 0 < len(request) <= MAX_BATCH:
             return _error(None, RpcFault(_INVALID_REQUEST, f"a batch has 1 to {MAX_BATCH} calls"))
-        answers = [self._handle_one(item) for item in request]
+        until_s = time.monotonic() + BATCH_S
+        answers = [self._handle_one(item, until_s) for item in request]
         return [answer for answer in answers if answer is not None] or None
 
-    def _handle_one(self, request: object) -> object:
+    def _handle_one(self, request: object, until_s: float = math.inf) -> object:
         if not isinstance(request, Mapping):
             return _error(None, RpcFault(_INVALID_REQUEST, "a request is a JSON object"))
         name = request.get("id")
         if isinstance(name, bool) or not isinstance(name, str | int | float | None):
             return _error(None, RpcFault(_INVALID_REQUEST, "the id is a string or a number"))
         try:
+            if time.monotonic() > until_s:
+                raise RpcFault(_TOO_MANY, f"the batch takes over {BATCH_S:g} s: ask for less")
             result = self._dispatch(request)
         except RpcFault as fault:
             return _error(name, fault)
@@ -299,6 +308,8 @@ class RpcMethods:
             raise RpcFault(_SERVER, "contracts cannot be created on this chain")
         if call.get("value") is not None and read_quantity(call["value"]) != 0:
             raise RpcFault(_SERVER, "insufficient funds for transfer: nobody has any wei here")
+        if int.from_bytes(read_address(call["to"]), "big") < PRECOMPILES:
+            raise RpcFault(_SERVER, "the EVM's built-in functions are not served here")
         data = call.get("input", call.get("data"))
         sender, gas = call.get("from"), call.get("gas")
         return (

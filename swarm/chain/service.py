@@ -56,6 +56,7 @@ FETCH_PATIENCE_S = 5.0
 ANNOUNCE_EVERY_S = 2.0
 ASK_EVERY_S = 5.0
 UNASKED_EVERY_S = 1.0
+TOLD_EVERY_S = 60.0
 SEEN_TRANSACTIONS = 8192
 LONGEST_PACE_S = 0.5
 
@@ -161,7 +162,7 @@ class ChainService:
         self._refused = refused
         self._machine = qbft.QBFT(
             address=keys.address,
-            genesis=engine.genesis_hash,
+            genesis=engine.vote_domain(),
             keys=keys,
             decode=engine.decode,
             record=record,
@@ -184,6 +185,7 @@ class ChainService:
         self._fetch_until_s = 0.0
         self._importing = False
         self._served_unasked: dict[Address, float] = {}
+        self._told: dict[Address, float] = {}
         self._seen: OrderedDict[bytes, None] = OrderedDict()
         self._raise(self._head_event(engine.head))
 
@@ -325,9 +327,17 @@ class ChainService:
                 self._step(steps.MessageReceived(sender, message))
 
     def _refuse(self, sender: Address, error: ProtocolViolation) -> None:
-        log.warning("refused a message of %s: %s", to_hex(sender), error)
+        self._tell_person(sender, f"refused a message: {error}")
         if self._refused is not None:
             self._refused(sender, str(error))
+
+    def _tell_person(self, subject: Address, text: str) -> None:
+        """Log what somebody did, once a minute each: who sends nonsense must not fill the log."""
+        now_s = trio.current_time()
+        due = now_s - self._told.get(subject, -TOLD_EVERY_S) >= TOLD_EVERY_S
+        if due:
+            self._told[subject] = now_s
+        log.log(logging.WARNING if due else logging.DEBUG, "%s: %s", to_hex(subject), text)
 
     def _step(self, event: steps.Event) -> None:
         for command in self._machine.handle(event, self._clock_s()):
@@ -359,8 +369,10 @@ class ChainService:
                 self._fetch(peer)
             case steps.SendBlocks(to, first):
                 self._serve_unasked(to, first)
-            case steps.Report(subject, text):
+            case steps.Report(subject, text) if subject == self._keys.address:
                 log.warning("%s: %s", to_hex(subject), text)
+            case steps.Report(subject, text):
+                self._tell_person(subject, text)
 
     def _build_if_due(self) -> None:
         """Pace oneself: leave as much time between blocks as the last one took.
@@ -430,7 +442,8 @@ class ChainService:
 
     def _head_event(self, block: Block, *, sealed: bool = False) -> steps.HeadAdvanced:
         validators = self._engine.validators(block.height + 1)
-        return steps.HeadAdvanced(block, validators, bool(self._pool.pending()), sealed)
+        domain = self._engine.vote_domain(block.height + 1)
+        return steps.HeadAdvanced(block, validators, bool(self._pool.pending()), sealed, domain)
 
     def _advance(self, event: steps.HeadAdvanced) -> None:
         self._step(event)

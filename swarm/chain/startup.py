@@ -35,7 +35,7 @@ from swarm.chain.messages import (
     Status,
     quorum,
 )
-from swarm.errors import LocalError
+from swarm.errors import UNREADABLE, LocalError
 from swarm.types import Address
 
 
@@ -90,7 +90,7 @@ def decode_record(raw: bytes) -> VoteRecord:
     """Read a stored record. Raises LocalError if it is damaged."""
     try:
         return _decoder.decode(raw)
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise LocalError(
             f"the vote store is damaged ({error}); delete it: the node then asks the other "
             "validators when it may vote again"

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
 import click
 
-from swarm.cli.options import FILE, json_option, node_option, print_json, print_table
+from swarm.cli.options import FILE, ask_node, json_option, node_option, print_json, print_table
 
 
 @click.group("model")
@@ -56,7 +55,7 @@ def list_models(node: Path, plan: int, as_json: bool) -> None:
 @click.option("--round", "round_", type=int, help="The newest by default.")
 @click.argument("file", type=FILE)
 def export(node: Path, plan: int, round_: int | None, file: Path) -> None:
-    """Copy a model to FILE, as safetensors.
+    """Copy a model to FILE, as safetensors: whole, and in the types of the plan's own model.
 
     \b
     swarm model export heart.safetensors
@@ -69,7 +68,8 @@ def export(node: Path, plan: int, round_: int | None, file: Path) -> None:
         raise ConfigurationError(f"{file.parent} is no directory: make it first")
     partial = file.with_name(file.name + ".partial")
     try:
-        shutil.copyfile(model["path"], partial)
+        place = str(partial.resolve())
+        ask_node(node, "export", plan=plan, round=model["round"], path=place)
         partial.replace(file)
     finally:
         partial.unlink(missing_ok=True)

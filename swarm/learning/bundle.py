@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 
 import msgspec
 
-from swarm.errors import PlanError, ProtocolViolation
+from swarm.errors import UNREADABLE, PlanError, ProtocolViolation
 from swarm.types import Digest
 
 MAX_FILES = 256
@@ -89,7 +89,7 @@ def unpack(packed: bytes) -> Bundle:
         raise ProtocolViolation(f"a plan bundle of {len(packed)} bytes is larger than the limit")
     try:
         files = msgspec.msgpack.decode(packed, type=_Packed).files
-    except (msgspec.DecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise ProtocolViolation(f"not a plan bundle: {error}") from error
     fault = _fault(files)
     if fault:

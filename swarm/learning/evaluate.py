@@ -29,6 +29,7 @@ from swarm.learning.merge import SUM
 from swarm.learning.messages import Samples
 from swarm.learning.plan import Data, Site
 from swarm.learning.state import State, read_arrays, read_state
+from swarm.learning.travel import completed
 
 Metrics = dict[str, float | None]
 Sums = Mapping[str, NDArray[Any]]
@@ -103,7 +104,7 @@ def run(job: Job) -> Result:
         sites=[],
     )
     for model in job.models:
-        state = read_state(Path(model))
+        state = completed(read_state(Path(model)), trainings[0].initial)
         result.models.append(_score(trainings[0], state, trainings, merged))
         result.sites.append(
             {t.site.name: _clean(t.evaluate(state, merged, ["test"])["test"]) for t in trainings}
@@ -165,7 +166,7 @@ def _score(
 def _train(training: LocalTraining, statistics: Sums | None, rounds: int) -> State:
     state = training.initial
     for round in range(1, rounds + 1):
-        state = training.train(round, state, statistics).state
+        state = completed(training.train(round, state, statistics).state, state)
     return state
 
 

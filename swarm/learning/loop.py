@@ -38,6 +38,7 @@ from swarm.learning.loading import plan_faults
 from swarm.learning.messages import Samples
 from swarm.learning.plan import Data, Plan, Site
 from swarm.learning.state import State, as_arrays, copy_state, first_non_finite, set_state, state_of
+from swarm.learning.travel import travelling
 from swarm.types import Digest
 
 PROGRESS_EVERY_S = 0.5
@@ -49,7 +50,7 @@ Progress = Callable[[float, int, float], None]
 
 @dataclass(frozen=True)
 class Update:
-    """What training a round gave. `state` holds copies on the CPU."""
+    """What training a round gave. `state` holds copies on the CPU of all that is not frozen."""
 
     state: State
     samples: int
@@ -104,6 +105,7 @@ class LocalTraining:
         with self._deterministic("initialise"), self._faults("building the model"):
             self.model = plan.model().to(self.device)
             self.initial = copy_state(state_of(self.model))
+            self.travels = travelling(self.model, self.initial, plan.wire_dtype)
         broken = first_non_finite(self.initial)
         if broken is not None:
             raise PlanError(
@@ -162,7 +164,7 @@ class LocalTraining:
         workplace: Workplace | None = None,
         progress: Progress = lambda fraction, epoch, loss: None,
     ) -> Update:
-        """Train the model from `base` for one round; return the update.
+        """Train the model from `base`, which is whole, for one round; return the update.
 
         With a `workplace`, a checkpoint is taken after each epoch, and one of the same round and
         base is resumed. Raises PlanError where a loss or a parameter becomes NaN or infinite.
@@ -172,7 +174,7 @@ class LocalTraining:
         if rows == 0:
             raise PlanError(f"the site {self.site.name!r} has no training rows")
         started = time.monotonic()
-        set_state(self.model, base)
+        set_state(self.model, base, self.travels)
         self.model.train()
         if type(self.plan).train is not Plan.train:
             with self._deterministic("train", self.site.name, round), self._faults("training"):
@@ -181,8 +183,8 @@ class LocalTraining:
             resumed = 0
         else:
             key = _key(self, round, base_digest, statistics, workplace)
-            done, resumed = self._epochs(round, data, key, workplace, progress)
-        state = state_of(self.model)
+            done, resumed = self._epochs(round, base, data, key, workplace, progress)
+        state = self._trained()
         self._refuse_non_finite(state, f"after training round {round}")
         loss = done.loss
         if math.isnan(loss):
@@ -203,8 +205,8 @@ class LocalTraining:
         return {part: self.score(state, r) if rows_in(r) else {} for part, r in rows.items()}
 
     def score(self, state: Mapping[str, torch.Tensor], part: Any) -> dict[str, float]:
-        """The plan's metrics of a model on prepared rows, of this site or of several."""
-        set_state(self.model, state)
+        """The plan's metrics of a whole model on prepared rows, of this site or of several."""
+        set_state(self.model, state, self.travels)
         shown = to_device(part, self.device)
         found = self._score(lambda: self.plan.metrics(self.model, shown))
         try:
@@ -214,9 +216,15 @@ class LocalTraining:
                 f"{type(self.plan).__name__}.metrics must return a dict of numbers, not {found!r}"
             ) from None
 
+    def _trained(self) -> State:
+        """The model's own tensors (not copies) that are not frozen."""
+        state = state_of(self.model)
+        return {name: state[name] for name in self.travels}
+
     def _epochs(
         self,
         round: int,
+        base: Mapping[str, torch.Tensor],
         data: Data,
         key: str,
         workplace: Workplace | None,
@@ -230,7 +238,7 @@ class LocalTraining:
             found = checkpoint.read(workplace.round_file(), key)
             if found is not None:
                 done = found
-                set_state(self.model, found.model)
+                set_state(self.model, {**base, **found.model}, self.travels)
                 if found.optimizer["param_groups"]:
                     optimizer.load_state_dict(found.optimizer)
             elif workplace.keep_optimizer:
@@ -239,7 +247,7 @@ class LocalTraining:
         for epoch in range(done.epochs, self.plan.epochs):
             with self._deterministic("train", self.site.name, round, epoch):
                 steps, loss = self._epoch(round, epoch, data, optimizer, progress)
-            done = Checkpoint(state_of(self.model), {}, epoch + 1, done.steps + steps, loss)
+            done = Checkpoint(self._trained(), {}, epoch + 1, done.steps + steps, loss)
             if workplace is not None:
                 self._keep(done, optimizer, key, round, workplace)
         return done, resumed
@@ -287,7 +295,7 @@ class LocalTraining:
                     done = (epoch * total // self.plan.epochs + steps) / total
                     progress(min(done, 1.0), epoch, losses / steps)
         progress((epoch + 1) / self.plan.epochs, epoch, losses / steps)
-        self._refuse_non_finite(state_of(self.model), f"in round {round}, epoch {epoch + 1}")
+        self._refuse_non_finite(self._trained(), f"in round {round}, epoch {epoch + 1}")
         return steps, losses / steps
 
     def _finite(self, loss: Any, round: int, epoch: int, step: int) -> float:

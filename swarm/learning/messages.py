@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from swarm.errors import TrainerError
+from swarm.errors import UNREADABLE, TrainerError
 
 MAX_MESSAGE_BYTES = 16 * 2**20
 LENGTH_BYTES = 4
@@ -28,6 +28,7 @@ class Rules(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=Tru
     rounds: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
     min_peers: Annotated[int, msgspec.Meta(ge=2, le=256)]
     verify: Literal["auto", "held", "shared", "full"]
+    wire_dtype: Literal["fp32", "bf16", "fp16"] = "fp32"
     max_round_s: Annotated[float, msgspec.Meta(gt=0, le=30 * 86400)]
     seed: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
     epochs: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
@@ -90,7 +91,8 @@ class ComputeStatistics(_Message, frozen=True):
 class Train(_Message, frozen=True):
     """Train one round from the model in `base`, and write the update to `out`.
 
-    `base_digest` names the base: a checkpoint is resumed only on the same one.
+    `base_digest` names the base: a checkpoint is resumed only on the same one. `initial` is the
+    file of model 0, where it has tensors that do not travel.
     """
 
     round: int
@@ -98,6 +100,7 @@ class Train(_Message, frozen=True):
     base_digest: bytes
     statistics: str | None
     out: str
+    initial: str | None = None
 
 
 class Evaluate(_Message, frozen=True):
@@ -105,9 +108,18 @@ class Evaluate(_Message, frozen=True):
 
     model: str
     statistics: str | None
+    initial: str | None = None
 
 
-Request = Load | CountSamples | Initialise | ComputeStatistics | Train | Evaluate
+class Export(_Message, frozen=True):
+    """Write the model in `model` to `out`: whole, and in the types of the plan's own model."""
+
+    model: str
+    out: str
+    initial: str | None = None
+
+
+Request = Load | CountSamples | Initialise | ComputeStatistics | Train | Evaluate | Export
 
 # Replies.
 
@@ -125,7 +137,10 @@ class Progress(_Message, frozen=True):
 
 
 class Loaded(_Message, frozen=True):
-    """What the plan says of itself."""
+    """What the plan says of itself.
+
+    `tensors` are what travels in each round, `initial` those of model 0: empty if the same.
+    """
 
     name: str
     digest: bytes
@@ -133,6 +148,7 @@ class Loaded(_Message, frozen=True):
     has_statistics: bool
     tensors: tuple[Tensor, ...]
     device: str
+    initial: tuple[Tensor, ...] = ()
 
 
 class Counted(_Message, frozen=True):
@@ -211,7 +227,7 @@ def decode_request(body: bytes) -> Request:
     """Read a request. Raises TrainerError if it is none."""
     try:
         return _REQUESTS.decode(body)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise TrainerError(f"the trainer received no request: {error}") from error
 
 
@@ -219,5 +235,5 @@ def decode_reply(body: bytes) -> Reply:
     """Read a reply. Raises TrainerError if it is none."""
     try:
         return _REPLIES.decode(body)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise TrainerError(f"the trainer sent no reply: {error}") from error

@@ -80,6 +80,9 @@ class Plan:
     verify: ClassVar[str] = "auto"
     """What an attestation has checked: "held", "shared", "full"; "auto" is full below 16 MB."""
 
+    wire_dtype: ClassVar[str] = "fp32"
+    """In which type parameters travel: "fp32" (as they are), or rounded to "bf16" or "fp16"."""
+
     max_round_s: ClassVar[float] = 3600.0
     """The longest that a round waits for a site that still reports progress, in seconds."""
 
@@ -106,7 +109,11 @@ class Plan:
     # What a plan must say.
 
     def model(self) -> torch.nn.Module:
-        """A new, randomly initialised model. The generators are seeded before the call."""
+        """A new, randomly initialised model. The generators are seeded before the call.
+
+        Parameters whose `requires_grad` is False here are frozen: they travel once, with the
+        initial model, and are never merged.
+        """
         raise NotImplementedError("a plan says what to train: write `def model(self)`")
 
     def data(self, site: Site) -> Data:

@@ -22,7 +22,7 @@ from typing import Annotated
 
 import msgspec
 
-from swarm.errors import ConfigurationError, PlanError
+from swarm.errors import UNREADABLE, ConfigurationError, PlanError
 
 MAX_NAME = 40
 Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
@@ -97,7 +97,7 @@ def _read(plan: Path) -> tuple[int | None, list[SiteFiles]]:
     if file.exists():
         try:
             declared = msgspec.toml.decode(file.read_bytes(), type=_Sites)
-        except msgspec.DecodeError as error:
+        except (*UNREADABLE, ValueError) as error:
             raise PlanError(f"{file}: {error}") from error
         if declared.site:
             sites = [SiteFiles(s.name, (_inside(plan, s.path),)) for s in declared.site]
@@ -119,8 +119,12 @@ def _by_convention(plan: Path) -> list[SiteFiles]:
 
 def _inside(plan: Path, name: str) -> Path:
     path = plan / name
+    if not name.isprintable():
+        raise PlanError(f"{plan / 'sites.toml'}: {name!r} is no path")
     if os.path.isabs(name) or not path.resolve().is_relative_to(plan.resolve()):
         raise PlanError(f"{plan / 'sites.toml'}: {name!r} leaves the plan's folder")
-    if not path.exists():
+    if not os.path.exists(
+        path
+    ):  # which takes a name that no disk can hold for one that is not there
         raise PlanError(f"{plan / 'sites.toml'}: {path} does not exist")
     return path

@@ -67,9 +67,14 @@ def state_of(model: torch.nn.Module) -> State:
     return state
 
 
-def specs_of(state: Mapping[str, torch.Tensor]) -> list[TensorSpec]:
-    """Name, type and shape of each tensor."""
-    return [TensorSpec(n, _DTYPES[t.dtype], tuple(t.shape)) for n, t in state.items()]
+def specs_of(
+    state: Mapping[str, torch.Tensor], types: Mapping[str, torch.dtype] | None = None
+) -> list[TensorSpec]:
+    """Name, type and shape of each tensor; given `types`, of those and in those only."""
+    chosen = {name: t.dtype for name, t in state.items()} if types is None else types
+    return [
+        TensorSpec(name, _DTYPES[dtype], tuple(state[name].shape)) for name, dtype in chosen.items()
+    ]
 
 
 def copy_state(state: Mapping[str, torch.Tensor]) -> State:
@@ -77,9 +82,14 @@ def copy_state(state: Mapping[str, torch.Tensor]) -> State:
     return {name: value.detach().cpu().clone() for name, value in state.items()}
 
 
-def set_state(model: torch.nn.Module, state: Mapping[str, torch.Tensor]) -> None:
-    """Copy `state` into the model, on whatever device it lies.
+def set_state(
+    model: torch.nn.Module,
+    state: Mapping[str, torch.Tensor],
+    types: Mapping[str, torch.dtype] | None = None,
+) -> None:
+    """Copy `state` into the model, on whatever device it lies, widened to the model's own types.
 
+    `types` are those that tensors may have instead, by name: in which they travel.
     Raises PlanError naming the first tensor that is missing, unknown, or of another shape or type.
     """
     own = state_of(model)
@@ -90,7 +100,8 @@ def set_state(model: torch.nn.Module, state: Mapping[str, torch.Tensor]) -> None
     with torch.no_grad():
         for name, target in own.items():
             source = state[name]
-            if (source.shape, source.dtype) != (target.shape, target.dtype):
+            allowed = (target.dtype, (types or {}).get(name, target.dtype))
+            if source.shape != target.shape or source.dtype not in allowed:
                 raise PlanError(
                     f"the tensor {name!r} is {source.dtype} {list(source.shape)} in the model file "
                     f"and {target.dtype} {list(target.shape)} in the plan's model"

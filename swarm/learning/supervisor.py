@@ -32,6 +32,7 @@ from swarm.learning.messages import (
     CountSamples,
     Evaluate,
     Evaluated,
+    Export,
     Failed,
     Initialise,
     Load,
@@ -129,26 +130,36 @@ class Trainer:
         out: Path,
         *,
         base_digest: Digest = NO_DIGEST,
+        initial: Path | None = None,
         statistics: Path | None = None,
         progress: Callable[[Progress], None] = lambda progress: None,
     ) -> Trained:
         """Train one round from the model file `base`; the update is then in `out`.
 
         `base_digest` is the blob's name: an interrupted round is resumed on the same one only.
+        `initial` is model 0, which has the frozen tensors, if there are any.
         `progress` is called about twice a second.
         """
         request = Train(
             round=round,
             base=str(base),
             base_digest=base_digest,
+            initial=_text(initial),
             statistics=_text(statistics),
             out=str(out),
         )
         return await self._ask(request, Trained, progress)
 
-    async def evaluate(self, model: Path, statistics: Path | None = None) -> Evaluated:
+    async def evaluate(
+        self, model: Path, statistics: Path | None = None, initial: Path | None = None
+    ) -> Evaluated:
         """Score a model file on this site's validation and test rows."""
-        return await self._ask(Evaluate(model=str(model), statistics=_text(statistics)), Evaluated)
+        request = Evaluate(model=str(model), statistics=_text(statistics), initial=_text(initial))
+        return await self._ask(request, Evaluated)
+
+    async def export(self, model: Path, out: Path, initial: Path | None = None) -> None:
+        """Write a model file to the new file `out`: whole, and in the plan's own types."""
+        await self._ask(Export(model=str(model), out=str(out), initial=_text(initial)), Written)
 
     async def stop(self) -> None:
         """End the process and what it started. The next request starts another."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import hashlib
 import io
 import itertools
 from collections.abc import Sequence
@@ -135,15 +136,17 @@ def split(strata: ArrayLike, fractions: Sequence[float], seed: int) -> list[NDAr
     """Deal rows to parts at random, keeping each stratum's share in every part.
 
     `strata` [rows] is usually the label. Returns sorted row numbers for each of `fractions`, and
-    for the rest as the first part: `train, test = split(y, [1 / 3], seed=0)`. The same seed gives
-    the same parts. A row is in exactly one part.
+    for the rest as the first part: `train, test = split(y, [1 / 3], seed=0)`. A row is in exactly
+    one part. The same seed gives the same parts, and a stratum is dealt alike whatever other strata
+    stand beside it: a hospital's test rows stay its test rows however hospitals share sites.
     """
     if min(fractions) < 0 or sum(fractions) > 1:
         raise ConfigurationError(f"the fractions {list(fractions)} must lie in 0..1 together")
     labels = np.asarray(strata).reshape(-1)
-    generator = np.random.default_rng(seed)
     parts: list[list[int]] = [[] for _ in range(len(fractions) + 1)]
     for value in np.unique(labels):
+        own = hashlib.sha256(repr(_code(str(value))).encode()).digest()
+        generator = np.random.default_rng([seed, *own])
         rows = generator.permutation(np.flatnonzero(labels == value))
         edges = np.rint(np.cumsum([0.0, *fractions]) * len(rows)).astype(int)
         for part, (start, stop) in enumerate(itertools.pairwise(edges), start=1):

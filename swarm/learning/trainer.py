@@ -38,6 +38,7 @@ from swarm.learning.messages import (
     CountSamples,
     Evaluate,
     Evaluated,
+    Export,
     Failed,
     Initialise,
     Load,
@@ -54,7 +55,18 @@ from swarm.learning.messages import (
     read_length,
 )
 from swarm.learning.plan import Site
-from swarm.learning.state import read_arrays, read_state, specs_of, write_arrays, write_state
+from swarm.learning.state import (
+    State,
+    read_arrays,
+    read_state,
+    set_state,
+    specs_of,
+    state_of,
+    write_arrays,
+    write_state,
+)
+from swarm.learning.travel import completed, to_wire
+from swarm.tensors import TensorSpec
 from swarm.types import Digest
 
 ALIVE_EVERY_S = 1.0
@@ -132,15 +144,16 @@ class Trainer:
         self.workplace = Workplace(workspace, digest, rules.optimizer_state == "keep")
 
     def loaded(self) -> Loaded:
+        training = self.training
+        travels = _tensors(specs_of(training.initial, training.travels))
+        initial = _tensors(specs_of(training.initial))
         return Loaded(
             name=type(self.training.plan).__name__,
             digest=self.workplace.plan,
             rules=self.rules,
             has_statistics=self.training.has_statistics,
-            tensors=tuple(
-                Tensor(name=s.name, dtype=s.dtype, shape=s.shape)
-                for s in specs_of(self.training.initial)
-            ),
+            tensors=travels,
+            initial=() if initial == travels else initial,
             device=str(self.training.device),
         )
 
@@ -159,6 +172,11 @@ class Trainer:
                 return self._train(request, wire)
             case Evaluate():
                 return self._evaluate(request)
+            case Export(model=model, initial=initial, out=out):
+                whole = _whole(model, initial)
+                set_state(self.training.model, whole, self.training.travels)
+                write_state(Path(out), state_of(self.training.model))
+                return Written()
             case Load():
                 raise ConfigurationError("this trainer has its plan: start another for another one")
 
@@ -167,17 +185,19 @@ class Trainer:
             wire.send(Progress(fraction=fraction, epoch=epoch, loss=loss))
 
         statistics = _statistics(request.statistics)
+        base = _whole(request.base, request.initial)
         update = self.training.train(
             request.round,
-            read_state(Path(request.base)),
+            base,
             statistics,
             base_digest=request.base_digest,
             workplace=self.workplace,
             progress=progress,
         )
-        write_state(Path(request.out), update.state)
+        travels = to_wire(update.state, self.training.travels)
+        write_state(Path(request.out), travels)
         held = ("validation",) if self.training.samples().validation else ("train",)
-        scores = self.training.evaluate(update.state, statistics, held)
+        scores = self.training.evaluate(completed(travels, base), statistics, held)
         return Trained(
             samples=update.samples,
             steps=update.steps,
@@ -189,7 +209,7 @@ class Trainer:
 
     def _evaluate(self, request: Evaluate) -> Evaluated:
         scores = self.training.evaluate(
-            read_state(Path(request.model)),
+            _whole(request.model, request.initial),
             _statistics(request.statistics),
             ("validation", "test"),
         )
@@ -243,6 +263,16 @@ def _unpack(plan: Path, digest: bytes, workspace: Path) -> tuple[Path, Digest]:
     folder.mkdir(exist_ok=True)
     found.write(folder)
     return folder, found.digest
+
+
+def _tensors(specs: list[TensorSpec]) -> tuple[Tensor, ...]:
+    return tuple(Tensor(name=s.name, dtype=s.dtype, shape=s.shape) for s in specs)
+
+
+def _whole(model: str, initial: str | None) -> State:
+    """A model file's tensors, and those of model 0 that do not travel. Mapped, not read."""
+    state = read_state(Path(model))
+    return state if initial is None else completed(state, read_state(Path(initial)))
 
 
 def _statistics(path: str | None) -> dict[str, NDArray[Any]] | None:

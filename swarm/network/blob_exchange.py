@@ -14,8 +14,15 @@ from typing import Protocol
 
 import trio
 
-from swarm.errors import LocalError, PeerUnreachable, ProtocolViolation, RemoteError
-from swarm.network.bulk_transfer import FLUSH_AFTER_S, PACED_WRITE_BYTES, Chunk, Take, refusal
+from swarm.errors import ChunkPending, LocalError, PeerUnreachable, ProtocolViolation, RemoteError
+from swarm.network.bulk_transfer import (
+    FLUSH_AFTER_S,
+    PACED_WRITE_BYTES,
+    Chunk,
+    Take,
+    pending_pauses,
+    refusal,
+)
 from swarm.network.connection import Connection
 from swarm.network.limits import MIB, NetworkLimits
 from swarm.network.muxer import Stream
@@ -43,6 +50,7 @@ FINISH_S = 5.0
 class BlobProvider(Protocol):
     """What a node serves; both may raise RemoteError in words to refuse `sender`.
 
+    `read_chunk` raises ChunkPending for a chunk that is on its way: it is asked again, for a while.
     Called in worker threads, several at once.
     """
 
@@ -102,20 +110,36 @@ class BlobServer:
         async with batches:
             position = 0
             while position < len(wanted.indices):
-                batch, count = await trio.to_thread.run_sync(
-                    self._read_batch, sender, wanted, position, limiter=self._threads
-                )
+                pauses = pending_pauses()
+                batch, count = await self._read_ahead(sender, wanted, position, True)
+                while not count:
+                    pause_s = next(pauses, None)
+                    await trio.sleep(pause_s or 0.0)
+                    may_wait = pause_s is not None
+                    batch, count = await self._read_ahead(sender, wanted, position, may_wait)
                 await batches.send(batch)
                 position += count
 
-    def _read_batch(self, sender: Address, wanted: ChunksWanted, start: int) -> tuple[bytes, int]:
-        """Chunks from position `start` on, framed, until there are BATCH_BYTES of them."""
+    async def _read_ahead(
+        self, sender: Address, wanted: ChunksWanted, start: int, may_wait: bool
+    ) -> tuple[bytes, int]:
+        return await trio.to_thread.run_sync(
+            self._read_batch, sender, wanted, start, may_wait, limiter=self._threads
+        )
+
+    def _read_batch(
+        self, sender: Address, wanted: ChunksWanted, start: int, may_wait: bool
+    ) -> tuple[bytes, int]:
+        """Chunks from position `start` on, framed, until there are BATCH_BYTES of them, or the next
+        is on its way here and `may_wait`."""
         parts: list[bytes | memoryview] = []
         size = count = 0
         for index in wanted.indices[start:]:
             try:
                 chunk = self._provider.read_chunk(sender, Digest(wanted.root), index)
             except (RemoteError, LocalError, OSError) as error:
+                if isinstance(error, ChunkPending) and (may_wait or count):
+                    break
                 words = refusal(error).encode()[:MAX_REFUSAL_CHARS]
                 parts += [CHUNK_HEADER.pack(CHUNK_REFUSED, len(words)), words]
                 return b"".join(parts), len(wanted.indices)

@@ -31,9 +31,9 @@ import msgspec
 import outcome
 import trio
 
-from swarm.errors import PeerUnreachable, ProtocolViolation, RemoteError
+from swarm.errors import UNREADABLE, PeerUnreachable, ProtocolViolation, RemoteError
 from swarm.network import tcp
-from swarm.network.bulk_transfer import ChunkReader, Receiving, Sending, Take, sever
+from swarm.network.bulk_transfer import Buffers, ChunkReader, Receiving, Sending, Take, sever
 from swarm.network.connection import Connection
 from swarm.network.identity import Identity
 from swarm.network.limits import NetworkLimits
@@ -88,6 +88,7 @@ class BulkChannel:
         self._server_context = self._identity.context(server_side=True, trusted=())
         self._client_contexts: dict[Address, tuple[bytes, ssl.SSLContext]] = {}
         self._tickets = Tickets()
+        self._buffers = Buffers(limits.max_chunk_bytes)
         self._reader: ChunkReader | None = None
         self._live: defaultdict[Address, set[ssl.SSLSocket]] = defaultdict(set)
         self._serving: defaultdict[Address, int] = defaultdict(int)
@@ -227,10 +228,8 @@ class BulkChannel:
         secured = kept or await self._connect(connection, grant)
         reusable = False
         try:
-            with self._alive(secured, peer.address):
-                receiving = Receiving(
-                    secured, peer, indices, take, self._limits.max_chunk_bytes, stall_s
-                )
+            with self._alive(secured, peer.address), self._buffers.lend() as buffers:
+                receiving = Receiving(secured, peer, indices, take, buffers, stall_s)
                 async with trio.open_nursery() as nursery:
                     for work in (receiving.hand_over, partial(receiving.receive, grant.token)):
                         nursery.start_soon(_in_thread, work, receiving.stop, self._receivers)
@@ -258,7 +257,7 @@ class BulkChannel:
                 raise
             except RemoteError as error:
                 raise BulkUnavailable(short(error)) from error
-            except msgspec.DecodeError as error:
+            except UNREADABLE as error:
                 raise ProtocolViolation(f"a grant that cannot be read: {error}") from error
         if patience.cancelled_caught:
             raise PeerUnreachable(f"the peer granted nothing for {stall_s:g} s")

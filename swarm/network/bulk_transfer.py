@@ -18,11 +18,11 @@ import ssl
 import struct
 import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
-from typing import Protocol
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Protocol, cast
 
-from swarm.errors import LocalError, PeerUnreachable, ProtocolViolation, RemoteError
+from swarm.errors import ChunkPending, LocalError, PeerUnreachable, ProtocolViolation, RemoteError
 from swarm.network.pacing import Pacer
 from swarm.network.peers import Peer
 from swarm.network.tickets import Ticket
@@ -31,8 +31,11 @@ from swarm.types import Address, Digest
 
 WRITE_BYTES = 256 * 1024
 PACED_WRITE_BYTES = 16 * 1024
-BUFFERS = 4
+BUFFERS, KEPT_BUFFERS = 4, 64
 FLUSH_AFTER_S = 0.1
+PENDING_S = 4.0
+"""How long a peer that asks for a chunk waits for it to arrive here: less than it calls silence."""
+FIRST_LOOK_S, LAST_LOOK_S = 0.002, 0.05
 
 Chunk = tuple[int, bytes | memoryview]
 Take = Callable[[Sequence[Chunk]], None]
@@ -52,6 +55,13 @@ def sever(sock: socket.socket) -> None:
         # Closing it then resets it: a peer that waits for room to send would wait for long.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         socket.socket.shutdown(sock, socket.SHUT_RDWR)  # SSLSocket's own would drop its TLS state
+
+
+def write_all(secured: ssl.SSLSocket, data: memoryview) -> None:
+    """What `sendall` does, with fewer steps for each record of 16 KiB."""
+    write = secured.write
+    while data:
+        data = data[write(data) :]
 
 
 class Sending:
@@ -84,7 +94,11 @@ class Sending:
         small = bytearray()  # headers, and chunks that are not worth a write of their own
         for index in self._ticket.indices:
             try:
-                chunk = self._reader.read_chunk(self._peer.address, self._ticket.root, index)
+                chunk = self._read(index)
+                if chunk is None:  # what is here goes before the wait
+                    self._write(small)
+                    small = bytearray()
+                    chunk = self._await(index)
             except (RemoteError, LocalError, OSError) as error:
                 words = refusal(error).encode()[:MAX_REFUSAL_CHARS]
                 small += CHUNK_HEADER.pack(CHUNK_REFUSED, len(words)) + words
@@ -99,6 +113,23 @@ class Sending:
                 self._write(chunk)
         self._write(small)
 
+    def _read(self, index: int) -> bytes | memoryview | None:
+        """A chunk, or None if it is on its way here."""
+        try:
+            return self._reader.read_chunk(self._peer.address, self._ticket.root, index)
+        except ChunkPending:
+            return None
+
+    def _await(self, index: int) -> bytes | memoryview:
+        """A chunk that is on its way here. Raises ChunkPending if it does not come in time."""
+        for pause_s in pending_pauses():
+            if self._stopped.wait(pause_s):
+                raise ConnectionAbortedError("stopped")
+            chunk = self._read(index)
+            if chunk is not None:
+                return chunk
+        raise ChunkPending(f"chunk {index} has not come here yet")
+
     def _write(self, data: bytes | bytearray | memoryview) -> None:
         view = memoryview(data)
         step = PACED_WRITE_BYTES if self._pacer.is_limited else WRITE_BYTES
@@ -107,8 +138,33 @@ class Sending:
             delay_s = self._pacer.reserve(len(part))
             if delay_s and self._stopped.wait(delay_s):
                 raise ConnectionAbortedError("stopped")
-            self._socket.sendall(part)
+            write_all(self._socket, part)
             self._peer.count(sent=len(part))
+
+
+class Buffers:
+    """Memory for chunks, lent to one fetch after the other: the most that was needed at once stays.
+
+    A buffer that is freed with a fetch that failed would wait for the cyclic garbage collector, as
+    an exception's traceback refers to it, and a few hundred retries would hold a gigabyte.
+    """
+
+    def __init__(self, size_bytes: int) -> None:
+        self._size_bytes = size_bytes
+        self._free: list[memoryview] = []
+
+    @contextmanager
+    def lend(self) -> Iterator[list[memoryview]]:
+        """BUFFERS of them, for the block. Not for several threads."""
+        lent = [
+            self._free.pop() if self._free else memoryview(bytearray(self._size_bytes))
+            for _ in range(BUFFERS)
+        ]
+        try:
+            yield lent
+        finally:
+            self._free += lent
+            del self._free[KEPT_BUFFERS:]
 
 
 class Receiving:
@@ -124,20 +180,20 @@ class Receiving:
         peer: Peer,
         indices: Sequence[int],
         take: Take,
-        max_chunk_bytes: int,
+        buffers: Sequence[memoryview],
         stall_s: float,
     ) -> None:
         self._socket = secured
         self._peer = peer
         self._indices = indices
         self._take = take
-        self._max_chunk_bytes = max_chunk_bytes
+        self._max_chunk_bytes = len(buffers[0])
         self._stall_s = stall_s
         # The last one used comes first: it is in the cache, and others may never be touched.
         self._free: queue.LifoQueue[memoryview | None] = queue.LifoQueue()
         self._full: queue.SimpleQueue[tuple[memoryview, list[Chunk]] | None] = queue.SimpleQueue()
-        for _ in range(BUFFERS):
-            self._free.put(memoryview(bytearray(max_chunk_bytes)))
+        for buffer in buffers:
+            self._free.put(buffer)
         self.fault: RemoteError | LocalError | None = None
         self.ended_unused = False
         """The connection was dead before the first byte came."""
@@ -226,13 +282,25 @@ class Receiving:
         return buffer
 
     def _fill(self, view: memoryview) -> None:
+        # OpenSSL gives a record of 16 KiB at a time. `recv_into` ends in `read`, but the steps
+        # between the two would be a tenth of this thread's time.
+        read = cast(Callable[[int, memoryview], int], self._socket.read)
         filled, size = 0, len(view)
         while filled < size:
-            count = self._socket.recv_into(view[filled:])
+            count = read(size - filled, view[filled:])
             if count == 0:
                 raise ConnectionResetError("closed by the peer")
             filled += count
             self._has_begun = True
+
+
+def pending_pauses() -> Iterator[float]:
+    """Seconds to sleep between looks at a chunk that is on its way here, PENDING_S in all."""
+    waited_s, pause_s = 0.0, FIRST_LOOK_S
+    while waited_s < PENDING_S:
+        yield pause_s
+        waited_s += pause_s
+        pause_s = min(2 * pause_s, LAST_LOOK_S)
 
 
 def refusal(error: RemoteError | LocalError | OSError) -> str:

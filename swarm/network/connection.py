@@ -13,10 +13,16 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
-import msgspec
 import trio
 
-from swarm.errors import LocalError, PeerUnreachable, ProtocolViolation, RemoteError, SwarmError
+from swarm.errors import (
+    UNREADABLE,
+    LocalError,
+    PeerUnreachable,
+    ProtocolViolation,
+    RemoteError,
+    SwarmError,
+)
 from swarm.network.limits import NetworkLimits
 from swarm.network.multistream import NegotiationError, answer, propose
 from swarm.network.muxer import Muxer, Stream
@@ -282,7 +288,7 @@ class Connection:
                 outcome = handler(self.peer.address, message.payload)
                 if outcome is not None:
                     await outcome
-            except (ProtocolViolation, msgspec.MsgspecError) as error:
+            except (ProtocolViolation, *UNREADABLE) as error:
                 self.peer.blame(f"bad {message.topic} message", error)
 
     async def _handle_request(self, request: Request) -> None:
@@ -293,8 +299,8 @@ class Connection:
                 return
             try:
                 payload = await handler(self.peer.address, request.payload)
-            except (SwarmError, msgspec.MsgspecError) as error:
-                if isinstance(error, (ProtocolViolation, msgspec.MsgspecError)):
+            except (SwarmError, *UNREADABLE) as error:
+                if isinstance(error, (ProtocolViolation, *UNREADABLE)):
                     self.peer.blame(f"bad {request.method} request", error)
                 await self._refuse(request, short(error))
                 return

@@ -147,6 +147,12 @@ class Network:
         """Handle one-way messages, in the order of their sender; ProtocolViolation is scored."""
         self._handlers.messages[topic] = handler
 
+    def blame(self, peer: Address, reason: str, detail: str) -> None:
+        """Score an offence that a handler found out only after it had returned."""
+        offender = self._peers.get(peer)
+        if offender is not None:
+            offender.blame(reason, detail)
+
     def send(self, peer: Address, topic: str, payload: bytes) -> None:
         """Queue a one-way message; never waits.
 

@@ -21,7 +21,7 @@ from typing import Annotated, TypeVar
 
 import msgspec
 
-from swarm.errors import ProtocolViolation
+from swarm.errors import UNREADABLE, ProtocolViolation
 from swarm.network.muxer import Stream
 
 CONTROL = "/swarm/control/1"
@@ -115,7 +115,7 @@ async def read_frame(
     body = await stream.read_in_time(length, stall_s)
     try:
         return decoder.decode(body)
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         raise ProtocolViolation(f"a frame that cannot be read: {error}") from None
 
 

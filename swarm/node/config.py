@@ -13,6 +13,7 @@ setting must not be silence.
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Annotated, Literal
@@ -20,11 +21,12 @@ from urllib.parse import urlparse
 
 import msgspec
 
-from swarm.errors import ConfigurationError
+from swarm.errors import UNREADABLE, ConfigurationError
 from swarm.types import Address, to_address
 
 MAX_CONFIG_BYTES = 64 * 1024
 MAX_PORT = 65535
+PORT = re.compile(r"[0-9]{1,5}")
 UNKNOWN_KEY = re.compile(r"Object contains unknown field `(?P<key>.+)`")
 MULTIADDR = re.compile(
     r"/(ip4|ip6|dns|dns4|dns6)/[^/\s]+/tcp/(?P<port>[0-9]{1,5})(/p2p/[A-Za-z0-9]+)?"
@@ -119,7 +121,7 @@ def load_config(directory: Path) -> NodeConfig:
         raise ConfigurationError(f"{path} is larger than {MAX_CONFIG_BYTES} bytes")
     try:
         config = msgspec.toml.decode(text, type=NodeConfig)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (*UNREADABLE, ValueError) as error:
         raise ConfigurationError(f"{path}: {_in_words(str(error))}") from None
     _check(path, directory, config)
     return config
@@ -144,7 +146,7 @@ def _check(path: Path, directory: Path, config: NodeConfig) -> None:
             f"{path}: `chain.rpc_url` and `chain.contract` belong together: give both for an "
             "external chain, neither for the embedded one"
         )
-    if chain.rpc_url is not None and urlparse(chain.rpc_url).scheme not in ("http", "https"):
+    if chain.rpc_url is not None and not _is_http(chain.rpc_url):
         raise ConfigurationError(
             f"{path}: `chain.rpc_url` is {chain.rpc_url!r}, not an http:// or https:// address"
         )
@@ -160,11 +162,19 @@ def _check(path: Path, directory: Path, config: NodeConfig) -> None:
         for address in addresses:
             check_multiaddr(address, f"{path}: `{key}`")
     check_host_port(config.http.listen, f"{path}: `http.listen`")
-    if config.data.path is not None and not data_path(directory, config).exists():  # type: ignore[union-attr]
+    data = data_path(directory, config)
+    if data is not None and not os.path.exists(data):
         raise ConfigurationError(
-            f"{path}: `data.path` names {data_path(directory, config)}, which does not exist: "
+            f"{path}: `data.path` names {data}, which does not exist: "
             "put this site's data there, or correct the path"
         )
+
+
+def _is_http(url: str) -> bool:
+    try:
+        return urlparse(url).scheme in ("http", "https")
+    except ValueError:
+        return False
 
 
 def check_multiaddr(text: str, where: str) -> None:
@@ -179,7 +189,7 @@ def check_multiaddr(text: str, where: str) -> None:
 def check_host_port(text: str, where: str) -> None:
     """Raise ConfigurationError unless `text` is an address and a port."""
     host, separator, port = text.rpartition(":")
-    if not separator or not host or not port.isdecimal() or int(port) > MAX_PORT:
+    if not separator or not host or not PORT.fullmatch(port) or int(port) > MAX_PORT:
         raise ConfigurationError(
             f"{where}: {text!r} cannot be listened on; write an address and a port, such as "
             "127.0.0.1:8545"

@@ -14,14 +14,17 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mappin
 from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import trio
 
-from swarm.errors import ConfigurationError, LocalError, SwarmError
+from swarm.errors import UNREADABLE, ConfigurationError, LocalError, SwarmError
 
 MAX_MESSAGE_BYTES = 16 * 2**20
+MAX_BRACKETS = 2000
+"""In one request. py-evm raises Python's recursion limit to a depth at which decoding nested JSON
+overruns the stack and kills the process: nesting is bounded before anything is decoded."""
 REQUEST_DEADLINE_S = 10.0
 ANSWER_DEADLINE_S = 600.0
 _LONGEST_SOCKET_PATH = 100
@@ -47,7 +50,7 @@ class Reply(msgspec.Struct, omit_defaults=True):
 class Running(msgspec.Struct):
     """What a running node writes to `running.json`, for those who want to find it."""
 
-    pid: int
+    pid: Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
     control: str
     rpc_url: str
     p2p: tuple[str, ...]
@@ -60,7 +63,7 @@ def read_running(directory: Path) -> Running:
         os.kill(running.pid, 0)
     except (FileNotFoundError, ProcessLookupError, NotADirectoryError):
         raise _nobody(directory) from None
-    except (OSError, msgspec.DecodeError) as error:
+    except (OSError, *UNREADABLE) as error:
         raise ConfigurationError(f"{directory / 'running.json'} cannot be used: {error}") from None
     return running
 
@@ -171,10 +174,12 @@ async def _read(stream: trio.SocketStream) -> bytes | None:
 
 
 async def _perform(body: bytes, handlers: Mapping[str, Handler]) -> Reply:
+    if body.count(b"[") + body.count(b"{") > MAX_BRACKETS:
+        return Reply(error="the request is nested too deeply", exit_status=2)
     try:
         request = msgspec.json.decode(body, type=Request)
         handler = handlers[request.method]
-    except (msgspec.DecodeError, KeyError) as error:
+    except (*UNREADABLE, KeyError) as error:
         return Reply(
             error=f"the node does not know this request ({error}): is it of another release?",
             exit_status=2,

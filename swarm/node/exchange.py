@@ -12,14 +12,15 @@ from dataclasses import dataclass, field
 
 import trio
 
-from swarm.blobs.fetch import BlobSource, fetch
+from swarm.blobs.fetch import BlobSource, Spread, Wish, fetch_wish, follow
+from swarm.blobs.growing import Draft
 from swarm.blobs.store import BlobStore
-from swarm.errors import RemoteError
-from swarm.tensors import Layout
+from swarm.errors import ChunkPending, RemoteError
 from swarm.types import Address, Digest, to_hex
 
 Rule = Callable[[Address, Digest], bool]
 SLOWEST_LINK_BYTES_PER_S = 64 * 1024
+FOLLOW_STALL_S = 10.0
 
 
 @dataclass
@@ -30,6 +31,9 @@ class Exchange:
     source: BlobSource
     max_blob_bytes: int
     rules: list[Rule] = field(default_factory=list)
+    drafts: dict[Digest, Draft | None] = field(default_factory=dict)
+    """Models in the making, here or at their leader, by the names that peers ask for; None for one
+    that is about to be begun."""
     busy_s: float = 0.0
     """Seconds in which at least one pull was under way, since the node started."""
     _on_its_way: dict[Digest, trio.Lock] = field(default_factory=dict)
@@ -44,7 +48,12 @@ class Exchange:
 
     def read_chunk(self, sender: Address, root: Digest, index: int) -> bytes | memoryview:
         self._check(sender, root)
-        return self.store.view_chunk(root, index)
+        if root not in self.drafts:
+            return self.store.view_chunk(root, index)
+        draft = self.drafts[root]
+        if draft is None or not draft.holds(index):
+            raise ChunkPending(f"chunk {index} of draft {to_hex(root)} is not here yet")
+        return draft.read_chunk(index)
 
     def _check(self, sender: Address, root: Digest) -> None:
         if not any(rule(sender, root) for rule in self.rules):
@@ -58,7 +67,7 @@ class Exchange:
         peers: Iterable[Address],
         *,
         patience_s: float,
-        layout: Layout | None = None,
+        wish: Wish | None = None,
     ) -> None:
         """Bring a blob here from these peers, in order of preference.
 
@@ -69,28 +78,32 @@ class Exchange:
         on_its_way = self._on_its_way.setdefault(root, trio.Lock())
         try:
             async with on_its_way:
-                await self._pull(root, list(peers), patience_s, layout)
+                await self._pull(root, list(peers), patience_s, wish or Wish(self.max_blob_bytes))
         finally:
             if not on_its_way.locked():
                 self._on_its_way.pop(root, None)
 
     async def _pull(
-        self, root: Digest, peers: list[Address], patience_s: float, layout: Layout | None
+        self, root: Digest, peers: list[Address], patience_s: float, wish: Wish
     ) -> None:
-        if layout is None and self.store.has(root):
-            return
-        limit = self.max_blob_bytes if layout is None else layout.file_bytes
         with _Pulling(self):
-            await fetch(
+            await fetch_wish(
                 self.store,
                 root,
                 peers,
                 self.source,
-                max_bytes=limit,
-                deadline_s=patience_s + limit / SLOWEST_LINK_BYTES_PER_S,
+                wish,
+                deadline_s=patience_s + wish.max_bytes / SLOWEST_LINK_BYTES_PER_S,
                 stall_s=patience_s,
-                layout=layout,
             )
+
+    async def follow(
+        self, name: Digest, draft: Draft, spread: Spread, is_patient: Callable[[], bool]
+    ) -> None:
+        """Collect a model while its leader computes it, under the name that its drafts have."""
+        await follow(
+            draft, name, spread, self.source, stall_s=FOLLOW_STALL_S, is_patient=is_patient
+        )
 
 
 class _Pulling:

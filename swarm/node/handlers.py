@@ -17,10 +17,10 @@ from swarm.node.control import Handler
 from swarm.node.refusals import in_words
 from swarm.node.work import layout_of
 from swarm.protocol.election import commitment_to, secret_for
-from swarm.protocol.ledger import Kind, Proposal, votes_needed
+from swarm.protocol.ledger import Kind, Proposal, votes_for, votes_needed
 from swarm.protocol.state import Member, Plan, Rules, VerifyLevel, members_in
 from swarm.protocol.workflow import FEDERATED_AVERAGING
-from swarm.types import NO_ADDRESS, NO_DIGEST, PlanId, to_hex
+from swarm.types import NO_ADDRESS, NO_DIGEST, Digest, PlanId, to_hex
 
 if TYPE_CHECKING:
     from swarm.node.node import Node
@@ -44,6 +44,7 @@ class Handlers:
     def by_name(self) -> dict[str, Handler]:
         return {
             "status": self.status,
+            "wait_for_head": self.wait_for_head,
             "contract_info": self.contract_info,
             "members": self.members,
             "propose_member": self.propose_member,
@@ -57,10 +58,15 @@ class Handlers:
             "stop_plan": self.stop_plan,
             "models": self.models,
             "evaluate": self.evaluate,
+            "export": self.export,
         }
 
     async def status(self) -> object:
         return self.node.status()
+
+    async def wait_for_head(self, above: int) -> object:
+        """The head's height as soon as it is greater, for those who would ask again and again."""
+        return await self.node.chain.wait_for_head(above)
 
     # Members.
 
@@ -214,13 +220,25 @@ class Handlers:
             "statistics": str(store.path(statistics)) if store.has(statistics) else None,
         }
 
+    async def export(self, plan: int, round: int, path: str) -> object:
+        participant = self._participant(plan)
+        await participant.work.export(self._model(participant, round), Path(path))
+        return {}
+
     async def evaluate(self, plan: int, round: int) -> object:
         participant = self._participant(plan)
-        model = participant.models.get(round)
-        if model is None or participant.plan is None:
-            raise ConfigurationError(f"no model of round {round} is kept here")
+        model = self._model(participant, round)
+        if participant.plan is None:
+            raise ConfigurationError(f"plan {plan} is not known here yet")
         await participant.work.evaluate(round, model, participant.plan.statistics)
         return {"metrics": participant.work.records.at(round).metrics}
+
+    @staticmethod
+    def _model(participant: Participant, round: int) -> Digest:
+        model = participant.models.get(round)
+        if model is None:
+            raise ConfigurationError(f"no model of round {round} is kept here")
+        return model
 
     def _participant(self, plan: int) -> Participant:
         participant = self.node.participants.get(PlanId(plan))
@@ -302,7 +320,7 @@ def _proposal(proposal: Proposal, members: dict[Any, Member]) -> dict[str, Any]:
         "id": proposal.id,
         "what": what,
         "status": proposal.status.name.lower(),
-        "ayes": proposal.ayes.bit_count(),
+        "ayes": votes_for(proposal, members),
         "noes": proposal.noes.bit_count(),
         "needed": votes_needed(proposal, members),
     }

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import os
 import secrets
+from math import prod
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from eth_account import Account
 
-from swarm.errors import ConfigurationError
+from swarm.errors import UNREADABLE, ConfigurationError
 from swarm.types import Address, to_address
 
 MIN_PASSWORD_CHARACTERS = 8
@@ -21,6 +23,13 @@ SCRYPT_COST = 2**17
 """Memory-hard work to try one password that a person chose: about half a second."""
 RANDOM_PASSWORD_COST = 2**12
 """Enough for a generated password of 256 bits, which no work factor makes harder to guess."""
+SCRYPT_BLOCK_BYTES = 128
+MAX_SCRYPT_BYTES = 2**30
+MAX_PBKDF2_ROUNDS = 10**7
+MAX_KEY_FILE_BYTES = 64 * 1024
+MAX_BRACKETS = 64
+"""A keystore has four. py-evm raises Python's recursion limit so far that decoding nested JSON
+overruns the stack and kills the process: nesting is bounded before anything is decoded."""
 
 
 def generate_password() -> str:
@@ -49,13 +58,18 @@ def load_key(path: Path, password: str) -> bytes:
     """The 32-byte secret in `path`. Raises ConfigurationError: no file, no keystore, or wrong
     password."""
     try:
-        document = msgspec.json.decode(path.read_bytes()[:65536])
+        with path.open("rb") as file:
+            content = file.read(MAX_KEY_FILE_BYTES)
+        if content.count(b"[") + content.count(b"{") > MAX_BRACKETS:
+            raise ConfigurationError(f"{path} is no keystore v3 file: it is nested too deeply")
+        document = msgspec.json.decode(content)
     except FileNotFoundError:
         raise ConfigurationError(
             f"{path} does not exist: restore it from a backup, or make a new node with `swarm init`"
         ) from None
-    except (OSError, msgspec.DecodeError) as error:
+    except (OSError, *UNREADABLE) as error:
         raise ConfigurationError(f"{path} cannot be read as a key file: {error}") from None
+    _require_bounded(path, document)
     try:
         return bytes(Account.decrypt(document, password))
     except ValueError as error:
@@ -65,8 +79,35 @@ def load_key(path: Path, password: str) -> bytes:
                 "what you typed"
             ) from None
         raise ConfigurationError(f"{path} is no keystore v3 file: {error}") from None
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, NotImplementedError, OverflowError) as error:
         raise ConfigurationError(f"{path} is no keystore v3 file: {error!r}") from None
+
+
+def _require_bounded(path: Path, document: object) -> None:
+    """Refuse a file that asks for more memory or time than any password is worth.
+
+    Names differ in case between the programs that write such files.
+    """
+    params: object = document
+    for name in ("crypto", "kdfparams"):
+        params = _lower(params).get(name)
+    found = _lower(params)
+    memory = [found.get("n", 1), found.get("r", 1), found.get("p", 1)]
+    numbers = [*memory, found.get("c", 1), found.get("dklen", 1)]
+    if not all(type(number) is int and number > 0 for number in numbers):
+        raise ConfigurationError(f"{path} is no keystore v3 file: its kdfparams are no numbers")
+    work = prod(memory) * SCRYPT_BLOCK_BYTES
+    if work > MAX_SCRYPT_BYTES or max(numbers[3:]) > MAX_PBKDF2_ROUNDS:
+        raise ConfigurationError(
+            f"{path} asks for {work} bytes and {max(numbers[3:])} rounds of work for one try of a "
+            "password, which no keystore needs: it was damaged, or made to hang this node"
+        )
+
+
+def _lower(document: object) -> dict[str, Any]:
+    if not isinstance(document, dict):
+        return {}
+    return {name.lower(): value for name, value in document.items() if isinstance(name, str)}
 
 
 def address_of(secret: bytes) -> Address:

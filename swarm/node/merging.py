@@ -3,17 +3,23 @@
 The main process does this without torch, and its memory does not grow with the model: inputs and
 output are mapped, and only a piece of each is worked on at a time. All functions block; the node
 calls them in threads, each of which checks its own arithmetic first.
+
+A merge need not wait for whole updates: chunk k of the result needs chunk k of each and no other,
+so `merge_as_they_come` runs beside the transfers, and its result can be sent on while it runs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
 
+from swarm.blobs.growing import Draft, Growing
+from swarm.blobs.tree import Manifest
 from swarm.errors import BlobError, SchemaMismatch
 from swarm.learning.merge import MergeMethod, check_samples, find_unfit, self_check
 from swarm.tensors import (
@@ -28,6 +34,7 @@ from swarm.tensors import (
 RawBytes = np.ndarray[Any, np.dtype[np.uint8]]
 
 STEP_BYTES = MAX_CHUNK_BYTES  # a whole number of chunks, whatever their size
+STOP_LOOK_S = 0.2  # how soon a merge that waits for a chunk sees that it was stopped
 
 
 @dataclass(frozen=True)
@@ -67,17 +74,123 @@ def merge_range(
     samples: Sequence[int],
     method: MergeMethod,
     out: RawBytes,
+    origin: int = 0,
 ) -> None:
-    """Merge what lies between two chunk edges of whole files' bytes; needs nothing beyond them."""
+    """Merge what lies between two chunk edges; needs nothing beyond them.
+
+    `inputs` and `out` hold the files' bytes from the offset `origin` on.
+    """
     for dtype, begin, end in layout.segments_between(start, stop):
-        numpy_dtype = NUMPY_DTYPES[dtype]
-        pieces = [raw[begin:end].view(numpy_dtype) for raw in inputs]
+        numpy_dtype, part = NUMPY_DTYPES[dtype], slice(begin - origin, end - origin)
+        pieces = [raw[part].view(numpy_dtype) for raw in inputs]
         try:
-            method.merge(dtype, pieces, samples, out[begin:end].view(numpy_dtype))
+            method.merge(dtype, pieces, samples, out[part].view(numpy_dtype))
         except BlobError as error:
             first, last = layout.tensor_at(begin).name, layout.tensor_at(end - 1).name
             where = f"tensor {first!r}" if first == last else f"tensors {first!r} to {last!r}"
             raise BlobError(f"{error} (in {where})") from None
+
+
+class UnusableUpdate(BlobError):
+    """One contributor's update cannot be merged; the others' may be."""
+
+    def __init__(self, contributor: int, is_schema: bool, words: str) -> None:
+        super().__init__(words)
+        self.contributor = contributor
+        self.is_schema = is_schema
+
+
+@dataclass(frozen=True)
+class Incoming:
+    """An update to merge, whole or still on its way. `growing` is None for a whole one."""
+
+    path: Path
+    growing: Growing | None
+    samples: int
+
+    def map(self) -> RawBytes:
+        if self.growing is None:
+            return np.memmap(self.path, np.uint8, "r")
+        return np.frombuffer(self.growing.map(), np.uint8)
+
+    def await_chunk(self, index: int, stopped: Event) -> bool:
+        """Wait for a chunk; False if `stopped` was set before it came."""
+        while self.growing is not None and not self.growing.wait_for(index, STOP_LOOK_S):
+            if stopped.is_set():
+                return False
+        return True
+
+
+def merge_as_they_come(
+    layout: Layout, updates: Sequence[Incoming], method: MergeMethod, draft: Draft, stopped: Event
+) -> None:
+    """Merge chunk after chunk into `draft`, as soon as all updates (in member order) have it.
+
+    Returns early if `stopped` is set. Raises UnusableUpdate for values or a header that cannot be
+    merged, BlobError if only the result does not fit, LocalError if it cannot be written.
+    """
+    for index, merged in _merged_chunks(layout, updates, method, range(layout.chunks), stopped):
+        draft.write_chunks([(index, merged)])
+
+
+def find_wrong_chunk(
+    layout: Layout,
+    updates: Sequence[Incoming],
+    method: MergeMethod,
+    model: Manifest,
+    chunks: Sequence[int],
+    stopped: Event,
+) -> int | None:
+    """Recompute these chunks of a merge; the first that `model` has otherwise, or None.
+
+    The updates need to hold these chunks only. Raises as `merge_as_they_come`.
+    """
+    for index, merged in _merged_chunks(layout, updates, method, chunks, stopped):
+        if not model.matches(index, merged):
+            return index
+    return None
+
+
+def _merged_chunks(
+    layout: Layout,
+    updates: Sequence[Incoming],
+    method: MergeMethod,
+    chunks: Iterable[int],
+    stopped: Event,
+) -> Iterator[tuple[int, memoryview]]:
+    """The merged chunks, each in a buffer that the next one takes over."""
+    self_check()
+    samples = [update.samples for update in updates]
+    check_samples(samples, len(updates))
+    raws = [update.map() for update in updates]
+    buffer = np.empty(layout.chunk_bytes, np.uint8)
+    for index in chunks:
+        if not all(update.await_chunk(index, stopped) for update in updates):
+            return
+        start = index * layout.chunk_bytes
+        stop = min(start + layout.chunk_bytes, layout.file_bytes)
+        header = layout.header[start:stop]
+        out = buffer[: stop - start]
+        for contributor, raw in enumerate(raws):
+            if raw[start : start + len(header)].tobytes() != header:
+                raise UnusableUpdate(contributor, True, f"contributor {contributor}: other tensors")
+        out[: len(header)] = np.frombuffer(header, np.uint8)
+        pieces = [raw[start:stop] for raw in raws]
+        try:
+            merge_range(layout, start, stop, pieces, samples, method, out, start)
+        except BlobError:
+            _blame(layout, start, stop, raws)
+            raise
+        yield index, out.data
+
+
+def _blame(layout: Layout, start: int, stop: int, raws: Sequence[RawBytes]) -> None:
+    """Raise UnusableUpdate for the first contributor whose values may not be merged, if any."""
+    for contributor, raw in enumerate(raws):
+        try:
+            _check_values(layout, start, stop, raw)
+        except BlobError as error:
+            raise UnusableUpdate(contributor, False, str(error)) from None
 
 
 def check_update(path: Path, expected: Layout) -> None:
@@ -92,15 +205,19 @@ def check_update(path: Path, expected: Layout) -> None:
     _check_schema(path.name, layout, expected)
     raw = open_file(path).raw
     for start, stop in _steps(layout):
-        for dtype, begin, end in layout.segments_between(start, stop):
-            values = raw[begin:end].view(NUMPY_DTYPES[dtype])
-            index = find_unfit(dtype, values)
-            if index is not None:
-                offset = begin + index * values.itemsize
-                spec = layout.tensor_at(offset)
-                place = (offset - layout.starts[layout.specs.index(spec)]) // values.itemsize
-                what = "is neither 0 nor 1" if dtype == "BOOL" else "is not finite"
-                raise BlobError(f"tensor {spec.name!r}: element {place} {what}")
+        _check_values(layout, start, stop, raw)
+
+
+def _check_values(layout: Layout, start: int, stop: int, raw: RawBytes) -> None:
+    for dtype, begin, end in layout.segments_between(start, stop):
+        values = raw[begin:end].view(NUMPY_DTYPES[dtype])
+        index = find_unfit(dtype, values)
+        if index is not None:
+            offset = begin + index * values.itemsize
+            spec = layout.tensor_at(offset)
+            place = (offset - layout.starts[layout.specs.index(spec)]) // values.itemsize
+            what = "is neither 0 nor 1" if dtype == "BOOL" else "is not finite"
+            raise BlobError(f"tensor {spec.name!r}: element {place} {what}")
 
 
 def _steps(layout: Layout) -> Iterator[tuple[int, int]]:

@@ -21,7 +21,7 @@ from swarm.node.records import Meters
 from swarm.node.work import Work
 from swarm.protocol import machine as m
 from swarm.protocol.access import may_read
-from swarm.protocol.state import Member, Plan, Round, RoundStatus, mask_of, winner
+from swarm.protocol.state import Member, Plan, Round, RoundStatus, VerifyLevel, mask_of, winner
 from swarm.types import NO_DIGEST, Address, Digest, MemberId, PlanId, to_hex
 
 log = logging.getLogger("swarm.plan")
@@ -51,6 +51,7 @@ class Participant:
     """(bytes sent, bytes received) by this node so far."""
     last_report: str = ""
     _evaluated: int = 0
+    _drafts_of: tuple[int, int] = (0, 0)
 
     def __post_init__(self) -> None:
         self._send, self._receive = trio.open_memory_channel[m.Event](EVENTS_WAITING)
@@ -70,6 +71,7 @@ class Participant:
     async def observe(self, plan: Plan, members: dict[MemberId, Member]) -> None:
         """A new head: the plan as it stands there, and all members ever."""
         self.work.members = members
+        self.work.model0 = plan.model0
         mask = mask_of(i for i, member in members.items() if member.present)
         await self._note_rounds(self.machine.plan, plan, mask)
         await self._send.send(m.ChainObserved(plan, mask))
@@ -84,6 +86,7 @@ class Participant:
                 for command in self.machine.handle(event, time.time()):
                     self._obey(command, nursery)
                 self._consider_evaluation(nursery)
+                await self._consider_following(nursery)
 
     def kept(self) -> set[Digest]:
         """The blobs that this plan still needs, here or for others."""
@@ -157,6 +160,28 @@ class Participant:
             self.work.records.at(plan.model_round).model = to_hex(plan.model)
             nursery.start_soon(self.work.evaluate, plan.model_round, plan.model, plan.statistics)
 
+    async def _consider_following(self, nursery: trio.Nursery) -> None:
+        """Collect the model while its leader merges it, unless this node merges itself."""
+        plan, members = self.plan, self.machine.members
+        round = None if plan is None else plan.round
+        if plan is None or round is None:
+            return
+        here = (round.number, round.attempt)
+        if here != self._drafts_of:
+            self._drafts_of = here
+            await self.work.drafts.forget(here)
+        if round.status is not RoundStatus.CLOSED or round.candidates or not round.eligible:
+            return
+        leader = round.leader_at(int(time.time()))
+        if plan.rules.verify_level is VerifyLevel.FULL:
+            return
+        if leader == self.work.me:
+            self.work.drafts.expect((*here, leader))
+            return
+        if self.work.drafts.follows((*here, leader)):
+            return
+        nursery.start_soon(self.work.follow, round, members, leader)
+
     def _may_read(self, sender: Address, blob: Digest) -> bool:
         """The plan's rule for the exchange; called in worker threads, on snapshots only."""
         plan, members = self.machine.plan, self.machine.members
@@ -165,9 +190,10 @@ class Participant:
         reader = next((i for i, x in self.work.members.items() if x.node == sender), None)
         if reader is None:
             return False
-        if blob in tuple(self.models.values()):
-            return bool(members & (1 << reader))
-        return may_read(plan, members, reader, blob, int(time.time()))
+        if may_read(plan, members, reader, blob, int(time.time())):
+            return True
+        is_public = blob in self.work.drafts.names or blob in tuple(self.models.values())
+        return is_public and bool(members & (1 << reader))
 
     # Records.
 
@@ -188,6 +214,8 @@ class Participant:
                 log.info("round %d is final: %s", ended.number, to_hex(won.model))
         if now is not None and now.status is RoundStatus.OPEN:
             self.work.records.opened(now, self._meters())
+        if now is not None and now.status is RoundStatus.CLOSED:
+            self.work.records.closed(now, self._meters())
 
     def status(self) -> dict[str, Any]:
         """For people and programs; everything in it may be shown to anyone at this site."""

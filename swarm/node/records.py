@@ -4,6 +4,7 @@ where the seconds and the bytes went. Times are seconds on this node's clock.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -12,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from swarm.errors import UNREADABLE
 from swarm.protocol.state import Candidate, Omission, Round, members_in
 from swarm.types import Digest, MemberId, to_digest, to_hex
 
@@ -43,6 +45,13 @@ class RoundRecord:
     total_s: float = 0.0
     bytes_sent: int = 0
     bytes_received: int = 0
+    sent_by_close_bytes: int | None = None
+    """By this node to all peers, from its start until it saw the submission closed. Between two
+    closings lies all that one merge moved: the updates, and the model even to those who pull it
+    after it is final."""
+    received_by_close_bytes: int | None = None
+    final_at: float = 0.0
+    """When this node saw the final merge: Unix time."""
 
 
 @dataclass
@@ -66,7 +75,8 @@ class Records:
         self.rounds: dict[int, RoundRecord] = {}
         self._path = path
         self._opened: dict[int, Meters] = {}
-        with suppress(FileNotFoundError, msgspec.DecodeError):
+        self._closed: dict[int, int] = {}
+        with suppress(FileNotFoundError, *UNREADABLE):
             known = msgspec.json.decode(path.read_bytes(), type=list[RoundRecord])
             self.rounds = {record.round: record for record in known}
 
@@ -76,6 +86,15 @@ class Records:
         record.attempt = round.attempt
         self._opened.setdefault(round.number, meters)
 
+    def closed(self, round: Round, meters: Meters) -> None:
+        """A round was seen closed; of each attempt the first look counts, and the last attempt."""
+        if self._closed.get(round.number) == round.attempt:
+            return
+        self._closed[round.number] = round.attempt
+        record = self.at(round.number)
+        record.sent_by_close_bytes = meters.sent_bytes
+        record.received_by_close_bytes = meters.received_bytes
+
     def at(self, number: int) -> RoundRecord:
         return self.rounds.setdefault(number, RoundRecord(number, 1))
 
@@ -83,6 +102,7 @@ class Records:
         """A round's final merge was seen."""
         record = self.at(round.number)
         record.attempt = round.attempt
+        record.final_at = time.time()
         record.leader = winner.leader
         record.contributors = [int(m) for m in members_in(round.submitted & ~winner.omitted)]
         left_out = zip(members_in(winner.omitted), winner.reasons, strict=False)

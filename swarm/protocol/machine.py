@@ -241,7 +241,10 @@ class Merge:
 
 @dataclass(frozen=True)
 class Verify:
-    """Pull a candidate's model and check it to `level`; try the updates that it leaves out."""
+    """Pull a candidate's model and check it to `level`; try the updates that it leaves out.
+
+    `seed` is the round's: it decides which chunks a shared check recomputes here.
+    """
 
     number: int
     attempt: int
@@ -251,6 +254,7 @@ class Verify:
     updates: tuple[FrozenUpdate, ...]
     gone: int
     level: VerifyLevel
+    seed: Digest
     patience_s: float
 
 
@@ -607,7 +611,7 @@ class RoundMachine:
                 round.attempt,
                 self.workflow(plan).stage(round.number).merge,
                 round.base,
-                _frozen(round),
+                frozen_updates(round),
                 self._gone(),
                 plan.rules.min_peers,
                 round.slot_s / 2,
@@ -625,9 +629,10 @@ class RoundMachine:
                 self.workflow(plan).stage(round.number).merge,
                 round.base,
                 candidate,
-                _frozen(round),
+                frozen_updates(round),
                 self._gone(),
                 plan.rules.verify_level,
+                round.seed,
                 round.slot_s / 2,
             ),
         )
@@ -720,7 +725,8 @@ class RoundMachine:
         return WORKFLOWS[plan.workflow]
 
 
-def _frozen(round: Round) -> tuple[FrozenUpdate, ...]:
+def frozen_updates(round: Round) -> tuple[FrozenUpdate, ...]:
+    """The submissions of a closed round in member order, as a merge takes them."""
     chosen = (round.submissions[member] for member in members_in(round.submitted))
     return tuple(FrozenUpdate(s.member, s.update, s.samples) for s in chosen)
 

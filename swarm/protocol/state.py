@@ -42,7 +42,7 @@ class VerifyLevel(IntEnum):
     HELD = 1
     """Holds the model: root, schema and finite values checked."""
     SHARED = 2
-    """Recomputed the chunks that the merge block's hash assigned to it, beside k >= 2 others."""
+    """Recomputed the chunks that were drawn for it (`protocol.shares`)."""
     FULL = 3
     """Recomputed every chunk."""
 

@@ -24,11 +24,15 @@ from swarm.learning.merge import MEAN
 from swarm.learning.plan import Plan, Site
 from swarm.learning.sites import deal
 from swarm.learning.state import State, copy_state, specs_of
+from swarm.learning.travel import completed, to_wire
 
 
 @dataclass(frozen=True)
 class FederatedRun:
-    """The model after each round (index 0: the initial one), and the merged statistics."""
+    """The whole model after each round (index 0: the initial one), and the merged statistics.
+
+    Tensors that travelled are in their wire types.
+    """
 
     sites: list[LocalTraining]
     models: list[State]
@@ -72,7 +76,9 @@ def run_federated(
     models = [at[0].initial]
     for round in range(1, (rules.rounds if rounds is None else rounds) + 1):
         updates = [site.train(round, models[-1], statistics) for site in at]
-        models.append(merge_states([u.state for u in updates], [u.samples for u in updates]))
+        sent = [to_wire(u.state, s.travels) for u, s in zip(updates, at, strict=True)]
+        merged = merge_states(sent, [u.samples for u in updates])
+        models.append(completed(merged, models[0]))
     return FederatedRun(at, models, statistics)
 
 

@@ -15,8 +15,16 @@ from contextlib import asynccontextmanager
 import msgspec
 import trio
 
-from swarm.errors import LocalError, PeerUnreachable, ProtocolViolation, RemoteError, SwarmError
+from swarm.errors import (
+    ChunkPending,
+    LocalError,
+    PeerUnreachable,
+    ProtocolViolation,
+    RemoteError,
+    SwarmError,
+)
 from swarm.network import BlobProvider, NetworkLimits, PeerTraffic, Traffic
+from swarm.network.bulk_transfer import pending_pauses, refusal
 from swarm.network.peers import Peer, Signal
 from swarm.types import Address, Digest, to_hex
 
@@ -164,6 +172,10 @@ class MemoryNetwork:
     ) -> None:
         self._messages[topic] = handler
 
+    def blame(self, peer: Address, reason: str, detail: str) -> None:
+        if peer in self._peers:
+            self._peers[peer].blame(reason, detail)
+
     def send(self, peer: Address, topic: str, payload: bytes) -> None:
         self._check_size(payload)
         if peer not in self._peers:
@@ -190,7 +202,10 @@ class MemoryNetwork:
         with trio.move_on_after(deadline_s):
             await trio.lowlevel.checkpoint()
             far = self._far(peer)
-            manifest = far._blobs().manifest(self.address, root)
+            try:
+                manifest = far._blobs().manifest(self.address, root)
+            except (RemoteError, LocalError) as error:
+                raise RemoteError(refusal(error)) from error
             far._count(self.address, len(manifest))
             return manifest
         raise PeerUnreachable(f"{to_hex(peer)} sent no manifest within {deadline_s:g} s")
@@ -206,10 +221,24 @@ class MemoryNetwork:
     ) -> None:
         for index in indices:
             await trio.lowlevel.checkpoint()
-            far = self._far(peer)
-            chunk = bytes(far._blobs().read_chunk(self.address, root, index))
+            far, chunk = await self._await_chunk(peer, root, index)
             far._count(self.address, len(chunk))
             take([(index, chunk)])
+
+    async def _await_chunk(
+        self, peer: Address, root: Digest, index: int
+    ) -> tuple[MemoryNetwork, bytes]:
+        for pause_s in (*pending_pauses(), None):
+            far = self._far(peer)
+            try:
+                return far, bytes(far._blobs().read_chunk(self.address, root, index))
+            except ChunkPending as error:
+                if pause_s is None:
+                    raise RemoteError(refusal(error)) from error
+                await trio.sleep(pause_s)
+            except (RemoteError, LocalError) as error:
+                raise RemoteError(refusal(error)) from error
+        raise AssertionError("unreachable")
 
     def traffic(self) -> Traffic:
         peers = {a: PeerTraffic(p.sent_bytes, p.received_bytes) for a, p in self._peers.items()}

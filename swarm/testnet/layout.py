@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 from swarm.chain.genesis import Founder
-from swarm.errors import ConfigurationError
+from swarm.errors import UNREADABLE, ConfigurationError
 from swarm.learning.sites import SiteFiles
 from swarm.node.setup import create_node, found_network, install_network
 from swarm.types import to_hex
@@ -45,12 +45,16 @@ class TestnetFile(msgspec.Struct):
     plan_id: int | None = None
 
 
+ALL_MODELS = 1_000_000
+
+
 def create_testnet(
     directory: Path,
     plan: Path,
     sites: list[SiteFiles],
     seed: int,
     listen: Sequence[str] | None = None,
+    keep_models: int = ALL_MODELS,
 ) -> TestnetFile:
     """Write the directories of one node for each site, and the genesis that they share.
 
@@ -70,7 +74,9 @@ def create_testnet(
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     nodes: list[TestnetNode] = []
     try:
-        return _fill(directory, plan, sites, seed, listen or _loopback(len(sites)), nodes)
+        return _fill(
+            directory, plan, sites, seed, listen or _loopback(len(sites)), keep_models, nodes
+        )
     except BaseException:
         delete_nodes(directory, nodes)
         raise
@@ -82,6 +88,7 @@ def _fill(
     sites: list[SiteFiles],
     seed: int,
     listen: Sequence[str],
+    keep_models: int,
     nodes: list[TestnetNode],
 ) -> TestnetFile:
     cards: list[Founder] = []
@@ -95,7 +102,7 @@ def _fill(
             http=f"{LOOPBACK}:0",
             data=site.place_in(Path("data")),
             seed=seed,
-            keep_models=1_000_000,
+            keep_models=keep_models,
         )
         node = TestnetNode(site.name, str(home), str(home / "data"), to_hex(card.account))
         nodes.append(node)
@@ -128,7 +135,7 @@ def read_testnet(directory: Path) -> TestnetFile:
             f"no testnet in {directory}: start one with `swarm testnet up PLAN`, or name its "
             "directory with --dir"
         ) from None
-    except (OSError, msgspec.DecodeError) as error:
+    except (OSError, *UNREADABLE) as error:
         raise ConfigurationError(f"{path} cannot be read: {error}") from None
 
 

@@ -19,6 +19,7 @@ from swarm.node.control import ask
 from swarm.node.records import REASONS
 from swarm.protocol.state import Omission
 from swarm.testnet.layout import (
+    ALL_MODELS,
     TestnetFile,
     create_testnet,
     delete_nodes,
@@ -68,13 +69,20 @@ class Testnet:
         write_testnet(self.directory, self.file)
 
 
-def bring_up(directory: Path, plan: Path, peers: int | None, seed: int) -> Testnet:
+def bring_up(
+    directory: Path,
+    plan: Path,
+    peers: int | None,
+    seed: int,
+    keep_models: int = ALL_MODELS,
+) -> Testnet:
     """Make and start the nodes of a testnet; return when all of them answer.
 
     Raises ConfigurationError or PlanError before anything is started, or ends what it started.
     """
     sites = deal(plan, peers)
-    testnet = Testnet(directory, create_testnet(directory, plan, sites, seed))
+    made = create_testnet(directory, plan, sites, seed, keep_models=keep_models)
+    testnet = Testnet(directory, made)
     try:
         for node in testnet.file.nodes:
             testnet.processes[node.name] = start_node(node)
@@ -138,7 +146,7 @@ def _wait_for_height(home: Path, height: int) -> None:
         time.sleep(POLL_S)
 
 
-def follow(testnet: Testnet, on_progress: OnProgress) -> dict[str, Any]:
+def follow(testnet: Testnet, on_progress: OnProgress, poll_s: float = POLL_S) -> dict[str, Any]:
     """Watch until every node holds the final model. Returns the first node's plan status.
 
     Raises PlanError if the plan's own code fails at a site, LocalError if a node ends or nothing
@@ -172,7 +180,7 @@ def follow(testnet: Testnet, on_progress: OnProgress) -> dict[str, Any]:
                 f"nothing has moved for {STALLED_S:.0f} s; the nodes say: "
                 f"{'; '.join(reports) or 'nothing'}"
             )
-        time.sleep(POLL_S)
+        time.sleep(poll_s)
 
 
 def _refuse_repetition(plans: list[dict[str, Any] | None]) -> None:
@@ -225,7 +233,14 @@ def run_testnet(
             alone = evaluator.result(references)
             out.mkdir(parents=True, exist_ok=True)
             model_path = out / "model.safetensors"
-            shutil.copyfile(paths[-1], model_path)
+            newest = models["models"][-1]["round"]
+            ask(
+                testnet.home(),
+                "export",
+                plan=testnet.file.plan_id,
+                round=newest,
+                path=str(model_path.resolve()),
+            )
         finally:
             on_progress("ending the nodes", [])
             stop_nodes(testnet.file, testnet.processes)

@@ -245,6 +245,7 @@ def test_a_flood_of_half_open_connections_does_not_keep_members_out_for_long() -
         struct.pack(">I", 2**22 + 1),
         struct.pack(">I", 5) + b"\xc1\xc1\xc1\xc1\xc1",  # not msgpack
         struct.pack(">I", 1) + b"\x07",  # not a frame
+        struct.pack(">I", 6) + b"\x93\x01\xa1\xff\xc4\x00",  # a topic that is not UTF-8
         b"GET / HTTP/1.1\r\n\r\n",
     ],
 )

@@ -254,3 +254,38 @@ def test_a_model_of_another_plan_and_a_full_disk_are_told_apart(tmp_path: Path) 
         assert trainer.restarts == 0
 
     with_trainer(config(tmp_path), use)
+
+
+def test_a_partial_model_in_a_narrow_type_is_trained_and_exported_whole(tmp_path: Path) -> None:
+    model = "return nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 1))"
+    frozen = model.replace("return", "model =") + (
+        "\n        model[0].requires_grad_(False)\n        return model"
+    )
+    narrow = ("rounds = 3\n", 'rounds = 3\n    wire_dtype = "bf16"\n')
+    initial, sums, update, exported = (tmp_path / name for name in ("m0", "sums", "u", "whole"))
+
+    async def use(trainer: Trainer) -> None:
+        told = await trainer.describe()
+        travels = {tensor.name: tensor.dtype for tensor in told.tensors}
+        assert travels["3.weight"] == "BF16"
+        assert travels["1.running_mean"] == "F32"
+        assert "0.weight" not in travels
+        assert {t.name: t.dtype for t in told.initial}["0.weight"] == "F32"
+        await trainer.initialise(initial)
+        await trainer.compute_statistics(sums)
+        await trainer.train(1, initial, update, initial=initial, statistics=sums)
+        # The next round begins from such a file, completed from the initial one.
+        await trainer.train(2, update, tmp_path / "u2", initial=initial, statistics=sums)
+        await trainer.evaluate(update, sums, initial)
+        await trainer.export(update, exported, initial)
+        with pytest.raises(PlanError, match="is not in the model file"):
+            await trainer.train(2, update, tmp_path / "u3", statistics=sums)
+
+    with_trainer(config(tmp_path, (model, frozen), narrow), use)
+    first, sent, whole = (open_file(path) for path in (initial, update, exported))
+    assert set(sent) < set(first) == set(whole)
+    assert {spec.dtype for spec in whole.layout.specs} == {"F32", "I64"}
+    assert np.array_equal(whole["0.weight"], first["0.weight"])
+    widened = (sent["3.weight"].astype(np.uint32) << 16).view(np.float32)
+    assert np.array_equal(whole["3.weight"], widened)
+    assert not np.array_equal(whole["3.weight"], first["3.weight"])

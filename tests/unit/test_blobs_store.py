@@ -14,7 +14,7 @@ import pytest
 
 from swarm.blobs.store import BlobStore
 from swarm.blobs.tree import Manifest, leaf_hash
-from swarm.errors import BlobError, ConfigurationError, LocalError
+from swarm.errors import BlobError, ChunkPending, ConfigurationError, LocalError
 from swarm.tensors import Layout, TensorSpec, create_file, open_file
 from swarm.types import NO_DIGEST, Digest
 
@@ -168,7 +168,7 @@ def test_a_blob_in_the_making_already_serves_what_it_has(
     partial = other.partial(root, store.manifest(root), max_bytes=LAYOUT.file_bytes)
     partial.write_chunk(2, store.read_chunk(root, 2))
     assert other.read_chunk(root, 2) == store.read_chunk(root, 2)
-    with pytest.raises(BlobError, match="not here yet"):
+    with pytest.raises(ChunkPending, match="on its way"):
         other.read_chunk(root, 1)
 
 
@@ -326,7 +326,7 @@ def test_an_empty_blob_and_one_in_the_making_are_sent_too(
     partial = other.partial(root, store.manifest(root), max_bytes=LAYOUT.file_bytes)
     partial.write_chunk(2, store.read_chunk(root, 2))
     assert other.view_chunk(root, 2) == store.view_chunk(root, 2)
-    with pytest.raises(BlobError, match="not here yet"):
+    with pytest.raises(ChunkPending, match="on its way"):
         other.view_chunk(root, 1)
 
 

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from swarm.learning.messages import Rules
 from swarm.learning.plan import Plan
@@ -46,3 +47,23 @@ def test_the_page_names_every_method_and_setting_with_its_default() -> None:
         default = getattr(Plan, name)
         told = f'`"{default}"`' if isinstance(default, str) else f"{default:g}"
         assert f"| `{name}` | {told} |" in PAGE, f"{name} = {default} is not on the page"
+
+
+def test_the_partial_plan_on_the_page_runs_and_keeps_its_trunk(tmp_path: Path) -> None:
+    found = re.search(r"<!-- file: adapter/plan\.py -->\n```python\n(.*?)```", PAGE, re.DOTALL)
+    assert found is not None
+    data = tmp_path / "adapter" / "data"
+    data.mkdir(parents=True)
+    (tmp_path / "adapter" / "plan.py").write_text(found[1])
+    for seed, site in enumerate(["north", "south"]):
+        write_patients(data / f"{site}.csv", seed)
+    run = run_federated(tmp_path / "adapter")
+    first, last = run.models[0], run.models[-1]
+    assert torch.equal(last["0.linear.weight"], first["0.linear.weight"])
+    assert not torch.equal(last["0.up.weight"], first["0.up.weight"])
+    assert {name for name, value in last.items() if value.dtype == torch.bfloat16} == {
+        "0.down.weight",
+        "0.up.weight",
+        "2.weight",
+        "2.bias",
+    }

@@ -14,7 +14,7 @@ from swarm.node.library import Library
 
 @pytest.fixture
 def code() -> Bundle:
-    return Bundle({name: b"x = 1\n" * 1000 for name in ("plan.py", "model.py", "data.py")})
+    return Bundle(dict.fromkeys(("plan.py", "model.py", "data.py"), b"x = 1\n" * 1000))
 
 
 def test_code_that_comes_from_two_sides_at_once_is_kept_once(tmp_path, code):

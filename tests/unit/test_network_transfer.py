@@ -24,9 +24,24 @@ TOKEN = b"t" * 32
 MAX_CHUNK_BYTES = 4096
 
 
+class Plain(socket.socket):
+    """A socket without TLS that is read and written as one with it."""
+
+    def read(self, size: int, buffer: memoryview) -> int:
+        return self.recv_into(buffer, size)
+
+    def write(self, data: memoryview) -> int:
+        return self.send(data)
+
+
+def plain_pair() -> tuple[Plain, Plain]:
+    ours, theirs = socket.socketpair()
+    return Plain(fileno=ours.detach()), Plain(fileno=theirs.detach())
+
+
 @pytest.fixture
 def pair() -> Iterator[tuple[Any, Any]]:
-    ours, theirs = socket.socketpair()
+    ours, theirs = plain_pair()
     with ours, theirs:
         yield ours, theirs
 
@@ -43,7 +58,8 @@ class Taker:
 
 
 def receive(ours: Any, indices: Sequence[int], taker: Taker, stall_s: float = 5.0) -> Receiving:
-    receiving = Receiving(ours, Peer(PEER), indices, taker, MAX_CHUNK_BYTES, stall_s)
+    buffers = [memoryview(bytearray(MAX_CHUNK_BYTES)) for _ in range(4)]
+    receiving = Receiving(ours, Peer(PEER), indices, taker, buffers, stall_s)
     threads = [
         threading.Thread(target=receiving.hand_over),
         threading.Thread(target=receiving.receive, args=(TOKEN,)),
@@ -192,7 +208,7 @@ def test_a_paced_server_takes_the_time_that_its_rate_needs(pair: tuple[Any, Any]
 
 
 def test_a_server_that_waits_for_its_pace_stops_when_it_is_told() -> None:
-    ours, theirs = socket.socketpair()
+    ours, theirs = plain_pair()
     with ours, theirs:
         ticket = Ticket(PEER, ROOT, range(1000), 0.0)
         shelf = Shelf([bytes(4096)] * 1000)

@@ -51,3 +51,16 @@ def test_a_reason_that_this_release_does_not_know_is_kept_as_its_number(tmp_path
 def test_a_damaged_file_of_records_is_no_reason_not_to_start(tmp_path: Path) -> None:
     (tmp_path / "rounds.json").write_text('[{"round": ')
     assert Records(tmp_path / "rounds.json").as_list({}) == []
+
+
+def test_the_first_look_at_a_closed_round_is_what_its_bytes_are_counted_from(
+    tmp_path: Path,
+) -> None:
+    records = Records(tmp_path / "rounds.json")
+    closed = Round(4, 1, RoundStatus.CLOSED, submitted=0b111)
+    records.closed(closed, Meters(0.0, 0.0, 100, 200))
+    records.closed(closed, Meters(1.0, 0.0, 170, 290))
+    record = records.at(4)
+    assert (record.sent_by_close_bytes, record.received_by_close_bytes) == (100, 200)
+    records.closed(Round(4, 2, RoundStatus.CLOSED, submitted=0b111), Meters(2.0, 0.0, 300, 400))
+    assert (record.sent_by_close_bytes, record.received_by_close_bytes) == (300, 400)

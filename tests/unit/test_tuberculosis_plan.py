@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections import Counter
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -102,37 +100,9 @@ def test_a_folder_without_cohorts_is_named(plan: Plan, tmp_path: Path) -> None:
         site.samples()
 
 
-def test_tuning_never_sees_a_test_sample_and_holds_each_training_sample_back_once(
-    plan: Plan,
-) -> None:
-    tune = _tuning()
-    shipped = read(plan, SITES[-1])
-    trained_on = keys(shipped.train) + keys(shipped.validation)
-    scored: Counter[bytes] = Counter()
-    for fold in range(tune.FOLDS):
-        data = read(tune.fold_plan({}, 0, fold), SITES[-1])
-        assert not keys(data.train) & keys(data.test)
-        assert keys(data.train) + keys(data.test) == trained_on
-        scored += keys(data.test)
-    assert scored == trained_on
-
-
-def test_the_shipped_settings_are_among_those_tried(plan: Plan) -> None:
-    for name, values in _tuning().GRID.items():
-        assert getattr(plan, name) in values
-
-
-def test_twenty_rounds_beat_the_target_on_all_held_back_samples(plan: Plan) -> None:
-    sites = open_sites(plan, TUBERCULOSIS, seed=0)
-    auc = run_federated(TUBERCULOSIS, plan=plan, sites=sites).score()["auc"]
-    assert auc is not None
-    assert auc >= 0.865
-
-
-def _tuning() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("tune_tuberculosis", TUBERCULOSIS / "tune.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def test_over_five_seeds_the_swarm_reaches_what_the_readme_states(plan: Plan) -> None:
+    found = []
+    for seed in range(5):
+        sites = open_sites(plan, TUBERCULOSIS, seed)
+        found.append(run_federated(TUBERCULOSIS, plan=plan, sites=sites).score()["auc"] or 0)
+    assert np.mean(found) >= 0.865

@@ -1,0 +1,273 @@
+"""`swarm bench`: how fast this machine is at what the nodes do."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from swarm.cli.options import DIRECTORY, FILE, print_table
+
+F = TypeVar("F", bound=Callable[..., Any])
+MOST_PEERS = 64
+
+
+def sizes(context: click.Context, option: click.Parameter, text: str) -> list[int]:
+    """Bytes of one or several sizes: `4MB`, or `1MB,4MB,25MB`."""
+    from swarm.bench.machine import parse_size
+
+    try:
+        return [parse_size(part.strip()) for part in text.split(",")]
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+def counts(context: click.Context, option: click.Parameter, text: str) -> list[int]:
+    """One or several numbers of peers: `4`, or `2,4,8`."""
+    try:
+        found = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is no number") from None
+    if not all(2 <= count <= MOST_PEERS for count in found):
+        raise click.BadParameter(f"{text} is not within 2 to {MOST_PEERS}")
+    return found
+
+
+def report_option(function: F) -> F:
+    """`--json FILE`: the figures for programs."""
+    return click.option("--json", "report_file", type=FILE, help="Write the figures here, too.")(
+        function
+    )
+
+
+def directory_option(function: F) -> F:
+    """`--dir DIR`: on which disk."""
+    return click.option(
+        "--dir", "directory", type=DIRECTORY, show_default="in memory, /dev/shm, where there is",
+        help="Where the nodes' files lie while it runs.",
+    )(function)  # fmt: skip
+
+
+def report(benchmark: str, results: list[dict[str, Any]], file: Path | None) -> None:
+    """Name the machine, and write the figures to `file`."""
+    import msgspec
+
+    from swarm.bench.machine import describe_machine
+
+    machine = describe_machine()
+    click.echo(
+        f"\n{machine['date']}, {machine['system']}, {machine['cpus']} CPUs, "
+        f"{machine['memory_gib']} GiB, load {machine['load']}"
+    )
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        whole = {"benchmark": benchmark, "machine": machine, "results": results}
+        file.write_bytes(msgspec.json.format(msgspec.json.encode(whole), indent=2))
+
+
+@click.group("bench")
+def command() -> None:
+    """How fast this machine is at what the nodes do."""
+
+
+@command.command()
+@click.option("--size", callback=sizes, default="256MB", show_default=True, help="Of the blob.")
+@click.option(
+    "--repeat", type=click.IntRange(5, 100), default=5, show_default=True,
+    help="How often; one repetition before does not count.",
+)  # fmt: skip
+@directory_option
+@report_option
+def transfer(
+    size: list[int], repeat: int, directory: Path | None, report_file: Path | None
+) -> None:
+    """One blob between two nodes, beside a raw TLS 1.3 socket.
+
+    \b
+    swarm bench transfer --size 256MB
+    """
+    from swarm.bench.machine import tell_size, working_directory
+    from swarm.bench.transfer import measure_transfer
+
+    results = []
+    for one in size:
+        with working_directory(directory) as folder:
+            results.append(measure_transfer(one, repeat, folder))
+    print_table(
+        ("size", "files on", "raw TLS MB/s", "nodes MB/s", "ratio", "receiver MB", "grew by MB"),
+        [
+            (
+                tell_size(r["size_bytes"]),
+                r["directory"],
+                r["raw_mb_per_s"],
+                r["node_mb_per_s"],
+                r["ratio"],
+                _megabytes(r["receiver_bytes"]),
+                _megabytes(r["receiver_growth_bytes"]),
+            )
+            for r in results
+        ],
+    )
+    report("transfer", results, report_file)
+
+
+@command.command("round")
+@click.option("--peers", callback=counts, default="4", show_default=True, help="Nodes.")
+@click.option("--size", callback=sizes, default="4MB", show_default=True, help="Of the model.")
+@click.option(
+    "--verify", type=click.Choice(["held", "shared", "full"]), default="held", show_default=True,
+    help="What the members check of a merge.",
+)  # fmt: skip
+@click.option(
+    "--rounds", type=click.IntRange(1, 1000), default=7, show_default=True,
+    help="How many are measured; two before them do not count.",
+)  # fmt: skip
+@click.option(
+    "--wire", type=click.Choice(["fp32", "bf16", "fp16"]), default="fp32", show_default=True,
+    help="The type in which parameters travel; the size is that in fp32.",
+)  # fmt: skip
+@directory_option
+@report_option
+def round_(
+    peers: list[int],
+    size: list[int],
+    verify: str,
+    rounds: int,
+    wire: str,
+    directory: Path | None,
+    report_file: Path | None,
+) -> None:
+    """Rounds of real nodes with a model of a given size, and no training.
+
+    Several sizes or numbers of peers, with commas between, are measured one after the other.
+
+    \b
+    swarm bench round
+    swarm bench round --peers 4 --size 1MB,4MB,25MB,100MB --json round.json
+    """
+    from swarm.bench.machine import tell_size, working_directory
+    from swarm.bench.rounds import RoundOptions, measure_rounds
+
+    results = []
+    for count in peers:
+        for size_bytes in size:
+            with working_directory(directory) as folder:
+                options = RoundOptions(count, size_bytes, verify, rounds, wire)
+                results.append(measure_rounds(options, folder))
+    print_table(
+        (
+            "peers", "travels", "verify", "files on", "s/round", "worst", "leader sent",
+            "others sent", "received", "main MB", "main CPU s", "trainer CPU s", "blocks",
+            "transactions",
+        ),
+        [
+            (
+                r["peers"],
+                tell_size(r["model_bytes"]),
+                r["verify"],
+                r["directory"],
+                f"{r['seconds']['median']:.2f}",
+                f"{r['seconds']['most']:.2f}",
+                _times(r["models_moved"].get("leader_sent")),
+                _times(r["models_moved"].get("other_sent")),
+                _times(r["models_moved"].get("other_received")),
+                _megabytes(r["main_peak_bytes"]),
+                r["main_cpu_s"],
+                r["trainer_cpu_s"],
+                r["blocks"],
+                r["transactions"],
+            )
+            for r in results
+        ],
+    )  # fmt: skip
+    report("round", results, report_file)
+
+
+@command.command()
+@click.option("--peers", callback=counts, default="4", show_default=True, help="Nodes.")
+@click.option(
+    "--in-flight", type=click.IntRange(1, 500), default=50, show_default=True,
+    help="Transactions under way at once, when the rate is measured.",
+)  # fmt: skip
+@directory_option
+@report_option
+def chain(
+    peers: list[int], in_flight: int, directory: Path | None, report_file: Path | None
+) -> None:
+    """Seconds from a transaction to its final receipt on all nodes, and how many fit in a second.
+
+    \b
+    swarm bench chain --peers 4
+    """
+    from swarm.bench.chain import ChainOptions, measure_chain
+    from swarm.bench.machine import working_directory
+
+    results = []
+    for count in peers:
+        with working_directory(directory) as folder:
+            options = ChainOptions(count, in_flight=in_flight)
+            results.append(measure_chain(options, folder))
+    print_table(
+        ("peers", "one by one", "median ms", "p95 ms", "in flight", "a second", "in a block"),
+        [
+            (
+                r["peers"],
+                r["one_by_one"],
+                f"{1000 * r['median_s']:.0f}",
+                f"{1000 * r['p95_s']:.0f}",
+                r["in_flight"],
+                r["per_second"],
+                r["transactions_per_block"],
+            )
+            for r in results
+        ],
+    )
+    report("chain", results, report_file)
+
+
+@command.command()
+@click.option(
+    "--size", callback=sizes, default="100MB", show_default=True, help="Of each of four updates."
+)
+@click.option(
+    "--repeat", type=click.IntRange(5, 100), default=7, show_default=True,
+    help="How often; one repetition before does not count.",
+)  # fmt: skip
+@report_option
+def merge(size: list[int], repeat: int, report_file: Path | None) -> None:
+    """The weighted mean of four updates, beside a copy of the same bytes.
+
+    \b
+    swarm bench merge --size 100MB
+    """
+    from swarm.bench.machine import tell_size
+    from swarm.bench.merge import measure_merge
+
+    threads = sorted({1, 2, os.cpu_count() or 1})
+    results = [r for one in size for r in measure_merge(one, threads, repeat)]
+    print_table(
+        ("updates", "of", "threads", "copy GB/s", "merge GB/s", "ratio"),
+        [
+            (
+                r["updates"],
+                tell_size(r["size_bytes"]),
+                r["threads"],
+                r["copy_gb_per_s"],
+                r["merge_gb_per_s"],
+                r["ratio"],
+            )
+            for r in results
+        ],
+    )
+    report("merge", results, report_file)
+
+
+def _times(models: float | None) -> str:
+    return "" if models is None else f"{models:.2f}×"
+
+
+def _megabytes(size_bytes: int | None) -> str:
+    return "" if size_bytes is None else f"{size_bytes / 1e6:.0f}"

@@ -1,0 +1,119 @@
+"""Models in the making: what the leader computes flows to the others while it computes it.
+
+A merged model gets its name, the root of its hash tree, only with its last chunk. So that nobody
+waits for that, the leader serves the chunks that it has under a name made of the round and its own
+number, and the others collect them from it and from each other. Nothing of a draft counts: once the
+leader's merge is posted, its manifest says which chunks are right, and the draft becomes the begin
+of an ordinary fetch, which asks for the others again. A leader or a peer that sends wrong chunks
+costs their transfer once more, and nothing else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import msgspec
+import trio
+from blake3 import blake3
+
+from swarm.blobs.fetch import Spread
+from swarm.blobs.growing import Draft
+from swarm.errors import SwarmError
+from swarm.node.exchange import Exchange
+from swarm.tensors import Layout
+from swarm.types import Digest, MemberId, PlanId
+
+_NAME_DOMAIN = "swarm 2026 draft name v1"
+
+Place = tuple[int, int, MemberId]
+"""Round, attempt, and the leader whose merge it is."""
+
+
+def draft_name(plan: PlanId, place: Place) -> Digest:
+    """The name under which a leader's model is asked for before it has its own."""
+    encoded = msgspec.msgpack.encode((plan, *place))
+    return Digest(blake3(encoded, derive_key_context=_NAME_DOMAIN).digest())
+
+
+@dataclass
+class _Following:
+    """A model of another leader that is being collected."""
+
+    place: Place
+    draft: Draft | None = None
+    is_posted: bool = False
+    ended: trio.Event = field(default_factory=trio.Event)
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+
+
+@dataclass
+class Drafts:
+    """One plan's drafts at one node: at most one of its own and one that it follows."""
+
+    plan: PlanId
+    exchange: Exchange
+    _named: dict[Place, Digest] = field(default_factory=dict)
+    _following: _Following | None = None
+
+    @property
+    def names(self) -> frozenset[Digest]:
+        """The drafts that others may ask for."""
+        return frozenset(self._named.values())
+
+    def expect(self, place: Place) -> None:
+        """This node will merge: who asks for its draft already is made to wait."""
+        if place not in self._named:
+            self._named[place] = draft_name(self.plan, place)
+            self.exchange.drafts[self._named[place]] = None
+
+    async def begin(self, place: Place, layout: Layout) -> Draft:
+        """A draft to merge into, served from now on; an earlier one of this place is dropped."""
+        self.expect(place)
+        name = self._named[place]
+        draft = await trio.to_thread.run_sync(self.exchange.store.draft, name.hex(), layout)
+        self.exchange.drafts[name] = draft
+        return draft
+
+    def follows(self, place: Place) -> bool:
+        return self._following is not None and self._following.place == place
+
+    async def follow(self, place: Place, layout: Layout, spread: Spread) -> None:
+        """Collect a leader's model until it is whole, or `take` or `forget` ends it."""
+        if self._following is not None:  # of a leader whose slot is over
+            self._following.scope.cancel()
+        self._following = following = _Following(place)
+        following.draft = draft = await self.begin(place, layout)
+        try:
+            with following.scope:
+                await self.exchange.follow(
+                    self._named[place],
+                    draft,
+                    spread,
+                    is_patient=lambda: not following.is_posted,
+                )
+        except SwarmError:
+            pass  # what is missing is fetched when the model has its name
+        finally:
+            following.ended.set()
+
+    async def take(self, place: Place, patience_s: float) -> Draft | None:
+        """What was collected of a leader's model, now that it is posted; None if it was not
+        followed. Waits for what is on its way, as long as `patience_s` at most."""
+        following = self._following
+        if following is None or following.place != place:
+            return None
+        following.is_posted = True
+        with trio.move_on_after(patience_s):
+            await following.ended.wait()
+        following.scope.cancel()
+        return following.draft
+
+    async def forget(self, but: tuple[int, int]) -> None:
+        """Drop all drafts but those of this round and attempt."""
+        for place in [p for p in self._named if p[:2] != but]:
+            if self._following is not None and self._following.place == place:
+                self._following.scope.cancel()
+                self._following = None
+            draft = self.exchange.drafts.pop(self._named.pop(place), None)
+            if draft is not None:
+                await trio.to_thread.run_sync(draft.discard)
