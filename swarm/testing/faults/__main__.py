@@ -124,7 +124,8 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser().parse_args(arguments)
     paths = [given.plan] if given.plan else sorted(given.matrix.glob("*.toml"))
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _end)
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup leaves it, for long runs
+            signal.signal(number, _end)
     runner = Runner(given.keep)
     outcomes: list[Outcome] = []
     try:
