@@ -12,13 +12,14 @@ import trio
 
 from swarm.blobs.store import BlobStore
 from swarm.learning.messages import Evaluated, Loaded, Rules, Tensor, Trained
+from swarm.node.drafts import Drafts
 from swarm.node.exchange import Exchange
 from swarm.node.records import Records
 from swarm.node.work import Work, initial_layout_of, layout_of
 from swarm.protocol import machine as m
 from swarm.protocol.state import Member
 from swarm.tensors import Layout, TensorSpec, create_file
-from swarm.types import NO_DIGEST, Address, Digest, MemberId
+from swarm.types import NO_DIGEST, Address, Digest, MemberId, PlanId
 
 PEER = Address(b"\x01" * 20)
 TRUNK = Tensor(name="trunk", dtype="F32", shape=(5000,))
@@ -101,7 +102,8 @@ def stores(tmp_path: Path) -> tuple[BlobStore, BlobStore]:
 def work_of(tmp_path: Path, ours: BlobStore, theirs: BlobStore, trainer: FakeTrainer) -> Work:
     exchange = Exchange(ours, PeerSource(theirs), max_blob_bytes=10**6)
     records = Records(tmp_path / "records.json")
-    work = Work(MemberId(0), exchange, trainer, records)  # type: ignore[arg-type]
+    drafts = Drafts(PlanId(1), exchange)
+    work = Work(MemberId(0), exchange, trainer, records, drafts)  # type: ignore[arg-type]
     work.members = {MemberId(1): Member(MemberId(1), PEER, PEER, "them")}
     return work
 
