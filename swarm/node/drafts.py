@@ -23,6 +23,7 @@ from swarm.node.exchange import Exchange
 from swarm.tensors import Layout
 from swarm.types import Digest, MemberId, PlanId
 
+MAX_FOLLOWED = 2
 _NAME_DOMAIN = "swarm 2026 draft name v1"
 
 Place = tuple[int, int, MemberId]
@@ -39,7 +40,6 @@ def draft_name(plan: PlanId, place: Place) -> Digest:
 class _Following:
     """A model of another leader that is being collected."""
 
-    place: Place
     draft: Draft | None = None
     is_posted: bool = False
     ended: trio.Event = field(default_factory=trio.Event)
@@ -48,12 +48,16 @@ class _Following:
 
 @dataclass
 class Drafts:
-    """One plan's drafts at one node: at most one of its own and one that it follows."""
+    """One plan's drafts at one node: its own merges, and those of other leaders that it follows.
+
+    The slot of a leader may end shortly before its merge is posted, so the one before the newest is
+    followed on.
+    """
 
     plan: PlanId
     exchange: Exchange
     _named: dict[Place, Digest] = field(default_factory=dict)
-    _following: _Following | None = None
+    _followed: dict[Place, _Following] = field(default_factory=dict)
 
     @property
     def names(self) -> frozenset[Digest]:
@@ -75,16 +79,20 @@ class Drafts:
         return draft
 
     def follows(self, place: Place) -> bool:
-        return self._following is not None and self._following.place == place
+        return place in self._followed
+
+    def has_merged(self, here: tuple[int, int], me: MemberId) -> bool:
+        """Whether this node has merged this attempt itself, or is about to."""
+        return (*here, me) in self._named
 
     async def follow(self, place: Place, layout: Layout, spread: Spread) -> None:
         """Collect a leader's model until it is whole, or `take` or `forget` ends it."""
-        if self._following is not None:  # of a leader whose slot is over
-            self._following.scope.cancel()
-        self._following = following = _Following(place)
-        following.draft = draft = await self.begin(place, layout)
+        self._followed[place] = following = _Following()
+        for _, old in list(self._followed.items())[:-MAX_FOLLOWED]:
+            old.scope.cancel()
         try:
             with following.scope:
+                following.draft = draft = await self.begin(place, layout)
                 await self.exchange.follow(
                     self._named[place],
                     draft,
@@ -99,8 +107,8 @@ class Drafts:
     async def take(self, place: Place, patience_s: float) -> Draft | None:
         """What was collected of a leader's model, now that it is posted; None if it was not
         followed. Waits for what is on its way, as long as `patience_s` at most."""
-        following = self._following
-        if following is None or following.place != place:
+        following = self._followed.get(place)
+        if following is None:
             return None
         following.is_posted = True
         with trio.move_on_after(patience_s):
@@ -111,9 +119,8 @@ class Drafts:
     async def forget(self, but: tuple[int, int]) -> None:
         """Drop all drafts but those of this round and attempt."""
         for place in [p for p in self._named if p[:2] != but]:
-            if self._following is not None and self._following.place == place:
-                self._following.scope.cancel()
-                self._following = None
+            if place in self._followed:
+                self._followed.pop(place).scope.cancel()
             draft = self.exchange.drafts.pop(self._named.pop(place), None)
             if draft is not None:
                 await trio.to_thread.run_sync(draft.discard)

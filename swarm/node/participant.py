@@ -178,7 +178,8 @@ class Participant:
         if leader == self.work.me:
             self.work.drafts.expect((*here, leader))
             return
-        if self.work.drafts.follows((*here, leader)):
+        drafts = self.work.drafts
+        if drafts.follows((*here, leader)) or drafts.has_merged(here, self.work.me):
             return
         nursery.start_soon(self.work.follow, round, members, leader)
 

@@ -304,11 +304,12 @@ class Work:
         place = (round.number, round.attempt, leader)
         updates = m.frozen_updates(round)
         spread = self._spread(leader, updates, round.submitted & ~submitters(round, members))
-        if spread is None or self.drafts.follows(place):
+        if spread is None:
             return
         try:
             layout = await self._layout_of(round.number, updates)
-            if layout.file_bytes > SMALL_BYTES:  # else it comes as soon when it has its name
+            # A small one comes as soon when it has its name.
+            if layout.file_bytes > SMALL_BYTES and not self.drafts.follows(place):
                 await self.drafts.follow(place, layout, spread)
         except SwarmError as error:
             log.info("round %d is not followed while it is merged: %s", round.number, error)

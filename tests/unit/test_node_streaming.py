@@ -1,0 +1,303 @@
+"""Merging as a stream: several nodes' hands on a network in memory, no chain and no trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import trio
+
+from swarm.blobs.store import BlobStore
+from swarm.errors import ChunkPending
+from swarm.learning.merge import MEAN
+from swarm.node.drafts import Drafts, draft_name
+from swarm.node.exchange import Exchange
+from swarm.node.merging import merge_files
+from swarm.node.records import Records
+from swarm.node.work import Work
+from swarm.protocol import machine as m
+from swarm.protocol.shares import CHECKERS, share_of
+from swarm.protocol.state import (
+    Candidate,
+    Member,
+    Omission,
+    Round,
+    RoundStatus,
+    Submission,
+    VerifyLevel,
+)
+from swarm.tensors import Layout, TensorSpec, create_file
+from swarm.testing.memory_network import MemorySwitch
+from swarm.types import NO_DIGEST, Address, Digest, MemberId, PlanId
+
+ELEMENTS = 250_000
+LAYOUT = Layout.from_specs([TensorSpec("w", "F32", (ELEMENTS,))])  # 1 MB, 246 chunks of 4 KiB
+SEED = Digest(b"s" * 32)
+LEADER = MemberId(0)
+
+
+class Site(Exchange):
+    """An exchange that does what a test wants before it serves a chunk."""
+
+    before_serving: Callable[[Digest, int], None] = staticmethod(lambda root, index: None)
+    alter: Callable[[Digest, int, bytes], bytes] = staticmethod(lambda root, index, chunk: chunk)
+
+    def read_chunk(self, sender: Address, root: Digest, index: int) -> bytes:
+        self.before_serving(root, index)
+        return self.alter(root, index, bytes(super().read_chunk(sender, root, index)))
+
+
+class Consortium:
+    """Nodes that each hold their own update of round 1; node 0 leads."""
+
+    def __init__(self, directory: Path, nodes: int) -> None:
+        self.switch = MemorySwitch()
+        self.directory = directory
+        self.members = {
+            MemberId(i): Member(
+                MemberId(i), Address(bytes(20)), Address(bytes([i + 1] * 20)), f"n{i}"
+            )
+            for i in range(nodes)
+        }
+        self.stores = [BlobStore(directory / str(i)) for i in range(nodes)]
+        self.updates = tuple(self._update(i) for i in range(nodes))
+        self.work: list[Work] = []
+        self.sites: list[Site] = []
+        self.networks: list[Any] = []
+
+    def _update(self, i: int) -> m.FrozenUpdate:
+        path = self.stores[i].scratch("update")
+        with create_file(path, LAYOUT) as file:
+            file["w"][...] = np.random.default_rng(i).standard_normal(ELEMENTS, np.float32)
+        return m.FrozenUpdate(MemberId(i), self.stores[i].add(path), 10 + i)
+
+    def spoil(self, i: int) -> None:
+        """Give a node an update that is not finite, near its end."""
+        path = self.stores[i].scratch("update")
+        with create_file(path, LAYOUT) as file:
+            file["w"][-5] = np.nan
+        spoilt = replace(self.updates[i], update=self.stores[i].add(path))
+        self.updates = tuple(spoilt if u.member == i else u for u in self.updates)
+
+    async def open(self, stack: AsyncExitStack) -> None:
+        for i, member in self.members.items():
+            network = await stack.enter_async_context(self.switch.open(member.node))
+            site = Site(self.stores[i], network, 10 * LAYOUT.file_bytes)
+            site.rules.append(lambda sender, blob: True)
+            network.serve_blobs(site)
+            records = Records(self.directory / f"{i}.json")
+            drafts = Drafts(PlanId(1), site)
+            work = Work(i, site, None, records, drafts, members=self.members)  # type: ignore[arg-type]
+            work._layouts = (LAYOUT, LAYOUT)
+            self.networks.append(network)
+            self.sites.append(site)
+            self.work.append(work)
+        for network in self.networks:
+            network.set_members({member.node: () for member in self.members.values()})
+
+    def round(self) -> Round:
+        submissions = {
+            u.member: Submission(u.member, u.update, u.samples, NO_DIGEST, True)
+            for u in self.updates
+        }
+        everyone = (1 << len(self.members)) - 1
+        return Round(
+            1, 1, RoundStatus.CLOSED, roster=everyone, submitted=everyone, submissions=submissions
+        )
+
+    def merge(self, min_peers: int = 2) -> m.Merge:
+        return m.Merge(1, 1, "mean", NO_DIGEST, self.updates, 0, min_peers, 5.0)
+
+    def verify(self, merged: m.Merged, level: VerifyLevel) -> m.Verify:
+        candidate = Candidate(LEADER, merged.model, merged.omitted, 1, 0)
+        return m.Verify(
+            1, 1, "mean", NO_DIGEST, candidate, self.updates, 0, level, SEED, patience_s=5.0
+        )
+
+    def expected(self, but: int | None = None) -> Digest:
+        """The digest of a merge of whole files, in one piece."""
+        chosen = [u for u in self.updates if u.member != but]
+        paths = [self.stores[u.member].path(u.update) for u in chosen]
+        out = self.directory / "whole"
+        merge_files(paths, [u.samples for u in chosen], MEAN, out)
+        return BlobStore(self.directory / "aside").add(
+            out.rename(BlobStore(self.directory / "aside").scratch("whole"))
+        )
+
+    def sent(self, i: int) -> float:
+        return float(self.networks[i].traffic().sent_bytes / LAYOUT.file_bytes)
+
+
+def play(
+    consortium: Consortium, level: VerifyLevel, merge: m.Merge | None = None
+) -> tuple[m.Event, list[m.Event]]:
+    """One merge that all others follow and then check: what the leader and the others said."""
+    heard: dict[int, m.Event] = {}
+
+    async def check(i: int, merged: m.Merged) -> None:
+        heard[i] = await consortium.work[i].verify(consortium.verify(merged, level))
+
+    async def scenario() -> m.Event:
+        async with AsyncExitStack() as stack:
+            await consortium.open(stack)
+            round = consortium.round()
+            everyone = round.roster
+            consortium.work[0].drafts.expect((1, 1, LEADER))
+            with trio.fail_after(30):
+                async with trio.open_nursery() as nursery:
+                    for work in consortium.work[1:]:
+                        nursery.start_soon(work.follow, round, everyone, LEADER)
+                    merged = await consortium.work[0].merge(merge or consortium.merge())
+                    if isinstance(merged, m.Merged):
+                        for i in range(1, len(consortium.work)):
+                            nursery.start_soon(check, i, merged)
+                    else:
+                        nursery.cancel_scope.cancel()
+        return merged
+
+    said = trio.run(scenario)
+    return said, [heard[i] for i in sorted(heard)]
+
+
+def test_the_others_have_most_of_the_model_before_the_last_update_has_reached_its_leader(
+    tmp_path: Path,
+) -> None:
+    consortium = Consortium(tmp_path, 4)
+    last = LAYOUT.chunks - 1
+    name = draft_name(PlanId(1), (1, 1, LEADER))
+
+    def hold_back(root: Digest, index: int) -> None:
+        """The end of node 3's update stays where it is until node 1 has the model's half."""
+        draft = consortium.sites[1].drafts.get(name)
+        has_half = draft is not None and len(draft.missing) < LAYOUT.chunks / 2
+        if root == consortium.updates[3].update and index == last and not has_half:
+            raise ChunkPending("held back")
+
+    Site.before_serving = staticmethod(hold_back)
+    try:
+        merged, heard = play(consortium, VerifyLevel.HELD)
+    finally:
+        Site.before_serving = staticmethod(lambda root, index: None)
+    assert isinstance(merged, m.Merged)
+    assert merged.model == consortium.expected()
+    assert all(isinstance(event, m.CandidateVerified) for event in heard)
+
+
+def test_seven_followers_cost_the_leader_one_model(tmp_path: Path) -> None:
+    consortium = Consortium(tmp_path, 8)
+    merged, heard = play(consortium, VerifyLevel.HELD)
+    assert isinstance(merged, m.Merged)
+    assert all(isinstance(event, m.CandidateVerified) for event in heard)
+    assert all(store.verify(merged.model) for store in consortium.stores)
+    assert consortium.sent(0) < 1.6
+    assert max(consortium.sent(i) for i in range(1, 8)) < 2.6  # its update, and as much again
+
+
+@pytest.mark.parametrize("liar", [0, 2])
+def test_who_sends_a_wrong_draft_costs_a_transfer_and_harms_nothing(
+    tmp_path: Path, liar: int
+) -> None:
+    consortium = Consortium(tmp_path, 4)
+    name = draft_name(PlanId(1), (1, 1, LEADER))
+
+    async def open_with_liar(stack: AsyncExitStack) -> None:
+        await Consortium.open(consortium, stack)
+        site = consortium.sites[liar]
+        site.alter = lambda root, index, chunk: bytes(len(chunk)) if root == name else chunk  # type: ignore[method-assign]
+
+    consortium.open = open_with_liar  # type: ignore[method-assign]
+    merged, heard = play(consortium, VerifyLevel.FULL)
+    assert isinstance(merged, m.Merged)
+    assert all(isinstance(event, m.CandidateVerified) for event in heard)
+    assert all(store.verify(merged.model) for store in consortium.stores)
+
+
+def test_an_update_that_is_not_finite_is_left_out_and_the_merge_begins_again(
+    tmp_path: Path,
+) -> None:
+    consortium = Consortium(tmp_path, 4)
+    consortium.spoil(2)
+    merged, heard = play(consortium, VerifyLevel.SHARED)
+    assert isinstance(merged, m.Merged)
+    assert merged.omitted == 1 << 2
+    assert merged.reasons == bytes([Omission.NOT_FINITE])
+    assert merged.model == consortium.expected(but=2)
+    assert all(isinstance(event, m.CandidateVerified) for event in heard)
+
+
+def test_a_merge_without_enough_updates_fails_in_words(tmp_path: Path) -> None:
+    consortium = Consortium(tmp_path, 3)
+    consortium.spoil(2)
+    failed, _ = play(consortium, VerifyLevel.HELD, consortium.merge(min_peers=3))
+    assert isinstance(failed, m.MergeFailed)
+    assert "only 2 of 3 updates can be merged" in failed.reason
+    assert "n2 (not finite)" in failed.reason
+
+
+def test_a_shared_check_pulls_only_its_chunks_and_finds_a_wrong_one_among_them(
+    tmp_path: Path,
+) -> None:
+    consortium = Consortium(tmp_path, 6)
+    path = consortium.stores[0].scratch("wrong")
+    consortium.expected()
+    path.write_bytes((tmp_path / "aside").glob("*.blob").__next__().read_bytes())
+    wrong = 100
+    with path.open("r+b") as file:
+        file.seek(wrong * LAYOUT.chunk_bytes)
+        file.write(np.float32(0.5).tobytes())
+    model = consortium.stores[0].add(path)
+    checkers = [MemberId(i) for i in range(1, 6)]
+    verdicts: dict[int, m.Event] = {}
+
+    async def scenario() -> None:
+        async with AsyncExitStack() as stack:
+            await consortium.open(stack)
+            merged = m.Merged(1, 1, model, 0, b"")
+
+            async def check(i: int) -> None:
+                command = consortium.verify(merged, VerifyLevel.SHARED)
+                verdicts[i] = await consortium.work[i].verify(command)
+
+            async with trio.open_nursery() as nursery:
+                for i in checkers:
+                    nursery.start_soon(check, i)
+
+    trio.run(scenario)
+    finders = {i for i, event in verdicts.items() if isinstance(event, m.CandidateRefused)}
+    assert len(finders) == CHECKERS
+    for i in checkers:
+        share = share_of(i, checkers, SEED, model, LAYOUT.chunks)
+        assert (wrong in share) == (i in finders)
+        event = verdicts[i]
+        if isinstance(event, m.CandidateRefused):
+            assert event.final
+            assert f"chunk {wrong} " in event.reason
+    received = consortium.networks[1].traffic().received_bytes / LAYOUT.file_bytes
+    assert received < 1 + 5 * 0.6  # the model, and two fifths of five updates
+
+
+@pytest.mark.parametrize("checkers", [1, 2, 3, 7, 15])
+def test_every_chunk_is_drawn_for_two_checkers_and_everybody_has_about_as_many(
+    checkers: int,
+) -> None:
+    members = [MemberId(3 * i) for i in range(checkers)]
+    shares = {i: share_of(i, members, SEED, NO_DIGEST, 1000) for i in members}
+    counts = [sum(chunk in share for share in shares.values()) for chunk in range(1000)]
+    assert set(counts) == {min(CHECKERS, checkers)}
+    even = 1000 * min(CHECKERS, checkers) / checkers
+    assert all(0.7 * even <= len(share) <= 1.3 * even for share in shares.values())
+
+
+def test_another_model_or_seed_draws_other_chunks() -> None:
+    members = [MemberId(i) for i in range(5)]
+    draws = {
+        tuple(share_of(members[0], members, seed, model, 300))
+        for seed in (SEED, Digest(b"t" * 32))
+        for model in (NO_DIGEST, Digest(b"m" * 32))
+    }
+    assert len(draws) == 4
