@@ -40,6 +40,9 @@ class Nodes:
     def stop(self, name: str) -> None:
         self.stopped.add(name)
 
+    def heal(self, pairs: list[tuple[int, int]]) -> None:
+        self.cuts.remove(pairs)
+
     def cut(self, pairs: list[tuple[int, int]]) -> None:
         self.cuts.append(pairs)
 
@@ -144,3 +147,15 @@ def test_a_cut_parts_its_groups_and_nobody_else(
     watch.at(1, "open")
     driven._begin_due(time.monotonic())
     assert sorted(nodes.cuts[0]) == pairs
+
+
+def test_a_cut_that_nobody_noticed_before_it_healed_is_not_waited_for() -> None:
+    watch = Watch()
+    driven, nodes = drive(watch, Fault(do="cut", groups=((0,), (1,)), for_s=0.0))
+    watch.at(0, "open")
+    driven._begin_due(time.monotonic())
+    assert [a.measure for a in driven.awaited] == ["noticed_s"]
+    for _, heal in driven._undo:
+        heal()
+    assert nodes.cuts == []
+    assert sorted(a.measure for a in driven.awaited) == ["caught_up_s", "moved_s"]

@@ -105,7 +105,7 @@ class Drive:
                     complete_at = complete_at or now
                     if not self.awaited or now > complete_at + LAST_MEASURES_S:
                         return None
-                if now > until:
+                if now > until and complete_at is None:
                     return f"not complete within {self.plan.deadline_s:.0f} s: {self._where()}"
         finally:
             self.nodes.ending.set()
@@ -263,13 +263,15 @@ class Drive:
         self.counts["cuts"] += 1
         self.tell(f"cut {' | '.join(' '.join(map(str, sorted(g))) for g in groups)}")
         final_before = len(self.watch.final_at)
-        self._await("noticed_s", lambda: not any(map(self._connected, pairs)))
+        noticed = self._await("noticed_s", lambda: not any(map(self._connected, pairs)))
 
         def heal() -> None:
             assert self.nodes.wires is not None
             self.counts["rounds_in_cut"] += len(self.watch.final_at) - final_before
             height = self.watch.highest
             self.nodes.wires.heal(pairs)
+            if noticed in self.awaited:
+                self.awaited.remove(noticed)  # it was too short for that, and now never will be
             self.tell(f"heal, at height {height}")
             self._await("caught_up_s", lambda: self._all_at(height))
             self._await("moved_s", lambda: self._all_at(height + 1))
@@ -296,8 +298,10 @@ class Drive:
     def _later(self, delay_s: float, undo: Callable[[], None]) -> None:
         self._undo.append((time.monotonic() + delay_s, undo))
 
-    def _await(self, measure: str, happened: Callable[[], bool]) -> None:
-        self.awaited.append(Awaited(measure, time.monotonic(), happened))
+    def _await(self, measure: str, happened: Callable[[], bool]) -> Awaited:
+        awaited = Awaited(measure, time.monotonic(), happened)
+        self.awaited.append(awaited)
+        return awaited
 
     def _look(self, now: float) -> None:
         for awaited in list(self.awaited):

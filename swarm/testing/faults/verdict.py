@@ -56,11 +56,12 @@ class Outcome(msgspec.Struct, kw_only=True):
 
 
 def read_replicas(nodes: Nodes, drive: Drive) -> dict[str, Replica]:
-    """The chain as each living node has it; without those that could not be read."""
-    replicas = {}
+    """The chain as each living node has it, the first with its events; without those that could
+    not be read."""
+    replicas: dict[str, Replica] = {}
     for name, sight in drive.watch.fresh().items():
         command = [sys.executable, "-m", "swarm.testing.faults.replica"]
-        command += [sight.status["rpc_url"], sight.status["contract"]]
+        command += [sight.status["rpc_url"], *([] if replicas else [sight.status["contract"]])]
         try:
             printed = run_in(nodes.within(name), command, READ_S)
         except LocalError as error:
@@ -152,7 +153,7 @@ def _left_unmerged(kill: Kill, replicas: Mapping[str, Replica]) -> bool:
 def _one_model_a_round(plan: FaultPlan, drive: Drive, replicas: Mapping[str, Replica]) -> Check:
     what = "one final model a round, and none was lost"
     said = {number: set(models) for number, models in drive.watch.models.items()}
-    for replica in replicas.values():
+    for replica in list(replicas.values())[:1]:
         final: dict[int, list[str]] = {}
         for told in replica.told:
             if told.name == "RoundFinal":
