@@ -148,15 +148,25 @@ def round_(
     swarm bench round
     swarm bench round --peers 4 --size 1MB,4MB,25MB,100MB --json round.json
     """
-    from swarm.bench.machine import tell_size, working_directory
+    from swarm.bench.machine import working_directory
     from swarm.bench.rounds import RoundOptions, measure_rounds
 
-    results = []
-    for count in peers:
-        for size_bytes in size:
-            with working_directory(directory) as folder:
-                options = RoundOptions(count, size_bytes, verify, rounds, wire)
-                results.append(measure_rounds(options, folder))
+    results: list[dict[str, Any]] = []
+    try:
+        for count in peers:
+            for size_bytes in size:
+                with working_directory(directory) as folder:
+                    options = RoundOptions(count, size_bytes, verify, rounds, wire)
+                    results.append(measure_rounds(options, folder))
+    finally:  # what was measured before one failed is worth keeping
+        if results:
+            _show_rounds(results)
+            report("round", results, report_file)
+
+
+def _show_rounds(results: list[dict[str, Any]]) -> None:
+    from swarm.bench.machine import tell_size
+
     print_table(
         (
             "peers", "travels", "verify", "files on", "s/round", "worst", "leader sent",
@@ -183,7 +193,6 @@ def round_(
             for r in results
         ],
     )  # fmt: skip
-    report("round", results, report_file)
 
 
 @command.command()
