@@ -16,7 +16,7 @@ import msgspec
 import trio
 from blake3 import blake3
 
-from swarm.blobs.fetch import Spread
+from swarm.blobs.download import Spread
 from swarm.blobs.growing import Draft
 from swarm.errors import SwarmError
 from swarm.node.exchange import Exchange

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 
 import trio
 
-from swarm.blobs.fetch import BlobSource, Spread, Wish, fetch_wish, follow
+from swarm.blobs.download import BlobSource, Spread
+from swarm.blobs.fetch import Wish, fetch_wish, follow
 from swarm.blobs.growing import Draft
 from swarm.blobs.store import BlobStore
 from swarm.errors import ChunkPending, RemoteError

@@ -14,8 +14,8 @@ from swarm.errors import ConfigurationError, ContractError
 from swarm.learning import bundle
 from swarm.learning.messages import Loaded
 from swarm.node.control import Handler
+from swarm.node.layouts import layout_of
 from swarm.node.refusals import in_words
-from swarm.node.work import layout_of
 from swarm.protocol.election import commitment_to, secret_for
 from swarm.protocol.ledger import Kind, Proposal, votes_for, votes_needed
 from swarm.protocol.state import Member, Plan, Rules, VerifyLevel, members_in

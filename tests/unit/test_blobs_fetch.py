@@ -17,7 +17,8 @@ import trio
 import trio.lowlevel
 import trio.testing
 
-from swarm.blobs.fetch import ATTEMPTS, Fetched, fetch
+from swarm.blobs.download import ATTEMPTS
+from swarm.blobs.fetch import Fetched, fetch
 from swarm.blobs.store import BlobStore
 from swarm.blobs.tree import Manifest
 from swarm.errors import (

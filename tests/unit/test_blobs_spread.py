@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import trio
 
-from swarm.blobs.fetch import Spread, Wish
+from swarm.blobs.download import Spread
+from swarm.blobs.fetch import Wish
 from swarm.blobs.store import BlobStore
 from swarm.node.exchange import Exchange
 from swarm.tensors import Layout, TensorSpec, create_file
