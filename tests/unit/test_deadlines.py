@@ -36,7 +36,15 @@ SOCKET = "the socket has a timeout, set just before"
 OTHER = "the other thread of the fetch always ends with a value for it, and has a socket timeout"
 CHILD = "in the trainer process, which ends with the pipe that its node holds"
 POSITIONAL = "its deadline is an argument without a name"
+ENDED = "in the benchmark's own process, which is ended with the benchmark"
 ACCOUNTED = {
+    "bench.machine:look:wait": "a moment at a time",
+    "bench.machine:watch:join": "the thread was told to end, and looks every moment",
+    "bench.transfer:_drain:recv_into": SOCKET,
+    "bench.transfer:_drain:sendall": SOCKET,
+    "bench.transfer:_serve_raw:accept": SOCKET,
+    "bench.transfer:_serve_raw:recv": ENDED,
+    "bench.transfer:_serve_raw:sendall": ENDED,
     "chain.client:deploy:wait": POSITIONAL,
     "chain.client:transact:wait": "with the deadline of the transaction",
     "chain.endpoint:ask:make_request": "the provider has a timeout, or is in this process",
@@ -54,9 +62,8 @@ ACCOUNTED = {
     "network.blob_exchange:serve:async for": "reads of the disk, and writes that stall are ended",
     "network.bulk:_is_quiet:recv": "the socket does not block",
     "network.bulk:stop_when_cancelled:sleep_forever": "cancelled when the thread beside it ends",
-    "network.bulk_transfer:_fill:recv_into": SOCKET,
+    "network.bulk_transfer:_await:wait": "each of a bounded number of pauses, as an argument",
     "network.bulk_transfer:_next_buffer:get": OTHER,
-    "network.bulk_transfer:_write:sendall": SOCKET,
     "network.bulk_transfer:_write:wait": "for as long as the pace asks, as an argument",
     "network.bulk_transfer:hand_over:get": OTHER,
     "network.bulk_transfer:receive:sendall": SOCKET,
@@ -85,8 +92,10 @@ ACCOUNTED = {
     "node.control:ask:sendall": SOCKET,
     "node.control:only_node_in:flock": "LOCK_NB: it does not wait",
     "node.embedded:_next_head:wait_for_head": IDLE,
+    "node.handlers:wait_for_head:wait_for_head": "`control` gives every answer a deadline",
     "node.node:run:wait_for_head": IDLE,
     "node.node:stop_on_signal:async for": IDLE,
+    "node.settling:_with_updates:wait": "set by a pull, which has a deadline; its failure cancels",
     "testnet.processes:stop_nodes:wait": POSITIONAL,
 }
 TIMEOUTS = {"timeout", "timeout_s", "deadline_s", "within_s", "timeout_seconds"}
