@@ -14,7 +14,12 @@ from swarm.cli import main as swarm_command
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md")), *sorted(ROOT.glob("examples/**/*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "benchmarks" / "README.md",
+    *sorted(DOCS.rglob("*.md")),
+    *sorted(ROOT.glob("examples/**/*.md")),
+]
 
 
 def name_of(page: Path) -> str:
