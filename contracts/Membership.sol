@@ -7,7 +7,7 @@ import {Masks} from "./Masks.sol";
 /// @notice Members decide about members; nobody owns this contract and nobody can pause it. An
 /// account governs (it votes, and may be cold or a multisig); a node key works (it signs rounds and
 /// blocks). More than half of the members admit or remove; whatever changes who can finalise blocks
-/// needs two thirds of them.
+/// needs two thirds of the endorsed: founders, and those whom two thirds of the endorsed backed.
 abstract contract Membership {
     using Masks for uint256;
     using Masks for uint8;
@@ -170,7 +170,8 @@ abstract contract Membership {
 
     /// @notice Vote once on a proposal; the vote that completes the threshold carries it out.
     /// @dev WARNING: a vote cannot be taken back. An admission that has passed still takes ayes, for
-    /// as long as a proposal lives: two thirds make the newcomer's node eligible as a validator.
+    /// as long as a proposal lives: two thirds of the endorsed endorse the newcomer, whose node may then
+    /// validate and whose own votes count in later endorsements.
     function vote(uint256 number, bool support) external {
         uint8 member = _governor();
         if (number == 0 || number > _proposals.length) revert ConsortiumNoSuchProposal(number);
@@ -361,7 +362,7 @@ abstract contract Membership {
         emit Voted(number, member, support);
         if (support) proposal.ayes |= bit;
         else proposal.noes |= bit;
-        if (!passed && (proposal.ayes & memberMask).count() >= _votesNeeded(proposal)) {
+        if (!passed && _carries(proposal)) {
             proposal.status = ProposalStatus.PASSED;
             emit Passed(number);
             _enact(proposal);
@@ -370,19 +371,22 @@ abstract contract Membership {
         if (endorsing) _endorse(proposal);
     }
 
-    /// @dev A bare majority must not be able to change who can finalise blocks.
-    function _votesNeeded(Proposal storage proposal) private view returns (uint256) {
-        uint256 members = memberMask.count();
-        uint256 needed = members.quorum();
+    /// @dev A bare majority must not be able to change who can finalise blocks, nor to admit members
+    /// of its own until it is two thirds: so only the endorsed are counted there.
+    function _carries(Proposal storage proposal) private view returns (bool) {
         Kind kind = proposal.kind;
         if (
             kind == Kind.UPGRADE
                 || (kind == Kind.REMOVE && _validators & (1 << proposal.target) != 0)
-        ) {
-            uint256 more = members.supermajority();
-            if (more > needed) needed = more;
-        }
-        return needed;
+        ) return _isBacked(proposal);
+        return (proposal.ayes & memberMask).count() >= memberMask.count().quorum();
+    }
+
+    /// @dev Whether two thirds of the endorsed members are for it. There is always one: validators
+    /// are endorsed, and the last validator cannot go.
+    function _isBacked(Proposal storage proposal) private view returns (bool) {
+        uint256 voters = memberMask & _endorsed;
+        return (proposal.ayes & voters).count() >= voters.count().supermajority();
     }
 
     function _enact(Proposal storage proposal) private {
@@ -403,15 +407,12 @@ abstract contract Membership {
         }
     }
 
-    /// @dev Counted among those who were asked: the newcomer does not endorse itself.
+    /// @dev The newcomer is not among the endorsed yet, so it does not endorse itself.
     function _endorse(Proposal storage proposal) private {
         uint256 bit = proposal.admitted.bit();
-        if (_endorsed & bit != 0) return;
-        uint256 voters = memberMask & ~bit;
-        if ((proposal.ayes & voters).count() >= voters.count().supermajority()) {
-            _endorsed |= bit;
-            emit ValidatorEndorsed(proposal.admitted);
-        }
+        if (_endorsed & bit != 0 || !_isBacked(proposal)) return;
+        _endorsed |= bit;
+        emit ValidatorEndorsed(proposal.admitted);
     }
 
     function _admit(address account, address node, string memory name) private returns (uint8 member) {

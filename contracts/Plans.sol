@@ -24,6 +24,8 @@ abstract contract Plans is Membership {
     uint8 internal constant LEVEL_HELD = 1;
     uint8 internal constant LEVEL_FULL = 3;
 
+    /// @dev Of one proposer. Every node keeps the code of every plan, so nobody may propose without end.
+    uint256 internal constant MAX_OPEN_PLANS = 16;
     uint32 internal constant MAX_ROUNDS = 100_000;
     uint32 internal constant MAX_SECONDS = 30 days;
 
@@ -90,10 +92,13 @@ abstract contract Plans is Membership {
 
     /// @dev Plan number n is at index n - 1.
     Plan[] internal _plans;
+    /// @dev Proposed and neither completed nor stopped.
+    mapping(uint8 proposer => uint256) private _openPlans;
 
     error PlanBadName(uint256 size);
     error PlanBadDigest();
     error PlanBadRules();
+    error PlanTooMany(uint8 member);
     error PlanUnknown(uint256 plan);
     error PlanEnded(PlanStatus status);
     error PlanDigestMismatch(bytes32 expected, bytes32 given);
@@ -130,6 +135,8 @@ abstract contract Plans is Membership {
         if (size == 0 || size > MAX_NAME_BYTES) revert PlanBadName(size);
         if (digest == 0 || model0 == 0) revert PlanBadDigest();
         if (!_sane(rules)) revert PlanBadRules();
+        if (_openPlans[member] >= MAX_OPEN_PLANS) revert PlanTooMany(member);
+        ++_openPlans[member];
         Plan storage record = _plans.push();
         plan = _plans.length;
         record.proposer = member;
@@ -194,7 +201,7 @@ abstract contract Plans is Membership {
             uint256 voters = record.participants & memberMask;
             if ((record.stopVotes & voters).count() < voters.count().quorum()) return;
         }
-        record.status = PlanStatus.STOPPED;
+        _end(record, PlanStatus.STOPPED);
         emit PlanStopped(plan);
         if (record.attempt != 0) _abandonRound(plan, record);
     }
@@ -216,6 +223,11 @@ abstract contract Plans is Membership {
 
     /// @dev Whether an attempt of the current round is under way.
     function _underWay(uint256 plan, Plan storage record) internal view virtual returns (bool);
+
+    function _end(Plan storage record, PlanStatus status) internal {
+        record.status = status;
+        --_openPlans[record.proposer];
+    }
 
     function _plan(uint256 plan) internal view returns (Plan storage) {
         if (plan == 0 || plan > _plans.length) revert PlanUnknown(plan);

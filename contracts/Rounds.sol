@@ -276,7 +276,7 @@ abstract contract Rounds is Plans {
         RoundStatus status = current.status;
         if (status != RoundStatus.OPEN && status != RoundStatus.CLOSED) revert RoundWrongStatus(status);
         if (!_mayVoid(record, current)) revert RoundNotVoidable(round, attempt);
-        if (status == RoundStatus.CLOSED) _noteMergeTime(record, current);
+        if (status == RoundStatus.CLOSED) _noteMergeTime(record, current, 0);
         current.status = RoundStatus.VOID;
         emit RoundVoided(plan, round, attempt);
         if (_mayOpen(plan, record)) _open(plan, record);
@@ -366,11 +366,14 @@ abstract contract Rounds is Plans {
         );
     }
 
-    /// @dev Half of the newest, half of the past: one slow merge widens the slots, none for ever. A
-    /// void counts too, or merges that need longer than two cycles would never fit; and never more
-    /// than a slot, which doubles the next one: an outage of hours does not make slots of hours.
-    function _noteMergeTime(Plan storage record, Round storage current) private {
-        uint256 tookS = (record.mergeS + (block.timestamp - current.closedAt) + 1) / 2;
+    /// @dev From the beginning of slot `first`, of the leader whose merge it is: the slots of leaders
+    /// that died before it say nothing about merges, and would widen the next ones with each death.
+    /// Half of the newest, half of the past: one slow merge widens the slots, none for ever. A void
+    /// counts too, or merges that need longer than two cycles would never fit; and never more than a
+    /// slot, which doubles the next one: an outage of hours does not make slots of hours.
+    function _noteMergeTime(Plan storage record, Round storage current, uint256 first) private {
+        uint256 tookS = block.timestamp - current.closedAt - first * current.slotS;
+        tookS = (record.mergeS + tookS + 1) / 2;
         record.mergeS = tookS < current.slotS ? uint32(tookS) : current.slotS;
     }
 
@@ -396,9 +399,10 @@ abstract contract Rounds is Plans {
         }
         record.seed = current.seed;
         if (voters.count() >= memberMask.count().supermajority()) _rotation = current.seed;
-        _noteMergeTime(record, current);
+        uint256 first = Election.firstSlotOf(_eligible(current), current.seed, candidate.leader);
+        _noteMergeTime(record, current, first);
         if (round >= record.rules.rounds) {
-            record.status = PlanStatus.COMPLETED;
+            _end(record, PlanStatus.COMPLETED);
             emit PlanCompleted(plan, record.model);
         } else if (_mayOpen(plan, record)) {
             _open(plan, record);

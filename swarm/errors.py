@@ -9,7 +9,12 @@ Every message names the value, the place and the remedy.
 
 from __future__ import annotations
 
+import errno
+
 import msgspec
+
+MACHINE_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
+"""Errors of the operating system that are no mistake in what a person gave: a full disk, say."""
 
 UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 """What msgspec raises for bytes that are not what they should be. Text that is not UTF-8 comes as

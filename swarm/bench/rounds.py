@@ -164,7 +164,7 @@ def _figures(options: RoundOptions, testnet: Testnet, seen: Watch, began: float)
             )
             for key in ("train_s", "exchange_s", "merge_s", "chain_s")
         },
-        "models_moved": _traffic(records, names, model_bytes, range(first, last)),
+        "models_moved": count_traffic(records, names, model_bytes, range(first, last)),
         "main_peak_bytes": _worst(seen.peak_bytes(f"main {n}", began) for n in names),
         "trainer_peak_bytes": _worst(seen.peak_bytes(f"trainer {n}", began) for n in names),
         "main_cpu_s": _mean(cpu["main"], options.rounds),
@@ -173,7 +173,7 @@ def _figures(options: RoundOptions, testnet: Testnet, seen: Watch, began: float)
     }
 
 
-def _traffic(
+def count_traffic(
     records: dict[str, dict[int, dict[str, Any]]],
     names: list[str],
     model_bytes: int,

@@ -29,14 +29,16 @@ from swarm.chain.endpoint import (
     Endpoint,
     EndpointFault,
     InProcessProvider,
+    read_address,
     read_bytes,
+    read_digest,
     read_number,
     read_object,
 )
 from swarm.errors import ChainError, ConfigurationError, ContractError
 from swarm.protocol.ledger import Proposal
 from swarm.protocol.state import Member, Plan, Round
-from swarm.types import Address, Digest, MemberId, PlanId, to_address, to_digest, to_hex
+from swarm.types import Address, Digest, MemberId, PlanId, to_address, to_hex
 
 TRANSACTION_GAS = 1_000_000
 """Every transaction's limit: what the embedded chain allows, and more than any call needs."""
@@ -376,7 +378,7 @@ class ConsortiumClient:
             self._endpoint.ask("eth_getTransactionByHash", to_hex(tx)), "input", "from"
         )
         try:
-            self._eth_call(read_bytes(sent["input"]), to_address(sent["from"]), hex(height))
+            self._eth_call(read_bytes(sent["input"]), read_address(sent["from"]), hex(height))
         except ContractError as error:
             return error
         return ContractError("Unknown", {"transaction": tx})
@@ -435,13 +437,15 @@ def _events(logs: object) -> list[Event]:
     found = []
     for log in logs:
         fields = read_object(log, "topics", "data", "blockNumber", "transactionHash", "logIndex")
+        if not isinstance(fields["topics"], list):
+            raise EndpointFault(f"the endpoint answered a log with the topics {fields['topics']!r}")
         topics = [read_bytes(topic) for topic in fields["topics"]]
         decoded = codec.event(topics, read_bytes(fields["data"]))
         if decoded is None:
             continue
         name, arguments = decoded
         height, index = read_number(fields["blockNumber"]), read_number(fields["logIndex"])
-        tx = to_digest(fields["transactionHash"])
+        tx = read_digest(fields["transactionHash"])
         found.append(Event(name, arguments, height, tx, index))
     return found
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, wraps
 from importlib import resources
-from typing import Any, Protocol
+from typing import Any, ParamSpec, Protocol, TypeVar
 
 from eth_abi.codec import ABICodec
 from eth_abi.exceptions import DecodingError, EncodingError, ParseError
@@ -180,12 +180,31 @@ def call_data(function: str, *arguments: object) -> bytes:
 # Reading.
 
 
+_UNREADABLE = (DecodingError, OverflowError, UnicodeDecodeError)
+"""What eth-abi raises for bytes that are no encoding of the wanted types."""
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _reading(read: Callable[P, R]) -> Callable[P, R]:
+    """An answer whose values are none that the contract has, such as a status 200, is refused."""
+
+    @wraps(read)
+    def reading(*arguments: P.args, **named: P.kwargs) -> R:
+        try:
+            return read(*arguments, **named)
+        except ValueError as error:
+            raise ChainError(f"the contract answered with what it cannot mean: {error}") from None
+
+    return reading
+
+
 def result(function: str, data: bytes) -> Any:
     """What a call returned: one value, or a tuple of them. Addresses are 20 bytes."""
     outputs = interface().functions[function].outputs
     try:
         values = _codec.decode(outputs, data)
-    except DecodingError as error:
+    except _UNREADABLE as error:
         raise ChainError(
             f"the contract answered {function} with {len(data)} bytes, not with {outputs}: {error}"
         ) from None
@@ -210,7 +229,7 @@ def revert(data: bytes) -> ContractError:
         if entry is not None:
             values = _codec.decode(entry.types, body)
             return ContractError(entry.name, _named(entry.arguments, entry.types, values))
-    except DecodingError:
+    except _UNREADABLE:
         pass  # What the data claims to be, it is not: shown as it came.
     return ContractError("Unknown", {"data": data})
 
@@ -228,11 +247,12 @@ def event(topics: Sequence[bytes], data: bytes) -> tuple[str, dict[str, object]]
             _codec.decode([kind], bytes(next(given)))[0] if indexed else next(rest)
             for kind, indexed in zip(entry.types, entry.indexed, strict=True)
         ]
-    except DecodingError:
+    except _UNREADABLE:
         return None
     return entry.name, _named(entry.arguments, entry.types, values)
 
 
+@_reading
 def members(rows: Sequence[Sequence[Any]]) -> dict[MemberId, Member]:
     """`getMembers()`."""
     return {
@@ -241,6 +261,7 @@ def members(rows: Sequence[Sequence[Any]]) -> dict[MemberId, Member]:
     }
 
 
+@_reading
 def proposals(rows: Sequence[Sequence[Any]], first: int) -> dict[int, Proposal]:
     """`getProposals(first, …)`."""
     found = {}
@@ -266,6 +287,7 @@ def proposals(rows: Sequence[Sequence[Any]], first: int) -> dict[int, Proposal]:
     return found
 
 
+@_reading
 def plan(row: Sequence[Any], round_row: Sequence[Any] | None = None) -> Plan:
     """`getPlan(id)`, with the current round where `getRound(id)` is given too."""
     return Plan(
@@ -295,6 +317,7 @@ def plan(row: Sequence[Any], round_row: Sequence[Any] | None = None) -> Plan:
     )
 
 
+@_reading
 def round(row: Sequence[Any]) -> Round | None:
     """`getRound(plan)` or `getRoundAt(plan, number, attempt)`; None if there was no such round."""
     if RoundStatus(row[2]) is RoundStatus.NONE:
@@ -329,6 +352,7 @@ def round(row: Sequence[Any]) -> Round | None:
     )
 
 
+@_reading
 def snapshot(answer: Sequence[Any]) -> Snapshot:
     """`getSnapshot(id)`."""
     height, timestamp, mask, plan_row, round_row = answer

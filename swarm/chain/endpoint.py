@@ -19,8 +19,10 @@ from web3.types import RPCEndpoint, RPCResponse
 
 from swarm.chain import contract
 from swarm.errors import ChainError
+from swarm.types import Address, Digest
 
 _REVERTED = 3
+MAX_QUANTITY_CHARS = 2 + 64
 
 
 class EndpointFault(ChainError):
@@ -85,13 +87,13 @@ class Endpoint:
 
 
 def read_number(value: object) -> int:
-    """A quantity: `0x`-prefixed hexadecimal. Raises EndpointFault."""
-    if isinstance(value, str) and value.startswith("0x"):
+    """A quantity below 2**256: `0x`-prefixed hexadecimal. Raises EndpointFault."""
+    if isinstance(value, str) and value.startswith("0x") and len(value) <= MAX_QUANTITY_CHARS:
         try:
             return int(value, 16)
         except ValueError:
             pass  # Named below, like everything else that is no quantity.
-    raise EndpointFault(f"the endpoint answered {value!r} where a quantity belongs")
+    raise EndpointFault(f"the endpoint answered {value!r}"[:200] + " where a quantity belongs")
 
 
 def read_bytes(value: object) -> bytes:
@@ -102,6 +104,23 @@ def read_bytes(value: object) -> bytes:
         except ValueError:
             pass  # Named below, like everything else that is no data.
     raise EndpointFault(f"the endpoint answered {value!r}"[:200] + " where data belong")
+
+
+def read_digest(value: object) -> Digest:
+    """Data of 32 bytes. Raises EndpointFault."""
+    return Digest(_of_size(value, 32))
+
+
+def read_address(value: object) -> Address:
+    """Data of 20 bytes. Raises EndpointFault."""
+    return Address(_of_size(value, 20))
+
+
+def _of_size(value: object, size: int) -> bytes:
+    data = read_bytes(value)
+    if len(data) != size:
+        raise EndpointFault(f"the endpoint answered {value!r}"[:200] + f", not {size} bytes")
+    return data
 
 
 def read_object(value: object, *keys: str) -> dict[str, Any]:

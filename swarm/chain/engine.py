@@ -20,12 +20,16 @@ from typing import Literal
 from eth_abi.abi import decode as decode_abi
 from eth_abi.exceptions import DecodingError
 
-from swarm.chain import codec, evm
+from swarm.chain import codec, contract, evm
 from swarm.chain.block import Block, ChainRules, InvalidBlock, InvalidTransaction, Transaction
 from swarm.chain.genesis import CONTRACT_ADDRESS, Genesis, build_genesis_block
+from swarm.chain.messages import check_certificate, decode_certificate
+from swarm.chain.override import Overrides, SignedOverride
+from swarm.chain.signer import Recovery
 from swarm.chain.store import ChainStore, StoredBlock
 from swarm.errors import ChainError, ConfigurationError, ProtocolViolation
-from swarm.types import NO_ADDRESS, Address, Digest, to_hex
+from swarm.protocol.state import Member
+from swarm.types import NO_ADDRESS, Address, Digest, MemberId, to_hex
 
 CHAIN_FILE = "chain.db"
 _GET_VALIDATORS = bytes.fromhex("b7ab4db5")  # getValidators()
@@ -56,21 +60,35 @@ class Engine:
     """One replica of the chain. Open it with `Engine.open`, close it with `close`."""
 
     @classmethod
-    def open(cls, path: Path, genesis: Genesis, rules: ChainRules | None = None) -> Engine:
+    def open(
+        cls,
+        path: Path,
+        genesis: Genesis,
+        rules: ChainRules | None = None,
+        *,
+        overrides: Sequence[SignedOverride] = (),
+    ) -> Engine:
         """Create the chain in the directory `path`, or go on with the one that is there.
 
         Raises ConfigurationError if the directory cannot be used, is in use, or holds another
-        chain.
+        chain, or if an override does not belong on it.
         """
         rules = rules or ChainRules()
         store = ChainStore(path / CHAIN_FILE)
         try:
-            return cls(store, genesis, rules, path)
+            return cls(store, genesis, rules, path, overrides)
         except BaseException:
             store.close()
             raise
 
-    def __init__(self, store: ChainStore, genesis: Genesis, rules: ChainRules, path: Path) -> None:
+    def __init__(
+        self,
+        store: ChainStore,
+        genesis: Genesis,
+        rules: ChainRules,
+        path: Path,
+        overrides: Sequence[SignedOverride],
+    ) -> None:
         self.chain_id = genesis.chain_id
         self.contract = CONTRACT_ADDRESS
         self.rules = rules
@@ -88,6 +106,10 @@ class Engine:
                 f"file describes {to_hex(self.genesis_hash)}: use the network file that this node "
                 "began with, or another directory"
             )
+        self._overrides = Overrides(overrides, self.genesis_hash, Recovery())
+        self._head = self._as_head(newest, {})
+        for height in self._overrides.heights():
+            self._adopt_override(height)
         self._head = self._as_head(newest, {})
 
     def close(self) -> None:
@@ -127,7 +149,18 @@ class Engine:
         """
         if height is None or height == self.head.height + 1:
             return self._head.validators
-        return self._stored(height - 1).validators
+        return self._overrides.validators(height, self._stored(height - 1).validators)
+
+    def vote_domain(self, height: int | None = None) -> Digest:
+        """What votes at `height` (by default the next) are signed over: the genesis hash, or the
+        digest of the last override at or before it."""
+        return self._overrides.vote_domain(self.head.height + 1 if height is None else height)
+
+    def members(self, at: At = "latest") -> dict[MemberId, Member]:
+        """The members that the consortium contract knew after a block. Raises ChainError."""
+        data = contract.call_data("getMembers")
+        output = self.call(self.contract, data, block=at)
+        return contract.members(contract.result("getMembers", output))
 
     def is_member(self, address: Address) -> bool:
         """Whether the contract knows this account or node as a member's, at the head."""
@@ -240,6 +273,9 @@ class Engine:
             stored = self._store.append(outcome, validators, certificate)
             self._head = self._as_head(stored, views)
             self._outcomes.clear()
+            if block.height + 1 in self._overrides.heights():
+                self._adopt_override(block.height + 1)
+                self._head = self._as_head(stored, views)
 
     def transactions(self, block: Block) -> tuple[Digest, ...]:
         """The names of a block's transactions, in order."""
@@ -376,7 +412,8 @@ class Engine:
         distinct = len(set(answer)) == len(answer) <= self.rules.max_validators
         if answer and distinct and NO_ADDRESS not in answer:
             return answer
-        return self._head.validators if outcome.block.height > 0 else ()
+        # What the contract said last, not what an override made of it.
+        return self._stored(outcome.block.height - 1).validators if outcome.block.height > 0 else ()
 
     def _view(
         self,
@@ -415,7 +452,30 @@ class Engine:
 
     def _as_head(self, stored: StoredBlock, views: dict[bytes, evm.CallResult]) -> _Head:
         root = codec.stored_body(stored.payload).header.state_root
-        return _Head(_to_block(stored), root, stored.validators, views)
+        validators = self._overrides.validators(stored.height + 1, stored.validators)
+        return _Head(_to_block(stored), root, validators, views)
+
+    def _adopt_override(self, height: int) -> None:
+        """Check the override at `height` once the block before it is here."""
+        if height <= self.head.height + 1:
+            parent = self._stored(height - 1)
+            validators = self._overrides.validators(height, parent.validators)
+            self._overrides.adopt(height, parent.hash, validators, self.members(height - 1))
+        if height <= self.head.height:
+            self._require_decided_under(height)
+
+    def _require_decided_under(self, height: int) -> None:
+        """The block at an override's height must have been decided by those whom it names."""
+        stored = self._stored(height)
+        domain, validators = self.vote_domain(height), self.validators(height)
+        try:
+            certificate = decode_certificate(stored.certificate)
+            check_certificate(certificate, domain, validators, Recovery())
+        except ProtocolViolation as error:
+            raise ConfigurationError(
+                f"block {height} was decided here without the override at that height ({error}): "
+                "take the override away, or delete the chain's directory and follow the others"
+            ) from None
 
     def _stored(self, height: int) -> StoredBlock:
         stored = self._store.block(height)

@@ -32,8 +32,9 @@ and its formal model in Dafny.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
+from dataclasses import replace
 
 import msgspec
 
@@ -97,7 +98,8 @@ class QBFT:
     """One node's consensus. The first event must be HeadAdvanced, with the stored head.
 
     record: the stored VoteRecord, None if there is none. sealed_height: the highest height whose
-    stored certificate bears this node's seal. `decode` turns a payload into a Block and
+    stored certificate bears this node's seal. genesis: what votes are signed over, until a
+    HeadAdvanced says otherwise. `decode` turns a payload into a Block and
     raises ProtocolViolation.
     """
 
@@ -176,10 +178,10 @@ class QBFT:
         Raises ProtocolViolation, with nothing changed, for a message no honest peer sends.
         """
         match event:
-            case HeadAdvanced():
-                self._advance(event, now_s)
             case MessageReceived():
                 self._receive(event.sender, event.message, now_s)
+            case HeadAdvanced():
+                self._advance(event, now_s)
             case TransactionsPending():
                 self._pending = True
                 self._begin_round_0(now_s)
@@ -210,12 +212,16 @@ class QBFT:
             return
         self.height = event.head.height + 1
         self.validators = event.validators
+        if event.domain is not None:
+            self._genesis = event.domain
+            self._verify = replace(self._verify, genesis=event.domain)
         self._parent = event.head
         self._pending = event.pending
         self._decided = False
         self._blocks: dict[Digest, Block] = {}
         self._valid: set[Digest] = set()
         self._votes: dict[Address, dict[tuple[int, int], Prepare | Commit]] = {}
+        self._tally: Counter[tuple[int, int, bytes]] = Counter()
         self._changes: dict[Address, RoundChange] = {}
         self._lock: Lock | None = None
         self._asked: set[Address] = set()
@@ -418,7 +424,8 @@ class QBFT:
             return
         self._count(sender, vote)
         self._check_prepared()
-        self._check_decided(vote)
+        if isinstance(vote, Commit):
+            self._check_decided(vote)
 
     def _count(self, sender: Address, vote: Prepare | Commit | RoundChange) -> None:
         """Remember a checked vote: a bounded number of each sender, the highest rounds."""
@@ -427,22 +434,35 @@ class QBFT:
             return
         kind = PREPARE if isinstance(vote, Prepare) else COMMIT
         votes = self._votes.setdefault(sender, {})
+        if (kind, vote.round) not in votes:
+            self._tally[kind, vote.round, vote.block_hash] += 1
         votes[kind, vote.round] = vote
         if len(votes) > VOTES_PER_SENDER:
-            del votes[min(votes, key=lambda place: place[1])]
+            oldest = min(votes, key=lambda place: place[1])
+            self._tally[(*oldest, votes.pop(oldest).block_hash)] -= 1
+            self._tally += Counter()
 
     def _of_round(self, kind: int, round_number: int, block_hash: bytes) -> list[Prepare | Commit]:
         """The validators' votes of one kind for this block in this round."""
-        votes = (self._votes.get(v, {}).get((kind, round_number)) for v in self.validators)
-        return [v for v in votes if v is not None and v.block_hash == block_hash]
+        place, found = (kind, round_number), []
+        for validator in self.validators:
+            vote = self._votes.get(validator, {}).get(place)
+            if vote is not None and vote.block_hash == block_hash:
+                found.append(vote)
+        return found
 
     def _check_prepared(self) -> None:
         """Lock on the proposal and vote to commit it, once a quorum prepared it in this round."""
-        block, record = self._proposal, self._own_record()
-        if block is None or block.hash not in self._valid or record.commit is not None:
+        block = self._proposal
+        if block is None or block.hash not in self._valid:
+            return
+        record = self._own_record()
+        if record.commit is not None or not self.may_vote:
+            return
+        if self._tally[PREPARE, self.round, block.hash] < self._quorum(len(self.validators)):
             return
         prepares = self._of_round(PREPARE, self.round, block.hash)
-        if len(prepares) < self._quorum(len(self.validators)) or not self.may_vote:
+        if len(prepares) < self._quorum(len(self.validators)):
             return
         self._lock = Lock(
             self.round, block.payload, tuple(p for p in prepares if isinstance(p, Prepare))
@@ -451,16 +471,19 @@ class QBFT:
         vote = Commit(self.height, self.round, block.hash, self._keys.sign(digest))
         self._vote(vote, msgspec.structs.replace(record, commit=vote, lock=self._lock))
 
-    def _check_decided(self, last: Prepare | Commit | None = None) -> bool:
+    def _check_decided(self, last: Commit | None = None) -> bool:
         """Commit a block that a quorum sealed in one round, whichever round that was."""
         if self._decided:
             return True
+        needed = self._quorum(len(self.validators))
         rounds = {last.round} if last else {r for v in self._votes.values() for _, r in v}
         hashes = [last.block_hash] if last else list(self._blocks)
         for round_number in sorted(rounds):
             for block_hash in hashes:
+                if self._tally[COMMIT, round_number, block_hash] < needed:
+                    continue
                 seals = self._seals(round_number, block_hash)
-                if len(seals) < self._quorum(len(self.validators)):
+                if len(seals) < needed:
                     continue
                 block = self._blocks.get(Digest(block_hash))
                 if block is None:
@@ -611,7 +634,7 @@ class QBFT:
             if vote.height == self.height and not isinstance(vote, Proposal):
                 self._count(self.address, vote)
                 self._check_prepared()
-                if not isinstance(vote, RoundChange):
+                if isinstance(vote, Commit):
                     self._check_decided(vote)
         self._propose_after_round_change(now_s)
 
@@ -625,18 +648,20 @@ class QBFT:
 
     # Start-up and status.
 
-    def _status_for(self, peer: Address) -> Status:
+    def latest_vote_of(self, peer: Address) -> Prepare | Commit | RoundChange | None:
+        """The latest vote of this validator that is held here, to remind it of it."""
         known: list[Vote] = [*self._early.get(peer, ()), *self._votes.get(peer, {}).values()]
         if peer in self._changes:
             known.append(self._changes[peer])
         votes = [v for v in known if not isinstance(v, Proposal)]
         vote = max(votes, key=lambda v: (v.height, v.round, isinstance(v, Commit)), default=None)
-        if isinstance(vote, RoundChange):
-            vote = vote.bare()
+        return vote.bare() if isinstance(vote, RoundChange) else vote
+
+    def _status_for(self, peer: Address) -> Status:
         voted = self._record.height
         if self._check.is_lost:
             voted = max(voted, self.height, (self._resume or 0) - 1)
-        return Status(self.height - 1, voted, vote)
+        return Status(self.height - 1, voted, self.latest_vote_of(peer))
 
     def _answered(self, sender: Address, status: Status) -> None:
         if status.head >= self.height:

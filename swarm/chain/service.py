@@ -162,7 +162,7 @@ class ChainService:
         self._refused = refused
         self._machine = qbft.QBFT(
             address=keys.address,
-            genesis=engine.genesis_hash,
+            genesis=engine.vote_domain(),
             keys=keys,
             decode=engine.decode,
             record=record,
@@ -442,7 +442,8 @@ class ChainService:
 
     def _head_event(self, block: Block, *, sealed: bool = False) -> steps.HeadAdvanced:
         validators = self._engine.validators(block.height + 1)
-        return steps.HeadAdvanced(block, validators, bool(self._pool.pending()), sealed)
+        domain = self._engine.vote_domain(block.height + 1)
+        return steps.HeadAdvanced(block, validators, bool(self._pool.pending()), sealed, domain)
 
     def _advance(self, event: steps.HeadAdvanced) -> None:
         self._step(event)

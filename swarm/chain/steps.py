@@ -17,12 +17,14 @@ class HeadAdvanced:
     """A block was committed, or the node started. `validators` are those of the next height.
 
     `sealed`: whether the certificate of this head, if it was imported, bears our own seal.
+    `domain`: what votes of the next height are signed over, if not what they were before.
     """
 
     head: Block
     validators: tuple[Address, ...]
     pending: bool
     sealed: bool = False
+    domain: Digest | None = None
 
 
 @dataclass(frozen=True)

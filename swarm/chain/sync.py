@@ -34,6 +34,8 @@ class Replica(Protocol):
     @property
     def genesis_hash(self) -> Digest: ...
 
+    def vote_domain(self, height: int | None = None) -> Digest: ...
+
     def block(self, height: int) -> Block: ...
 
     def certificate(self, height: int) -> bytes: ...
@@ -73,7 +75,8 @@ def import_block(replica: Replica, keys: Keys, item: CertifiedBlock) -> tuple[Bl
         raise ProtocolViolation(
             f"the certificate beside block {block.height} 0x{block.hash.hex()} is of another block"
         )
-    signers = check_certificate(certificate, replica.genesis_hash, replica.validators(), keys)
+    domain, validators = replica.vote_domain(), replica.validators()
+    signers = check_certificate(certificate, domain, validators, keys)
     replica.commit(block, item.certificate)
     return block, keys.address in signers
 
@@ -87,7 +90,7 @@ def sealed_height(replica: Replica, keys: Keys, above: int) -> int:
     for height in range(head, max(above, head - SEALS_SEARCHED, 0), -1):
         certificate = decode_certificate(replica.certificate(height))
         signers = check_certificate(
-            certificate, replica.genesis_hash, replica.validators(height), keys
+            certificate, replica.vote_domain(height), replica.validators(height), keys
         )
         if keys.address in signers:
             return height

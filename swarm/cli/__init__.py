@@ -6,15 +6,12 @@ what the user can mend, 1 for the rest.
 
 from __future__ import annotations
 
-import errno
 import importlib
 from typing import Any
 
 import click
 
-from swarm.errors import SwarmError
-
-_MACHINES_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
+from swarm.errors import MACHINE_FAULTS, SwarmError
 
 GROUPS = {
     "init": ("swarm.cli.init", "Make a new node's directory: its key, configuration, join card."),
@@ -57,7 +54,7 @@ class LazyGroup(click.Group):
         except OSError as error:
             # A path that the user gave cannot be read or written, or the disk is full.
             click.echo(f"Error: {_place(error)}{error.strerror or error}", err=True)
-            ctx.exit(1 if error.errno in _MACHINES_FAULTS else 2)
+            ctx.exit(1 if error.errno in MACHINE_FAULTS else 2)
 
 
 def _place(error: OSError) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -72,6 +73,47 @@ def command() -> None:
     """How fast this machine is at what the nodes do."""
 
 
+@command.command()
+@click.option("--size", callback=sizes, default="256MB", show_default=True, help="Of the blob.")
+@click.option(
+    "--repeat", type=click.IntRange(5, 100), default=5, show_default=True,
+    help="How often; one repetition before does not count.",
+)  # fmt: skip
+@directory_option
+@report_option
+def transfer(
+    size: list[int], repeat: int, directory: Path | None, report_file: Path | None
+) -> None:
+    """One blob between two nodes, beside a raw TLS 1.3 socket.
+
+    \b
+    swarm bench transfer --size 256MB
+    """
+    from swarm.bench.machine import tell_size, working_directory
+    from swarm.bench.transfer import measure_transfer
+
+    results = []
+    for one in size:
+        with working_directory(directory) as folder:
+            results.append(measure_transfer(one, repeat, folder))
+    print_table(
+        ("size", "files on", "raw TLS MB/s", "nodes MB/s", "ratio", "receiver MB", "grew by MB"),
+        [
+            (
+                tell_size(r["size_bytes"]),
+                r["directory"],
+                r["raw_mb_per_s"],
+                r["node_mb_per_s"],
+                r["ratio"],
+                _megabytes(r["receiver_bytes"]),
+                _megabytes(r["receiver_growth_bytes"]),
+            )
+            for r in results
+        ],
+    )
+    report("transfer", results, report_file)
+
+
 @command.command("round")
 @click.option("--peers", callback=counts, default="4", show_default=True, help="Nodes.")
 @click.option("--size", callback=sizes, default="4MB", show_default=True, help="Of the model.")
@@ -106,15 +148,25 @@ def round_(
     swarm bench round
     swarm bench round --peers 4 --size 1MB,4MB,25MB,100MB --json round.json
     """
-    from swarm.bench.machine import tell_size, working_directory
+    from swarm.bench.machine import working_directory
     from swarm.bench.rounds import RoundOptions, measure_rounds
 
-    results = []
-    for count in peers:
-        for size_bytes in size:
-            with working_directory(directory) as folder:
-                options = RoundOptions(count, size_bytes, verify, rounds, wire)
-                results.append(measure_rounds(options, folder))
+    results: list[dict[str, Any]] = []
+    try:
+        for count in peers:
+            for size_bytes in size:
+                with working_directory(directory) as folder:
+                    options = RoundOptions(count, size_bytes, verify, rounds, wire)
+                    results.append(measure_rounds(options, folder))
+    finally:  # what was measured before one failed is worth keeping
+        if results:
+            _show_rounds(results)
+            report("round", results, report_file)
+
+
+def _show_rounds(results: list[dict[str, Any]]) -> None:
+    from swarm.bench.machine import tell_size
+
     print_table(
         (
             "peers", "travels", "verify", "files on", "s/round", "worst", "leader sent",
@@ -141,7 +193,85 @@ def round_(
             for r in results
         ],
     )  # fmt: skip
-    report("round", results, report_file)
+
+
+@command.command()
+@click.option("--peers", callback=counts, default="4", show_default=True, help="Nodes.")
+@click.option(
+    "--in-flight", type=click.IntRange(1, 500), default=50, show_default=True,
+    help="Transactions under way at once, when the rate is measured.",
+)  # fmt: skip
+@directory_option
+@report_option
+def chain(
+    peers: list[int], in_flight: int, directory: Path | None, report_file: Path | None
+) -> None:
+    """Seconds from a transaction to its final receipt on all nodes, and how many fit in a second.
+
+    \b
+    swarm bench chain --peers 4
+    """
+    from swarm.bench.chain import ChainOptions, measure_chain
+    from swarm.bench.machine import working_directory
+
+    results = []
+    for count in peers:
+        with working_directory(directory) as folder:
+            options = ChainOptions(count, in_flight=in_flight)
+            results.append(measure_chain(options, folder))
+    print_table(
+        ("peers", "one by one", "median ms", "p95 ms", "in flight", "a second", "in a block"),
+        [
+            (
+                r["peers"],
+                r["one_by_one"],
+                f"{1000 * r['median_s']:.0f}",
+                f"{1000 * r['p95_s']:.0f}",
+                r["in_flight"],
+                r["per_second"],
+                r["transactions_per_block"],
+            )
+            for r in results
+        ],
+    )
+    report("chain", results, report_file)
+
+
+@command.command()
+@click.option(
+    "--size", callback=sizes, default="100MB", show_default=True, help="Of each of four updates."
+)
+@click.option(
+    "--repeat", type=click.IntRange(5, 100), default=7, show_default=True,
+    help="How often; one repetition before does not count.",
+)  # fmt: skip
+@report_option
+def merge(size: list[int], repeat: int, report_file: Path | None) -> None:
+    """The weighted mean of four updates, beside a copy of the same bytes.
+
+    \b
+    swarm bench merge --size 100MB
+    """
+    from swarm.bench.machine import tell_size
+    from swarm.bench.merge import measure_merge
+
+    threads = sorted({1, 2, os.cpu_count() or 1})
+    results = [r for one in size for r in measure_merge(one, threads, repeat)]
+    print_table(
+        ("updates", "of", "threads", "copy GB/s", "merge GB/s", "ratio"),
+        [
+            (
+                r["updates"],
+                tell_size(r["size_bytes"]),
+                r["threads"],
+                r["copy_gb_per_s"],
+                r["merge_gb_per_s"],
+                r["ratio"],
+            )
+            for r in results
+        ],
+    )
+    report("merge", results, report_file)
 
 
 def _times(models: float | None) -> str:

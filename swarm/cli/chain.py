@@ -6,12 +6,16 @@ from pathlib import Path
 
 import click
 
-from swarm.cli.options import DIRECTORY
+from swarm.cli.options import DIRECTORY, FILE, typed_password
 
 
 @click.group("chain")
 def command() -> None:
-    """This node's replica of the chain: recover it after a loss."""
+    """This node's replica of the chain: recover it after a loss.
+
+    `recover` is for a node that lost its own votes. `override` is for a consortium that lost more
+    than a third of its validators for good.
+    """
 
 
 @command.command()
@@ -30,6 +34,7 @@ def recover(directory: Path, yes: bool) -> None:
     split. Agree with the other members before you answer yes.
     """
     from swarm.chain.engine import Engine
+    from swarm.chain.override import read_applied
     from swarm.chain.service import recover_votes
     from swarm.chain.store import VoteStore
     from swarm.errors import ConfigurationError
@@ -42,7 +47,7 @@ def recover(directory: Path, yes: bool) -> None:
     if not yes:
         click.confirm("Has every other member agreed that this node votes anew?", abort=True)
     # Both files are locked by a node that runs, so this cannot happen beneath one.
-    engine = Engine.open(directory / "chain", genesis)
+    engine = Engine.open(directory / "chain", genesis, overrides=read_applied(directory))
     try:
         votes = VoteStore(directory / "chain" / "votes.db")
         try:
@@ -52,3 +57,53 @@ def recover(directory: Path, yes: bool) -> None:
         click.echo(f"the node will vote from height {engine.head.height + 1} on; start it now")
     finally:
         engine.close()
+
+
+@command.group("override")
+def override_group() -> None:
+    """Go on without validators that are gone for good, as the members who remain agree.
+
+    \b
+    1. Compare: every remaining node must show the same height and block.
+    2. One operator begins the file, each of the others adds a signature:
+       swarm chain override sign hospital override.json --without Kyoto --without Basel
+       swarm chain override sign other-hospital override.json
+    3. When more than half of the endorsed members have signed, every node is given it:
+       swarm chain override apply hospital override.json
+
+    The risk: if those who are gone had already made the next block, and come back with it, there
+    are two histories. Read docs/operations.md before you begin.
+    """
+
+
+@override_group.command()
+@click.argument("directory", type=DIRECTORY)
+@click.argument("file", type=FILE)
+@click.option("--without", multiple=True, metavar="NAME", help="A member whose validator is lost.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def sign(directory: Path, file: Path, without: tuple[str, ...], yes: bool) -> None:
+    """Add the signature of the node in DIRECTORY to FILE, which --without begins."""
+    from swarm.node.override import describe, prepare_signature
+
+    password = typed_password(directory)
+    with prepare_signature(directory, file, without, password) as prepared:
+        click.echo(describe(prepared.proposed, prepared.members))
+        for warning in prepared.warnings:
+            click.echo(f"warning: {warning}", err=True)
+        if not yes:
+            click.confirm("Are all of them gone for good, and have the others agreed?", abort=True)
+        signed, needed = prepared.sign()
+    click.echo(f"{file}: signed by {signed} of {needed} that are needed")
+
+
+@override_group.command()
+@click.argument("directory", type=DIRECTORY)
+@click.argument("file", type=FILE)
+def apply(directory: Path, file: Path) -> None:
+    """Give the node in DIRECTORY the override in FILE, checked against its own chain.
+
+    A node that is still behind checks it when it gets there. Start the node afterwards.
+    """
+    from swarm.node.override import apply_override
+
+    click.echo(apply_override(directory, file))

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from pathlib import Path
 
 import click
 
-from swarm.cli.options import DIRECTORY, json_option, print_json, print_table, short
+from swarm.cli.options import DIRECTORY, json_option, print_json, print_table, short, typed_password
 
 
 @click.group("node")
@@ -27,14 +25,9 @@ def start(directory: Path) -> None:
     \b
     swarm node start hospital
     """
-    from swarm.node.config import load_config
-    from swarm.node.node import PASSWORD_VARIABLE, start_node
+    from swarm.node.node import start_node
 
-    password = None
-    wants_password = load_config(directory).key.password_file is None
-    if wants_password and PASSWORD_VARIABLE not in os.environ and sys.stdin.isatty():
-        password = click.prompt("Password of the key", hide_input=True)
-    start_node(directory, password)
+    start_node(directory, typed_password(directory))
 
 
 @command.command()

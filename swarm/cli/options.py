@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -44,6 +46,17 @@ def ask_node(node: Path, method: str, /, **arguments: Any) -> Any:
     from swarm.node.control import ask
 
     return ask(node, method, **arguments)
+
+
+def typed_password(directory: Path) -> str | None:
+    """The password of the node's key from the terminal, if nothing else gives it."""
+    from swarm.node.config import load_config
+    from swarm.node.password import PASSWORD_VARIABLE
+
+    wants_password = load_config(directory).key.password_file is None
+    if wants_password and PASSWORD_VARIABLE not in os.environ and sys.stdin.isatty():
+        return str(click.prompt("Password of the key", hide_input=True))
+    return None
 
 
 def print_json(value: object) -> None:

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ Progress = Callable[[float, int, float], None]
 
 @dataclass(frozen=True)
 class Update:
-    """What training a round gave. `state` holds copies on the CPU of all that is not frozen."""
+    """What training a round gave. `state` is all that is not frozen."""
 
     state: State
     samples: int
@@ -102,15 +103,25 @@ class LocalTraining:
         self._data: Data | None = None
         self._prepared: Data | None = None
         self._prepared_for: str | None = None
-        with self._deterministic("initialise"), self._faults("building the model"):
-            self.model = plan.model().to(self.device)
-            self.initial = copy_state(state_of(self.model))
-            self.travels = travelling(self.model, self.initial, plan.wire_dtype)
-        broken = first_non_finite(self.initial)
+        self.model = self._new_model().to(self.device)
+        with self._faults("building the model"):
+            state = state_of(self.model)
+            self.travels = travelling(self.model, state, plan.wire_dtype)
+        broken = first_non_finite(state)
         if broken is not None:
             raise PlanError(
                 f"model() returns a model whose tensor {broken!r} is NaN or infinite: initialise it"
             )
+
+    def make_initial(self) -> State:
+        """The initial model, made anew: a node needs it once, and should not keep it in memory."""
+        with self._faults("building the model"):
+            return {name: value.cpu() for name, value in state_of(self._new_model()).items()}
+
+    @cached_property
+    def initial(self) -> State:
+        """The initial model, for those who compare with it again and again."""
+        return self.make_initial()
 
     @property
     def data(self) -> Data:
@@ -163,11 +174,14 @@ class LocalTraining:
         base_digest: bytes = b"",
         workplace: Workplace | None = None,
         progress: Progress = lambda fraction, epoch, loss: None,
+        own_copy: bool = True,
     ) -> Update:
         """Train the model from `base`, which is whole, for one round; return the update.
 
-        With a `workplace`, a checkpoint is taken after each epoch, and one of the same round and
-        base is resumed. Raises PlanError where a loss or a parameter becomes NaN or infinite.
+        Without `own_copy`, the update's tensors are the model's, and change with it in the next
+        call: one model in memory, not two. With a `workplace`, a checkpoint is taken after each
+        epoch, and one of the same round and base is resumed. Raises PlanError where a loss or a
+        parameter becomes NaN or infinite.
         """
         data = self.prepared(statistics)
         rows = rows_in(data.train)
@@ -189,9 +203,8 @@ class LocalTraining:
         loss = done.loss
         if math.isnan(loss):
             loss = self._score(lambda: mean_loss(self.plan, self.model, data.train))
-        return Update(
-            copy_state(state), rows, done.steps, loss, time.monotonic() - started, resumed
-        )
+        kept = copy_state(state) if own_copy else state
+        return Update(kept, rows, done.steps, loss, time.monotonic() - started, resumed)
 
     def evaluate(
         self,
@@ -215,6 +228,10 @@ class LocalTraining:
             raise PlanError(
                 f"{type(self.plan).__name__}.metrics must return a dict of numbers, not {found!r}"
             ) from None
+
+    def _new_model(self) -> torch.nn.Module:
+        with self._deterministic("initialise"), self._faults("building the model"):
+            return self.plan.model()
 
     def _trained(self) -> State:
         """The model's own tensors (not copies) that are not frozen."""

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TypeVar
 
+import msgspec
 import trio
 
 from swarm.errors import ConfigurationError, LocalError, PlanError, TrainerError
@@ -55,6 +56,7 @@ END_GRACE_S = 5.0
 EXIT_STATUS_WAIT_S = 1.0
 FIRST_PAUSE_S = 0.2
 WRITE_DEADLINE_S = 10.0
+DESCRIPTION = "described.msgpack"
 
 Answer = TypeVar("Answer", bound=Reply)
 
@@ -96,6 +98,7 @@ class Trainer:
         """How many processes were replaced because they died or fell silent."""
         self._process: _Process | None = None
         self._loaded: Loaded | None = None
+        self._described: Loaded | None = None
         self._asking = trio.Lock()
 
     @property
@@ -104,12 +107,18 @@ class Trainer:
         return self._process.pid if self._process is not None else None
 
     async def describe(self) -> Loaded:
-        """What the plan says of itself: rules, tensors, device. Needs no data."""
-        if self._loaded is None:
+        """What the plan says of itself: rules, tensors, device. Needs no data.
+
+        What an earlier process said of the same code holds still, so that a node that starts again
+        can merge and check merges long before a new process has imported torch.
+        """
+        if self._described is None:
+            self._described = await trio.to_thread.run_sync(self._recall)
+        if self._described is None:
             async with self._asking:
                 await self._with_retries(None, _ignore)
-        assert self._loaded is not None
-        return self._loaded
+        assert self._described is not None
+        return self._described
 
     async def count_samples(self) -> Samples:
         """Read this site's data and count its rows by use."""
@@ -232,7 +241,28 @@ class Trainer:
         if not isinstance(loaded, Loaded):
             raise _Died(f"answered {type(loaded).__name__} to Load")
         self._loaded = loaded
+        if self._described is None:
+            await trio.to_thread.run_sync(self._note_description, loaded)
+        self._described = loaded
         return self._process, loaded
+
+    def _recall(self) -> Loaded | None:
+        """What an earlier process said of this very code, if that can be read."""
+        with suppress(OSError, msgspec.MsgspecError):
+            said = msgspec.msgpack.decode(self._description.read_bytes(), type=Loaded)
+            if said.digest == self.config.digest:
+                return said
+        return None
+
+    def _note_description(self, loaded: Loaded) -> None:
+        partial = self._description.with_suffix(".partial")
+        with suppress(OSError):  # then the next process is waited for
+            partial.write_bytes(msgspec.msgpack.encode(loaded))
+            partial.replace(self._description)
+
+    @property
+    def _description(self) -> Path:
+        return self.config.workspace / DESCRIPTION
 
     async def _exchange(
         self, process: _Process, request: Request, progress: Callable[[Progress], None]

@@ -145,8 +145,9 @@ class Trainer:
 
     def loaded(self) -> Loaded:
         training = self.training
-        travels = _tensors(specs_of(training.initial, training.travels))
-        initial = _tensors(specs_of(training.initial))
+        state = state_of(training.model)
+        travels = _tensors(specs_of(state, training.travels))
+        initial = _tensors(specs_of(state))
         return Loaded(
             name=type(self.training.plan).__name__,
             digest=self.workplace.plan,
@@ -163,7 +164,7 @@ class Trainer:
             case CountSamples():
                 return Counted(samples=self.training.samples())
             case Initialise(out=out):
-                write_state(Path(out), self.training.initial)
+                write_state(Path(out), self.training.make_initial())
                 return Written()
             case ComputeStatistics(out=out):
                 write_arrays(Path(out), self.training.statistics())
@@ -193,6 +194,7 @@ class Trainer:
             base_digest=request.base_digest,
             workplace=self.workplace,
             progress=progress,
+            own_copy=False,
         )
         travels = to_wire(update.state, self.training.travels)
         write_state(Path(request.out), travels)

@@ -22,6 +22,9 @@ import trio
 from swarm.errors import UNREADABLE, ConfigurationError, LocalError, SwarmError
 
 MAX_MESSAGE_BYTES = 16 * 2**20
+MAX_BRACKETS = 2000
+"""In one request. py-evm raises Python's recursion limit to a depth at which decoding nested JSON
+overruns the stack and kills the process: nesting is bounded before anything is decoded."""
 REQUEST_DEADLINE_S = 10.0
 ANSWER_DEADLINE_S = 600.0
 _LONGEST_SOCKET_PATH = 100
@@ -171,6 +174,8 @@ async def _read(stream: trio.SocketStream) -> bytes | None:
 
 
 async def _perform(body: bytes, handlers: Mapping[str, Handler]) -> Reply:
+    if body.count(b"[") + body.count(b"{") > MAX_BRACKETS:
+        return Reply(error="the request is nested too deeply", exit_status=2)
     try:
         request = msgspec.json.decode(body, type=Request)
         handler = handlers[request.method]

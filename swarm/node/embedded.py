@@ -14,6 +14,7 @@ import trio
 from swarm.chain.client import ConsortiumClient, InProcessProvider
 from swarm.chain.engine import Engine
 from swarm.chain.genesis import CONTRACT_ADDRESS, Genesis, read_genesis
+from swarm.chain.override import read_applied
 from swarm.chain.pool import Pool
 from swarm.chain.rpc import RpcMethods
 from swarm.chain.service import ChainService, open_chain
@@ -71,7 +72,10 @@ async def open_embedded(
     directory: Path, genesis: Genesis, key: bytes, network: Network
 ) -> AsyncIterator[OpenedChain]:
     """The consortium's own chain, this node's replica of it."""
-    engine = await trio.to_thread.run_sync(Engine.open, directory / "chain", genesis)
+    overrides = read_applied(directory)
+    engine = await trio.to_thread.run_sync(
+        partial(Engine.open, directory / "chain", genesis, overrides=overrides)
+    )
     with engine, closing(VoteStore(directory / "chain" / "votes.db")) as votes:
         pool = Pool(engine)
         refused = partial(_blame, network)

@@ -20,6 +20,7 @@ from swarm.errors import ChunkPending, RemoteError
 from swarm.types import Address, Digest, to_hex
 
 Rule = Callable[[Address, Digest], bool]
+OnFault = Callable[[Address, RemoteError], None]
 SLOWEST_LINK_BYTES_PER_S = 64 * 1024
 FOLLOW_STALL_S = 10.0
 
@@ -69,23 +70,32 @@ class Exchange:
         *,
         patience_s: float,
         wish: Wish | None = None,
+        on_fault: OnFault | None = None,
     ) -> None:
         """Bring a blob here from these peers, in order of preference.
 
         `patience_s` is how long a peer may make no progress; the whole may take as long as the
         slowest link needs. Who asks for a blob that is already on its way waits for it: its bytes
-        travel once. Raises RemoteError (BlobError, PeerUnreachable) or LocalError.
+        travel once. `on_fault` hears of each peer's faults. Raises RemoteError (BlobError,
+        PeerUnreachable) or LocalError.
         """
         on_its_way = self._on_its_way.setdefault(root, trio.Lock())
         try:
             async with on_its_way:
-                await self._pull(root, list(peers), patience_s, wish or Wish(self.max_blob_bytes))
+                await self._pull(
+                    root, list(peers), patience_s, wish or Wish(self.max_blob_bytes), on_fault
+                )
         finally:
             if not on_its_way.locked():
                 self._on_its_way.pop(root, None)
 
     async def _pull(
-        self, root: Digest, peers: list[Address], patience_s: float, wish: Wish
+        self,
+        root: Digest,
+        peers: list[Address],
+        patience_s: float,
+        wish: Wish,
+        on_fault: OnFault | None,
     ) -> None:
         with _Pulling(self):
             await fetch_wish(
@@ -96,6 +106,7 @@ class Exchange:
                 wish,
                 deadline_s=patience_s + wish.max_bytes / SLOWEST_LINK_BYTES_PER_S,
                 stall_s=patience_s,
+                on_fault=on_fault,
             )
 
     async def follow(

@@ -17,7 +17,7 @@ from swarm.node.control import Handler
 from swarm.node.layouts import layout_of
 from swarm.node.refusals import in_words
 from swarm.protocol.election import commitment_to, secret_for
-from swarm.protocol.ledger import Kind, Proposal, votes_needed
+from swarm.protocol.ledger import Kind, Proposal, votes_for, votes_needed
 from swarm.protocol.state import Member, Plan, Rules, VerifyLevel, members_in
 from swarm.protocol.workflow import FEDERATED_AVERAGING
 from swarm.types import NO_ADDRESS, NO_DIGEST, Digest, PlanId, to_hex
@@ -44,6 +44,7 @@ class Handlers:
     def by_name(self) -> dict[str, Handler]:
         return {
             "status": self.status,
+            "wait_for_head": self.wait_for_head,
             "contract_info": self.contract_info,
             "members": self.members,
             "propose_member": self.propose_member,
@@ -62,6 +63,10 @@ class Handlers:
 
     async def status(self) -> object:
         return self.node.status()
+
+    async def wait_for_head(self, above: int) -> object:
+        """The head's height as soon as it is greater, for those who would ask again and again."""
+        return await self.node.chain.wait_for_head(above)
 
     # Members.
 
@@ -315,7 +320,7 @@ def _proposal(proposal: Proposal, members: dict[Any, Member]) -> dict[str, Any]:
         "id": proposal.id,
         "what": what,
         "status": proposal.status.name.lower(),
-        "ayes": proposal.ayes.bit_count(),
+        "ayes": votes_for(proposal, members),
         "noes": proposal.noes.bit_count(),
         "needed": votes_needed(proposal, members),
     }

@@ -27,7 +27,7 @@ import trio
 
 from swarm.blobs.store import BlobStore
 from swarm.chain.http import open_http
-from swarm.errors import ChainError, ConfigurationError, SwarmError
+from swarm.errors import MACHINE_FAULTS, ChainError, SwarmError
 from swarm.learning.merge import self_check
 from swarm.learning.supervisor import Trainer, TrainerConfig, open_trainer
 from swarm.network.limits import NetworkLimits
@@ -39,10 +39,11 @@ from swarm.node.drafts import Drafts
 from swarm.node.embedded import open_node_chain, read_network
 from swarm.node.exchange import Exchange
 from swarm.node.handlers import Handlers
-from swarm.node.keys import load_key, read_password
+from swarm.node.keys import load_key
 from swarm.node.library import METHOD as BUNDLE_METHOD
 from swarm.node.library import Library
 from swarm.node.participant import Participant
+from swarm.node.password import find_password
 from swarm.node.records import Records
 from swarm.node.upkeep import keep_up
 from swarm.node.work import Work
@@ -55,7 +56,6 @@ log = logging.getLogger("swarm.node")
 CODE_RETRY_S = 1.0
 CHAIN_RETRY_S = 1.0
 RUNNING = "running.json"
-PASSWORD_VARIABLE = "SWARM_PASSWORD"
 
 
 @dataclass
@@ -325,20 +325,6 @@ async def open_node(directory: Path, password: str | None = None) -> AsyncIterat
             (directory / RUNNING).unlink(missing_ok=True)
 
 
-def find_password(directory: Path, config: NodeConfig, password: str | None) -> str:
-    """What opens the key: given, from the configured file, or from SWARM_PASSWORD."""
-    if password is not None:
-        return password
-    if config.key.password_file is not None:
-        return read_password(directory / config.key.password_file)
-    if PASSWORD_VARIABLE in os.environ:
-        return os.environ[PASSWORD_VARIABLE]
-    raise ConfigurationError(
-        f"no password for {directory / config.key.file}: set `key.password_file` in node.toml, or "
-        f"{PASSWORD_VARIABLE}, or start the node in a terminal"
-    )
-
-
 def _announce(node: Node, control: str) -> None:
     running = Running(os.getpid(), control, node.rpc_url, node.network.addresses)
     partial = node.directory / (RUNNING + ".partial")
@@ -363,7 +349,10 @@ async def run_node(directory: Path, password: str | None = None) -> None:
 
 
 def start_node(directory: Path, password: str | None = None) -> None:
-    """Blocks; the entry of `swarm node start`. Raises SwarmError for what a person can mend."""
+    """Blocks; the entry of `swarm node start`.
+
+    Raises SwarmError or OSError (a full disk, say) for what a person can mend.
+    """
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True
     )
@@ -372,10 +361,16 @@ def start_node(directory: Path, password: str | None = None) -> None:
     try:
         trio.run(run_node, directory.resolve(), password)
     except BaseExceptionGroup as group:
-        expected, rest = group.split(SwarmError)
+        expected, rest = group.split(_can_be_mended)
         if expected is None or rest is not None:
             raise
         raise _first(expected) from None
+
+
+def _can_be_mended(error: BaseException) -> bool:
+    return isinstance(error, SwarmError) or (
+        isinstance(error, OSError) and error.errno in MACHINE_FAULTS
+    )
 
 
 def _first(group: BaseExceptionGroup[Any]) -> BaseException:

@@ -24,6 +24,8 @@ _WORDS = {
     "ConsortiumLastValidator": "the last validator cannot go: let another one become active first",
     "PlanBadName": "the plan's name has {size} bytes: choose a shorter class name",
     "PlanBadRules": "the plan's rules are outside of what the contract allows: see docs/plans.md",
+    "PlanTooMany": "this institution has as many open plans as it may: end one with "
+    "`swarm plan stop`",
     "PlanUnknown": "there is no plan {plan}: see `swarm plan list`",
     "PlanEnded": "the plan has ended ({status}): propose it again with `swarm plan propose`",
     "PlanDigestMismatch": "the plan has the digest {expected}, not {given}: read it with "

@@ -247,19 +247,29 @@ class Settling:
         if owner is not None and me is not None and wish.max_bytes > SMALL_BYTES:
             # From its owner: its leader, who has it too, has enough to send.
             wish = replace(wish, spread=Spread(owner.node, [me.node], me.node))
+        author = self._addresses([update.member])
+        lies: list[BlobError] = []
+
+        def note(peer: Address, error: RemoteError) -> None:
+            if peer in author and isinstance(error, BlobError):
+                lies.append(error)
+
         try:
             await self.exchange.pull(
                 update.update,
-                self._addresses([update.member]) + self._others(),
+                author + self._others(),
                 patience_s=max(patience_s, LEAST_PATIENCE_S),
                 wish=wish,
+                on_fault=note,
             )
         except SchemaMismatch as error:
             return self._left_out(update.member, Omission.WRONG_SCHEMA, error)
         except BlobError as error:
             return self._left_out(update.member, Omission.WRONG_DIGEST, error)
         except RemoteError as error:
-            return self._left_out(update.member, Omission.UNREACHABLE, error)
+            # That another, who wants it too, has not given up on it yet makes the author no better.
+            reason = Omission.WRONG_DIGEST if lies else Omission.UNREACHABLE
+            return self._left_out(update.member, reason, error)
         return None
 
     def _left_out(self, member: MemberId, reason: Omission, why: RemoteError) -> Omission:

@@ -12,7 +12,7 @@ Every method takes `sender` (the address that signed) and `now` (the block's tim
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 
 from swarm.errors import ContractError
@@ -48,6 +48,9 @@ MAX_NAME_BYTES = 64
 MAX_VALIDATORS = 21
 PROPOSAL_LIFETIME_S = 30 * 86400
 DORMANT_S = 7 * 86400
+MAX_OPEN_PLANS = 16
+"""Of one proposer: every node keeps the code of every plan."""
+LIVE = (PlanStatus.PROPOSED, PlanStatus.RUNNING)
 MAX_ROUNDS = 100_000
 MAX_SECONDS = 30 * 86400
 
@@ -91,20 +94,30 @@ class Founder:
     name: str
 
 
-def votes_needed(proposal: Proposal, members: Mapping[MemberId, Member]) -> int:
-    """More than half of the members; two thirds where the validators change.
-
-    Removing an active validator and changing the protocol alter who can finalise blocks, so a bare
-    majority must not be able to do it.
-    """
-    count = sum(member.present for member in members.values())
+def is_grave(proposal: Proposal, members: Mapping[MemberId, Member]) -> bool:
+    """Whether it changes who can finalise blocks: removes an active validator, or the protocol."""
     target = members.get(MemberId(proposal.target))
-    removes_validator = (
-        proposal.kind is Kind.REMOVE and target is not None and target.present and target.validator
-    )
-    if removes_validator or proposal.kind is Kind.UPGRADE:
-        return max(quorum(count), supermajority(count))
-    return quorum(count)
+    removes = proposal.kind is Kind.REMOVE and target is not None and target.present
+    return proposal.kind is Kind.UPGRADE or (removes and target is not None and target.validator)
+
+
+def votes_needed(proposal: Proposal, members: Mapping[MemberId, Member]) -> int:
+    """More than half of the members; of the endorsed two thirds, where the validators change.
+
+    A bare majority must not be able to change who can finalise blocks, nor to admit members of its
+    own until it is two thirds: so only the endorsed are counted there.
+    """
+    present = [member for member in members.values() if member.present]
+    if is_grave(proposal, members):
+        return supermajority(sum(member.endorsed for member in present))
+    return quorum(len(present))
+
+
+def votes_for(proposal: Proposal, members: Mapping[MemberId, Member]) -> int:
+    """The ayes that count towards `votes_needed`."""
+    grave = is_grave(proposal, members)
+    counted = (m for m in members.values() if m.present and (m.endorsed or not grave))
+    return sum(proposal.ayes >> member.id & 1 for member in counted)
 
 
 class Ledger:
@@ -161,8 +174,8 @@ class Ledger:
     def vote(self, sender: Address, now: int, number: int, support: bool) -> None:
         """Vote once on a proposal; the vote that completes the threshold carries it out.
 
-        An admission that has passed still takes ayes: two thirds of the members make the new
-        member's node eligible as a validator (`endorsed`).
+        An admission that has passed still takes ayes: two thirds of the endorsed endorse the new
+        member, whose node may then validate and whose votes count in later endorsements.
         """
         member = self._governor(sender)
         proposal = self.proposals.get(number)
@@ -180,12 +193,12 @@ class Ledger:
         if (proposal.ayes | proposal.noes) & bit:
             raise ContractError("ConsortiumAlreadyVoted", {"proposal": number, "member": member.id})
         # Everything that can fail is decided before anything changes.
-        ayes = proposal.ayes | (bit if support else 0)
+        voted = replace(proposal, ayes=proposal.ayes | (bit if support else 0))
         needed = votes_needed(proposal, self.members)
-        passes = not endorsing and (ayes & self.member_mask).bit_count() >= needed
+        passes = not endorsing and votes_for(voted, self.members) >= needed
         if passes:
             self._check_enactable(proposal)
-        proposal.ayes = ayes
+        proposal.ayes = voted.ayes
         if not support:
             proposal.noes |= bit
         if passes:
@@ -278,6 +291,9 @@ class Ledger:
             raise ContractError("PlanBadDigest")
         if not _rules_sane(rules):
             raise ContractError("PlanBadRules")
+        own = [plan for plan in self.plans.values() if plan.proposer == member.id]
+        if sum(plan.status in LIVE for plan in own) >= MAX_OPEN_PLANS:
+            raise ContractError("PlanTooMany", {"member": member.id})
         number = PlanId(len(self.plans) + 1)
         self.plans[number] = Plan(
             number,
@@ -524,7 +540,7 @@ class Ledger:
         if not may_void(plan, round, self.member_mask, now):
             raise ContractError("RoundNotVoidable", {"round": number, "attempt": attempt})
         if round.status is RoundStatus.CLOSED:
-            self._note_merge_time(plan, round, now)
+            self._note_merge_time(plan, round, now - round.closed_at)
         round.status = RoundStatus.VOID
         if may_open(plan, self.member_mask, now):
             self._open(plan, now)
@@ -592,20 +608,22 @@ class Ledger:
         voters = submitters(round, self.member_mask).bit_count()
         if voters >= supermajority(self.member_mask.bit_count()):
             self.rotation = round.seed
-        self._note_merge_time(plan, round, now)
+        began_at = round.slot_begins_at(round.first_slot_of(candidate.leader) or 0)
+        self._note_merge_time(plan, round, now - began_at)
         if round.number >= plan.rules.rounds:
             plan.status = PlanStatus.COMPLETED
         elif may_open(plan, self.member_mask, now):
             self._open(plan, now)
 
     @staticmethod
-    def _note_merge_time(plan: Plan, round: Round, now: int) -> None:
+    def _note_merge_time(plan: Plan, round: Round, took_s: int) -> None:
+        # From the beginning of the slot of the leader whose merge it is: the slots of leaders that
+        # died before it say nothing about merges, and would widen the next ones with each death.
         # Half of the newest, half of the past: one slow merge widens the slots, none widens them
         # for ever. Rounded up, or a merge of one second would count as none. A void counts too, or
         # merges that need longer than two cycles would never fit; and never more than a slot, which
         # doubles the next one: an outage of hours does not make slots of hours.
-        took_s = (plan.merge_s + (now - round.closed_at) + 1) // 2
-        plan.merge_s = min(took_s, round.slot_s)
+        plan.merge_s = min((plan.merge_s + took_s + 1) // 2, round.slot_s)
 
     def _candidate(self, round: Round, model: Digest, omitted: int) -> Candidate:
         candidate = round.candidate(model, omitted)
@@ -715,11 +733,11 @@ class Ledger:
             self.next_version = (proposal.target, proposal.height)
 
     def _endorse(self, proposal: Proposal) -> None:
-        # Counted among those who were asked: the newcomer does not endorse itself.
+        # The newcomer is not among the endorsed yet, so it does not endorse itself.
         assert proposal.admitted is not None
-        voters = self.member_mask & ~(1 << proposal.admitted)
-        ayes = (proposal.ayes & voters).bit_count()
-        if ayes >= supermajority(voters.bit_count()):
+        voters = [m.id for m in self.members.values() if m.present and m.endorsed]
+        ayes = sum(proposal.ayes >> voter & 1 for voter in voters)
+        if ayes >= supermajority(len(voters)):
             self.members[proposal.admitted].endorsed = True
 
     def _admit(self, account: Address, node: Address, name: str, now: int) -> Member:

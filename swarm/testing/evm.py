@@ -9,7 +9,7 @@ answers, so that one test body, or one random sequence, runs against both.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from eth.constants import BLANK_ROOT_HASH
@@ -77,10 +77,14 @@ class LedgerContract:
 
 
 class EvmContract:
-    """A deployed contract with methods `send` and `ask`, and what the last transaction cost."""
+    """A deployed contract with methods `send` and `ask`, and what the last transaction cost.
+
+    What was read of the plan and the members is remembered until the next transaction or block.
+    """
 
     def __init__(self, founders: Sequence[Founder], now: int = 0) -> None:
-        self.height = 0
+        self._height = 0
+        self._known: dict[str, Any] = {}
         self.gas_used = 0
         self.events: list[tuple[str, dict[str, object]]] = []
         """What the last transaction emitted."""
@@ -89,8 +93,19 @@ class EvmContract:
         self._execute(NO_ADDRESS, now, contract.creation_data(founders), create=True)
         self._state.lock_changes()
 
+    @property
+    def height(self) -> int:
+        """The number of the block in which transactions are executed."""
+        return self._height
+
+    @height.setter
+    def height(self, height: int) -> None:
+        self._height = height
+        self._known.clear()
+
     def send(self, sender: Address, now: int, function: str, *arguments: object) -> Any:
         """One transaction. Raises ContractError if it reverts, and then nothing has changed."""
+        self._known.clear()
         data = contract.call_data(function, *arguments)
         output = self._execute(sender, now, data)
         # What one transaction touched is cold again for the next.
@@ -99,22 +114,34 @@ class EvmContract:
         return None if result == () else result
 
     def members(self) -> dict[MemberId, Member]:
-        return contract.members(self.ask("getMembers"))
+        known: dict[MemberId, Member] = self._once(
+            "members", lambda: contract.members(self.ask("getMembers"))
+        )
+        return known
 
     def proposals(self) -> dict[int, Proposal]:
         return contract.proposals(self.ask("getProposals", 1, 1000), 1)
 
     def validators(self) -> list[Address]:
-        return [to_address(node) for node in self.ask("getValidators")]
+        nodes: list[bytes] = self._once("validators", lambda: self.ask("getValidators"))
+        return [to_address(node) for node in nodes]
 
     def protocol_version(self) -> int:
         return int(self.ask("protocolVersion"))
 
     def plan(self, plan_id: PlanId) -> Plan:
-        return contract.snapshot(self.ask("getSnapshot", plan_id)).plan
+        known: Plan = self._once(
+            f"plan {plan_id}", lambda: contract.snapshot(self.ask("getSnapshot", plan_id)).plan
+        )
+        return known
 
     def past_round(self, plan_id: PlanId, number: int, attempt: int) -> Round | None:
         return contract.round(self.ask("getRoundAt", plan_id, number, attempt))
+
+    def _once(self, what: str, read: Callable[[], Any]) -> Any:
+        if what not in self._known:
+            self._known[what] = read()
+        return self._known[what]
 
     def ask(self, function: str, *arguments: object, now: int = 0) -> Any:
         """One call without effect."""
@@ -129,7 +156,7 @@ class EvmContract:
 
     def _execute(self, sender: Address, now: int, data: bytes, create: bool = False) -> bytes:
         state = self._state
-        state.execution_context = _context(now, self.height)
+        state.execution_context = _context(now, self._height)
         code = data if create else state.get_code(AT)
         message = Message(
             gas=GAS_LIMIT,

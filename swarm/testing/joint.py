@@ -2,43 +2,43 @@
 
 The blocks that the validators agree on hold transactions of the consortium contract; each is
 carried out once, when the first honest node commits it, and a node sees the chain as of its own
-head. At the end all blocks are replayed on a fresh ledger, which must come to the same state.
+head. The contract says who validates; a node that is a member and no validator activates itself,
+and takes off those that are silent, by the rule of the shipped node. At the end all blocks are
+replayed on a fresh ledger, which must come to the same state.
 
-`Trouble` is what a seed makes happen to both layers: nodes die and come back, leaders die between
-close and merge, proposers die, links are cut in one direction or both, members withdraw, come back
-and are removed, and some lie. `JointWorld.run` lives through it and returns how long it took.
+`JointWorld.run_through` lives through what `swarm.testing.trouble` makes happen, and returns how
+long it took until all was well again.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 
 from swarm.chain.block import Block
 from swarm.chain.messages import Certificate
 from swarm.errors import ContractError
+from swarm.node.upkeep import due
 from swarm.protocol import machine as m
-from swarm.protocol.ledger import Kind, Ledger
-from swarm.protocol.state import Plan, PlanStatus, RoundStatus, Rules, VerifyLevel
-from swarm.testing.consensus import (
-    ConsensusWorld,
-    Day,
-    SimValidator,
-    TwoFacedValidator,
-    transactions_of,
-)
+from swarm.protocol.ledger import Ledger
+from swarm.protocol.state import Member, Plan, PlanStatus, Rules, VerifyLevel
+from swarm.testing.consensus import ConsensusWorld, Day
 from swarm.testing.evm import LedgerContract
+from swarm.testing.liars import TwoFacedValidator
 from swarm.testing.rounds import PLAN, TRANSACTION_DEADLINE_S, Consortium, Site, Vice
-from swarm.testing.simnet import Port, SimNet, Violation, Weather
-from swarm.types import NO_ADDRESS, Address
+from swarm.testing.simnet import Port, SimNet, Violation
+from swarm.testing.trouble import Mischief, Trouble
+from swarm.testing.validators import SimValidator, transactions_of
+from swarm.types import Address, MemberId
 
 RULES = Rules(
     rounds=5, statistics_round=True, min_peers=2, liveness_s=10, max_round_s=60, consent_s=5
 )
 ROUND_BOUND_S = 2 * RULES.max_round_s
-ROUGH = Weather(loss=0.02, duplication=0.02, reordering=0.05)
+UPKEEP_EVERY_S = 5.0
 DISHONEST = (
     Vice.FORGES,
     Vice.OMITS,
@@ -47,26 +47,8 @@ DISHONEST = (
     Vice.WITHHOLDS,
     Vice.GARBAGE,
     Vice.HOARDS,
+    Vice.BOASTS,
 )
-
-
-@dataclass(frozen=True)
-class Trouble:
-    """What may happen until `until_s`; at most so often. Times in virtual seconds."""
-
-    until_s: float = 40.0
-    patience_s: float = 400.0
-    crashes: int = 3
-    leader_deaths: int = 2
-    proposer_deaths: int = 1
-    cuts: int = 2
-    withdrawals: int = 1
-    removals: int = 1
-    liars: int = 0
-    skew_s: float = 0.9
-    weather: Weather = ROUGH
-    longest_training_s: float = 12.0
-    fetch_loss: float = 0.1
 
 
 class Peer(SimValidator):
@@ -79,14 +61,16 @@ class Peer(SimValidator):
         super().__init__(port, world)
         self.joint = world.joint
         self.site = self.joint.move_in(self, port)
+        self._quiet_at = -1
         self._show()
+        port.call_later(UPKEEP_EVERY_S, self._keep_up)
 
     def connected(self, peer: Address) -> None:
         """A link came up."""
         super().connected(peer)
         self._show()
 
-    def _commit(self, block: Block, certificate: bytes) -> None:
+    def _commit(self, block: Block, certificate: Certificate) -> None:
         height = self.head.height
         super()._commit(block, certificate)
         if self.head.height > height and self.site is not None:
@@ -100,6 +84,18 @@ class Peer(SimValidator):
         snapshot = self.joint.at_height.get(self.head.height)
         if self.site is not None and snapshot is not None:
             self.site.event(m.ChainObserved(*snapshot))
+
+    def _keep_up(self) -> None:
+        """Once the chain has nothing more to send: what this node owes the consortium."""
+        self.port.call_later(UPKEEP_EVERY_S, self._keep_up)
+        height, now = self.head.height, int(self.port.clock_s)
+        if height == self._quiet_at or self.head.timestamp >= now - 2 * UPKEEP_EVERY_S:
+            members = self.joint.members_now()
+            me = next((x for x in members.values() if x.node == self.port.name and x.present), None)
+            if me is not None:
+                for function, arguments in due(me, members, now):
+                    self.submit(self.joint.number(me.id, self.port.name, function, arguments))
+        self._quiet_at = height
 
     def transact(self, number: int, settled: Callable[[str | None], None]) -> None:
         """Send a transaction and wait for its block, for as long as a client does."""
@@ -125,6 +121,12 @@ class Validators(ConsensusWorld):
 
     def _boot(self, kind: type[SimValidator], port: Port) -> SimValidator:
         return (TwoFacedPeer if kind is TwoFacedValidator else self.peer_class)(port, self)
+
+    def enter(self, address: Address) -> None:
+        """Make a place for a node with this key; it does not run yet."""
+        self.addresses = [*self.addresses, address]
+        skew_s = self.net.rng.uniform(-self.day.skew_s, self.day.skew_s)
+        self.net.add(address, partial(self._boot, SimValidator), skew_s=skew_s, start=False)
 
     def validators(self, height: int) -> tuple[Address, ...]:
         """Who validates this height: what the contract says at its parent."""
@@ -152,15 +154,17 @@ class JointWorld(Consortium):
         peer_class: type[Peer] = Peer,
         machine_class: type[m.RoundMachine] = m.RoundMachine,
         ledger_class: type[Ledger] = Ledger,
+        site_class: type[Site] = Site,
         evm: bool = False,
     ) -> None:
         self.trouble = trouble or Trouble()
         kind = type("Drawn", (Validators,), {"joint": self, "peer_class": peer_class})
-        self.txs: dict[int, tuple[int, str, tuple[object, ...]]] = {}
+        self.txs: list[tuple[int, Address, str, tuple[object, ...]]] = []
         self.outcomes: dict[int, str | None] = {}
         self._peers: dict[int, Peer] = {}
         self.at_height: dict[int, tuple[Plan, int]] = {}
         self.validators_at: dict[int, tuple[Address, ...]] = {}
+        self._members: dict[MemberId, Member] | None = None
         day = Day(
             nodes,
             weather=self.trouble.weather,
@@ -169,7 +173,7 @@ class JointWorld(Consortium):
         )
         self.consensus: Validators = kind(seed, day)
         net: SimNet = self.consensus.net
-        net.label = lambda name: f"n{name[0] - 1}"
+        net.label = _label
         super().__init__(
             nodes,
             _drawn_rules(rules, net),
@@ -177,8 +181,10 @@ class JointWorld(Consortium):
             merge_s=net.rng.choice([0.1, 0.5, 2.0]),
             machine_class=machine_class,
             ledger_class=ledger_class,
+            site_class=site_class,
             evm=evm,
         )
+        self.counted = self.consensus.counted
         self.fetch_loss = self.trouble.fetch_loss if net.rng.random() < 0.5 else 0.0
         for node in self.nodes:
             node.train_s = net.rng.uniform(0.5, self.trouble.longest_training_s)
@@ -186,7 +192,11 @@ class JointWorld(Consortium):
             vice = net.rng.choice(DISHONEST)
             node.vices = frozenset({vice, Vice.MEDDLES})
             net.log(f"n{node.id} {vice}, and is two-faced")
-        self._removed: set[int] = set()
+            self.count(f"liar: {vice}")
+        self._founding = nodes
+        self._contributors: set[int] = set()
+        self._gone: set[MemberId] = set()
+        self._mischief = Mischief(self)
         for i in range(nodes):
             self.send(i, "consent", *self.consent_of(i))
         self._remember(0)
@@ -197,7 +207,7 @@ class JointWorld(Consortium):
         """The site of a node that starts."""
         node = self.nodes[port.name[0] - 1]
         self._peers[node.id] = peer
-        node.site = site = Site(port, self, node)
+        node.site = site = self.site_class(port, self, node)
         return site
 
     def transact(
@@ -208,66 +218,110 @@ class JointWorld(Consortium):
         settled: Callable[[str | None], None],
     ) -> None:
         """Send a transaction over the simulated chain."""
-        number = self._number(site.node.id, function, arguments)
+        number = self.number(site.node.id, site.port.name, function, arguments)
         self._peers[site.node.id].transact(number, settled)
 
-    def _number(self, i: int, function: str, arguments: tuple[object, ...]) -> int:
-        number = len(self.txs)
-        self.txs[number] = (i, function, arguments)
-        return number
+    def number(self, i: int, key: Address, function: str, arguments: tuple[object, ...]) -> int:
+        """Sign a transaction of member `i` with this node key; its number."""
+        self.txs.append((i, key, function, arguments))
+        return len(self.txs) - 1
 
-    def _order(self, i: int, function: str, *arguments: object) -> None:
+    def order(self, i: int, function: str, *arguments: object) -> None:
         """Have the people at node `i` send a transaction, if it runs."""
         peer = self.net.node(self.nodes[i].address)
         if peer is not None:
-            peer.submit(self._number(i, function, arguments))
+            peer.submit(self.number(i, peer.port.name, function, arguments))
 
     def carry_out(self, block: Block) -> None:
         """Execute a decided block."""
         self.book.height = block.height
         for number in transactions_of(block):
-            i, function, arguments = self.txs[number]
+            i, key, function, arguments = self.txs[number]
             now = block.timestamp
-            self.outcomes[number] = self.execute(self.nodes[i], now, function, arguments)
+            self.outcomes[number] = self.execute(self.nodes[i], now, function, arguments, key)
+            if self.outcomes[number] is None:
+                self._follow_up(i, function)
         self._remember(block.height)
-        self._strike(block)
+        self._mischief.strike(block)
 
     def changed(self) -> None:
         """Nodes see a block when they commit it."""
 
-    def _remember(self, height: int) -> None:
-        self.at_height[height] = self.snapshot()
-        self.validators_at[height] = tuple(self.book.validators())
+    def members_now(self) -> dict[MemberId, Member]:
+        """All members there ever were, as the newest block has them."""
+        if self._members is None:
+            self._members = self.book.members()
+        return self._members
 
-    # Trouble.
+    def may_join(self, i: int) -> bool:
+        """Whether member `i` could still consent to the plan."""
+        over = self.plan.status in (PlanStatus.COMPLETED, PlanStatus.STOPPED)
+        return not over and bool(self.members & ~self.plan.participants & 1 << i)
+
+    def _follow_up(self, i: int, function: str) -> None:
+        """What a decision of the people, carried out, means for their machines."""
+        self._members = None
+        if function == "setNode":
+            key = self.members_now()[MemberId(i)].node
+            self.at(self.net.rng.uniform(0, 3), partial(self._mischief.move, self.nodes[i], key))
+        elif function in ("propose", "vote"):
+            members = list(self.members_now().values())
+            for member in members[len(self.nodes) :]:
+                self._mischief.welcome(member)
+            gone = {m.id for m in members if not m.present}
+            self.counted["members removed"] += len(gone - self._gone)
+            self._gone = gone
+        elif function == "submit" and i >= self._founding and i not in self._contributors:
+            self._contributors.add(i)
+            self.count("late joiners that contributed")
+        elif function == "retire":
+            self.count("dormant validators retired")
+
+    def _remember(self, height: int) -> None:
+        self._members = None
+        self.at_height[height] = self.snapshot()
+        self.validators_at[height] = now = tuple(self.book.validators())
+        before = self.validators_at.get(height - 1, now)
+        if now != before:
+            self.count("changes of validators")
+            self.counted["validators activated"] += len(set(now) - set(before))
+            self._note("validators: " + " ".join(map(self.net.label, now)))
+
+    # The day.
+
+    def story(self) -> list[str]:
+        """What happened, for people: who is who first, then one line an event."""
+        rules = self.referee.rules
+        minds = "attest what they hold" if rules.verify_level is VerifyLevel.HELD else "recompute"
+        head = [
+            f"{self._founding} members found a consortium to train {rules.rounds} rounds; they "
+            f"{minds}; a merge takes {self.merge_s:g} s, a training "
+            + ", ".join(f"{node.train_s:.1f}" for node in self.nodes[: self._founding])
+            + f" s; {self.trouble.liars} of them lie; the trouble ends after "
+            f"{self.trouble.until_s:g} s",
+        ]
+        return head + [_HASH.sub(_shortened, line) for line in self.trace]
 
     def run_through(self) -> float:
         """Live through the trouble, then wait until all is done; seconds since the world healed.
 
         Raises Violation if a promise is broken, or the plan does not end in time.
         """
-        trouble, rng = self.trouble, self.net.rng
-        self._leaders_to_kill = rng.randint(0, trouble.leader_deaths)
-        self._proposers_to_kill = rng.randint(0, trouble.proposer_deaths)
-        for _ in range(rng.randint(0, trouble.crashes)):
-            i, at_s = rng.randrange(len(self.nodes)), rng.uniform(1, trouble.until_s)
-            self.net.at(at_s, partial(self._die, i, "deaths"))
-        for _ in range(rng.randint(0, trouble.cuts)):
-            at_s = rng.uniform(1, trouble.until_s)
-            self.net.at(at_s, self._cut)
-        for _ in range(rng.randint(0, trouble.withdrawals)):
-            self.net.at(rng.uniform(1, trouble.until_s), self._withdraw)
-        for _ in range(rng.randint(0, trouble.removals)):
-            self.net.at(rng.uniform(1, trouble.until_s), self._remove)
+        trouble = self.trouble
+        self._mischief.schedule()
         self.net.run(trouble.until_s)
-        self._end_trouble()
+        self._mischief.end()
         began_s = self.net.now_s
-        self.net.run(began_s + trouble.patience_s, self.is_done)
-        if not self.is_done():
-            raise Violation(f"the plan has not ended {trouble.patience_s:g} s after the heal")
+        if not self._run_until_done(began_s + trouble.patience_s):
+            raise Violation(f"{self._undone()} {trouble.patience_s:g} s after the heal")
         self._check_pace(self.net.epoch_s + began_s)
         self._replay()
         return self.net.now_s - began_s
+
+    def _run_until_done(self, until_s: float) -> bool:
+        while not self.is_done() and self.net.now_s < until_s:
+            self.net.run(min(self.net.now_s + 0.5, until_s))
+        return self.is_done()
 
     def _check_pace(self, healed_at: float) -> None:
         """After the heal no round takes longer than a slow one and a voided one may."""
@@ -277,91 +331,22 @@ class JointWorld(Consortium):
                 raise Violation(f"a round took {after - before:.0f} s though nothing was wrong")
 
     def is_done(self) -> bool:
-        """Whether the plan is complete, and all honest members hold its model."""
-        snapshot = self.at_height[max(self.at_height)]
-        plan, members = snapshot
+        """Whether the plan is complete, all honest members hold its model, and all founders that
+        are still members validate."""
+        return self._undone() is None
+
+    def _undone(self) -> str | None:
+        height = max(self.at_height)
+        plan, members = self.at_height[height]
         if plan.status is not PlanStatus.COMPLETED:
-            return False
-        there = [n for n in self.nodes if n.honest and members >> n.id & 1]
-        return all(plan.model in n.disk for n in there)
-
-    def _die(self, i: int, what: str, down_s: float | None = None) -> None:
-        address = self.nodes[i].address
-        if self.net.node(address) is None or self.net.now_s >= self.trouble.until_s:
-            return
-        rng = self.net.rng
-        self.count(what)
-        self.net.crash(address, lose_unsynced=rng.random() < 0.7)
-        self.at(down_s or rng.uniform(0.2, 20), partial(self._restart, i))
-
-    def _restart(self, i: int) -> None:
-        if self.net.node(self.nodes[i].address) is None:
-            self.count("restarts")
-            self.net.start(self.nodes[i].address)
-
-    def _strike(self, block: Block) -> None:
-        """Kill the leader of a round that has just closed, or the proposer of this block."""
-        rng, round = self.net.rng, self.at_height[block.height][0].round
-        if (
-            self._leaders_to_kill
-            and round is not None
-            and round.status is RoundStatus.CLOSED
-            and not round.candidates
-            and rng.random() < 0.5
-        ):
-            self._leaders_to_kill -= 1
-            leader = round.leader_at(block.timestamp)
-            soon_s = rng.uniform(0, 1.5 * self.merge_s)
-            self.at(soon_s, partial(self._die, leader, "leader deaths"))
-        elif self._proposers_to_kill and rng.random() < 0.1:
-            self._proposers_to_kill -= 1
-            self.at(
-                rng.uniform(0, 0.1), partial(self._die, block.proposer[0] - 1, "proposer deaths")
-            )
-
-    def _cut(self) -> None:
-        rng = self.net.rng
-        everyone = rng.sample([n.address for n in self.nodes], len(self.nodes))
-        size, both = rng.randrange(1, len(everyone)), rng.random() < 0.7
-        self.net.cut(everyone[:size], everyone[size:], both=both)
-        self.count("partitions" if both else "one-sided partitions")
-        self.at(rng.uniform(1, 15), self.net.heal)
-
-    def _withdraw(self) -> None:
-        i = self.net.rng.randrange(len(self.nodes))
-        self._order(i, "withdraw", PLAN)
-        self.count("withdrawals")
-        self.at(self.net.rng.uniform(0.5, 15), partial(self._rejoin, i))
-
-    def _rejoin(self, i: int) -> None:
-        self.count("rejoins")
-        self._order(i, "consent", *self.consent_of(i))
-
-    def _remove(self) -> None:
-        """The others vote one member out, as far as a quorum of validators is left without it."""
-        if len(self.nodes) < 4 or self._removed:
-            return
-        liars = self.trouble.liars
-        few = len(self.nodes) - 1 < 3 * liars + 1
-        target = self.net.rng.choice(self.nodes[:liars] if few else self.nodes)
-        self._removed.add(target.id)
-        self.count("removals")
-        arguments = (Kind.REMOVE, NO_ADDRESS, NO_ADDRESS, "", target.id, 0)
-        voters = [n.id for n in self.nodes if n is not target]
-        self._order(voters[0], "propose", *arguments)
-        for i in voters[1:]:
-            self.at(self.net.rng.uniform(1, 6), partial(self._order, i, "vote", 1, True))
-
-    def _end_trouble(self) -> None:
-        self.net.weather = Weather()
-        self.fetch_loss = 0.0
-        self._leaders_to_kill = self._proposers_to_kill = 0
-        for node in self.nodes:
-            self.net.start(node.address)
-        self.net.heal()
-        for i in range(len(self.nodes)):
-            # Whoever withdrew and whose consent got lost with a crash.
-            self.at(1.0, partial(self._order, i, "consent", *self.consent_of(i)))
+            return "the plan has not ended"
+        there = [n for n in self.nodes if members >> n.id & 1]
+        for node in there:
+            if node.honest and plan.model not in node.disk:
+                return f"n{node.id} does not hold the last model"
+            if node.id < self._founding and node.address not in self.validators_at[height]:
+                return f"n{node.id} does not validate"
+        return None
 
     def _replay(self) -> None:
         """All blocks again, on a fresh ledger: a replica that has only the blocks agrees."""
@@ -379,6 +364,20 @@ class JointWorld(Consortium):
                 raise Violation(f"replaying {function} at height {height} gives {error}")
         if fresh.plan(PLAN) != self.plan:
             raise Violation("replaying all blocks gives another state")
+
+
+_HASH = re.compile("0x([0-9a-f]{64}|[0-9a-f]{40})(?![0-9a-f])")
+
+
+def _shortened(found: re.Match[str]) -> str:
+    """A key as the node's name, a hash as its beginning."""
+    whole = bytes.fromhex(found[1])
+    return _label(Address(whole)) if len(whole) == 20 else found[1][:8]
+
+
+def _label(key: Address) -> str:
+    """n2, or n2' and so on after its key was changed."""
+    return f"n{key[0] - 1}" + "'" * ((key[-1] - key[0]) % 256)
 
 
 def _drawn_rules(rules: Rules, net: SimNet) -> Rules:

@@ -43,6 +43,7 @@ class Referee:
         self.finals_at: dict[int, int] = {}
         """Chain time at which each round became final."""
         self._commitments: dict[MemberId, bytes] = {}
+        self._declared: dict[MemberId, int] = {}
         self._used: set[tuple[MemberId, bytes]] = set()
         self._seed = NO_DIGEST
         self._here = (-1, 0)
@@ -61,10 +62,12 @@ class Referee:
         members: int,
     ) -> None:
         """`before` is the round that the transaction met, as the transaction left it."""
+        self._check_settled(plan)
         if before is not None:
             self._enter(before, plan)
         if function == "consent":
             self._commitments[node.id] = arguments[3]
+            self._declared[node.id] = arguments[2]
         elif function == "submit":
             self._submitted(node, *arguments[3:])
         elif function == "merge":
@@ -78,6 +81,15 @@ class Referee:
                 self._check_final(before, now, plan, members)
         if plan.round is not None:
             self._enter(plan.round, plan)
+
+    def _check_settled(self, plan: Plan) -> None:
+        """What is final stays."""
+        newest = {0: plan.statistics}
+        if plan.model_round > 0:
+            newest[plan.model_round] = plan.model
+        for number, model in newest.items():
+            if self.finals.get(number, {model}) != {model}:
+                raise Violation(f"two final models for round {number}")
 
     def _enter(self, round: Round, plan: Plan) -> None:
         here = (round.number, round.attempt)
@@ -104,6 +116,8 @@ class Referee:
             raise Violation(f"n{node.id} submitted after the close")
         if node.id in self._reveals:
             raise Violation(f"n{node.id} submitted twice")
+        if not 1 <= samples <= self._declared[node.id]:
+            raise Violation(f"n{node.id} submitted {samples} samples, which it had not declared")
         self._reveals[node.id] = 0
         if reveal != NO_REVEAL:
             if commitment_to(reveal) != self._commitments[node.id]:
@@ -111,7 +125,7 @@ class Referee:
             if (node.id, reveal) in self._used and node.honest:
                 raise Violation(f"n{node.id} revealed a secret that everybody knows already")
             self._used.add((node.id, reveal))
-            self._reveals[node.id] = reveal_term(node.address, reveal)
+            self._reveals[node.id] = reveal_term(node.account, reveal)
         self._commitments[node.id] = commitment
 
     def _merged(
@@ -132,8 +146,12 @@ class Referee:
             return
         if model not in node.disk:
             raise Violation(f"n{node.id} attests a model that it does not hold")
-        if self.rules.verify_level is not VerifyLevel.HELD and model != self._truth(round, omitted):
+        if self.rules.verify_level is VerifyLevel.HELD:
+            return
+        if model != self._truth(round, omitted):
             raise Violation(f"n{node.id}, who is honest, attests a wrong merge")
+        if omitted >> node.id & 1:
+            raise Violation(f"n{node.id} attests a merge that leaves out its own good update")
 
     @staticmethod
     def _truth(round: Round, omitted: int) -> Digest:
@@ -164,8 +182,6 @@ class Referee:
     def _check_final(self, round: Round, now: int, plan: Plan, members: int) -> None:
         model = plan.statistics if round.number == 0 else plan.model
         if round.number in self.finals:
-            if self.finals[round.number] != {model} and plan.model_round == round.number:
-                raise Violation(f"two final models for round {round.number}")
             return
         voters = set(members_in(round.submitted & round.roster & ~round.left & members))
         winners = [

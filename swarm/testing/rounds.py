@@ -40,6 +40,7 @@ from swarm.protocol.workflow import FEDERATED_AVERAGING
 from swarm.testing.evm import Book, EvmContract, LedgerContract
 from swarm.testing.referee import Referee, name, true_model
 from swarm.testing.simnet import Port, SimNet, Violation
+from swarm.testing.validators import sim_address
 from swarm.types import NO_DIGEST, Address, Digest, MemberId, PlanId
 
 PLAN = PlanId(1)
@@ -47,6 +48,8 @@ MODEL0 = Digest(b"\x01" * 32)
 PLAN_DIGEST = Digest(b"\x02" * 32)
 MOST_SAMPLES = 1000
 TRANSACTION_DEADLINE_S = 60.0
+BY_PEOPLE = frozenset({"propose", "vote", "leave", "setNode"})
+"""Transactions that only a member's account may send."""
 
 
 class Vice(StrEnum):
@@ -59,6 +62,7 @@ class Vice(StrEnum):
     WITHHOLDS = "never reveals its secret"
     GARBAGE = "submits an update that cannot be merged"
     HOARDS = "serves its update to nobody"
+    BOASTS = "claims more samples than it has, or than it declared"
     MEDDLES = "sends transactions that it must not send"
 
 
@@ -67,7 +71,10 @@ class SimNode:
     """What of a node survives a crash: its key, its disk, its character."""
 
     id: MemberId
+    account: Address
+    """What its people sign with."""
     address: Address
+    """Its node key, which they may change."""
     secret: bytes
     train_s: float = 2.0
     vices: frozenset[Vice] = frozenset()
@@ -80,6 +87,10 @@ class SimNode:
     @property
     def up(self) -> bool:
         return self.site is not None and self.site.port.alive
+
+    @property
+    def awake(self) -> bool:
+        return self.site is not None and self.site.port.alive and not self.site.port.is_stopped
 
     @property
     def honest(self) -> bool:
@@ -216,7 +227,9 @@ class Site:
         here = (command.number, command.attempt)
         chosen = [u for u in command.updates if u.member not in omitted]
         if Vice.OMITS in self.node.vices and len(chosen) > command.min_peers:
-            omitted[chosen.pop(0).member] = Omission.UNREACHABLE
+            unwanted = self.port.rng.choice([u for u in chosen if u.member != self.node.id])
+            chosen.remove(unwanted)
+            omitted[unwanted.member] = Omission.UNREACHABLE
             self.world.count("updates left out")
         if len(chosen) < command.min_peers:
             self.event(m.MergeFailed(*here, "too few updates"))
@@ -235,12 +248,10 @@ class Site:
             self.event(m.CandidateVerified(*place))
             return
         kept = [u for u in command.updates if not candidate.omitted >> u.member & 1]
-        out = candidate.omitted & ~command.gone
         missing = not self._pull(candidate.model)
         faults: dict[MemberId, Omission] = {}
         if command.level is not VerifyLevel.HELD and not missing:
-            left_out = [u for u in command.updates if out >> u.member & 1]
-            if len(self._collect(left_out)) < len(left_out):
+            if self._omits_good_update(command):
                 self.event(m.CandidateRefused(*place, "it omits a good update", True))
                 return
             faults = self._collect(kept)
@@ -256,6 +267,12 @@ class Site:
         else:
             self.event(m.CandidateVerified(*place))
 
+    def _omits_good_update(self, command: m.Verify) -> bool:
+        """Whether the candidate leaves out what can be pulled here and used."""
+        out = command.candidate.omitted & ~command.gone
+        left_out = [u for u in command.updates if out >> u.member & 1]
+        return len(self._collect(left_out)) < len(left_out)
+
     # Transactions.
 
     def _transact(self, command: m.Transact) -> None:
@@ -266,6 +283,10 @@ class Site:
         if Vice.WITHHOLDS in vices and command.function == "submit":
             self.world.count("reveals withheld")
             arguments = (*arguments[:2], bytes(32), *arguments[3:])
+        if Vice.BOASTS in vices and command.function == "submit":
+            self.world.count("false sample counts")
+            boast = self.port.rng.choice([MOST_SAMPLES, MOST_SAMPLES + 1])
+            arguments = (arguments[0], boast, *arguments[2:])
         place = () if command.function == "open" else (command.number, command.attempt)
 
         def settled(error: str | None) -> None:
@@ -327,14 +348,16 @@ class Consortium:
         secrets: Callable[[int], bytes] = lambda i: bytes([i]) * 32,
         machine_class: type[m.RoundMachine] = m.RoundMachine,
         ledger_class: type[Ledger] = Ledger,
+        site_class: type[Site] = Site,
         evm: bool = False,
     ) -> None:
         self.net = net or SimNet(seed, label=lambda address: f"n{address[0] - 1}")
         self.chain_s, self.fetch_s, self.merge_s = chain_s, fetch_s, merge_s
         self.machine_class = machine_class
-        self.nodes = [
-            SimNode(MemberId(i), Address(bytes([i + 1]) * 20), secrets(i)) for i in range(nodes)
-        ]
+        self.site_class = site_class
+        founding = [(i, sim_address(i)) for i in range(nodes)]
+        self.nodes = [SimNode(MemberId(i), key, key, secrets(i)) for i, key in founding]
+        self._founders = [Founder(n.account, n.address, f"n{n.id}") for n in self.nodes]
         self._ledger_class = ledger_class
         self._evm = evm
         self.book = self.new_book()
@@ -360,11 +383,10 @@ class Consortium:
 
     def new_book(self) -> Book:
         """The contract as it is at genesis."""
-        founders = [Founder(n.address, n.address, f"n{n.id}") for n in self.nodes]
         if self._evm:
-            return EvmContract(founders)
-        book = LedgerContract(founders)
-        book.ledger = self._ledger_class(founders)
+            return EvmContract(self._founders)
+        book = LedgerContract(self._founders)
+        book.ledger = self._ledger_class(self._founders)
         return book
 
     @property
@@ -428,7 +450,7 @@ class Consortium:
     def heal(self) -> None:
         self.net.heal()
 
-    def at(self, delay_s: float, action: Callable[[], None]) -> None:
+    def at(self, delay_s: float, action: Callable[[], object]) -> None:
         """Have `action` happen `delay_s` from now."""
         self.net.at(self.net.now_s + delay_s, action)
 
@@ -449,7 +471,7 @@ class Consortium:
     def reachable(self, a: int, b: int) -> bool:
         """Whether both run and a connection between them holds."""
         one, other = self.nodes[a], self.nodes[b]
-        return one.up and other.up and self.net.linked(one.address, other.address)
+        return one.awake and other.awake and self.net.linked(one.address, other.address)
 
     def pull(self, node: SimNode, digest: Digest) -> bool:
         """Bring a blob to this node's disk from whoever has it."""
@@ -515,15 +537,21 @@ class Consortium:
     def snapshot(self) -> tuple[Plan, int]:
         """A copy of what the chain says now."""
         if self._snapshot is None:
-            self._snapshot = (copy.deepcopy(self.plan), self.members)
+            self._snapshot = (copy_of(self.plan), self.members)
         return self._snapshot
 
     def execute(
-        self, node: SimNode, now: int, function: str, arguments: tuple[object, ...]
+        self,
+        node: SimNode,
+        now: int,
+        function: str,
+        arguments: tuple[object, ...],
+        key: Address | None = None,
     ) -> str | None:
-        """Carry out one transaction at chain time `now`; the contract's error name, if refused."""
+        """Carry out one transaction at chain time `now`, signed with the node's key of now or an
+        earlier one; the contract's error name, if refused."""
         before = self.plan.round
-        error = self._send(node, now, function, arguments)
+        error = self._send(node, now, function, arguments, key)
         if error is not None:
             self.count("refused transactions")
             self._note(f"n{node.id} {function} refused: {error}")
@@ -540,14 +568,20 @@ class Consortium:
         return None
 
     def _send(
-        self, node: SimNode, now: int, function: str, arguments: tuple[object, ...]
+        self,
+        node: SimNode,
+        now: int,
+        function: str,
+        arguments: tuple[object, ...],
+        key: Address | None = None,
     ) -> str | None:
+        sender = node.account if function in BY_PEOPLE else key or node.address
         error = None
         try:
-            self.book.send(node.address, now, function, *arguments)
+            self.book.send(sender, now, function, *arguments)
         except ContractError as refusal:
             error = refusal.name
-        done = (self.book.height, node.address, now, function, arguments, error)
+        done = (self.book.height, sender, now, function, arguments, error)
         self.executed.append(done)
         return error
 
@@ -570,7 +604,7 @@ class Consortium:
         self._note(f"--- round {round.number}.{round.attempt} is {'final' if final else 'void'}")
 
     def _boot(self, node: SimNode, port: Port) -> Site:
-        node.site = Site(port, self, node)
+        node.site = self.site_class(port, self, node)
         port.call_later(self.chain_s, partial(self.show_head, node.site))
         return node.site
 
@@ -581,6 +615,17 @@ class Consortium:
 
     def _note(self, text: str) -> None:
         self.net.log(text)
+
+
+def copy_of(plan: Plan) -> Plan:
+    """The plan as it stands; what the contract changes later does not change the copy."""
+    copied = copy.copy(plan)
+    copied.consents = {member: copy.copy(consent) for member, consent in plan.consents.items()}
+    if plan.round is not None:
+        copied.round = round = copy.copy(plan.round)
+        round.submissions = dict(plan.round.submissions)
+        round.candidates = [copy.copy(candidate) for candidate in plan.round.candidates]
+    return copied
 
 
 def _brief(arguments: tuple[object, ...]) -> str:

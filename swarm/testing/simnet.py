@@ -14,15 +14,18 @@ the same trace.
 
 What can go wrong: messages are delayed, lost, duplicated and reordered (`Weather`); links are cut
 in both directions or one (`cut`); a node is killed at any instant (`crash`), with what it had not
-synced to disk lost or kept; clocks run apart by a constant (`add(skew_s=…)`).
+synced to disk lost or kept; it is stopped and goes on later, as by SIGSTOP (`stop`); clocks run
+apart by a constant (`add(skew_s=…)`); all machines sleep, and wake to a later time (`sleep`).
 """
 
 from __future__ import annotations
 
 import heapq
 import random
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 Name = Any
@@ -82,15 +85,29 @@ class SimDisk:
         self.unsynced.clear()
 
 
-@dataclass
 class Timer:
-    """A call that is to come; `cancel` prevents it."""
+    """A call that is to come, in this life of a node; `cancel` prevents it."""
 
-    cancelled: bool = False
+    __slots__ = ("_call", "_port", "cancelled")
+
+    def __init__(self, port: Port, call: Callable[[], None]) -> None:
+        self.cancelled = False
+        self._port = port
+        self._call = call
 
     def cancel(self) -> None:
         """Never make the call."""
         self.cancelled = True
+
+    def fire(self) -> None:
+        """Make the call, unless it was cancelled or the node killed; later, if it is stopped."""
+        port = self._port
+        if self.cancelled or not port.alive:
+            return
+        if port.is_stopped:
+            port.put_off(self.fire)
+        else:
+            self._call()
 
 
 class Port:
@@ -101,17 +118,28 @@ class Port:
         self._skew_s = skew_s
         self.name = name
         self.disk = disk
+        self.rng = net.rng
+        """The simulation's source of chance."""
         self.alive = True
+        self._stopped_until_s = 0.0
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether the process exists, but does nothing for now."""
+        return self._net.now_s < self._stopped_until_s
+
+    def stop(self, for_s: float) -> None:
+        """Do nothing for so long; what arrives meanwhile waits."""
+        self._stopped_until_s = self._net.now_s + for_s
+
+    def put_off(self, call: Callable[[], None]) -> None:
+        """Make this call when the stopped node goes on."""
+        self._net.at(self._stopped_until_s, call)
 
     @property
     def clock_s(self) -> float:
         """This node's wall clock, in seconds, which may be wrong."""
         return self._net.epoch_s + self._net.now_s + self._skew_s
-
-    @property
-    def rng(self) -> random.Random:
-        """The simulation's source of chance."""
-        return self._net.rng
 
     def send(self, to: Name, message: Any) -> None:
         """Send over the simulated link. A node may be killed while it does."""
@@ -120,18 +148,17 @@ class Port:
 
     def call_later(self, delay_s: float, call: Callable[[], None]) -> Timer:
         """Call in `delay_s` seconds, unless this life has ended by then."""
-        timer = Timer()
-
-        def fire() -> None:
-            if self.alive and not timer.cancelled:
-                call()
-
-        self._net.at(self._net.now_s + delay_s, fire)
+        timer = Timer(self, call)
+        self._net.at(self._net.now_s + delay_s, timer.fire)
         return timer
 
     def log(self, text: str) -> None:
         """Add a line to the trace."""
         self._net.log(f"{self._net.label(self.name)}: {text}")
+
+    def label(self, name: Name) -> str:
+        """What this node is called in the trace."""
+        return self._net.label(name)
 
 
 @dataclass
@@ -160,8 +187,8 @@ class SimNet:
         self.label = label
         self.now_s = 0.0
         self.trace: list[str] = []
-        self.messages_sent = 0
-        self._queue: list[tuple[float, int, Callable[[], None]]] = []
+        self.counted: Counter[str] = Counter()
+        self._queue: list[tuple[float, int, Callable[[], object]]] = []
         self._order = 0
         self._places: dict[Name, _Place] = {}
         self._cut: set[tuple[Name, Name]] = set()
@@ -203,9 +230,22 @@ class SimNet:
         place.port.alive = False
         place.port = place.node = None
         if lose_unsynced:
+            self.counted["crashes that lost unsynced writes"] += bool(place.disk.unsynced)
             place.disk.crash()
         else:
             place.disk.sync()
+
+    def stop(self, name: Name, for_s: float) -> None:
+        """Stop a running node for so long, as SIGSTOP does: it keeps its memory, and its links."""
+        place = self._places[name]
+        if place.port is not None:
+            self.log(f"{self.label(name)} is stopped for {for_s:.1f} s")
+            place.port.stop(for_s)
+
+    def sleep(self, for_s: float) -> None:
+        """All machines sleep and wake: every clock is later by so much, nothing else has moved."""
+        self.log(f"all machines sleep for {for_s:.0f} s")
+        self.epoch_s += for_s
 
     def node(self, name: Name) -> Any:
         """The running node of this name, or None while it is down."""
@@ -251,21 +291,34 @@ class SimNet:
 
     def deliver(self, sender: Name, to: Name, message: Any) -> None:
         """Give a message to the weather."""
-        self.messages_sent += 1
-        weather, rng = self.weather, self.rng
-        copies = 1 + (weather.duplication > 0 and rng.random() < weather.duplication)
+        weather, chance, counted = self.weather, self.rng.random, self.counted
+        least_s, most_s = weather.delay_s
+        counted["messages sent"] += 1
+        copies = 1
+        if weather.duplication > 0 and chance() < weather.duplication:
+            counted["messages duplicated"] += 1
+            copies = 2
         for _ in range(copies):
-            if weather.loss > 0 and rng.random() < weather.loss:
+            if weather.loss > 0 and chance() < weather.loss:
+                counted["messages lost"] += 1
                 continue
-            delay_s = rng.uniform(*weather.delay_s)
-            if weather.reordering > 0 and rng.random() < weather.reordering:
-                delay_s += rng.uniform(0, 10 * weather.delay_s[1])
-            self.at(self.now_s + delay_s, lambda: self._arrive(sender, to, message))
+            delay_s = least_s + (most_s - least_s) * chance()
+            if weather.reordering > 0 and chance() < weather.reordering:
+                counted["messages reordered"] += 1
+                delay_s += 10 * most_s * chance()
+            self.at(self.now_s + delay_s, partial(self._arrive, sender, to, message))
 
     def _arrive(self, sender: Name, to: Name, message: Any) -> None:
-        node = self._places[to].node
-        if node is not None and (sender, to) not in self._cut:
-            node.receive(sender, message)
+        place = self._places[to]
+        if place.node is None or place.port is None:
+            return
+        if (sender, to) in self._cut:
+            self.counted["messages cut off"] += 1
+            return
+        if place.port.is_stopped:
+            place.port.put_off(partial(self._arrive, sender, to, message))
+        else:
+            place.node.receive(sender, message)
 
     def _connect_soon(self, a: Name, b: Name) -> None:
         if a != b:
@@ -275,21 +328,26 @@ class SimNet:
         if {(a, b), (b, a)} & self._cut:
             return
         for here, there in ((a, b), (b, a)):
-            node = self._places[here].node
-            if node is not None and self._places[there].node is not None:
-                node.connected(there)
+            place = self._places[here]
+            if place.node is None or place.port is None or self._places[there].node is None:
+                continue
+            if place.port.is_stopped:
+                place.port.put_off(partial(self._connect, a, b))
+                return
+            place.node.connected(there)
 
     # Time.
 
-    def at(self, time_s: float, call: Callable[[], None]) -> None:
+    def at(self, time_s: float, call: Callable[[], object]) -> None:
         """Make a call at this virtual time; calls of one instant run in the order they came."""
         self._order += 1
         heapq.heappush(self._queue, (time_s, self._order, call))
 
     def run(self, until_s: float, stop: Callable[[], bool] = lambda: False) -> bool:
         """Run to this time, or until `stop` says so after an event; returns whether it did."""
-        while self._queue and self._queue[0][0] <= until_s:
-            self.now_s, _, call = heapq.heappop(self._queue)
+        queue, pop = self._queue, heapq.heappop
+        while queue and queue[0][0] <= until_s:
+            self.now_s, _, call = pop(queue)
             call()
             if stop():
                 return True

@@ -17,6 +17,8 @@ from swarm.node.control import ask, read_running
 from swarm.testnet.layout import TestnetFile, TestnetNode
 
 START_DEADLINE_S = 60.0
+START_EACH_S = 5.0
+"""More for each node: they share the machine's cores while they start."""
 STOP_GRACE_S = 10.0
 POLL_S = 0.1
 
@@ -41,7 +43,8 @@ def start_node(node: TestnetNode, within: Sequence[str] = ()) -> subprocess.Pope
 
 def wait_ready(testnet: TestnetFile, processes: dict[str, subprocess.Popen[bytes]]) -> None:
     """Wait until every node answers. Raises the node's own error if it ends instead."""
-    deadline = time.monotonic() + START_DEADLINE_S
+    patience_s = START_DEADLINE_S + START_EACH_S * len(testnet.nodes)
+    deadline = time.monotonic() + patience_s
     for node in testnet.nodes:
         while not answers(node):
             process = processes.get(node.name)
@@ -52,7 +55,7 @@ def wait_ready(testnet: TestnetFile, processes: dict[str, subprocess.Popen[bytes
                 raise failure(f"the node {node.name} ended at its start: {last}")
             if time.monotonic() > deadline:
                 raise LocalError(
-                    f"the node {node.name} has not answered for {START_DEADLINE_S:.0f} s: see "
+                    f"the node {node.name} has not answered for {patience_s:.0f} s: see "
                     f"{node.directory}/node.log"
                 )
             time.sleep(POLL_S)

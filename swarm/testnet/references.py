@@ -85,6 +85,9 @@ class Evaluator:
         return answer.result
 
 
+KILLED_S = 10.0
+
+
 @contextmanager
 def open_evaluator(plan: Path, sites: list[SiteFiles], seed: int) -> Iterator[Evaluator]:
     """An evaluator for this plan and these sites; its process ends with the block."""
@@ -105,7 +108,7 @@ def open_evaluator(plan: Path, sites: list[SiteFiles], seed: int) -> Iterator[Ev
             yield evaluator
         finally:
             process.kill()
-            process.wait()
+            process.wait(timeout=KILLED_S)
             evaluator._one_at_a_time.shutdown()
 
 

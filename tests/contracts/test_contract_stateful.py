@@ -46,6 +46,7 @@ DAY = 86_400
 UNREACHABLE_ERRORS = {
     "ConsortiumNoFounders": "only the constructor raises it",
     "ConsortiumBadKind": "the specification's type has no such kind",
+    "PlanTooMany": "the walk proposes four plans at most",
     "ConsortiumFull": "256 admissions are too many for a random walk",
 }
 TRANSITIONS = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,8 +16,9 @@ import pytest
 from swarm.testing.faults.wires import why_not
 from swarm.testing.plans import write_tiny_plan
 
+COMMAND = (sys.executable, "-m", "swarm.testing.faults")
 FAULTS = """\
-about = "A leader dies, a proposer dies, two halves part: six rounds all the same."
+about = "A leader dies, a proposer dies, two halves are cut apart: six rounds all the same."
 plan = "tiny"
 rounds = 6
 namespaces = true
@@ -53,16 +55,12 @@ moved_s = 20
 
 @pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
 def test_a_dead_leader_a_dead_proposer_and_a_split_cost_seconds_and_nothing_else(
-    tmp_path: Path, processes_of: Callable[[Path], list[psutil.Process]]
+    tmp_path: Path,
 ) -> None:
     write_tiny_plan(tmp_path / "tiny", ("epochs = 3", "epochs = 1"), sites=4)
-    (tmp_path / "faults.toml").write_text(FAULTS.replace("rounds = 6", "rounds = 6"))
+    (tmp_path / "faults.toml").write_text(FAULTS)
     done = subprocess.run(
-        [
-            *(sys.executable, "-m", "swarm.testing.faults"),
-            *("--plan", tmp_path / "faults.toml", "--json", tmp_path / "outcome.json"),
-            *("--keep", tmp_path / "kept"),
-        ],
+        [*COMMAND, *("--plan", tmp_path / "faults.toml", "--json", tmp_path / "outcome.json")],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -72,9 +70,40 @@ def test_a_dead_leader_a_dead_proposer_and_a_split_cost_seconds_and_nothing_else
     assert done.returncode == 0, done.stdout + done.stderr
     (outcome,) = json.loads((tmp_path / "outcome.json").read_text())
     assert_sound(outcome)
-    assert processes_of(tmp_path) == []
-    spaces = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True)
-    assert f"sw{done}" not in spaces.stdout
+
+
+@pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
+def test_an_interrupted_fault_run_leaves_neither_processes_nor_namespaces(
+    tmp_path: Path,
+    processes_of: Callable[[Path], list[psutil.Process]],
+    all_ended: Callable[[list[psutil.Process]], bool],
+    wait_until: Callable[..., None],
+) -> None:
+    write_tiny_plan(tmp_path / "tiny", sites=2)
+    text = FAULTS[: FAULTS.index("[[fault]]")]
+    (tmp_path / "faults.toml").write_text(text)
+    run = subprocess.Popen(
+        [*COMMAND, "--plan", tmp_path / "faults.toml", "--keep", tmp_path / "kept"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    wait_until("nodes are up", lambda: list((tmp_path / "kept").glob("**/running.json")))
+    assert f"sw{run.pid}n0" in namespaces()
+    started = [p for p in processes_of(tmp_path / "kept") if p.pid != run.pid]
+    run.send_signal(signal.SIGTERM)
+    _, said = run.communicate(timeout=60)
+    assert run.returncode == 128 + signal.SIGTERM
+    assert "Traceback" not in said
+    assert all_ended(started)
+    assert f"sw{run.pid}" not in namespaces()
+
+
+def namespaces() -> str:
+    """Names, one a line."""
+    done = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True)
+    return done.stdout
 
 
 def assert_sound(outcome: dict[str, Any]) -> None:

@@ -12,14 +12,17 @@ import pytest
 import trio
 
 from swarm.chain.block import InvalidTransaction
+from swarm.chain.contract import artifact
 from swarm.chain.engine import Engine
+from swarm.chain.genesis import make_genesis
 from swarm.chain.messages import Blocks, check_certificate, decode, decode_certificate, encode
+from swarm.chain.override import Override, SignedOverride
 from swarm.chain.pool import Pool
 from swarm.chain.service import VOTE_KEY, ChainService, open_chain, recover_votes
 from swarm.chain.signer import NodeKeys
 from swarm.chain.startup import decode_record
 from swarm.chain.store import VoteStore
-from swarm.testing.chain import Member, found
+from swarm.testing.chain import GENESIS_TIME_S, Member, found
 from swarm.types import Address
 
 DEADLINE_S = 20
@@ -63,12 +66,13 @@ class Site:
         self.path, self.hub, self.member, self.genesis = path, hub, member, genesis
         self.address = member.address
         self.refusals: list[str] = []
+        self.overrides: tuple[SignedOverride, ...] = ()
 
     @asynccontextmanager
     async def run(self) -> AsyncIterator[ChainService]:
         self.path.mkdir(exist_ok=True)
         votes = VoteStore(self.path / "votes.db")
-        with Engine.open(self.path, self.genesis) as self.engine:
+        with Engine.open(self.path, self.genesis, overrides=self.overrides) as self.engine:
             try:
                 async with open_chain(
                     self.engine,
@@ -91,8 +95,10 @@ class Site:
 
 
 class Sites:
-    def __init__(self, path: Path, count: int) -> None:
+    def __init__(self, path: Path, count: int, bytecode: bytes | None = None) -> None:
         self.genesis, members = found(count)
+        if bytecode is not None:
+            self.genesis = make_genesis([m.card for m in members], bytecode, GENESIS_TIME_S)
         self.hub = Hub()
         self.all = [Site(path / str(i), self.hub, m, self.genesis) for i, m in enumerate(members)]
 
@@ -322,5 +328,50 @@ def test_heads_are_followed_as_they_come(tmp_path):
                     break
                 await chain.submit(sites.all[0].sign())
             assert seen == [0, 1, 2, 3]
+
+    run(live)
+
+
+def test_a_signed_override_lets_three_of_five_go_on_and_takes_back_who_returns(tmp_path):
+    async def live() -> None:
+        sites = Sites(tmp_path, 5, artifact().bytecode)
+        staying, returning = sites.all[:3], sites.all[3]
+        async with AsyncExitStack() as stack:
+            chains = [await stack.enter_async_context(site.run()) for site in sites.all]
+            await chains[0].submit(sites.all[0].sign())
+            await sites.reach(1)
+        async with AsyncExitStack() as stack:
+            chains = [await stack.enter_async_context(site.run()) for site in staying]
+            await chains[0].submit(staying[0].sign())
+            assert (await chains[0].wait_for_head(1, 0.5)).height == 1  # four of five are needed
+            override = Override(
+                staying[0].engine.genesis_hash,
+                2,
+                chains[0].head.hash,
+                tuple(site.address for site in staying),
+            )
+        signed = SignedOverride(override, ())
+        for site in staying:
+            signed = signed.signed_by(NodeKeys(site.member.secret))
+        for site in staying:
+            site.overrides = (signed,)
+            votes = VoteStore(site.path / "votes.db")
+            recover_votes(votes, 1)
+            votes.close()
+        async with AsyncExitStack() as stack:
+            chains = [await stack.enter_async_context(site.run()) for site in staying]
+            await chains[0].submit(staying[0].member.sign(sites.genesis.chain_id, nonce=1))
+            await sites.reach(2)
+            assert staying[0].engine.validators() == override.validators
+            async with returning.run() as ignorant:  # it was not given the override
+                await until(lambda: bool(returning.refusals))
+                assert ignorant.head.height == 1
+            returning.overrides = (signed,)
+            async with returning.run() as informed:
+                await sites.reach(2)
+                assert informed.status()["role"] == "follower"
+                await chains[1].submit(staying[1].sign())
+                await sites.reach(3)
+                assert len(heads(sites)) == 1
 
     run(live)

@@ -17,8 +17,17 @@ SEED = 20_260
 DEFAULT_INPUTS = 300
 INPUTS = {
     # What costs a file, a scrypt, an EVM call or a connection each.
-    **dict.fromkeys(("tensor-file", "node-toml", "sites-toml", "join-card", "running-json"), 80),
-    **{"network-json": 50, "key-file": 40, "calldata": 100, "json-rpc": 200, "http": 120},
+    **dict.fromkeys(
+        ("tensor-file", "node-toml", "sites-toml", "join-card", "running-json", "override"), 80
+    ),
+    **{
+        "network-json": 50,
+        "key-file": 40,
+        "calldata": 100,
+        "json-rpc": 200,
+        "http": 120,
+        "endpoint": 120,
+    },
     **{"stranger": 60, "yamux": 30, "control": 25, "blob": 15, "bulk": 15},
 }
 MAX_GROWTH_BYTES = 64 * 2**20

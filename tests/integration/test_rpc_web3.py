@@ -8,6 +8,7 @@ import logging
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -17,7 +18,7 @@ from web3 import HTTPProvider, Web3
 from web3.exceptions import ContractCustomError, ContractLogicError, Web3RPCError
 
 from swarm.chain.engine import Engine
-from swarm.chain.http import open_http
+from swarm.chain.http import HttpLimits, open_http
 from swarm.chain.pool import Pool
 from swarm.chain.rpc import RpcMethods
 from swarm.errors import ConfigurationError
@@ -325,3 +326,38 @@ def test_the_server_ends_quickly_and_quietly_with_a_client_connected(chain, capl
     with caplog.at_level(logging.INFO):
         assert trio.run(serve) < 2
     assert caplog.records == []
+
+
+def test_clients_that_say_nothing_or_read_nothing_are_cut_off_and_counted(chain):
+    class Verbose:
+        def handle_bytes(self, body: bytes) -> bytes:
+            return b"x" * 2**24
+
+    limits = HttpLimits(connections=3, head_s=0.3, body_s=0.3, send_s=0.3, linger_s=0.1)
+    head = b"POST / HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 2\r\n\r\n"
+
+    async def ends(stream: trio.SocketStream) -> bytes:
+        answer = b""
+        with trio.fail_after(5):
+            while piece := await stream.receive_some(65536):
+                answer += piece
+        return answer
+
+    async def serve() -> None:
+        async with open_http("127.0.0.1:0", Verbose(), dict, limits=limits) as url:
+            port = urlsplit(url).port or 0
+            silent, slow, deaf = [await trio.open_tcp_stream("127.0.0.1", port) for _ in range(3)]
+            fourth = await trio.open_tcp_stream("127.0.0.1", port)
+            assert await ends(fourth) == b""
+            await slow.send_all(head + b"{")
+            await deaf.send_all(head + b"{}")
+            assert await ends(silent) == b""
+            assert (await ends(slow)).startswith(b"HTTP/1.1 408")
+            await trio.sleep(0.5)
+            with suppress(trio.BrokenResourceError):
+                assert len(await ends(deaf)) < 2**24
+            again = await trio.open_tcp_stream("127.0.0.1", port)
+            await again.send_all(b"HEAD /status HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+            assert b"404" in await again.receive_some(65536)
+
+    trio.run(serve)

@@ -9,6 +9,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ import trio
 from swarm.errors import ConfigurationError, LocalError, PlanError, TrainerError
 from swarm.learning import bundle
 from swarm.learning.messages import Progress
-from swarm.learning.supervisor import Trainer, TrainerConfig, open_trainer
+from swarm.learning.supervisor import DESCRIPTION, Trainer, TrainerConfig, open_trainer
 from swarm.tensors import open_file
 from swarm.testing.plans import write_tiny_plan
 from swarm.types import Digest
@@ -99,6 +100,24 @@ def test_a_trainer_describes_initialises_trains_and_evaluates(tmp_path: Path) ->
     assert (tmp_path / "u1").read_bytes() == (tmp_path / "u2").read_bytes()
     assert "hello from the plan" in (tmp_path / "trainer.log").read_text()
     assert not list((tmp_path / "plan").rglob("__pycache__"))
+
+
+def test_what_a_plan_says_of_itself_is_known_after_a_restart_without_a_process(
+    tmp_path: Path,
+) -> None:
+    plain = config(tmp_path)
+    settings = replace(plain, digest=bundle.read(plain.plan).digest)
+    told = []
+
+    async def use(trainer: Trainer) -> None:
+        told.append(await trainer.describe())
+
+    with_trainer(settings, use)
+    assert with_trainer(settings, use).pid is None
+    assert told[0] == told[1]
+    assert Trainer(replace(settings, digest=Digest(bytes(32))))._recall() is None
+    (settings.workspace / DESCRIPTION).write_bytes(b"damaged")
+    assert Trainer(settings)._recall() is None
 
 
 def test_a_killed_trainer_costs_a_retry_and_changes_no_bit(tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def test_the_process_scores_models_as_the_simulation_does(tmp_path: Path) -> Non
     ]
     assert set(result.local) == set(result.sites[0]) == {"site0", "site1"}
     assert result.pooled is not None
-    assert (result.pooled["auc"] or 0) > 0.8
+    assert (result.pooled["auc"] or 0) > 0.7
     assert result.samples["site0"].test == 10
 
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from types import SimpleNamespace
 
 import pytest
 
+from swarm.chain.messages import Prepare
 from swarm.chain.qbft import QBFT
 from swarm.errors import ProtocolViolation
-from swarm.testing.consensus import ConsensusWorld, Day, SimValidator
+from swarm.testing.consensus import ConsensusWorld, Day
+from swarm.testing.planted import MixedSeals, NoLock, NoStartupCheck, SmallerQuorum, UngatedTimer
 from swarm.testing.simnet import Violation
+from swarm.testing.validators import SimValidator
 
 
 def live(seed: int, day: Day, kind: type[SimValidator] = SimValidator) -> ConsensusWorld:
@@ -63,37 +67,22 @@ def test_the_same_seed_gives_the_same_trace():
     assert live(5, day).net.trace != live(6, day).net.trace
 
 
-# Planted faults: the simulator is itself tested.
+def test_only_a_vote_that_too_few_have_heard_may_be_contradicted_after_a_roll_back():
+    world = ConsensusWorld(3, Day())
+    forgetful = SimpleNamespace(port=SimpleNamespace(name=world.addresses[3]))
+    first, second = (Prepare(1, 0, block * 32, bytes(65)) for block in (b"x", b"y"))
+    world.note_vote(forgetful, first)
+    with pytest.raises(Violation, match="two Prepare votes at height 1"):
+        world.note_vote(forgetful, second)
+    world.rolled_back.add(world.addresses[3])
+    world.note_vote(forgetful, second)
+    assert world.counted["votes contradicted that too few had heard"] == 1
+    assert world.run()
+    with pytest.raises(Violation, match="two Prepare votes at height 1"):
+        world.note_vote(forgetful, second)
 
 
-class SmallerQuorum(QBFT):
-    def _quorum(self, validator_count):
-        return super()._quorum(validator_count) - 1
-
-
-class NoLock(QBFT):
-    def _change_round(self, round_number):
-        self._lock = None
-        super()._change_round(round_number)
-
-
-class MixedSeals(QBFT):
-    def _seals(self, round_number, block_hash):
-        return [
-            next(v.signature for (kind, _), v in votes.items() if v.block_hash == block_hash)
-            for votes in self._votes.values()
-            if any(k == 3 and v.block_hash == block_hash for (k, _), v in votes.items())
-        ]
-
-
-class UngatedTimer(QBFT):
-    def _is_round_timer_due(self, arrived):
-        return True
-
-
-class NoStartupCheck(QBFT):
-    def _settle_startup(self):
-        self._resume = 0
+# Planted faults in the consensus alone; in rounds and consensus together: `test_rounds_joint`.
 
 
 class SendsBeforeStoring(SimValidator):

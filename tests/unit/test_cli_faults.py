@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
 import pytest
+import trio
 from click.testing import CliRunner, Result
 
 from swarm.cli import main
@@ -154,3 +156,17 @@ def test_a_refusal_of_the_contract_is_told_in_words() -> None:
     assert "RoundNoQuorum" in str(in_words(ContractError("RoundNoQuorum", {"round": 1})))
     # Fields that a later contract names otherwise must not hide the refusal.
     assert "PlanUnknown" in str(in_words(ContractError("PlanUnknown", {})))
+
+
+def test_a_disk_that_fills_up_ends_a_node_with_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fill(*_: object) -> None:
+        async with trio.open_nursery():
+            raise OSError(errno.ENOSPC, "No space left on device", "blobs/ab.part")
+
+    monkeypatch.setattr("swarm.node.node.run_node", fill)
+    swarm("init", tmp_path / "mary", "--name", "mary", "--unattended")
+    result = swarm("node", "start", tmp_path / "mary")
+    assert result.output.splitlines()[-1] == "Error: blobs/ab.part: No space left on device"
+    assert result.exit_code == 1

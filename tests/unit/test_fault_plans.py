@@ -73,11 +73,12 @@ def final(number: int, model: str) -> Told:
 
 
 @pytest.mark.parametrize(
-    ("hashes", "ok"), [(["abc", "ab"], True), (["abc", "axc"], False), ([], False)]
+    ("hashes", "ok"),
+    [(["abc", "ab"], True), (["abc", "axc"], False), (["abc"], False), ([], False)],
 )
 def test_two_blocks_at_one_height_are_found(hashes: list[str], ok: bool) -> None:
     replicas = {str(i): replica(hashes=chain) for i, chain in enumerate(hashes)}
-    assert verdict._one_block_a_height(replicas).ok is ok
+    assert verdict._one_block_a_height(replicas, 2).ok is ok
 
 
 @pytest.mark.parametrize(
@@ -94,7 +95,7 @@ def test_two_blocks_at_one_height_are_found(hashes: list[str], ok: bool) -> None
 def test_two_models_of_a_round_and_lost_rounds_are_found(
     said: dict[int, set[str]], told: list[Told], ok: bool
 ) -> None:
-    models = {number: {key: {"ada"} for key in m} for number, m in said.items()}
+    models = {number: {model: {"ada"} for model in m} for number, m in said.items()}
     drive: Any = SimpleNamespace(watch=SimpleNamespace(models=models))
     plan = FaultPlan(about="", plan="", rounds=2)
     assert verdict._one_model_a_round(plan, drive, {"ada": replica(*told)}).ok is ok

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -11,18 +12,21 @@ import rlp
 
 from swarm.chain import rpc as rpc_module
 from swarm.chain.block import ChainRules, InvalidTransaction
+from swarm.chain.client import ConsortiumClient
 from swarm.chain.codec import read_transaction
+from swarm.chain.endpoint import Endpoint, InProcessProvider
 from swarm.chain.engine import Engine
 from swarm.chain.genesis import CONTRACT_ADDRESS
 from swarm.chain.pool import Pool
 from swarm.chain.rpc import RpcMethods
-from swarm.errors import ConfigurationError, PlanError, ProtocolViolation
+from swarm.errors import ChainError, ConfigurationError, PlanError, ProtocolViolation
 from swarm.learning import bundle
 from swarm.learning.sites import deal
 from swarm.node.config import load_config
 from swarm.node.control import read_running
 from swarm.node.keys import RANDOM_PASSWORD_COST, create_key, load_key
 from swarm.testing.chain import GENESIS_TIME_S, Member, found
+from swarm.types import PlanId
 
 PASSWORD = "long enough"
 
@@ -136,3 +140,45 @@ def test_a_batch_ends_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     question = {"jsonrpc": "2.0", "id": 1, "method": "eth_chainId"}
     answers = ask(tmp_path, [question] * 3)
     assert [answer["error"]["code"] for answer in answers] == [-32005] * 3  # type: ignore[attr-defined]
+
+
+class Liar:
+    """An endpoint that answers every question in the same way."""
+
+    def __init__(self, answer: object) -> None:
+        self.answer = answer
+
+    def handle(self, request: object) -> object:
+        return {"jsonrpc": "2.0", "id": 1, "result": self.answer}
+
+
+HUGE = "0x" + f"{32:064x}" + f"{1:064x}" + f"{2**250:064x}" * 8
+LOG = {
+    "topics": [],
+    "data": "0x",
+    "blockNumber": "0x1",
+    "transactionHash": "0x" + "00" * 32,
+    "logIndex": "0x0",
+}
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        *(HUGE, "0x", None, 7, [], {}, "0x" + "ff" * 5000, "0x" + "9" * 5000, "text"),
+        *([LOG | {"topics": 5}], [LOG | {"transactionHash": "0x12"}], [LOG | {"data": "1"}]),
+    ],
+)
+def test_an_external_chains_endpoint_that_lies_is_refused(answer: object) -> None:
+    """A length of 2**250 in an answer once ended the node."""
+    liar = Liar("0x1")
+    client = ConsortiumClient(Endpoint(InProcessProvider(liar.handle)), CONTRACT_ADDRESS)
+    liar.answer = answer
+    questions = (client.head, client.members, partial(client.snapshot, PlanId(1)))
+    refused = 0
+    for question in (*questions, partial(client.events, 0, 1), client.proposals, client.validators):
+        try:
+            question()
+        except ChainError:
+            refused += 1
+    assert refused >= 5  # an empty list is a good answer to a question for events

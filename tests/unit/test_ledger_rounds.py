@@ -12,7 +12,13 @@ import pytest
 
 from swarm.errors import ContractError
 from swarm.protocol.election import commitment_to, reveal_term, round_seed, slot_start
-from swarm.protocol.ledger import DORMANT_S, PROPOSAL_LIFETIME_S, Founder, Kind
+from swarm.protocol.ledger import (
+    DORMANT_S,
+    MAX_OPEN_PLANS,
+    PROPOSAL_LIFETIME_S,
+    Founder,
+    Kind,
+)
 from swarm.protocol.state import (
     Omission,
     Plan,
@@ -25,7 +31,7 @@ from swarm.protocol.state import (
     submitters,
 )
 from swarm.testing.evm import Book, EvmContract, LedgerContract
-from swarm.types import NO_ADDRESS, NO_DIGEST, Address, Digest, PlanId
+from swarm.types import NO_ADDRESS, NO_DIGEST, Address, Digest, MemberId, PlanId
 
 START = 1_700_000_000
 CODE, MODEL_0, UPDATE, META = (Digest(bytes([n]) * 32) for n in (1, 2, 3, 4))
@@ -417,6 +423,20 @@ def test_a_slow_merge_widens_the_next_rounds_slots_and_a_fast_one_narrows_them(
     assert site.round.slot_s == 50
 
 
+def test_leaders_that_die_do_not_widen_the_next_rounds_slots(found: Found) -> None:
+    site = found(4)
+    for _ in range(3):
+        site.all_submit(0, 1, 2, 3)
+        assert site.round.slot_s == 10
+        site.now += 20  # two leaders die, one after the other
+        leader = site.leader
+        site.now += 2
+        site.merge(leader)
+        for number in (leader + 1, leader + 2):
+            site.attest(number % 4)
+    assert site.plan.merge_s == 2
+
+
 def test_a_void_widens_the_slots_so_that_a_long_merge_fits_in_the_end(found: Found) -> None:
     site = found(2)
     slots = []
@@ -552,3 +572,213 @@ def test_a_protocol_version_holds_from_its_height_and_yields_to_the_next(found: 
         assert site.book.protocol_version() == version
     old = site.refused(account(0), "propose", Kind.UPGRADE, NO_ADDRESS, NO_ADDRESS, "", 3, 30)
     assert (old.name, old.arguments) == ("ConsortiumBadVersion", {"version": 3})
+
+
+def test_a_majority_cannot_admit_members_of_its_own_until_it_is_two_thirds(found: Found) -> None:
+    site = found(5)
+    for n in range(20, 25):  # three of five, and then their own creatures with them
+        number = site.send(account(0), "propose", Kind.ADMIT, account(n), node(n), f"x{n}", 0, 0)
+        for other in (1, 2, *range(5, len(site.book.members()))):
+            if site.book.proposals()[number].admitted is None:
+                mine = account(other if other < 5 else 15 + other)
+                site.send(mine, "vote", number, True)
+    members = site.book.members()
+    assert len(members) == 10
+    assert [m.endorsed for m in members.values()] == [True] * 5 + [False] * 5
+    removal = site.send(account(0), "propose", Kind.REMOVE, NO_ADDRESS, NO_ADDRESS, "", 4, 0)
+    for voter in (account(1), account(2), *(account(n) for n in range(20, 25))):
+        site.send(voter, "vote", removal, True)  # eight of ten
+    assert site.book.members()[MemberId(4)].present
+    site.send(account(3), "vote", removal, True)  # four of the five founders
+    assert not site.book.members()[MemberId(4)].present
+
+
+def test_nobody_proposes_plans_without_end(found: Found) -> None:
+    site = found(2)
+    rules = Rules(1, False, 2)
+
+    def propose(who: int) -> PlanId:
+        number = site.send(who, "proposePlan", "p", CODE, MODEL_0, CODE, 1, CODE, rules)
+        return PlanId(number)
+
+    made = [propose(0) for _ in range(MAX_OPEN_PLANS - 1)]  # it has one
+    with pytest.raises(ContractError) as refused:
+        propose(0)
+    assert (refused.value.name, refused.value.arguments) == ("PlanTooMany", {"member": 0})
+    propose(1)
+    site.send(0, "stop", made[-1])
+    propose(0)
+
+
+# Attacks, by who makes them.
+
+
+def calls(site: Site) -> list[tuple[Any, ...]]:
+    """One call of everything that changes the contract, each of which some member could make."""
+    at, rules = site.at, Rules(1, False, 2)
+    return [
+        ("propose", Kind.ADMIT, account(70), node(70), "x", 0, 0),
+        ("vote", 1, True),
+        ("leave",),
+        ("setNode", node(71)),
+        ("activate",),
+        ("retire", 1),
+        ("proposePlan", "p", CODE, MODEL_0, CODE, 1, CODE, rules),
+        ("consent", site.id, CODE, 10, CODE),
+        ("withdraw", site.id),
+        ("stop", site.id),
+        ("open", site.id),
+        ("checkIn", *at, 1),
+        ("submit", *at, UPDATE, 1, NOTHING, CODE, META),
+        ("close", *at),
+        ("merge", *at, MODEL_A, 0, b""),
+        ("attest", *at, MODEL_A, 0, 3, META),
+        ("finalise", *at, MODEL_A, 0),
+        ("void", *at),
+        ("post", site.id, 1, 1, META),
+    ]
+
+
+GOVERNING = {"propose", "vote", "leave", "setNode"}
+OPERATING = {
+    "activate", "open", "checkIn", "submit", "close", "merge", "attest", "finalise", "void", "post",
+}  # fmt: skip
+
+
+def test_strangers_and_removed_members_are_refused_everywhere(found: Found) -> None:
+    site = found(4)
+    number = site.send(account(0), "propose", Kind.REMOVE, NO_ADDRESS, NO_ADDRESS, "", 3, 0)
+    for n in (1, 2):
+        site.send(account(n), "vote", number, True)
+    for key in (account(99), account(3), node(3), NO_ADDRESS):
+        for function, *arguments in calls(site):
+            refused = site.refused(key, function, *arguments)
+            assert (refused.name, refused.arguments) == ("ConsortiumNotMember", {"sender": key})
+
+
+def test_a_node_key_does_not_govern_and_an_account_does_not_operate(found: Found) -> None:
+    site = found(3)
+    for function, *arguments in calls(site):
+        key = node(0) if function in GOVERNING else account(0)
+        if function in GOVERNING | OPERATING:
+            assert site.refused(key, function, *arguments).name == "ConsortiumNotMember", function
+
+
+def test_nobody_takes_a_key_that_is_anothers(found: Found) -> None:
+    site = found(3)
+    for key in (account(1), node(1), node(0)):
+        taken = site.refused(account(0), "setNode", key)
+        assert (taken.name, taken.arguments) == ("ConsortiumKeyInUse", {"key": key})
+        bad = site.refused(account(0), "propose", Kind.ADMIT, key, key, "x", 0, 0)
+        assert bad.name == "ConsortiumKeyInUse"
+    assert site.refused(account(0), "setNode", NO_ADDRESS).name == "ConsortiumZeroAddress"
+
+
+def test_an_old_node_key_is_nobodys_and_the_new_one_validates_only_after_activation(
+    found: Found,
+) -> None:
+    site = found(3)
+    site.send(account(0), "setNode", node(50))
+    assert site.refused(node(0), "checkIn", *site.at, 1).name == "ConsortiumNotMember"
+    assert site.book.validators() == [node(1), node(2)]
+    site.send(node(50), "activate")
+    assert site.book.validators() == [node(50), node(1), node(2)]
+
+
+def test_the_votes_of_those_who_left_do_not_count(found: Found) -> None:
+    site = found(5)
+    number = site.send(account(0), "propose", Kind.ADMIT, account(9), node(9), "nine", 0, 0)
+    site.send(account(1), "vote", number, True)
+    for n in (0, 1):
+        site.send(account(n), "leave")
+    site.send(account(2), "vote", number, True)  # one of the three that remain
+    assert site.book.proposals()[number].admitted is None
+    assert site.refused(account(2), "vote", number, False).name == "ConsortiumAlreadyVoted"
+    site.send(account(3), "vote", number, True)
+    assert site.book.proposals()[number].admitted == MemberId(5)
+
+
+def test_a_reveal_of_another_attempt_or_plan_is_refused(found: Found) -> None:
+    site = found(2, max_round_s=20, liveness_s=1)
+    site.submit(0, secret(0, 0))
+    site.now += 20
+    site.send(0, "void", *site.at)
+    replayed = site.refused(0, "submit", *site.at, UPDATE, 1, secret(0, 0), CODE, META)
+    assert replayed.name == "RoundBadReveal"
+    rules = Rules(1, False, 2)
+    other = site.send(0, "proposePlan", "q", CODE, MODEL_0, CODE, 1, CODE, rules)
+    for n in (0, 1):
+        site.send(n, "consent", other, CODE, 100, commitment_to(secret(n, 40)))
+    replayed = site.refused(0, "submit", other, 1, 1, UPDATE, 1, secret(0, 1), CODE, META)
+    assert (replayed.name, replayed.arguments) == ("RoundBadReveal", {"member": 0})
+
+
+def test_what_belongs_to_another_phase_is_refused(found: Found) -> None:
+    site = found(3)
+    for function, *arguments in (
+        ("merge", *site.at, MODEL_A, 0, b""),
+        ("attest", *site.at, MODEL_A, 0, 3, META),
+        ("finalise", *site.at, MODEL_A, 0),
+    ):
+        assert site.refused(0, function, *arguments).name == "RoundWrongStatus"
+    assert site.refused(0, "open", site.id).name == "RoundNotOpenable"
+    old = site.at
+    site.all_submit(0, 1, 2)
+    assert site.refused(0, "attest", *old, MODEL_A, 0, 3, META).name == "RoundUnknownCandidate"
+    leader = site.leader
+    site.merge(leader)
+    site.attest((leader + 1) % 3)
+    for function, *arguments in (
+        ("merge", *old, MODEL_B, 0, b""),
+        ("attest", *old, MODEL_A, 0, 3, META),
+        ("void", *old),
+        ("close", *old),
+        ("checkIn", *old, 5),
+    ):
+        late = site.refused((leader + 2) % 3, function, *arguments)
+        assert (late.name, late.arguments) == ("RoundNotCurrent", {"round": 1, "attempt": 1})
+
+
+def test_rules_beyond_their_bounds_are_refused_and_at_them_nothing_overflows(found: Found) -> None:
+    site = found(2)
+    most = 30 * 86_400
+    widest: dict[str, Any] = {"rounds": 100_000, "statistics_round": True, "min_peers": 2}
+    widest |= dict.fromkeys(
+        ("consent_s", "window_s", "grace_s", "liveness_s", "max_round_s", "slot_s"), most
+    )
+
+    def propose(**changes: Any) -> None:
+        rules = Rules(**widest | changes)
+        arguments = ("wide", CODE, MODEL_0, CODE, 2**32 - 1, CODE, rules)
+        site.id = PlanId(site.send(0, "proposePlan", *arguments))
+
+    for changes in (
+        {"rounds": 0}, {"rounds": 100_001}, {"min_peers": 0}, {"min_peers": 257},
+        {"slot_s": 0}, {"slot_s": most + 1}, {"max_round_s": most + 1}, {"max_round_s": 1},
+        {"liveness_s": 0}, {"liveness_s": most + 1}, {"consent_s": most + 1},
+        {"window_s": most + 1}, {"grace_s": most + 1},
+    ):  # fmt: skip
+        with pytest.raises(ContractError, match="PlanBadRules"):
+            propose(**changes)
+    propose()
+    for n in (0, 1):
+        site.send(n, "consent", site.id, CODE, 2**64 - 1, CODE)
+    site.all_submit(0, 1)
+    site.merge(site.leader)
+    site.now = site.round.voidable_at
+    site.send(0, "void", *site.at)
+    assert (site.round.number, site.round.attempt) == (0, 2)
+
+
+def test_one_who_names_a_newcomers_key_blocks_that_admission_and_gains_nothing(
+    found: Found,
+) -> None:
+    """The newcomer makes another key; the one who took it validates with a key it does not have."""
+    site = found(3)
+    number = site.send(account(0), "propose", Kind.ADMIT, account(9), node(9), "nine", 0, 0)
+    site.send(account(2), "setNode", node(9))
+    taken = site.refused(account(1), "vote", number, True)
+    assert (taken.name, taken.arguments) == ("ConsortiumKeyInUse", {"key": node(9)})
+    again = site.send(account(0), "propose", Kind.ADMIT, account(9), node(10), "nine", 0, 0)
+    site.send(account(1), "vote", again, True)
+    assert site.book.members()[MemberId(3)].node == node(10)

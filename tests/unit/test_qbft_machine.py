@@ -22,7 +22,7 @@ from swarm.chain.messages import (
 )
 from swarm.chain.startup import VoteRecord, decode_record, encode_record, recovered_record
 from swarm.errors import ProtocolViolation
-from swarm.testing.consensus import (
+from swarm.testing.validators import (
     GENESIS,
     GENESIS_HASH,
     SimKeys,

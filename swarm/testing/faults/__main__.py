@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from swarm.errors import ConfigurationError, SwarmError
+from swarm.errors import ConfigurationError, LocalError, SwarmError
 from swarm.learning.sites import deal
 from swarm.testing.faults.drive import Drive
 from swarm.testing.faults.nodes import open_nodes, processes_in
@@ -124,14 +124,15 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser().parse_args(arguments)
     paths = [given.plan] if given.plan else sorted(given.matrix.glob("*.toml"))
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _end)
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup leaves it, for long runs
+            signal.signal(number, _end)
     runner = Runner(given.keep)
     outcomes: list[Outcome] = []
     try:
         plans = [(path, read_plan(path)) for path in paths]
         for path, plan in plans:
             for seed in range(given.first, given.first + (given.seeds or plan.seeds)):
-                outcome = runner.run(path, seed)
+                outcome = _attempt(runner, path, plan, seed)
                 outcomes.append(outcome)
                 show(outcome)
                 if given.story or not outcome.ok:
@@ -147,6 +148,18 @@ def main(arguments: list[str] | None = None) -> int:
     held = sum(outcome.ok for outcome in outcomes)
     print(f"\n{held} of {len(outcomes)} runs hold")
     return 0 if outcomes and held == len(outcomes) else 1
+
+
+def _attempt(runner: Runner, path: Path, plan: FaultPlan, seed: int) -> Outcome:
+    """One run; where the nodes could not even be started, that is its outcome."""
+    try:
+        return runner.run(path, seed)
+    except LocalError as error:
+        check = Check("it could be run", False, str(error))
+        return Outcome(
+            plan=path.stem, about=plan.about, seed=seed, ok=False, checks=[check], counts={},
+            measures={}, round_s={}, downtime_s=0.0, wall_s=0.0, auc=None, story=[],
+        )  # fmt: skip
 
 
 def _end(number: int, frame: object) -> None:

@@ -80,6 +80,7 @@ class Drive:
         self._draw = random.Random(self.seed)
         self._undo: list[tuple[float, Callable[[], None]]] = []
         self._began = time.monotonic()
+        self._admitted_in = -1
         self._joining: Future[str] | None = None
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="newcomer")
 
@@ -104,10 +105,11 @@ class Drive:
                     complete_at = complete_at or now
                     if not self.awaited or now > complete_at + LAST_MEASURES_S:
                         return None
-                if now > until:
+                if now > until and complete_at is None:
                     return f"not complete within {self.plan.deadline_s:.0f} s: {self._where()}"
         finally:
-            self._pool.shutdown(wait=False, cancel_futures=True)
+            self.nodes.ending.set()
+            self._pool.shutdown(cancel_futures=True)
 
     def tell(self, text: str) -> None:
         self.story.append(Told(round(time.monotonic() - self._began, 2), text))
@@ -132,7 +134,8 @@ class Drive:
             case "cut":
                 return self._cut(fault)
             case "admit":
-                self._joining = self._pool.submit(self.nodes.admit, self.newcomers.pop(0))
+                site = self.newcomers.pop(0)
+                self._joining = self._pool.submit(self.nodes.admit, site, self._admitted)
                 self.tell("a newcomer asks to be admitted")
                 return True
         names = self._targets(fault.who)
@@ -249,27 +252,26 @@ class Drive:
     # Links.
 
     def _cut(self, fault: Fault) -> bool:
-        groups = []
-        for group in fault.groups:
-            names = self._targets(group)
-            if names is None:
-                return False
-            groups.append({self.nodes.number(name) for name in names})
-        rest = set(range(len(self.nodes.names))).difference(*groups)
-        groups += [{number} for number in rest]
+        names = self._targets(target for group in fault.groups for target in group)
+        if names is None:
+            return False
+        numbers = iter([self.nodes.number(name) for name in names])
+        groups = [{next(numbers) for _ in group} for group in fault.groups]
         pairs = [(a, b) for one, two in combinations(groups, 2) for a in one for b in two]
         assert self.nodes.wires is not None
         self.nodes.wires.cut(pairs)
         self.counts["cuts"] += 1
         self.tell(f"cut {' | '.join(' '.join(map(str, sorted(g))) for g in groups)}")
         final_before = len(self.watch.final_at)
-        self._await("noticed_s", lambda: not any(map(self._connected, pairs)))
+        noticed = self._await("noticed_s", lambda: not any(map(self._connected, pairs)))
 
         def heal() -> None:
             assert self.nodes.wires is not None
             self.counts["rounds_in_cut"] += len(self.watch.final_at) - final_before
             height = self.watch.highest
             self.nodes.wires.heal(pairs)
+            if noticed in self.awaited:
+                self.awaited.remove(noticed)  # it was too short for that, and now never will be
             self.tell(f"heal, at height {height}")
             self._await("caught_up_s", lambda: self._all_at(height))
             self._await("moved_s", lambda: self._all_at(height + 1))
@@ -296,8 +298,10 @@ class Drive:
     def _later(self, delay_s: float, undo: Callable[[], None]) -> None:
         self._undo.append((time.monotonic() + delay_s, undo))
 
-    def _await(self, measure: str, happened: Callable[[], bool]) -> None:
-        self.awaited.append(Awaited(measure, time.monotonic(), happened))
+    def _await(self, measure: str, happened: Callable[[], bool]) -> Awaited:
+        awaited = Awaited(measure, time.monotonic(), happened)
+        self.awaited.append(awaited)
+        return awaited
 
     def _look(self, now: float) -> None:
         for awaited in list(self.awaited):
@@ -309,8 +313,12 @@ class Drive:
             name, self._joining = self._joining.result(), None
             self.watch.follow(name)
             self.tell(f"{name} has consented")
-            first = self.watch.place().round
+            first = self._admitted_in
             self.awaited.append(Awaited("", now, lambda: self._contributes(name, first)))
+
+    def _admitted(self) -> None:
+        self._admitted_in = self.watch.place().round
+        self.tell(f"the newcomer is admitted in round {self._admitted_in}")
 
     def _contributes(self, name: str, first: int) -> bool:
         for sight in self.watch.fresh().values():

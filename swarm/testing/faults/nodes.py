@@ -10,9 +10,12 @@ import os
 import shutil
 import signal
 import subprocess
+import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 from swarm.errors import LocalError, SwarmError
@@ -28,7 +31,7 @@ from swarm.types import to_hex
 
 DEATH_S = 10.0
 ASK_S = 60.0
-RETRY_S = 1.0
+RETRY_S = 0.25
 NEWCOMER_S = 180.0
 SAVED = "votes.saved"
 
@@ -45,6 +48,8 @@ class Nodes:
         self.down: set[str] = set()
         """Killed by us, and not started again."""
         self.stopped: set[str] = set()
+        self.ending = threading.Event()
+        """Set when the run ends: nobody starts a node any more."""
 
     @property
     def names(self) -> list[str]:
@@ -113,10 +118,11 @@ class Nodes:
 
     # A newcomer, as docs/operations.md says it.
 
-    def admit(self, site: SiteFiles) -> str:
-        """Make a node for another site, have it admitted, start it, and let it consent.
+    def admit(self, site: SiteFiles, admitted: Callable[[], None]) -> str:
+        """Make a node for another site and start it; have it admitted; let it consent.
 
-        Blocks until all is done. Returns its name. Raises LocalError if it takes too long.
+        `admitted` is called when the members have carried it out. Blocks until the newcomer has
+        consented; returns its name. Raises LocalError if it takes too long.
         """
         file = self.testnet.file
         index = len(file.nodes)
@@ -127,16 +133,17 @@ class Nodes:
             data=site.place_in(Path("data")), seed=file.seed, keep_models=1_000_000,
         )  # fmt: skip
         data = str(site.copy_to(home / "data"))
-        first = self.home(self.answering[0])
+        first, *others = (self.home(name) for name in self.answering)
         shutil.copy(first / "network.json", home)
-        proposal = ask(first, "propose_member", ASK_S, card=str(home / "card.json"), remove=None)
-        for voter in self.answering[1:]:
-            # A vote may come when the others have carried the proposal out already.
-            with suppress(SwarmError):
-                ask(self.home(voter), "vote", ASK_S, proposal=proposal["id"], support=True)
+        if self.ending.is_set():
+            raise LocalError(f"the run ended before {site.name} was started")
         node = TestnetNode(site.name, str(home), data, to_hex(card.account))
         self.testnet.processes[site.name] = self._start(node, index)
         file.nodes.append(node)
+        proposal = ask(first, "propose_member", ASK_S, card=str(home / "card.json"), remove=None)
+        with ThreadPoolExecutor(len(others)) as pool:
+            list(pool.map(partial(_vote, proposal["id"]), others))
+        admitted()
         until = time.monotonic() + NEWCOMER_S
         while True:
             try:
@@ -144,9 +151,9 @@ class Nodes:
                 return site.name
             except SwarmError as error:
                 # It is still starting, or copying the chain and the plan's code.
-                if time.monotonic() > until:
+                if time.monotonic() > until or self.ending.is_set():
                     raise LocalError(f"the newcomer {site.name} could not join: {error}") from None
-            time.sleep(RETRY_S)
+            self.ending.wait(RETRY_S)
 
     def _start(self, node: TestnetNode, index: int) -> subprocess.Popen[bytes]:
         return start_node(node, ("env", *self._set, *self._within(index)))
@@ -203,6 +210,12 @@ def run_in(within: Sequence[str], command: Sequence[str], deadline_s: float) -> 
     if done.returncode != 0:
         raise LocalError(f"{' '.join(command)}: {done.stderr.strip()[-500:]}")
     return done.stdout
+
+
+def _vote(proposal: int, home: Path) -> None:
+    # Some votes come when the others have carried it out already: they endorse the validator.
+    with suppress(SwarmError):
+        ask(home, "vote", ASK_S, proposal=proposal, support=True)
 
 
 def _votes(folder: Path) -> list[Path]:

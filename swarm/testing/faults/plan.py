@@ -63,7 +63,7 @@ class When(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
 class Fault(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """`for_s`: after which it is undone. `disk`: what is done to a killed node's files meanwhile.
-    `groups`: of a cut, those that still reach each other, by number; who is in none is alone."""
+    `groups`: of a cut, those that do not reach each other any more; who is in none reaches all."""
 
     do: Literal["kill", "stop", "cut", "admit"]
     when: When = When()
@@ -127,6 +127,8 @@ def read_plan(path: Path) -> FaultPlan:
 def _check(path: Path, plan: FaultPlan, fault: Fault) -> None:
     if fault.do == "cut" and not (plan.namespaces and fault.groups):
         raise ConfigurationError(f"{path}: a cut needs namespaces = true, and groups")
+    if "all" in [target for group in fault.groups for target in group]:
+        raise ConfigurationError(f"{path}: a cut divides: name those in each group")
     if fault.do in ("kill", "stop") and not fault.who:
         raise ConfigurationError(f"{path}: {fault.do} whom? Add who = [...]")
     if fault.disk is not None and (fault.do != "kill" or fault.for_s is None):

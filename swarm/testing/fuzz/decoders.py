@@ -24,6 +24,7 @@ from swarm.chain.genesis import (
     write_genesis,
 )
 from swarm.chain.messages import Certificate, CertifiedBlock, Commit, GetBlocks, Prepare
+from swarm.chain.override import Override, SignedOverride, read_override, write_override
 from swarm.chain.startup import Lock, VoteRecord, decode_record, encode_record
 from swarm.errors import (
     UNREADABLE,
@@ -77,6 +78,7 @@ def targets() -> list[Target]:
         _file("node-toml", "bytes", _node_tomls, _load_config, "node.toml", ConfigurationError),
         _file("network-json", "json", _networks, read_genesis, "network.json", ConfigurationError),
         _file("join-card", "json", _cards, read_card, "card.json", ConfigurationError),
+        _file("override", "json", _overrides, read_override, "override.json", ConfigurationError),
         _file("running-json", "json", _runnings, _read_running, "running.json", ConfigurationError),
         _file("sites-toml", "bytes", _sites_tomls, _read_plan, "sites.toml", PlanError),
     ]
@@ -404,6 +406,13 @@ def _networks(directory: Path) -> list[bytes]:
     path = directory / "made.json"
     cards = [Member(number).card for number in range(3)]
     write_genesis(path, make_genesis(cards, artifact().bytecode, 1_700_000_000))
+    return [path.read_bytes()]
+
+
+def _overrides(directory: Path) -> list[bytes]:
+    path = directory / "made.json"
+    override = Override(NO_DIGEST, 7, NO_DIGEST, (Member(0).address, Member(1).address))
+    write_override(path, SignedOverride(override, (b"\1" * 65, b"\2" * 65)))
     return [path.read_bytes()]
 
 

@@ -8,7 +8,7 @@ decided. After each batch the four must still agree on a new transaction.
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,9 @@ from eth_account import Account
 
 from swarm.chain import contract
 from swarm.chain.block import ChainRules
+from swarm.chain.client import ConsortiumClient
 from swarm.chain.codec import read_transaction
+from swarm.chain.endpoint import InProcessProvider
 from swarm.chain.engine import Engine
 from swarm.chain.genesis import CONTRACT_ADDRESS, make_genesis
 from swarm.chain.http import open_http
@@ -46,11 +48,14 @@ from swarm.chain.rpc import RpcMethods
 from swarm.chain.service import ChainService, open_chain
 from swarm.chain.signer import NodeKeys
 from swarm.chain.store import VoteStore
+from swarm.errors import UNREADABLE, ChainError
+from swarm.node import control
+from swarm.node.control import Reply, open_control
 from swarm.protocol.ledger import Kind
 from swarm.protocol.state import Rules, VerifyLevel
 from swarm.testing.chain import GENESIS_TIME_S, Member, found
 from swarm.testing.fuzz.campaign import ACCEPTED, Session, Target
-from swarm.types import NO_ADDRESS, Address, Digest, to_hex
+from swarm.types import NO_ADDRESS, Address, Digest, PlanId, to_hex
 
 VALIDATORS = 4
 ANSWER_S = 10.0
@@ -65,6 +70,8 @@ def targets() -> list[Target]:
         Target("json-rpc", "json", _open_rpc, deadline_s=10.0),
         Target("calldata", "bytes", _open_contract, deadline_s=5.0),
         Target("http", "bytes", _open_http, deadline_s=8.0),
+        Target("endpoint", "json", _open_endpoint, deadline_s=5.0),
+        Target("control-socket", "json", _open_control, deadline_s=5.0),
     ]
 
 
@@ -450,3 +457,86 @@ def _status(answer: bytes) -> str:
     if len(head) < 2 or not head[0].startswith(b"HTTP/"):
         return "closed"
     return ACCEPTED if head[1] == b"200" else f"HTTP {head[1].decode(errors='replace')[:3]}"
+
+
+# What an external chain's endpoint answers to a node.
+
+
+@asynccontextmanager
+async def _open_endpoint(directory: Path) -> AsyncIterator[Session]:
+    with _consortium(directory) as (_, rpc, _members):
+        answers: list[bytes] = []
+        lie: bytes | None = None
+
+        def handle(request: object) -> object:
+            """The truth, which is noted, or else the lie."""
+            if lie is None:
+                answer = rpc.handle(request)
+                answers.append(msgspec.json.encode(answer))
+                return answer
+            try:
+                return msgspec.json.decode(lie)
+            except UNREADABLE as error:
+                raise ValueError(f"no JSON: {error}") from None  # as web3's provider does
+
+        client = ConsortiumClient.over(InProcessProvider(handle), CONTRACT_ADDRESS)
+        questions: list[Callable[[], object]] = [
+            *(client.head, client.members, client.member_mask, client.validators),
+            *(client.proposals, client.plan_count, partial(client.snapshot, PlanId(1))),
+            *(partial(client.past_round, PlanId(1), 1, 1), partial(client.events, 0, 10)),
+            partial(client.receipt, Digest(bytes(32))),
+        ]
+
+        async def offer(data: bytes) -> str:
+            nonlocal lie
+            lie, faults = data, set()
+            try:
+                for question in questions:
+                    try:
+                        question()
+                    except ChainError as error:
+                        faults.add(type(error).__name__)
+            finally:
+                lie = None
+            return ACCEPTED if not faults else " and ".join(sorted(faults))
+
+        async def check() -> None:
+            for question in questions:
+                question()
+
+        await check()
+        samples = answers[:]
+        yield Session(lambda: samples, offer, check)
+
+
+# The command line's socket.
+
+
+@asynccontextmanager
+async def _open_control(directory: Path) -> AsyncIterator[Session]:
+    async def vote(proposal: int, support: bool) -> object:
+        return {"proposal": proposal, "support": support}
+
+    async def status() -> object:
+        return {"height": 7}
+
+    async with open_control(directory, {"vote": vote, "status": status}) as path:
+
+        async def offer(data: bytes) -> str:
+            async with await trio.open_unix_socket(path) as stream:
+                await stream.send_all(len(data).to_bytes(4, "big") + data)
+                await stream.send_eof()
+                answer = b""
+                while piece := await stream.receive_some(65536):
+                    answer += piece
+            reply = msgspec.json.decode(answer[4:], type=Reply)
+            return f"status {reply.exit_status}" if reply.error else ACCEPTED
+
+        async def check() -> None:
+            assert await offer(questions[0]) == ACCEPTED
+
+        questions = [
+            msgspec.json.encode(control.Request("status")),
+            msgspec.json.encode(control.Request("vote", {"proposal": 1, "support": True})),
+        ]
+        yield Session(lambda: questions, offer, check)

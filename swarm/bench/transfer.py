@@ -1,0 +1,181 @@
+"""One blob from one node to another, beside a raw TLS 1.3 socket.
+
+Two processes on loopback: this one receives, the child serves. In turn, so that both see the same
+machine, each repetition moves the same bytes
+
+    raw     over a bare TLS 1.3 socket, from memory to memory: the yardstick
+    node    as a node does: manifest, tokens, chunks, each hashed and written to its file, the file
+            closed and named (`Exchange.pull` over `swarm.network`)
+
+and the medians are compared. The receiver's anonymous memory is watched: a node's must not grow
+with the model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import shutil
+import socket
+import ssl
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import trio
+
+from swarm.bench.machine import file_system, read_process, watch
+from swarm.blobs.store import BlobStore
+from swarm.errors import LocalError
+from swarm.network import open_network
+from swarm.network.identity import Identity
+from swarm.network.tls import TlsIdentity
+from swarm.node.exchange import Exchange
+from swarm.tensors import Layout, TensorSpec, create_file
+from swarm.types import to_digest
+
+KEYS = [hashlib.sha256(b"benchmark %d" % number).digest() for number in range(2)]
+BUFFER_BYTES = 1 << 20
+PATIENCE_S = 60.0
+START_S = 60.0
+WARM_UP = 1
+SELF = "receiver"
+
+
+def measure_transfer(size_bytes: int, repeat: int, directory: Path) -> dict[str, Any]:
+    """Move a blob of this size `repeat` times, with both stores in `directory`.
+
+    Raises LocalError if the serving process cannot be started.
+    """
+    own = TlsIdentity(Identity(KEYS[1]))
+    command = [sys.executable, "-m", "swarm.bench.transfer", "--trusted", own.der.hex()]
+    command += ["--directory", str(directory), "--size", str(size_bytes)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+        try:
+            result = trio.run(_receive, child, own, size_bytes, repeat, directory)
+        finally:
+            child.terminate()
+    return result | {"directory": file_system(directory)}
+
+
+async def _receive(
+    child: subprocess.Popen[str],
+    own: TlsIdentity,
+    size_bytes: int,
+    repeat: int,
+    directory: Path,
+) -> dict[str, Any]:
+    assert child.stdout is not None
+    with trio.fail_after(START_S + size_bytes / 50e6):
+        line = await trio.to_thread.run_sync(child.stdout.readline)
+    if not line:
+        raise LocalError("the process that serves the blob ended at its start")
+    said = json.loads(line)
+    root, peer = to_digest(said["root"]), Identity(KEYS[0]).address
+    context = own.context(server_side=False, trusted=[bytes.fromhex(said["certificate"])])
+    seconds: dict[str, list[float]] = {"raw": [], "node": []}
+    growth_bytes = 0
+    raw = socket.create_connection(("127.0.0.1", said["raw_port"]), timeout=PATIENCE_S)
+    with context.wrap_socket(raw) as secured:
+        async with open_network(KEYS[1]) as network:
+            network.set_members({peer: [said["address"]]})
+            await network.wait_connected([peer], START_S)
+            for _ in range(WARM_UP + repeat):
+                seconds["raw"].append(await trio.to_thread.run_sync(_drain, secured, size_bytes))
+                store = BlobStore(directory / "received")
+                exchange = Exchange(store, network, max_blob_bytes=2 * size_bytes + BUFFER_BYTES)
+                before = read_process(os.getpid())
+                with watch({SELF: os.getpid()}) as seen:
+                    began = time.perf_counter()
+                    await exchange.pull(root, [peer], patience_s=PATIENCE_S)
+                    seconds["node"].append(time.perf_counter() - began)
+                peak_bytes = seen.peak_bytes(SELF)
+                if before is not None and peak_bytes is not None:
+                    growth_bytes = max(growth_bytes, peak_bytes - before.anonymous_bytes)
+                shutil.rmtree(store.directory)
+        now = read_process(os.getpid())
+    medians = {name: statistics.median(each[WARM_UP:]) for name, each in seconds.items()}
+    return {
+        "size_bytes": size_bytes,
+        "repeat": repeat,
+        "raw_mb_per_s": round(size_bytes / medians["raw"] / 1e6, 1),
+        "node_mb_per_s": round(size_bytes / medians["node"] / 1e6, 1),
+        "ratio": round(medians["raw"] / medians["node"], 3),
+        "receiver_growth_bytes": growth_bytes,
+        "receiver_bytes": None if now is None else now.anonymous_bytes,
+        "seconds": {name: [round(s, 4) for s in each[WARM_UP:]] for name, each in seconds.items()},
+    }
+
+
+def _drain(secured: ssl.SSLSocket, size_bytes: int) -> float:
+    """Ask for so many bytes over the raw socket, and read them. Returns the seconds."""
+    buffer = memoryview(bytearray(BUFFER_BYTES))
+    began = time.perf_counter()
+    secured.sendall(b"g")
+    received = 0
+    while received < size_bytes:
+        count = secured.recv_into(buffer[: size_bytes - received])
+        if not count:
+            raise LocalError("the process that serves the blob ended")
+        received += count
+    return time.perf_counter() - began
+
+
+async def _serve(directory: Path, size_bytes: int, trusted: bytes) -> None:
+    """The child: make the blob, say where it is, serve until ended."""
+    store = BlobStore(directory / "served")
+    elements = max(1, size_bytes // 4)
+    layout = Layout.from_specs([TensorSpec("w", "F32", (elements,))])
+    with create_file(store.scratch("blob"), layout) as file:
+        file["w"][...] = np.random.default_rng(0).random(elements, np.float32)
+    root = store.add(store.scratch("blob"))
+    identity = TlsIdentity(Identity(KEYS[0]))
+    async with open_network(KEYS[0]) as network:
+        exchange = Exchange(store, network, max_blob_bytes=0)
+        exchange.rules.append(lambda sender, blob: True)
+        network.serve_blobs(exchange)
+        network.set_members({Identity(KEYS[1]).address: ()})
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            said = {
+                "address": network.addresses[0],
+                "root": root.hex(),
+                "raw_port": listener.getsockname()[1],
+                "certificate": identity.der.hex(),
+            }
+            print(json.dumps(said), flush=True)
+            await trio.to_thread.run_sync(_serve_raw, identity, listener, trusted, size_bytes)
+
+
+def _serve_raw(
+    identity: TlsIdentity, listener: socket.socket, trusted: bytes, size_bytes: int
+) -> None:
+    listener.settimeout(START_S)
+    raw, _ = listener.accept()
+    raw.settimeout(None)  # ended with the process
+    raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    context = identity.context(server_side=True, trusted=[trusted])
+    with context.wrap_socket(raw, server_side=True) as secured:
+        buffer = memoryview(os.urandom(BUFFER_BYTES))
+        while secured.recv(1):
+            for start in range(0, size_bytes, BUFFER_BYTES):
+                secured.sendall(buffer[: size_bytes - start])
+
+
+def main() -> None:
+    """Entry point of the serving process."""
+    parser = argparse.ArgumentParser(description="the serving process of `swarm bench transfer`")
+    parser.add_argument("--directory", type=Path, required=True)
+    parser.add_argument("--size", type=int, required=True, help="bytes")
+    parser.add_argument("--trusted", required=True, help="the receiver's certificate, DER in hex")
+    options = parser.parse_args()
+    trio.run(_serve, options.directory, options.size, bytes.fromhex(options.trusted))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,154 @@
+"""No wait in the program is without a deadline: whatever may wait is found and accounted for.
+
+A call counts as bounded inside `trio.fail_after`, `move_on_after` or `move_on_at` of the same
+function, or with a timeout of its own. All others are listed here with the reason why they may wait
+for ever, or with who bounds them: a new one fails this test until somebody has thought about it.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import swarm
+
+PACKAGE = Path(swarm.__file__).parent
+BOUNDS = {"fail_after", "move_on_after", "move_on_at"}
+WAITS = {
+    *("wait", "receive", "receive_some", "send_all", "send_eof", "accept", "sleep_forever", "recv"),
+    *(
+        "recv_into",
+        "sendall",
+        "join",
+        "acquire",
+        "wait_readable",
+        "wait_writable",
+        "serve_listeners",
+    ),
+    *("communicate", "wait_for_head", "heads", "jobs", "flock", "create_connection", "select"),
+    *("open_tcp_stream", "get", "connect", "run_process", "request", "make_request", "read_frame"),
+}
+IDLE = "idle: it waits for the next thing to happen, and is cancelled with its nursery"
+CALLER = "its caller sets the deadline, as its docstring says"
+STALL = "a write that stalls for `write_stall_s` ends the connection, which wakes it"
+SOCKET = "the socket has a timeout, set just before"
+OTHER = "the other thread of the fetch always ends with a value for it, and has a socket timeout"
+CHILD = "in the trainer process, which ends with the pipe that its node holds"
+POSITIONAL = "its deadline is an argument without a name"
+ENDED = "in the benchmark's own process, which is ended with the benchmark"
+ACCOUNTED = {
+    "bench.machine:look:wait": "a moment at a time",
+    "bench.machine:watch:join": "the thread was told to end, and looks every moment",
+    "bench.transfer:_drain:recv_into": SOCKET,
+    "bench.transfer:_drain:sendall": SOCKET,
+    "bench.transfer:_serve_raw:accept": SOCKET,
+    "bench.transfer:_serve_raw:recv": ENDED,
+    "bench.transfer:_serve_raw:sendall": ENDED,
+    "chain.client:deploy:wait": POSITIONAL,
+    "chain.client:transact:wait": "with the deadline of the transaction",
+    "chain.endpoint:ask:make_request": "the provider has a timeout, or is in this process",
+    "chain.http:_next_event:receive_some": "`read_head` and `read_body` set the deadline",
+    "chain.http:_write:send_all": "`send` and `read_body` set the deadline",
+    "chain.http:linger:send_eof": "shutdown(2), which does not wait",
+    "chain.service:_run_lane:async for": IDLE,
+    "chain.service:heads:wait": IDLE,
+    "learning.supervisor:_exactly:receive_some": CALLER,
+    "learning.supervisor:_exchange:receive": "it takes the longest silence as an argument",
+    "learning.trainer:alive:join": "the thread looks every second whether it is over",
+    "learning.trainer:beat:wait": "a second at a time",
+    "learning.trainer:receive:get": CHILD,
+    "learning.trainer:serve:receive": CHILD,
+    "network.blob_exchange:serve:async for": "reads of the disk, and writes that stall are ended",
+    "network.bulk:_is_quiet:recv": "the socket does not block",
+    "network.bulk:stop_when_cancelled:sleep_forever": "cancelled when the thread beside it ends",
+    "network.bulk_transfer:_await:wait": "each of a bounded number of pauses, as an argument",
+    "network.bulk_transfer:_next_buffer:get": OTHER,
+    "network.bulk_transfer:_write:wait": "for as long as the pace asks, as an argument",
+    "network.bulk_transfer:hand_over:get": OTHER,
+    "network.bulk_transfer:receive:sendall": SOCKET,
+    "network.connection:_accept_streams:accept": IDLE,
+    "network.connection:_deliver_messages:wait": IDLE,
+    "network.connection:_handle_request:wait": STALL,
+    "network.connection:_open_control:wait": "set as soon as the multiplexer runs; its end cancels",
+    "network.connection:_read_control:read_frame": IDLE + "; a frame that began has a deadline",
+    "network.connection:_refuse:wait": STALL,
+    "network.connection:_write_control:wait": IDLE,
+    "network.connection:request:wait": CALLER,
+    "network.muxer:_write_frame:wait": STALL,
+    "network.muxer:_write_frames:wait": IDLE,
+    "network.network:_keep_connected:wait": IDLE,
+    "network.peers:wait:wait": CALLER,
+    "network.tcp:dial:open_tcp_stream": CALLER,
+    "network.tcp:handle:accept": "`Network._accept`, which gives a stranger `handshake_s`",
+    "network.tcp:peek:recv": "after `wait_readable`, and within the handshake's deadline",
+    "network.tcp:peek:wait_readable": "within the handshake's deadline",
+    "network.tcp:read:receive_some": "within the handshake's deadline, then idle; see keepalive",
+    "network.tcp:serve:serve_listeners": IDLE,
+    "network.tcp:write:send_all": "within the handshake's deadline, then `write_stall_s`",
+    "network.tls:when_ready:wait_readable": CALLER,
+    "network.tls:when_ready:wait_writable": CALLER,
+    "node.control:ask:connect": SOCKET,
+    "node.control:ask:sendall": SOCKET,
+    "node.control:only_node_in:flock": "LOCK_NB: it does not wait",
+    "node.embedded:_next_head:wait_for_head": IDLE,
+    "node.handlers:wait_for_head:wait_for_head": "`control` gives every answer a deadline",
+    "node.node:run:wait_for_head": IDLE,
+    "node.node:stop_on_signal:async for": IDLE,
+    "node.settling:_with_updates:wait": "set by a pull, which has a deadline; its failure cancels",
+    "testnet.processes:stop_nodes:wait": POSITIONAL,
+}
+TIMEOUTS = {"timeout", "timeout_s", "deadline_s", "within_s", "timeout_seconds"}
+
+
+def waits(path: Path) -> Iterator[str]:
+    """`module:function:call` for each wait in a file that nothing in its function bounds."""
+    module = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+    yield from _in(ast.parse(path.read_text()), module, "", False)
+
+
+def _in(node: ast.AST, module: str, function: str, bounded: bool) -> Iterator[str]:
+    for child in ast.iter_child_nodes(node):
+        inside, bound = function, bounded
+        if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
+            inside, bound = child.name, False
+        if isinstance(child, ast.With | ast.AsyncWith):
+            bound = bounded or any(_name(item.context_expr) in BOUNDS for item in child.items)
+        if isinstance(child, ast.Call) and not bounded and _may_wait(child):
+            yield f"{module}:{function}:{_name(child)}"
+        if isinstance(child, ast.AsyncFor) and not bounded:
+            yield f"{module}:{function}:async for"
+        yield from _in(child, module, inside, bound)
+
+
+def _name(node: ast.AST) -> str:
+    if isinstance(node, ast.Call):
+        node = node.func
+    return node.attr if isinstance(node, ast.Attribute) else getattr(node, "id", "")
+
+
+def _may_wait(call: ast.Call) -> bool:
+    name = _name(call)
+    if name == "get":  # of a queue: a dictionary's takes a key
+        return not call.args and not call.keywords
+    if name not in WAITS or any(keyword.arg in TIMEOUTS for keyword in call.keywords):
+        return False
+    is_text = name == "join" and bool(call.args)
+    return not is_text
+
+
+def test_every_wait_has_a_deadline_or_a_reason() -> None:
+    found = {
+        wait
+        for path in sorted(PACKAGE.rglob("*.py"))
+        if "testing" not in path.relative_to(PACKAGE).parts
+        for wait in waits(path)
+    }
+    assert sorted(found - ACCOUNTED.keys()) == []
+    assert sorted(ACCOUNTED.keys() - found) == [], "these do not exist any more"
+
+
+def test_the_scan_finds_a_wait_without_a_deadline() -> None:
+    bare, bounded = "await event.wait()", "with trio.move_on_after(1): await event.wait()"
+    text = f"async def one():\n    {bare}\nasync def two():\n    {bounded}\n"
+    assert list(_in(ast.parse(text), "invented", "", False)) == ["invented:one:wait"]

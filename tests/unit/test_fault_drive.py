@@ -1,0 +1,161 @@
+"""When the fault runner does what: with nodes that only note what is done to them."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+from swarm.testing.faults.drive import Drive
+from swarm.testing.faults.plan import Fault, FaultPlan, When
+from swarm.testing.faults.watch import Place
+
+NAMES = ["ada", "ben", "cy", "di"]
+
+
+class Nodes:
+    """Four nodes on paper."""
+
+    def __init__(self) -> None:
+        self.names = NAMES
+        self.down: set[str] = set()
+        self.stopped: set[str] = set()
+        self.cuts: list[list[tuple[int, int]]] = []
+        self.wires = self
+
+    @property
+    def answering(self) -> list[str]:
+        return [name for name in self.names if name not in self.down | self.stopped]
+
+    def number(self, name: str) -> int:
+        return self.names.index(name)
+
+    def kill(self, name: str) -> None:
+        self.down.add(name)
+
+    def start(self, name: str) -> None:
+        self.down.discard(name)
+
+    def stop(self, name: str) -> None:
+        self.stopped.add(name)
+
+    def heal(self, pairs: list[tuple[int, int]]) -> None:
+        self.cuts.remove(pairs)
+
+    def cut(self, pairs: list[tuple[int, int]]) -> None:
+        self.cuts.append(pairs)
+
+
+class Watch:
+    """What the nodes would say."""
+
+    def __init__(self, *, leader: str | None = None) -> None:
+        self.now = Place()
+        self.opened_at: dict[int, float] = {}
+        self.final_at: dict[int, float] = {}
+        self.eager = False
+        self.highest = 7
+        self.led_by = leader
+
+    def at(self, number: int, phase: str) -> None:
+        self.now = Place(number, 1, phase)
+        for earlier in range(number + 1):
+            self.opened_at.setdefault(earlier, time.monotonic())
+
+    def place(self) -> Place:
+        return self.now
+
+    def leader(self) -> str | None:
+        return self.led_by if self.now.phase == "closed" else None
+
+    def proposer(self) -> str | None:
+        return "ada"
+
+    def forget(self, name: str) -> None: ...
+
+
+def drive(watch: Watch, *faults: Fault, at_most_down: int = 4) -> tuple[Drive, Nodes]:
+    nodes: Any = Nodes()
+    seen: Any = watch
+    plan = FaultPlan(
+        about="", plan="", rounds=9, namespaces=True, fault=faults, at_most_down=at_most_down
+    )
+    return Drive(plan, nodes, seen, 0, []), nodes
+
+
+def kill(*who: Any, number: int = 2, phase: Any = None, for_s: float | None = None) -> Fault:
+    return Fault(do="kill", who=who, when=When(round=number, phase=phase), for_s=for_s)
+
+
+def test_a_fault_waits_for_its_round_and_phase_and_comes_once() -> None:
+    watch = Watch(leader="cy")
+    driven, nodes = drive(watch, kill("leader", phase="closed"))
+    for number, phase, dead in ((1, "closed", set()), (2, "open", set()), (2, "closed", {"cy"})):
+        watch.at(number, phase)
+        driven._begin_due(time.monotonic())
+        assert nodes.down == dead
+    nodes.start("cy")
+    watch.at(3, "closed")
+    driven._begin_due(time.monotonic())
+    assert nodes.down == set()
+    assert [(k.name, k.leader, k.proposer) for k in driven.kills] == [("cy", True, False)]
+
+
+def test_a_phase_that_was_missed_is_waited_for_in_the_next_round() -> None:
+    watch = Watch(leader="ben")
+    driven, nodes = drive(watch, kill("leader", phase="closed"))
+    for number, phase in ((2, "open"), (3, "open"), (4, "closed")):
+        watch.at(number, phase)
+        driven._begin_due(time.monotonic())
+    assert nodes.down == {"ben"}
+
+
+def test_no_more_die_at_once_than_the_plan_allows_and_the_rest_die_later() -> None:
+    watch = Watch()
+    driven, nodes = drive(watch, kill(0), kill(1), kill(2), at_most_down=2)
+    watch.at(2, "open")
+    driven._begin_due(time.monotonic())
+    assert nodes.down == {"ada", "ben"}
+    nodes.start("ada")
+    driven._begin_due(time.monotonic())
+    assert nodes.down == {"ben", "cy"}
+
+
+def test_who_is_dead_already_or_leads_nothing_cannot_be_killed_now() -> None:
+    watch = Watch()
+    driven, nodes = drive(watch, kill(0), kill(0), kill("leader"))
+    watch.at(2, "open")
+    driven._begin_due(time.monotonic())
+    assert nodes.down == {"ada"}
+    assert len(driven.pending) == 2
+
+
+@pytest.mark.parametrize(
+    ("groups", "pairs"),
+    [
+        (((0, 1), (2, 3)), [(0, 2), (0, 3), (1, 2), (1, 3)]),
+        (((0,), (3,)), [(0, 3)]),
+        (((0,), (1,), (2,)), [(0, 1), (0, 2), (1, 2)]),
+    ],
+)
+def test_a_cut_parts_its_groups_and_nobody_else(
+    groups: tuple[tuple[int, ...], ...], pairs: list[tuple[int, int]]
+) -> None:
+    watch = Watch()
+    driven, nodes = drive(watch, Fault(do="cut", groups=groups, when=When(round=1)))
+    watch.at(1, "open")
+    driven._begin_due(time.monotonic())
+    assert sorted(nodes.cuts[0]) == pairs
+
+
+def test_a_cut_that_nobody_noticed_before_it_healed_is_not_waited_for() -> None:
+    watch = Watch()
+    driven, nodes = drive(watch, Fault(do="cut", groups=((0,), (1,)), for_s=0.0))
+    watch.at(0, "open")
+    driven._begin_due(time.monotonic())
+    assert [a.measure for a in driven.awaited] == ["noticed_s"]
+    for _, heal in driven._undo:
+        heal()
+    assert nodes.cuts == []
+    assert sorted(a.measure for a in driven.awaited) == ["caught_up_s", "moved_s"]

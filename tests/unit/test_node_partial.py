@@ -1,0 +1,191 @@
+"""A node in a plan with frozen parameters completes models from the initial one, and pulls that if
+it came too late to have it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from swarm.blobs.store import BlobStore
+from swarm.learning.messages import Evaluated, Loaded, Rules, Tensor, Trained
+from swarm.node.drafts import Drafts
+from swarm.node.exchange import Exchange
+from swarm.node.records import Records
+from swarm.node.layouts import initial_layout_of, layout_of
+from swarm.node.work import Work
+from swarm.protocol import machine as m
+from swarm.protocol.state import Member
+from swarm.tensors import Layout, TensorSpec, create_file
+from swarm.types import NO_DIGEST, Address, Digest, MemberId, PlanId
+
+PEER = Address(b"\x01" * 20)
+TRUNK = Tensor(name="trunk", dtype="F32", shape=(5000,))
+HEAD = Tensor(name="head", dtype="F32", shape=(100,))
+NARROW_HEAD = Tensor(name="head", dtype="BF16", shape=(100,))
+
+
+def loaded(travels: Sequence[Tensor], initial: Sequence[Tensor]) -> Loaded:
+    rules = Rules(
+        rounds=2, min_peers=2, verify="auto", max_round_s=60.0, seed=0, epochs=1, batch_size=1,
+        optimizer_state="reset", threads=1,
+    )  # fmt: skip
+    return Loaded(
+        name="P", digest=b"", rules=rules, has_statistics=False, tensors=tuple(travels),
+        initial=tuple(initial), device="cpu",
+    )  # fmt: skip
+
+
+class FakeTrainer:
+    """Writes an update of what travels, and remembers which initial model it was given."""
+
+    def __init__(self, described: Loaded) -> None:
+        self.described = described
+        self.given: list[tuple[str, Path | None]] = []
+
+    async def describe(self) -> Loaded:
+        return self.described
+
+    async def train(
+        self, number: int, base: Path, out: Path, *, initial: Path | None, **_: Any
+    ) -> Trained:
+        self.given.append(("train", initial))
+        write(out, layout_of(self.described), 2)
+        return Trained(samples=3, steps=1, loss=0.5, metrics={}, train_s=0.1, resumed_epochs=0)
+
+    async def evaluate(
+        self, model: Path, statistics: Path | None, initial: Path | None
+    ) -> Evaluated:
+        self.given.append(("evaluate", initial))
+        return Evaluated(validation={}, test={})
+
+    async def export(self, model: Path, out: Path, initial: Path | None) -> None:
+        self.given.append(("export", initial))
+        await trio.to_thread.run_sync(out.write_bytes, b"whole")
+
+
+class PeerSource:
+    """A peer with a blob store."""
+
+    def __init__(self, store: BlobStore) -> None:
+        self.store = store
+
+    async def fetch_manifest(self, peer: Address, root: Digest, *, deadline_s: float) -> bytes:
+        return self.store.manifest(root).encode()
+
+    async def fetch_chunks(
+        self, peer: Address, root: Digest, indices: Sequence[int], take: Any, *, stall_s: float
+    ) -> None:
+        for index in indices:
+            chunk = memoryview(self.store.read_chunk(root, index))
+            await trio.to_thread.run_sync(take, [(index, chunk)])
+
+
+def write(path: Path, layout: Layout, value: int) -> Path:
+    with create_file(path, layout) as file:
+        for name in file:
+            file[name][...] = value
+    return path
+
+
+def add(store: BlobStore, layout: Layout, value: int) -> Digest:
+    return store.add(write(store.scratch("made"), layout, value))
+
+
+@pytest.fixture
+def stores(tmp_path: Path) -> tuple[BlobStore, BlobStore]:
+    return BlobStore(tmp_path / "ours"), BlobStore(tmp_path / "theirs")
+
+
+def work_of(tmp_path: Path, ours: BlobStore, theirs: BlobStore, trainer: FakeTrainer) -> Work:
+    exchange = Exchange(ours, PeerSource(theirs), max_blob_bytes=10**6)
+    records = Records(tmp_path / "records.json")
+    drafts = Drafts(PlanId(1), exchange)
+    work = Work(MemberId(0), exchange, trainer, records, drafts)  # type: ignore[arg-type]
+    work.members = {MemberId(1): Member(MemberId(1), PEER, PEER, "them")}
+    return work
+
+
+def test_what_travels_and_the_initial_model_have_layouts_of_their_own() -> None:
+    described = loaded([NARROW_HEAD], [TRUNK, HEAD])
+    assert layout_of(described) == Layout.from_specs([TensorSpec("head", "BF16", (100,))])
+    assert {spec.name for spec in initial_layout_of(described).specs} == {"trunk", "head"}
+    same = loaded([HEAD], [])
+    assert initial_layout_of(same) == layout_of(same)
+
+
+def test_a_node_that_came_late_pulls_the_initial_model_before_it_trains(
+    tmp_path: Path, stores: tuple[BlobStore, BlobStore]
+) -> None:
+    ours, theirs = stores
+    trainer = FakeTrainer(loaded([NARROW_HEAD], [TRUNK, HEAD]))
+    work = work_of(tmp_path, ours, theirs, trainer)
+    work.model0 = add(theirs, initial_layout_of(trainer.described), 1)
+    newest = add(theirs, layout_of(trainer.described), 5)
+
+    async def scenario() -> None:
+        held = await work.fetch(m.Fetch(newest), is_model=True)
+        assert held == m.BlobHeld(newest)
+        assert not ours.has(work.model0)
+        done = await work.train(m.Train(7, 1, "train", newest, NO_DIGEST))
+        assert isinstance(done, m.TrainingFinished)
+        await work.evaluate(7, newest, NO_DIGEST)
+        await work.export(newest, tmp_path / "exported")
+
+    trio.run(scenario)
+    here = ours.path(work.model0)
+    assert trainer.given == [("train", here), ("evaluate", here), ("export", here)]
+    assert ours.verify(work.model0)
+    assert (tmp_path / "exported").read_bytes() == b"whole"
+
+
+def test_the_initial_model_is_fetched_whole_and_a_later_one_must_not_be(
+    tmp_path: Path, stores: tuple[BlobStore, BlobStore]
+) -> None:
+    ours, theirs = stores
+    trainer = FakeTrainer(loaded([NARROW_HEAD], [TRUNK, HEAD]))
+    work = work_of(tmp_path, ours, theirs, trainer)
+    whole = initial_layout_of(trainer.described)
+    work.model0, impostor = add(theirs, whole, 1), add(theirs, whole, 9)
+
+    async def scenario() -> None:
+        assert await work.fetch(m.Fetch(work.model0), is_model=True) == m.BlobHeld(work.model0)
+        failed = await work.fetch(m.Fetch(impostor), is_model=True)
+        assert isinstance(failed, m.FetchFailed)
+        assert "has 24496 bytes where at most 4296 are expected" in failed.reason
+
+    trio.run(scenario)
+
+
+def test_a_whole_model_in_its_own_types_is_copied_without_the_trainer(
+    tmp_path: Path, stores: tuple[BlobStore, BlobStore]
+) -> None:
+    ours, theirs = stores
+    trainer = FakeTrainer(loaded([HEAD], []))
+    work = work_of(tmp_path, ours, theirs, trainer)
+    model = add(ours, layout_of(trainer.described), 4)
+    trio.run(work.export, model, tmp_path / "exported")
+    assert (tmp_path / "exported").read_bytes() == ours.path(model).read_bytes()
+    assert trainer.given == []
+
+
+def test_without_the_initial_model_nothing_is_trained(
+    tmp_path: Path, stores: tuple[BlobStore, BlobStore]
+) -> None:
+    ours, theirs = stores
+    trainer = FakeTrainer(loaded([NARROW_HEAD], [TRUNK, HEAD]))
+    work = work_of(tmp_path, ours, theirs, trainer)
+    work.members = {}
+    work.model0 = add(theirs, initial_layout_of(trainer.described), 1)
+    base = add(ours, layout_of(trainer.described), 5)
+
+    async def scenario() -> None:
+        failed = await work.train(m.Train(7, 1, "train", base, NO_DIGEST))
+        assert isinstance(failed, m.TrainingFailed)
+        assert not failed.fault_of_plan
+
+    trio.run(scenario)
+    assert trainer.given == []
