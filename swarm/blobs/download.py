@@ -70,7 +70,8 @@ class BlobSource(Protocol):
 class Spread:
     """Who takes which chunk from the origin, when all `takers` want the same blob at once.
 
-    All of them must have the same `takers` in the same order; `me` is one of them.
+    All of them must have the same `takers` in the same order; `me` is one of them. With `me` alone,
+    everything is asked of the origin, and others help only where it fails or is slow.
     """
 
     origin: Address
@@ -232,11 +233,15 @@ class Download:
         if self.spread is None or peer == self.spread.origin:
             return True
         origin = self.standings.get(self.spread.origin)
-        return origin is None or origin.attempts > 0  # it fails: who knows what the others have
+        if origin is None or origin.attempts > 0:
+            return True  # it fails: who knows what the others have
+        is_alone = len(self.spread.takers) == 1
+        return is_alone and self._is_slow(self.spread.origin, trio.current_time())
 
     def _take_over(self, peer: Address, count: int, now: float) -> list[int]:
         """Chunks that others have owed for too long."""
-        if self.is_patient() or not self._has_all(peer):
+        target = self.target
+        if target is None or self.is_patient() or not self._has_all(peer):
             return []
         for owner, standing in self.standings.items():
             if standing.queue and owner != peer and self._is_slow(owner, now):
@@ -246,7 +251,9 @@ class Download:
         overdue = [
             index
             for index, (owner, at) in self.claims.items()
-            if now - at >= TAKE_OVER_AFTER_S and (self.spread is None or self._is_slow(owner, now))
+            if now - at >= TAKE_OVER_AFTER_S
+            and not target.holds(index)  # else it is here, and its batch is not at its end
+            and (self.spread is None or self._is_slow(owner, now))
         ]
         return sorted(overdue)[:count]
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from threading import Event
@@ -243,6 +243,10 @@ class Settling:
     async def _fault_of_pull(
         self, update: m.FrozenUpdate, wish: Wish, patience_s: float
     ) -> Omission | None:
+        owner, me = self.members.get(update.member), self.members.get(self.me)
+        if owner is not None and me is not None and wish.max_bytes > SMALL_BYTES:
+            # From its owner: its leader, who has it too, has enough to send.
+            wish = replace(wish, spread=Spread(owner.node, [me.node], me.node))
         author = self._addresses([update.member])
         lies: list[BlobError] = []
 

@@ -11,15 +11,17 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 import numpy as np
+import pytest
 import trio
 
 from swarm.blobs.download import Spread
 from swarm.blobs.fetch import Wish
 from swarm.blobs.store import BlobStore
+from swarm.errors import ChunkPending
 from swarm.node.exchange import Exchange
 from swarm.tensors import Layout, TensorSpec, create_file
 from swarm.testing.memory_network import MemoryNetwork, MemorySwitch
-from swarm.types import Address
+from swarm.types import Address, Digest
 
 LAYOUT = Layout.from_specs([TensorSpec("w", "F32", (500_000,))])  # 2 MB, 246 chunks of 8 KiB
 
@@ -138,6 +140,42 @@ def test_when_the_origin_dies_the_takers_finish_with_what_they_have_among_them(
 
     trio.run(scenario)
     assert all(store.verify(crowd.root) for store in crowd.stores[1:])
+
+
+@pytest.mark.parametrize("owner_is_slow", [False, True])
+def test_an_owner_sends_its_blob_itself_and_is_helped_only_if_it_is_slow(
+    tmp_path: Path, owner_is_slow: bool
+) -> None:
+    crowd = Crowd(tmp_path, 3)
+    path = crowd.stores[2].scratch("copy")
+    path.write_bytes(crowd.stores[0].path(crowd.root).read_bytes())
+    crowd.stores[2].add(path)
+
+    async def scenario() -> None:
+        async with AsyncExitStack() as stack:
+            await crowd.open(stack)
+            served = 0
+
+            def serve_slowly(sender: Address, root: Digest, index: int) -> bytes:
+                nonlocal served
+                if served > 20:
+                    raise ChunkPending("slow")
+                served += 1
+                return crowd.stores[0].read_chunk(root, index)
+
+            if owner_is_slow:
+                crowd.exchanges[0].read_chunk = serve_slowly  # type: ignore[method-assign]
+            spread = Spread(crowd.addresses[0], [crowd.addresses[1]], crowd.addresses[1])
+            wish = Wish(LAYOUT.file_bytes, LAYOUT, spread)
+            peers = [crowd.addresses[0], crowd.addresses[2]]
+            await crowd.exchanges[1].pull(crowd.root, peers, patience_s=10, wish=wish)
+
+    trio.run(scenario)
+    assert crowd.stores[1].verify(crowd.root)
+    if owner_is_slow:
+        assert 0.8 < crowd.sent(2) < 1.0
+    else:
+        assert crowd.sent(2) == 0
 
 
 def test_a_chunk_that_is_on_its_way_is_waited_for(tmp_path: Path) -> None:
