@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import platform
 import re
+import shutil
 import statistics
 import tempfile
 import threading
@@ -21,8 +22,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from swarm.errors import LocalError
+
 LOOK_EVERY_S = 0.02
 MEMORY_DIRECTORY = Path("/dev/shm")
+SPARE_BYTES = 10**9
+"""Of memory, left to everything else: a machine that swaps measures nothing, and answers nobody."""
 UNITS = {"KB": 1000, "MB": 1_000_000, "GB": 1_000_000_000}
 
 
@@ -75,6 +80,37 @@ def file_system(path: Path) -> str:
         if inside and len(place) >= len(best):
             best, kind = place, found
     return kind
+
+
+def available_bytes() -> int | None:
+    """Memory that can be taken without swapping; None where the system does not tell."""
+    try:
+        found = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())
+    except OSError:
+        return None
+    return None if found is None else int(found[1]) * 1024
+
+
+def require_room(directory: Path, file_bytes: int, memory_bytes: int) -> None:
+    """Refuse a measurement whose files in `directory`, or whose processes, do not fit.
+
+    Raises LocalError.
+    """
+    free = shutil.disk_usage(directory).free
+    if file_bytes > free:
+        raise LocalError(
+            f"this needs {tell_size(file_bytes)} for files, and {directory} has {tell_size(free)} "
+            "left: choose a smaller size, or another place with --dir"
+        )
+    if file_system(directory) == "tmpfs":
+        memory_bytes += file_bytes
+    available = available_bytes()
+    if available is not None and memory_bytes + SPARE_BYTES > available:
+        raise LocalError(
+            f"this needs {tell_size(memory_bytes)} of memory and leaves {tell_size(SPARE_BYTES)} "
+            f"to others, and {tell_size(available)} are available: choose a smaller size, fewer "
+            "peers, or a place on disk with --dir"
+        )
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from swarm.bench.machine import Watch, file_system, summary, watch
+from swarm.bench.machine import Watch, file_system, require_room, summary, watch
 from swarm.chain.client import ConsortiumClient
 from swarm.chain.endpoint import Endpoint
 from swarm.errors import LocalError
@@ -32,6 +32,8 @@ WARM_UP_ROUNDS = 2
 POLL_S = 1.0
 """Asking a node how it is costs it time, too."""
 TENSORS = 8
+NODE_BYTES = 400 * 10**6
+"""Memory of a node's two processes, beside the model."""
 RPC_TIMEOUT_S = 30.0
 
 PLAN = '''\
@@ -106,8 +108,10 @@ def write_plan(folder: Path, options: RoundOptions) -> Path:
 def measure_rounds(options: RoundOptions, directory: Path) -> dict[str, Any]:
     """Run the rounds with the nodes' directories in `directory`; return the figures.
 
-    Raises LocalError if they do not come to an end. All processes have ended when it returns.
+    Raises LocalError if there is no room for them, or if they do not come to an end. All processes
+    have ended when it returns.
     """
+    require_room(directory, *room(options))
     plan = write_plan(directory / "plan", options)
     testnet = bring_up(directory / "nodes", plan, options.peers, seed=0, keep_models=1)
     try:
@@ -118,6 +122,15 @@ def measure_rounds(options: RoundOptions, directory: Path) -> dict[str, Any]:
         return _figures(options, testnet, seen, began) | {"directory": file_system(directory)}
     finally:
         stop_nodes(testnet.file, testnet.processes)
+
+
+def room(options: RoundOptions) -> tuple[int, int]:
+    """(bytes of files, bytes of memory) that the nodes take when they take the most: each its base,
+    its update and the next model, and whoever merges the others' updates; each trainer its model.
+    """
+    merging = options.peers if options.verify == "full" else 1
+    models = 3 * options.peers + merging * (options.peers - 1)
+    return models * options.size_bytes, options.peers * (options.size_bytes + NODE_BYTES)
 
 
 def _pids(testnet: Testnet) -> dict[str, int]:

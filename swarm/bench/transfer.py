@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 import trio
 
-from swarm.bench.machine import file_system, read_process, watch
+from swarm.bench.machine import file_system, read_process, require_room, watch
 from swarm.blobs.store import BlobStore
 from swarm.errors import LocalError
 from swarm.network import open_network
@@ -51,8 +51,9 @@ SELF = "receiver"
 def measure_transfer(size_bytes: int, repeat: int, directory: Path) -> dict[str, Any]:
     """Move a blob of this size `repeat` times, with both stores in `directory`.
 
-    Raises LocalError if the serving process cannot be started.
+    Raises LocalError if there is no room, or if the serving process cannot be started.
     """
+    require_room(directory, 2 * size_bytes, 0)
     own = TlsIdentity(Identity(KEYS[1]))
     command = [sys.executable, "-m", "swarm.bench.transfer", "--trusted", own.der.hex()]
     command += ["--directory", str(directory), "--size", str(size_bytes)]

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
-from swarm.cli.options import DIRECTORY, FILE, print_table
+from swarm.cli.options import DIRECTORY, FILE, print_table, signals_end_it
 
 F = TypeVar("F", bound=Callable[..., Any])
 MOST_PEERS = 64
@@ -69,8 +69,10 @@ def report(benchmark: str, results: list[dict[str, Any]], file: Path | None) -> 
 
 
 @click.group("bench")
-def command() -> None:
+@click.pass_context
+def command(context: click.Context) -> None:
     """How fast this machine is at what the nodes do."""
+    context.with_resource(signals_end_it())
 
 
 @command.command()

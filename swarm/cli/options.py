@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -57,6 +59,27 @@ def typed_password(directory: Path) -> str | None:
     if wants_password and PASSWORD_VARIABLE not in os.environ and sys.stdin.isatty():
         return str(click.prompt("Password of the key", hide_input=True))
     return None
+
+
+@contextmanager
+def signals_end_it() -> Iterator[None]:
+    """SIGTERM and SIGHUP end a command as Ctrl-C does: with its nodes.
+
+    A signal that whoever called us ignores, as `nohup` does SIGHUP, stays ignored.
+    """
+
+    def end(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    numbers = (signal.SIGTERM, signal.SIGHUP)
+    before = {n: h for n in numbers if (h := signal.getsignal(n)) is not signal.SIG_IGN}
+    for number in before:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def print_json(value: object) -> None:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import os
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 
-from swarm.cli.options import DIRECTORY, FILE, F, json_option, print_json, print_table
+from swarm.cli.options import (
+    DIRECTORY,
+    FILE,
+    F,
+    json_option,
+    print_json,
+    print_table,
+    signals_end_it,
+)
 
 PLAN = click.Path(exists=True, path_type=Path)
 DEFAULT_DIRECTORY = Path("runs/testnet")
@@ -43,21 +48,6 @@ def run_options(function: F) -> F:
     for option in options:
         function = option(function)
     return function
-
-
-@contextmanager
-def _signals_end_it() -> Iterator[None]:
-    """SIGTERM and SIGHUP end a command as Ctrl-C does: with its nodes."""
-
-    def end(number: int, frame: object) -> None:
-        raise SystemExit(128 + number)
-
-    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _check_writable(out: Path, report_file: Path | None) -> None:
@@ -106,7 +96,7 @@ def run(
 
     out = out or Path("runs") / plan.resolve().stem
     _check_writable(out, report_file)
-    with _signals_end_it(), Screen(plan.resolve().stem) as screen:
+    with signals_end_it(), Screen(plan.resolve().stem) as screen:
         report = run_testnet(
             plan,
             peers=peers,
@@ -138,7 +128,7 @@ def up(plan: Path, peers: int | None, rounds: int | None, seed: int, directory: 
     """
     from swarm.testnet.run import start_in_background
 
-    with _signals_end_it():
+    with signals_end_it():
         testnet = start_in_background(directory.resolve(), plan, peers, rounds, seed)
     names = ", ".join(node.name for node in testnet.file.nodes)
     click.echo(f"{len(testnet.file.nodes)} nodes train in the background: {names}")

@@ -42,7 +42,7 @@ from swarm.node.handlers import Handlers
 from swarm.node.keys import load_key
 from swarm.node.library import METHOD as BUNDLE_METHOD
 from swarm.node.library import Library
-from swarm.node.participant import Participant
+from swarm.node.participant import Participant, Stage
 from swarm.node.password import find_password
 from swarm.node.records import Records
 from swarm.node.upkeep import keep_up
@@ -83,8 +83,10 @@ class Node:
     trainers: dict[Digest, Trainer] = field(default_factory=dict)
     _resources: AsyncExitStack = field(default_factory=AsyncExitStack)
     _joining: set[PlanId] = field(default_factory=set)
-    _pruned_at: set[int] = field(default_factory=set)
-    _unneeded: frozenset[Digest] = frozenset()
+    _pruned_at: set[Stage | None] = field(default_factory=set)
+    _claimed: frozenset[Digest] = frozenset()
+    """Blobs here that some plan needed at some time."""
+    _unclaimed: frozenset[Digest] = frozenset()
 
     @property
     def me(self) -> Member | None:
@@ -120,7 +122,7 @@ class Node:
         for number in sorted(touched):
             await self._observe_plan(PlanId(number), nursery)
         self.height = height
-        await self._prune()
+        nursery.start_soon(self._prune)
 
     async def _read_members(self) -> None:
         self.members = await self.chain.members()
@@ -205,20 +207,22 @@ class Node:
         return traffic.sent_bytes, traffic.received_bytes
 
     async def _prune(self) -> None:
-        """Delete blobs that no plan needs any more, whenever a round has ended.
+        """Delete blobs that no plan needs any more, whenever a round opens, closes or ends.
 
-        A blob is deleted when it was unneeded at two round ends in a row: one that has just been
-        made or pulled may not have been claimed by its round yet.
+        What was needed once goes at the first look. What never was may have been made or pulled a
+        moment ago and not been claimed by its round yet: it goes if a second look finds it so.
         """
-        place = {p.plan.round.number for p in self.participants.values() if p.plan and p.plan.round}
+        place = {p.stage for p in self.participants.values()}
         if place == self._pruned_at:
             return
         self._pruned_at = place
-        keep = self._public().union(*(p.kept() for p in self.participants.values()))
         here = self.store.roots() | (await trio.to_thread.run_sync(self.store.unfinished)).keys()
-        unneeded = frozenset(here - keep)
-        await trio.to_thread.run_sync(self.store.discard, unneeded & self._unneeded)
-        self._unneeded = unneeded
+        keep = self._public().union(*(p.kept() for p in self.participants.values()))
+        self._claimed = (self._claimed | keep) & here
+        unneeded = here - keep
+        dropped = unneeded & (self._claimed | self._unclaimed)
+        self._unclaimed = unneeded - dropped
+        await trio.to_thread.run_sync(self.store.discard, dropped)
 
     def may_read(self, sender: Address, blob: Digest) -> bool:
         """Every member may have every plan's newest model; called in worker threads."""

@@ -28,8 +28,8 @@ log = logging.getLogger("swarm.plan")
 
 TRANSACTION_DEADLINE_S = 60.0
 EVENTS_WAITING = 256
-PASSING_KEPT_ROUNDS = 2
-"""Updates are deleted when the round after the next is final."""
+Stage = tuple[int, int, RoundStatus]
+"""Round, attempt and status of a plan's newest round."""
 
 
 class Chain(Protocol):
@@ -88,14 +88,21 @@ class Participant:
                 self._consider_evaluation(nursery)
                 await self._consider_following(nursery)
 
+    @property
+    def stage(self) -> Stage | None:
+        """Where the plan's newest round stands; None before its first."""
+        round = None if self.plan is None else self.plan.round
+        return None if round is None else (round.number, round.attempt, round.status)
+
     def kept(self) -> set[Digest]:
-        """The blobs that this plan still needs, here or for others."""
+        """The blobs that this plan still needs, here or for others: updates until their round is
+        final."""
         plan = self.plan
         if plan is None:
             return set()
-        number = plan.rules.rounds if plan.round is None else plan.round.number
-        oldest = number - PASSING_KEPT_ROUNDS
-        for old in [n for n in self.work.passing if n < oldest]:
+        number, _, status = self.stage or (plan.rules.rounds, 0, RoundStatus.FINAL)
+        over = number if status is RoundStatus.FINAL else number - 1
+        for old in [n for n in self.work.passing if n <= over]:
             del self.work.passing[old]
         keep = set(m.blobs_to_keep(plan, self.models.values()))
         return keep.union(*self.work.passing.values())

@@ -2,7 +2,7 @@
 them in that round.
 
 An update tells more about a site than the merge of many does, so it is served to those who merge or
-recompute, and to nobody else; two rounds after the round is final it is deleted.
+recompute, and to nobody else; once the round is final it is deleted.
 """
 
 from __future__ import annotations

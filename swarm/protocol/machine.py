@@ -738,10 +738,10 @@ def omission_reasons(omitted: dict[MemberId, Omission]) -> tuple[int, bytes]:
 
 
 def blobs_to_keep(plan: Plan, recent: Iterable[Digest]) -> frozenset[Digest]:
-    """What a node may not prune: the base, the newest final records, the running round's updates
-    and `recent` (what earlier rounds still allow others to ask for)."""
+    """What a node may not prune: the newest final records, `recent`, and of a running round its
+    base, updates and candidates."""
     keep = {plan.model0, plan.model, plan.statistics, *recent}
-    if plan.round is not None:
+    if plan.round is not None and plan.round.status is not RoundStatus.FINAL:
         keep.add(plan.round.base)
         keep |= {s.update for s in plan.round.submissions.values()}
         keep |= {c.model for c in plan.round.candidates}

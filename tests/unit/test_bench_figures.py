@@ -13,6 +13,7 @@ from typing import Any
 import click
 import pytest
 
+from swarm.bench import machine
 from swarm.bench.chain import Heads
 from swarm.bench.machine import (
     Reading,
@@ -21,14 +22,16 @@ from swarm.bench.machine import (
     file_system,
     parse_size,
     read_process,
+    require_room,
     summary,
     tell_size,
     watch,
     working_directory,
 )
 from swarm.bench.merge import measure_merge
-from swarm.bench.rounds import RoundOptions, count_traffic, write_plan
+from swarm.bench.rounds import RoundOptions, count_traffic, room, write_plan
 from swarm.cli.bench import counts, sizes
+from swarm.errors import LocalError
 from swarm.learning.loading import load_plan
 from swarm.learning.merge import SUM
 from swarm.learning.sites import deal
@@ -59,10 +62,10 @@ def test_several_sizes_and_counts_are_separated_by_commas() -> None:
 
 
 def test_the_machine_is_named_without_its_name() -> None:
-    machine = describe_machine()
-    assert machine["cpus"] >= 1
-    assert machine["memory_gib"] >= 1
-    assert os.uname().nodename not in json.dumps(machine)
+    named = describe_machine()
+    assert named["cpus"] >= 1
+    assert named["memory_gib"] >= 1
+    assert os.uname().nodename not in json.dumps(named)
 
 
 def test_a_summary_has_the_median_and_the_extremes() -> None:
@@ -75,6 +78,26 @@ def test_memory_is_a_tmpfs_and_the_working_directory_is_cleared_away(tmp_path: P
         (directory / "file").write_text("x")
         assert directory.parent == tmp_path / "new"
     assert not directory.exists()
+
+
+def test_what_does_not_fit_is_refused_before_it_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "available_bytes", lambda: 20 * 10**9)
+    require_room(tmp_path, 10**6, 18 * 10**9)
+    with pytest.raises(LocalError, match="20GB of memory and leaves 1GB to others, and 20GB are"):
+        require_room(tmp_path, 10**6, 20 * 10**9)
+    monkeypatch.setattr(machine, "file_system", lambda path: "tmpfs")
+    with pytest.raises(LocalError, match="a place on disk with --dir"):  # files are memory there
+        require_room(tmp_path, 2 * 10**9, 18 * 10**9)
+    with pytest.raises(LocalError, match=r"needs 1e.*GB for files"):
+        require_room(tmp_path, 10**18, 0)
+
+
+def test_a_round_of_full_checks_takes_the_room_of_all_updates_at_all_nodes() -> None:
+    held, memory = room(RoundOptions(4, 10**9))
+    assert (held, memory) == (15 * 10**9, 5_600_000_000)
+    assert room(RoundOptions(4, 10**9, verify="full"))[0] == 24 * 10**9
 
 
 def test_processor_time_is_taken_between_two_moments() -> None:
