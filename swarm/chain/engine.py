@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Literal
@@ -37,6 +37,7 @@ _IS_MEMBER = bytes.fromhex("a230c524")  # isMember(address)
 _ANCESTORS = 256  # as far back as BLOCKHASH sees
 _KEPT_OUTCOMES = 8
 _KEPT_VIEWS = 1024
+_KEPT_SLOTS = 8192
 
 At = int | Literal["latest", "pending"]
 """A height; or "latest", the head; or "pending", the block that would come next."""
@@ -44,16 +45,18 @@ At = int | Literal["latest", "pending"]
 
 @dataclass(frozen=True)
 class _Head:
-    """The newest block, and the answers of view functions after it, by calldata.
+    """The newest block, and what was read of the state after it: answers of view functions, by
+    calldata, and storage slots.
 
-    A view is computed once and carried from head to head until a block writes what it read: asking
-    the contract for the validators after every block would cost more than most blocks do.
+    Both are carried from head to head until a block writes what they rest on: asking the contract
+    for the validators after every block would cost more than most blocks do.
     """
 
     block: Block
     state_root: bytes
     validators: tuple[Address, ...]
-    views: dict[bytes, evm.CallResult]
+    views: dict[bytes, evm.CallResult] = field(default_factory=dict)
+    slots: dict[evm.Slot, int] = field(default_factory=dict)
 
 
 class Engine:
@@ -107,10 +110,10 @@ class Engine:
                 "began with, or another directory"
             )
         self._overrides = Overrides(overrides, self.genesis_hash, Recovery())
-        self._head = self._as_head(newest, {})
+        self._head = self._as_head(newest)
         for height in self._overrides.heights():
             self._adopt_override(height)
-        self._head = self._as_head(newest, {})
+        self._head = self._as_head(newest)
 
     def close(self) -> None:
         self._store.close()
@@ -268,14 +271,14 @@ class Engine:
                     )
                 return
             outcome = self._execute(block)
-            views = _still_true(self._head.views, outcome)
-            validators = self._read_validators(outcome, views)
+            carried = _views_after(self._head, outcome), _slots_after(self._head, outcome)
+            validators = self._read_validators(outcome, *carried)
             stored = self._store.append(outcome, validators, certificate)
-            self._head = self._as_head(stored, views)
+            self._head = self._as_head(stored, *carried)
             self._outcomes.clear()
             if block.height + 1 in self._overrides.heights():
                 self._adopt_override(block.height + 1)
-                self._head = self._as_head(stored, views)
+                self._head = self._as_head(stored, *carried)
 
     def transactions(self, block: Block) -> tuple[Digest, ...]:
         """The names of a block's transactions, in order."""
@@ -348,7 +351,7 @@ class Engine:
         """Execute the transactions on the head. `strict`: refuse the block for one bad one."""
         context = self._context(head.block.height + 1, timestamp, proposer)
         overlay = evm.Overlay(self._store.read_state)
-        builder = evm.BlockBuilder(context, head.block.hash, head.state_root, overlay)
+        builder = evm.BlockBuilder(context, head.block.hash, head.state_root, overlay, head.slots)
         sent: dict[Address, int] = {}
         for raw in transactions:
             try:
@@ -400,14 +403,18 @@ class Engine:
 
     def _is_member(self, head: _Head, address: Address) -> bool:
         data = _IS_MEMBER + address.rjust(32, b"\0")
-        result = self._view(head.views, data, head.block, head.state_root)
+        result = self._view(head.views, head.slots, data, head.block, head.state_root)
         return result.failure is None and result.output == (1).to_bytes(32, "big")
 
     def _read_validators(
-        self, outcome: evm.Outcome, views: dict[bytes, evm.CallResult]
+        self,
+        outcome: evm.Outcome,
+        views: dict[bytes, evm.CallResult],
+        slots: dict[evm.Slot, int],
     ) -> tuple[Address, ...]:
         """`getValidators()` after this block, or the last set if the call does not give one."""
-        result = self._view(views, _GET_VALIDATORS, outcome.block, outcome.state_root, outcome)
+        block, root = outcome.block, outcome.state_root
+        result = self._view(views, slots, _GET_VALIDATORS, block, root, outcome)
         answer = _decode_addresses(result.output) if result.failure is None else ()
         distinct = len(set(answer)) == len(answer) <= self.rules.max_validators
         if answer and distinct and NO_ADDRESS not in answer:
@@ -418,6 +425,7 @@ class Engine:
     def _view(
         self,
         views: dict[bytes, evm.CallResult],
+        slots: dict[evm.Slot, int],
         data: bytes,
         block: Block,
         state_root: bytes,
@@ -429,7 +437,7 @@ class Engine:
             fresh = outcome.state if outcome else {}
             overlay = evm.Overlay(lambda key: fresh.get(key) or self._store.read_state(key))
             context = self._context(block.height, block.timestamp, block.proposer)
-            state = context.state(overlay, state_root)
+            state = context.state(overlay, state_root, slots)
             known = evm.call(state, NO_ADDRESS, self.contract, data, self.rules.view_gas)
             if len(views) < _KEPT_VIEWS:
                 views[data] = known
@@ -437,7 +445,7 @@ class Engine:
 
     def _found(self, outcome: evm.Outcome, genesis: Genesis) -> StoredBlock:
         """Store block 0, once the contract has shown that it knows the founders."""
-        validators = self._read_validators(outcome, {})
+        validators = self._read_validators(outcome, {}, {})
         if not validators or not set(validators) <= {f.node for f in genesis.founders}:
             raise ConfigurationError(
                 "the contract in the network file does not name the founders' nodes as validators: "
@@ -450,10 +458,15 @@ class Engine:
             del self._outcomes[next(iter(self._outcomes))]
         self._outcomes[outcome.block.hash] = outcome
 
-    def _as_head(self, stored: StoredBlock, views: dict[bytes, evm.CallResult]) -> _Head:
+    def _as_head(
+        self,
+        stored: StoredBlock,
+        views: dict[bytes, evm.CallResult] | None = None,
+        slots: dict[evm.Slot, int] | None = None,
+    ) -> _Head:
         root = codec.stored_body(stored.payload).header.state_root
         validators = self._overrides.validators(stored.height + 1, stored.validators)
-        return _Head(_to_block(stored), root, validators, views)
+        return _Head(_to_block(stored), root, validators, views or {}, slots or {})
 
     def _adopt_override(self, height: int) -> None:
         """Check the override at `height` once the block before it is here."""
@@ -489,12 +502,12 @@ class Engine:
         if at == "pending":
             time = max(head.block.timestamp, timestamp or 0)
             context = self._context(head.block.height + 1, time, head.block.proposer)
-            return context.state(evm.Overlay(self._store.read_state), head.state_root)
+            return context.state(evm.Overlay(self._store.read_state), head.state_root, head.slots)
         if at != "latest" and at != head.block.height:
-            head = self._as_head(self._stored(int(at)), {})
+            head = self._as_head(self._stored(int(at)))
         block = head.block
         context = self._context(block.height, block.timestamp, block.proposer)
-        return context.state(evm.Overlay(self._store.read_state), head.state_root)
+        return context.state(evm.Overlay(self._store.read_state), head.state_root, head.slots)
 
     def _context(self, height: int, timestamp: int, proposer: Address) -> evm.Context:
         gas = self.rules.block_gas
@@ -521,17 +534,24 @@ class CallFailed(ChainError):
         super().__init__(f"the call failed: {reason}{shown}")
 
 
-def _still_true(
-    views: dict[bytes, evm.CallResult], outcome: evm.Outcome
-) -> dict[bytes, evm.CallResult]:
-    """The answers that this block cannot have changed."""
+def _views_after(head: _Head, outcome: evm.Outcome) -> dict[bytes, evm.CallResult]:
+    """The answers that this block on `head` cannot have changed."""
     if outcome.erased:
         return {}
     return {
         data: result
-        for data, result in views.copy().items()
+        for data, result in head.views.copy().items()
         if result.depends_on is not None and result.depends_on.isdisjoint(outcome.written)
     }
+
+
+def _slots_after(head: _Head, outcome: evm.Outcome) -> dict[evm.Slot, int]:
+    """What is known of the storage after this block on `head`."""
+    if outcome.erased:
+        return {}
+    kept = {} if len(head.slots) > _KEPT_SLOTS else head.slots.copy()  # readers add to it
+    kept.update(outcome.written)
+    return kept
 
 
 def _check_proposer(head: _Head, proposer: Address) -> None:

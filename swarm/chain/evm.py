@@ -34,8 +34,8 @@ from swarm.chain.block import Block, InvalidTransaction, Transaction
 from swarm.chain.codec import MAX_HEADER_BYTES, Encoded, decode_transaction, to_block
 from swarm.types import NO_ADDRESS, Address, Digest
 
-Slots = frozenset[tuple[bytes, int]]
-"""Storage slots, as (contract, slot)."""
+Slot = tuple[bytes, int]
+"""A storage slot, as (contract, slot)."""
 
 
 class State(LondonState):  # type: ignore[misc]
@@ -43,21 +43,32 @@ class State(LondonState):  # type: ignore[misc]
 
     `beyond_storage` is set when code looked at anything else than storage (time, balances, other
     code), `erased` when a contract was deleted. Writes that were reverted are among the noted.
+
+    `known` are slots as they stand at the state's root; what is read is added to it. Finding a slot
+    through the trie costs a dozen hashes and decodings, more than all else that an SLOAD does.
     """
 
-    def __init__(self, *arguments: Any) -> None:
-        self.forget()
+    def __init__(self, *arguments: Any, known: dict[Slot, int] | None = None) -> None:
+        self.known = {} if known is None else known
+        self.slots_written: set[Slot] = set()
+        self.erased = False
+        self.forget_reads()
         super().__init__(*arguments)
 
-    def forget(self) -> None:
-        self.slots_read: set[tuple[bytes, int]] = set()
-        self.slots_written: set[tuple[bytes, int]] = set()
+    def forget_reads(self) -> None:
+        self.slots_read: set[Slot] = set()
         self.beyond_storage = False
-        self.erased = False
 
     def get_storage(self, address: bytes, slot: int, from_journal: bool = True) -> int:
-        self.slots_read.add((address, slot))
-        return int(super().get_storage(address, slot, from_journal))
+        place = (address, slot)
+        self.slots_read.add(place)
+        if self.erased or place in self.slots_written:
+            return int(super().get_storage(address, slot, from_journal))
+        value = self.known.get(place)
+        if value is None:
+            value = int(super().get_storage(address, slot, from_journal))
+            self.known[place] = value
+        return value
 
     def set_storage(self, address: bytes, slot: int, value: int) -> None:
         self.slots_written.add((address, slot))
@@ -134,7 +145,7 @@ class CallResult:
     gas_used: int
     failure: str | None = None
     revert_data: bytes | None = None
-    depends_on: Slots | None = None
+    depends_on: frozenset[Slot] | None = None
     """the storage that decides the answer; None if other things do, too"""
 
 
@@ -148,7 +159,8 @@ class Outcome:
     transactions: tuple[Digest, ...]
     state: Mapping[bytes, bytes]
     state_root: bytes
-    written: Slots
+    written: Mapping[Slot, int]
+    """the slots that were written, with what they hold now"""
     erased: bool
 
 
@@ -163,8 +175,8 @@ class Context:
     gas: int
     ancestors: Iterable[bytes] = ()
 
-    def state(self, database: Overlay, root: bytes) -> State:
-        """The state with this root, open for execution in this block."""
+    def state(self, database: Overlay, root: bytes, known: dict[Slot, int] | None = None) -> State:
+        """The state with this root, open for execution in this block; `known` as in `State`."""
         execution = ExecutionContext(
             coinbase=self.proposer,
             timestamp=self.timestamp,
@@ -176,21 +188,26 @@ class Context:
             chain_id=self.chain_id,
             base_fee_per_gas=0,
         )
-        return State(database, execution, root)
+        return State(database, execution, root, known=known)
 
 
 class BlockBuilder:
     """Applies transactions on a parent state, one by one, and closes the block."""
 
     def __init__(
-        self, context: Context, parent: Digest, parent_state_root: bytes, database: Overlay
+        self,
+        context: Context,
+        parent: Digest,
+        parent_state_root: bytes,
+        database: Overlay,
+        known: dict[Slot, int] | None = None,
     ) -> None:
         self.gas_used = 0
         self.size_bytes = MAX_HEADER_BYTES
         self._context = context
         self._parent = parent
         self._database = database
-        self._state = context.state(database, parent_state_root)
+        self._state = context.state(database, parent_state_root, known)
         self._transactions: list[Transaction] = []
         self._receipts: list[Any] = []
 
@@ -220,6 +237,7 @@ class BlockBuilder:
 
     def close(self) -> Outcome:
         """The finished block. Its header depends on nothing but what was put in."""
+        written = {place: self._state.get_storage(*place) for place in self._state.slots_written}
         self._state.persist()
         raws = [transaction.raw for transaction in self._transactions]
         bloom = BloomFilter(0)
@@ -248,7 +266,7 @@ class BlockBuilder:
             transactions=tuple(transaction.hash for transaction in self._transactions),
             state=self._database.writes,
             state_root=header.state_root,
-            written=frozenset(self._state.slots_written),
+            written=written,
             erased=self._state.erased,
         )
 
@@ -277,7 +295,7 @@ def create(state: State, address: Address, creation_code: bytes, gas: int) -> Ca
 
 def _run(state: State, message: Message, apply: Callable[..., Any]) -> CallResult:
     surroundings = state.get_transaction_context_class()(gas_price=0, origin=message.sender)
-    state.forget()
+    state.forget_reads()
     computation = apply(state, message, surroundings)
     depends_on = None if state.beyond_storage else frozenset(state.slots_read)
     used = int(computation.get_gas_used())
@@ -295,6 +313,7 @@ def genesis_outcome(
     context: Context, extra_data: bytes, database: Overlay, state: State
 ) -> Outcome:
     """Block 0 over a state in which the contract has been created."""
+    written = {place: state.get_storage(*place) for place in state.slots_written}
     state.persist()
     header = LondonBlockHeader(
         difficulty=0,
@@ -314,6 +333,6 @@ def genesis_outcome(
         transactions=(),
         state=database.writes,
         state_root=state.state_root,
-        written=frozenset(state.slots_written),
+        written=written,
         erased=state.erased,
     )
