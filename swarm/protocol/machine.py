@@ -15,6 +15,7 @@ OPEN, submitted, nobody live missing  `close`
 CLOSED, a submitter, level FULL       Merge, to know what every candidate must be
 CLOSED, this node's slot has come     Merge, then `merge`, unless an earlier leader's merge is right
 CLOSED, a candidate stands            equal to the own merge: `attest`; otherwise Verify, `attest`
+CLOSED, the quorum needs others only  `attest`, but half a second later
 CLOSED, a quorum has attested         `finalise` (only after a withdrawal: `attest` finalises)
 OPEN or CLOSED beyond hope            `void`
 the plan has ended                    Fetch the last model; stop
@@ -31,6 +32,7 @@ from dataclasses import dataclass, field
 
 from swarm.protocol.election import commitment_to, secret_for
 from swarm.protocol.state import (
+    MAX_MEMBERS,
     Candidate,
     Omission,
     Plan,
@@ -46,11 +48,14 @@ from swarm.protocol.state import (
     members_in,
     pending,
     present_in,
+    quorum,
     submitters,
 )
 from swarm.protocol.workflow import WORKFLOWS, Workflow
 from swarm.types import NO_DIGEST, Digest, MemberId, PlanId
 
+RESERVE_S = 0.5
+"""How long the attesters whom a quorum does not need wait for it."""
 STAGGER_S = 1.0
 """How much longer each next member in order waits with a transaction that anyone may send."""
 FIRST_PAUSE_S = 0.5
@@ -321,6 +326,8 @@ class RoundMachine:
     _training_failures: int = 0
     _merged: dict[tuple[int, int], Merged] = field(default_factory=dict)
     _verdicts: dict[tuple[int, int, Digest, int], bool] = field(default_factory=dict)
+    _checked_at: dict[tuple[int, int, Digest, int], float] = field(default_factory=dict)
+    """When this node was first ready to attest a candidate."""
     _plan_failures: int = 0
     _commands: list[Command] = field(default_factory=list)
     _now: float = 0.0
@@ -415,6 +422,7 @@ class RoundMachine:
         self._results = {k: v for k, v in self._results.items() if k[0] >= new.number}
         self._merged = {k: v for k, v in self._merged.items() if k >= here}
         self._verdicts = {k: v for k, v in self._verdicts.items() if k[:2] >= here}
+        self._checked_at = {k: v for k, v in self._checked_at.items() if k[:2] >= here}
         # A failing trainer's pauses go on (`_training_failures`), everything else starts afresh.
         # A request under way is remembered until it ends, however late that is: its owner answers.
         self._asked = {k: a for k, a in self._asked.items() if a.running or k[0] == "fetch"}
@@ -571,12 +579,21 @@ class RoundMachine:
             if attested:
                 continue
             if verdict is True:
-                self._transact(
-                    "attest", *here, now, candidate.model, candidate.omitted, int(level), NO_DIGEST
-                )
+                self._attest(plan, round, candidate, now)
             elif verdict is None and not (mine is None and level is VerifyLevel.FULL):
                 self._verify(plan, round, candidate, now)
         self._consider_merge(plan, round, mine, unsettled, now)
+
+    def _attest(self, plan: Plan, round: Round, candidate: Candidate, now: float) -> None:
+        """Attest, after a moment if this node is in reserve: of three attestations that come at the
+        same time where two make the quorum, the third would be refused at everybody's expense."""
+        key = (round.number, round.attempt, candidate.model, candidate.omitted)
+        ready_at = self._checked_at.setdefault(key, now)
+        if now < ready_at + RESERVE_S and in_reserve(round, candidate, self.members, self.me):
+            self._wake(ready_at + RESERVE_S)
+            return
+        level = int(plan.rules.verify_level)
+        self._transact("attest", *key[:2], now, *key[2:], level, NO_DIGEST)
 
     def _consider_merge(
         self, plan: Plan, round: Round, mine: Merged | None, unsettled: bool, now: float
@@ -729,6 +746,16 @@ def frozen_updates(round: Round) -> tuple[FrozenUpdate, ...]:
     """The submissions of a closed round in member order, as a merge takes them."""
     chosen = (round.submissions[member] for member in members_in(round.submitted))
     return tuple(FrozenUpdate(s.member, s.update, s.samples) for s in chosen)
+
+
+def in_reserve(round: Round, candidate: Candidate, members: int, me: MemberId) -> bool:
+    """Whether the quorum is reached without `me`, if those who come first after the candidate's
+    leader, in member order, attest it."""
+    voters = submitters(round, members)
+    needed = quorum(voters.bit_count()) - (candidate.attesters & voters).bit_count()
+    missing = members_in(voters & ~candidate.attesters)
+    turns = [(i - candidate.leader) % MAX_MEMBERS for i in missing]
+    return sum(turn < (me - candidate.leader) % MAX_MEMBERS for turn in turns) >= needed
 
 
 def omission_reasons(omitted: dict[MemberId, Omission]) -> tuple[int, bytes]:

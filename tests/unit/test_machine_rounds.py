@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from swarm.protocol.machine import in_reserve
 from swarm.protocol.state import PlanStatus, RoundStatus, Rules, VerifyLevel
 from swarm.testing.rounds import Consortium, Vice
 
@@ -121,6 +122,17 @@ def test_one_update_that_half_the_nodes_cannot_pull_from_its_owner_is_pulled_fro
     assert world.run_rounds(1, 60)
     final = next(c for c in world.plan.round.candidates if c.model == world.plan.model)
     assert final.omitted == 0
+
+
+def test_no_more_attest_at_once_than_the_quorum_needs_and_the_rest_step_in_for_the_dead():
+    world = started(4, Rules(rounds=2, statistics_round=False, min_peers=2))
+    world.run(60, lambda: bool(world.plan.round.candidates))
+    here, leader = world.plan.round, world.plan.round.candidates[0].leader
+    voters = [i for i in range(4) if i != leader]
+    reserve = [i for i in voters if in_reserve(here, here.candidates[0], 0b1111, i)]
+    assert len(reserve) == 1  # three of four make the quorum, and the leader has attested
+    world.kill(next(i for i in voters if i not in reserve))
+    assert world.run(10, lambda: world.final_round() == 1)  # not without the one in reserve
 
 
 def test_an_update_that_died_with_its_site_is_omitted_by_all():
