@@ -185,9 +185,14 @@ class Download:
             finally:
                 self.working -= 1
             standing.attempts += 1
-            if standing.attempts < ATTEMPTS or self.is_patient():
+            if self.is_patient():
+                # The same again: were the origin to wait in line behind others, who wait for it
+                # themselves, all of them would wait for each other.
+                self.waiting.appendleft(peer)
+                await trio.sleep(FIRST_PAUSE_S)
+            elif standing.attempts < ATTEMPTS:
                 self.waiting.append(peer)
-                pause_s = FIRST_PAUSE_S * 2 ** min(standing.attempts - 1, 5)
+                pause_s = FIRST_PAUSE_S * 2 ** (standing.attempts - 1)
                 await trio.sleep(min(pause_s, LAST_PAUSE_S))
             else:
                 self._release(peer)
@@ -358,7 +363,8 @@ class Download:
 
     def _note_fault(self, peer: Address, error: RemoteError) -> None:
         self.faults[peer] = error
-        self.sharers = min(self.sharers + 1, len(self.standings))  # somebody else may know better
+        if not self.is_patient():  # somebody else may know better
+            self.sharers = min(self.sharers + 1, len(self.standings))
         self._tell_change()
         if self.on_fault is not None:
             self.on_fault(peer, error)

@@ -16,8 +16,10 @@ import trio
 
 from swarm.blobs.download import Spread
 from swarm.blobs.fetch import Wish
+from swarm.blobs.growing import Draft
 from swarm.blobs.store import BlobStore
 from swarm.errors import ChunkPending
+from swarm.network.bulk_transfer import PENDING_S
 from swarm.node.exchange import Exchange
 from swarm.tensors import Layout, TensorSpec, create_file
 from swarm.testing.memory_network import MemoryNetwork, MemorySwitch
@@ -120,6 +122,38 @@ def test_a_taker_that_never_begins_holds_nobody_up_for_long(tmp_path: Path) -> N
     assert trio.run(scenario) < 10
     assert all(store.verify(crowd.root) for store in crowd.stores[:4])
     assert crowd.sent(0) < 3
+
+
+def test_followers_that_ask_before_the_origin_begins_do_not_wait_for_each_other(
+    tmp_path: Path,
+) -> None:
+    crowd = Crowd(tmp_path, 4)
+    has_begun = False
+    drafts: list[Draft] = []
+
+    async def follow(me: int) -> None:
+        exchange = crowd.exchanges[me]
+        draft = exchange.store.draft("draft", LAYOUT)
+        drafts.append(draft)
+        exchange.drafts[crowd.root] = draft
+        await exchange.follow(crowd.root, draft, crowd.spread(me, range(1, 4)), lambda: True)
+
+    async def scenario() -> float:
+        nonlocal has_begun
+        async with AsyncExitStack() as stack:
+            await crowd.open(stack)
+            crowd.exchanges[0].rules[:] = [lambda sender, blob: has_begun]
+            async with trio.open_nursery() as nursery:
+                for me in range(1, 4):
+                    nursery.start_soon(follow, me)
+                await trio.sleep(0.5)
+                assert not any(draft.holds(draft.chunks - 1) for draft in drafts)
+                has_begun, began = True, trio.current_time()
+            return trio.current_time() - began
+
+    assert trio.run(scenario) < PENDING_S / 2
+    assert all(not draft.missing for draft in drafts)
+    assert crowd.sent(0) < 1.5
 
 
 def test_when_the_origin_dies_the_takers_finish_with_what_they_have_among_them(
