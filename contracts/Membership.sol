@@ -33,8 +33,10 @@ abstract contract Membership {
 
     struct Member {
         address account;
-        address node;
+        /// Beside the account, not the node: it changes with every transaction, and a replica asks for
+        /// the validators anew only after a block that writes what they are read from.
         uint64 seenAt;
+        address node;
         string name;
     }
 
@@ -418,7 +420,7 @@ abstract contract Membership {
     function _admit(address account, address node, string memory name) private returns (uint8 member) {
         _checkNewKeys(account, node, name);
         member = uint8(_members.length);
-        _members.push(Member(account, node, uint64(block.timestamp), name));
+        _members.push(Member(account, uint64(block.timestamp), node, name));
         _byAccount[account] = uint256(member) + 1;
         _byNode[node] = uint256(member) + 1;
         memberMask |= member.bit();

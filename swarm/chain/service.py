@@ -58,6 +58,8 @@ ASK_EVERY_S = 5.0
 UNASKED_EVERY_S = 1.0
 TOLD_EVERY_S = 60.0
 SEEN_TRANSACTIONS = 8192
+GATHER_S = 0.02
+"""How long the first transaction on an idle chain waits for others to share its block."""
 LONGEST_PACE_S = 0.5
 
 log = logging.getLogger("swarm.chain")
@@ -356,6 +358,7 @@ class ChainService:
                 self._start(self._engine_lane, partial(self._execute, block))
             case steps.BuildBlock(round=0):
                 self._to_build = command
+                self._build_from_s = max(self._build_from_s, trio.current_time() + GATHER_S)
             case steps.BuildBlock():
                 self._to_build = None
                 self._start(self._engine_lane, partial(self._build, command))
@@ -377,8 +380,9 @@ class ChainService:
     def _build_if_due(self) -> None:
         """Pace oneself: leave as much time between blocks as the last one took.
 
-        An idle chain answers at once. A busy one gathers transactions into fewer blocks, so that
-        consensus never takes more than about half of its members' time from everything else.
+        An idle chain answers at once, but for a moment: who has waited for the same event sends at
+        the same time. A busy one gathers transactions into fewer blocks, so that consensus never
+        takes more than about half of its members' time from everything else.
         """
         now_s = trio.current_time()
         if self._to_build is not None and now_s >= self._build_from_s:

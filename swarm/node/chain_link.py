@@ -6,7 +6,7 @@ from differs.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
@@ -14,19 +14,35 @@ from typing import Any, TypeVar
 import trio
 
 from swarm.chain.client import RESEND_S, ConsortiumClient, Receipt
-from swarm.chain.contract import Event, Snapshot
+from swarm.chain.contract import Snapshot
 from swarm.errors import ChainError
 from swarm.protocol.ledger import Proposal
-from swarm.protocol.state import Member, Round
+from swarm.protocol.state import Member, Plan, Round
 from swarm.types import Digest, MemberId, PlanId
 
 POLL_S = 0.5
 """How often an external endpoint is asked for its head."""
 THREADS = 12
 
+PASSING_EVENTS = frozenset({"Submitted", "Attested", "CheckedIn"})
+"""What all members do, about the same time: what comes of it is an event of its own."""
+
 T = TypeVar("T")
 WaitForHead = Callable[[int], Awaitable[int]]
 """Given the newest known height, returns a greater one once there is one."""
+
+
+@dataclass(frozen=True)
+class News:
+    """What the blocks since the last look have changed."""
+
+    height: int
+    members: dict[MemberId, Member] | None
+    """All members ever, if any of them may have changed."""
+    plans: dict[PlanId, Plan]
+    """Those that changed, as they stand now."""
+    passing: frozenset[PlanId]
+    """Those of which only passing events came: there is no hurry to read them."""
 
 
 @dataclass
@@ -75,12 +91,35 @@ class ChainLink:
     async def proposals(self) -> dict[int, Proposal]:
         return await self.ask(self.client.proposals)
 
-    async def height(self) -> int:
-        return (await self.ask(self.client.head))[0]
+    async def news(self, since: int, known: Collection[PlanId], due: Collection[PlanId]) -> News:
+        """What changed after block `since`; everything, if that is negative.
 
-    async def events(self, first: int, last: int) -> list[Event]:
-        """The contract's events in the blocks first..last."""
-        return await self.ask(self.client.events, first, last) if first <= last else []
+        Plans in `due` are read in any case, those in `known` whenever a member changed.
+        """
+        return await self.ask(self._read_news, since, known, due)
+
+    def _read_news(self, since: int, known: Collection[PlanId], due: Collection[PlanId]) -> News:
+        client = self.client
+        height, _ = client.head()
+        if since < 0:
+            plans = {PlanId(number) for number in range(1, client.plan_count() + 1)}
+            return self._read(height, plans, frozenset(), True)
+        events = client.events(since + 1, height) if since < height else []
+        changed, passing, members = set(due), set[PlanId](), False
+        for event in events:
+            if "plan" not in event.arguments:
+                members = True
+                changed.update(known)
+                continue
+            plan = PlanId(int(str(event.arguments["plan"])))
+            (passing if event.name in PASSING_EVENTS else changed).add(plan)
+        return self._read(height, changed, frozenset(passing - changed), members)
+
+    def _read(
+        self, height: int, plans: set[PlanId], passing: frozenset[PlanId], members: bool
+    ) -> News:
+        found = self.client.members() if members else None
+        return News(height, found, {p: self.client.plan(p) for p in sorted(plans)}, passing)
 
     async def plan_count(self) -> int:
         return await self.ask(self.client.plan_count)

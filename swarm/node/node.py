@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import logging
+import math
 import os
 import signal
 import sys
@@ -55,6 +56,8 @@ log = logging.getLogger("swarm.node")
 
 CODE_RETRY_S = 1.0
 CHAIN_RETRY_S = 1.0
+PASSING_S = 0.25
+"""How long what is in no hurry waits to be read."""
 RUNNING = "running.json"
 
 
@@ -83,6 +86,8 @@ class Node:
     trainers: dict[Digest, Trainer] = field(default_factory=dict)
     _resources: AsyncExitStack = field(default_factory=AsyncExitStack)
     _joining: set[PlanId] = field(default_factory=set)
+    _read_at: dict[PlanId, float] = field(default_factory=dict)
+    """When plans are to be read of which only passing events have come."""
     _pruned_at: set[Stage | None] = field(default_factory=set)
     _claimed: frozenset[Digest] = frozenset()
     """Blobs here that some plan needed at some time."""
@@ -105,32 +110,32 @@ class Node:
                     log.warning("the chain cannot be read: %s", error)
                     await trio.sleep(CHAIN_RETRY_S)
                     continue
-                await self.chain.wait_for_head(self.height)
+                with trio.move_on_at(min(self._read_at.values(), default=math.inf)):
+                    await self.chain.wait_for_head(self.height)
 
     async def _observe(self, nursery: trio.Nursery) -> None:
-        """Read what the blocks since the last look have changed, and only that."""
-        height = await self.chain.height()
-        if self.height < 0:
-            await self._read_members()
-            touched = set(range(1, await self.chain.plan_count() + 1))
-        else:
-            events = await self.chain.events(self.height + 1, height)
-            touched = {int(str(e.arguments["plan"])) for e in events if "plan" in e.arguments}
-            if any("plan" not in e.arguments for e in events):
-                await self._read_members()
-                touched |= set(self.participants)
-        for number in sorted(touched):
-            await self._observe_plan(PlanId(number), nursery)
-        self.height = height
+        """Read what the blocks since the last look have changed, and only that.
+
+        To read a plan costs more than a block does: where all that came is one member's part of
+        what all do, it waits for a moment, in which it mostly comes to be read anyway.
+        """
+        due = [plan for plan, at in self._read_at.items() if at <= trio.current_time()]
+        news = await self.chain.news(self.height, list(self.participants), due)
+        if news.members is not None:
+            self.members = news.members
+            self._admit_members()
+        for plan in news.plans.values():
+            self._read_at.pop(plan.id, None)
+            await self._observe_plan(plan, nursery)
+        for number in news.passing:
+            self._read_at.setdefault(number, trio.current_time() + PASSING_S)
+        self.height = news.height
         nursery.start_soon(self._prune)
 
-    async def _read_members(self) -> None:
-        self.members = await self.chain.members()
-        self._admit_members()
-
-    async def _observe_plan(self, plan_id: PlanId, nursery: trio.Nursery) -> None:
+    async def _observe_plan(self, plan: Plan, nursery: trio.Nursery) -> None:
+        plan_id = plan.id
         known = plan_id in self.plans
-        plan = self.plans[plan_id] = (await self.chain.snapshot(plan_id)).plan
+        self.plans[plan_id] = plan
         if not known and not self.library.has(plan.digest):
             nursery.start_soon(self._fetch_code, plan)
         if plan_id in self.participants:

@@ -553,7 +553,8 @@ def test_the_sequences_reach_nearly_every_error_and_transition() -> None:
     for what, times in sorted(seen.items()):
         print(f"{times:6} {what}")
     errors = {entry.name for entry in contract.interface().errors.values()}
-    missing = {name for name in errors - set(UNREACHABLE_ERRORS) if not seen[f"! {name}"]}
-    missing |= {name for name in TRANSITIONS if not seen[name]}
-    # A few of the rarest may stay out when the walk changes; each has a named test of its own.
-    assert len(missing) <= 3, missing
+    wanted = {f"! {name}" for name in errors - set(UNREACHABLE_ERRORS)} | TRANSITIONS
+    missing = {name for name in wanted if not seen[name]}
+    # The walk is another one with every change: Hypothesis tries constants that it finds in the
+    # modules that are loaded. Each of the rarest has a named test of its own.
+    assert len(missing) <= len(wanted) // 10, missing

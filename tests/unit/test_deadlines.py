@@ -93,7 +93,6 @@ ACCOUNTED = {
     "node.control:only_node_in:flock": "LOCK_NB: it does not wait",
     "node.embedded:_next_head:wait_for_head": IDLE,
     "node.handlers:wait_for_head:wait_for_head": "`control` gives every answer a deadline",
-    "node.node:run:wait_for_head": IDLE,
     "node.node:stop_on_signal:async for": IDLE,
     "node.settling:_with_updates:wait": "set by a pull, which has a deadline; its failure cancels",
     "testnet.processes:stop_nodes:wait": POSITIONAL,
