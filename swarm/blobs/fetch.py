@@ -145,8 +145,13 @@ class _Fetch:
                 return Fetched(manifest, {}, {})
             await self._open_partial(manifest)
         download.find = self._fetch_manifest
-        with trio.move_on_after(deadline_s) as whole:
-            await download.work()
+        try:
+            with trio.move_on_after(deadline_s) as whole:
+                await download.work()
+        finally:
+            # Two that know each other wait for the garbage collector, and keep the file open: one
+            # that was deleted meanwhile would take its room for as long.
+            download.find = None
         if download.verdict is not None:
             raise download.verdict
         if self.partial is None or not download.complete:

@@ -6,6 +6,7 @@ runs in line. The peers' faults come from a seed.
 
 from __future__ import annotations
 
+import gc
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
@@ -19,6 +20,7 @@ import trio.testing
 
 from swarm.blobs.download import ATTEMPTS
 from swarm.blobs.fetch import Fetched, fetch
+from swarm.blobs.growing import Growing
 from swarm.blobs.store import BlobStore
 from swarm.blobs.tree import Manifest
 from swarm.errors import (
@@ -194,6 +196,19 @@ def test_a_fetch_with_real_threads_and_real_time(
         partial(fetch, store, root, asked, peers, max_bytes=LAYOUT.file_bytes, deadline_s=20.0)
     )
     assert_whole(store, origin)
+
+
+def test_a_fetched_file_is_closed_at_once_and_not_when_garbage_is_collected(
+    store: BlobStore, origin: BlobStore
+) -> None:
+    peers = Peers(origin, {ALICE: honest()})
+    gc.collect()
+    gc.disable()
+    try:
+        run_fetch(store, peers)
+        assert not [thing for thing in gc.get_objects() if isinstance(thing, Growing)]
+    finally:
+        gc.enable()
 
 
 def test_four_peers_share_the_work_and_no_chunk_comes_twice(
