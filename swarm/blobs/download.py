@@ -362,7 +362,7 @@ class Download:
         return self.standings.setdefault(peer, _Standing())
 
     def _note_fault(self, peer: Address, error: RemoteError) -> None:
-        self.faults[peer] = error
+        self.faults[peer] = error.with_traceback(None)  # it would keep this fetch, and its files
         if not self.is_patient():  # somebody else may know better
             self.sharers = min(self.sharers + 1, len(self.standings))
         self._tell_change()

@@ -201,11 +201,12 @@ def test_a_fetch_with_real_threads_and_real_time(
 def test_a_fetched_file_is_closed_at_once_and_not_when_garbage_is_collected(
     store: BlobStore, origin: BlobStore
 ) -> None:
-    peers = Peers(origin, {ALICE: honest()})
+    peers = Peers(origin, {ALICE: refuse, BOB: broken_after(3), CAROL: honest()})
     gc.collect()
     gc.disable()
     try:
-        run_fetch(store, peers)
+        fetched = run_fetch(store, peers)
+        assert fetched.faults.keys() == {ALICE, BOB}
         assert not [thing for thing in gc.get_objects() if isinstance(thing, Growing)]
     finally:
         gc.enable()
