@@ -47,6 +47,24 @@ class Tiny(swarm.Plan):
 """
 
 
+MODEL = "nn.Linear(2, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 1)"
+BATCHES_A_ROUND = 12
+"""Of the 40 rows that each site has."""
+
+
+def wide(width: int) -> tuple[str, str]:
+    """The change that gives the model about `width`² parameters."""
+    layers = f"nn.Linear(2, {width}), nn.ReLU(), nn.Linear({width}, {width}), nn.ReLU()"
+    return MODEL, f"{layers}, nn.Linear({width}, 1)"
+
+
+def slow(training_s: float) -> tuple[tuple[str, str], ...]:
+    """The changes that make each round's training sleep so long."""
+    sleep = f"        time.sleep({training_s / BATCHES_A_ROUND})\n"
+    loss = "    def loss(self, model, batch):\n"
+    return ("import torch\n", "import time\n\nimport torch\n"), (loss, loss + sleep)
+
+
 def write_tiny_plan(folder: Path, *changes: tuple[str, str], sites: int = 2) -> Path:
     """Write the plan and its sites' data to `folder`; each change replaces a text in the code."""
     code = TINY_PLAN

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from swarm.errors import ConfigurationError
+from swarm.learning.sites import deal
 from swarm.testing.faults import verdict
+from swarm.testing.faults.__main__ import Runner
 from swarm.testing.faults.drive import Kill
 from swarm.testing.faults.plan import FaultPlan, faults_of, read_plan
 from swarm.testing.faults.replica import Replica, Told
@@ -21,9 +23,10 @@ LEAST = 'about = "x"\nplan = "tiny"\nrounds = 3\n'
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
-def test_every_shipped_plan_can_be_read_and_names_a_training_plan_that_exists(path: Path) -> None:
+def test_every_shipped_plan_can_be_read_and_has_a_training_plan(path: Path, tmp_path: Path) -> None:
     plan = read_plan(path)
-    assert (path.parent / plan.plan / "plan.py").exists()
+    base = Runner(None, tmp_path).base(path, plan)
+    assert len(deal(base, plan.peers)) >= 2
     assert faults_of(plan, 0)
     assert plan.at_most or plan.at_least
 

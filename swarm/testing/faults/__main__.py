@@ -23,6 +23,7 @@ from swarm.testing.faults.plan import FaultPlan, read_plan
 from swarm.testing.faults.verdict import Check, Outcome, judge, read_replicas, score, show
 from swarm.testing.faults.watch import open_watch
 from swarm.testing.faults.wires import open_wires
+from swarm.testing.plans import slow, wide, write_tiny_plan
 from swarm.testnet.run import begin_plan
 
 SITES_SEED = 0
@@ -31,15 +32,19 @@ SITES_SEED = 0
 
 @dataclass
 class Runner:
-    """Runs plans one after the other, and remembers the undisturbed runs."""
+    """Runs plans one after the other, and remembers the undisturbed runs.
+
+    Training plans that are made lie in `made`, the nodes' directories in `keep`, if they are kept.
+    """
 
     keep: Path | None
+    made: Path
     _undisturbed: dict[str, Outcome] = field(default_factory=dict)
 
     def run(self, path: Path, seed: int) -> Outcome:
         """One run of one plan, after the undisturbed one that it is compared with, if it is new."""
         plan = read_plan(path)
-        base = (path.parent / plan.plan).resolve()
+        base = self.base(path, plan)
         undisturbed = None
         if plan.undisturbed_nodes is not None:
             quiet = msgspec.structs.replace(
@@ -53,6 +58,16 @@ class Runner:
                 show(self._undisturbed[key])
             undisturbed = self._undisturbed[key]
         return self._run_once(path.stem, plan, base, seed, undisturbed)
+
+    def base(self, path: Path, plan: FaultPlan) -> Path:
+        """Where the plan that is trained lies; written, if it is made."""
+        if isinstance(plan.plan, str):
+            return (path.parent / plan.plan).resolve()
+        base = self.made / path.stem
+        if not base.exists():
+            changes = wide(plan.plan.width), *slow(plan.plan.training_s)
+            write_tiny_plan(base, *changes, sites=plan.plan.sites)
+        return base
 
     def _run_once(
         self, name: str, plan: FaultPlan, base: Path, seed: int, undisturbed: Outcome | None
@@ -126,8 +141,9 @@ def main(arguments: list[str] | None = None) -> int:
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup leaves it, for long runs
             signal.signal(number, _end)
-    runner = Runner(given.keep)
     outcomes: list[Outcome] = []
+    made = Path(tempfile.mkdtemp(prefix="swarm-faults-plans-"))
+    runner = Runner(given.keep, made)
     try:
         plans = [(path, read_plan(path)) for path in paths]
         for path, plan in plans:
@@ -145,6 +161,8 @@ def main(arguments: list[str] | None = None) -> int:
     except SwarmError as error:
         print(f"Error: {error}", file=sys.stderr)
         return error.exit_status
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
     held = sum(outcome.ok for outcome in outcomes)
     print(f"\n{held} of {len(outcomes)} runs hold")
     return 0 if outcomes and held == len(outcomes) else 1

@@ -83,11 +83,21 @@ class Storm(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     down_s: tuple[Seconds, Seconds] = (0.0, 20.0)
 
 
+class Made(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A plan on made-up rows: `sites` of them, a model of about `width`² parameters, and rounds in
+    which each site trains for `training_s` at least (it sleeps: nodes that share a machine's cores
+    would else have them for nothing but each other)."""
+
+    sites: Annotated[int, msgspec.Meta(ge=2)]
+    width: Annotated[int, msgspec.Meta(ge=1)] = 4
+    training_s: Seconds = 0.0
+
+
 class FaultPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What a file says. `nodes` are the first of the `peers` that the plan's sites are dealt to."""
 
     about: str
-    plan: str
+    plan: str | Made
     rounds: Annotated[int, msgspec.Meta(ge=1)]
     peers: Annotated[int, msgspec.Meta(ge=2)] | None = None
     nodes: Annotated[int, msgspec.Meta(ge=2)] | None = None
