@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 
 import pytest
 
 from swarm.cli.options import signals_end_it
 
 
+@pytest.fixture(autouse=True)
+def heard_signals() -> Iterator[None]:
+    """Whoever started the tests may ignore them: `nohup` does."""
+    numbers = (signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in numbers}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_unwinds_the_command_and_the_old_handler_comes_back(
     number: signal.Signals,
 ) -> None:
-    before = signal.getsignal(number)
     unwound = []
 
     def work() -> None:
@@ -28,13 +38,11 @@ def test_a_signal_unwinds_the_command_and_the_old_handler_comes_back(
         work()
     assert unwound == [number]
     assert ended.value.code == 128 + number
-    assert signal.getsignal(number) is before
+    assert signal.getsignal(number) is signal.SIG_DFL
 
 
 def test_a_signal_that_the_caller_ignores_stays_ignored() -> None:
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        with signals_end_it():
-            os.kill(os.getpid(), signal.SIGHUP)
-    finally:
-        signal.signal(signal.SIGHUP, before)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with signals_end_it():
+        os.kill(os.getpid(), signal.SIGHUP)
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
