@@ -125,12 +125,14 @@ def measure_rounds(options: RoundOptions, directory: Path) -> dict[str, Any]:
 
 
 def room(options: RoundOptions) -> tuple[int, int]:
-    """(bytes of files, bytes of memory) that the nodes take when they take the most: each its base,
-    its update and the next model, and whoever merges the others' updates; each trainer its model.
+    """(bytes of files, bytes of memory) that the nodes take when they take the most: each the first
+    model, its base, its update and the next model, and the one before while others still read it;
+    whoever merges the others' updates; each trainer its model, and a third for its transfers.
     """
     merging = options.peers if options.verify == "full" else 1
-    models = 3 * options.peers + merging * (options.peers - 1)
-    return models * options.size_bytes, options.peers * (options.size_bytes + NODE_BYTES)
+    models = 5 * options.peers + merging * (options.peers - 1)
+    memory = options.peers * (options.size_bytes * 4 // 3 + NODE_BYTES)
+    return models * options.size_bytes, memory
 
 
 def _pids(testnet: Testnet) -> dict[str, int]:

@@ -96,8 +96,8 @@ def test_what_does_not_fit_is_refused_before_it_is_measured(
 
 def test_a_round_of_full_checks_takes_the_room_of_all_updates_at_all_nodes() -> None:
     held, memory = room(RoundOptions(4, 10**9))
-    assert (held, memory) == (15 * 10**9, 5_600_000_000)
-    assert room(RoundOptions(4, 10**9, verify="full"))[0] == 24 * 10**9
+    assert (held, memory) == (23 * 10**9, 4 * 1_733_333_333)
+    assert room(RoundOptions(4, 10**9, verify="full"))[0] == 32 * 10**9
 
 
 def test_processor_time_is_taken_between_two_moments() -> None:
