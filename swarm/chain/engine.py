@@ -37,7 +37,6 @@ _IS_MEMBER = bytes.fromhex("a230c524")  # isMember(address)
 _ANCESTORS = 256  # as far back as BLOCKHASH sees
 _KEPT_OUTCOMES = 8
 _KEPT_VIEWS = 1024
-_KEPT_SLOTS = 8192
 
 At = int | Literal["latest", "pending"]
 """A height; or "latest", the head; or "pending", the block that would come next."""
@@ -549,7 +548,8 @@ def _slots_after(head: _Head, outcome: evm.Outcome) -> dict[evm.Slot, int]:
     """What is known of the storage after this block on `head`."""
     if outcome.erased:
         return {}
-    kept = {} if len(head.slots) > _KEPT_SLOTS else head.slots.copy()  # readers add to it
+    is_full = len(head.slots) >= evm.MAX_KNOWN_SLOTS
+    kept = {} if is_full else head.slots.copy()  # readers add to it
     kept.update(outcome.written)
     return kept
 

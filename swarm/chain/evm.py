@@ -36,6 +36,8 @@ from swarm.types import NO_ADDRESS, Address, Digest
 
 Slot = tuple[bytes, int]
 """A storage slot, as (contract, slot)."""
+MAX_KNOWN_SLOTS = 8192
+"""Whoever asks for slots, over JSON-RPC say, must not fill the memory with them."""
 
 
 class State(LondonState):  # type: ignore[misc]
@@ -67,7 +69,8 @@ class State(LondonState):  # type: ignore[misc]
         value = self.known.get(place)
         if value is None:
             value = int(super().get_storage(address, slot, from_journal))
-            self.known[place] = value
+            if len(self.known) < MAX_KNOWN_SLOTS:
+                self.known[place] = value
         return value
 
     def set_storage(self, address: bytes, slot: int, value: int) -> None:

@@ -13,6 +13,7 @@ from eth.vm.forks.london.transactions import LondonTransactionBuilder
 from eth_abi.abi import decode
 from eth_keys.main import KeyAPI
 
+from swarm.chain import evm
 from swarm.chain.block import Block, ChainRules, InvalidBlock, InvalidTransaction
 from swarm.chain.codec import decode_transaction
 from swarm.chain.engine import CallFailed, Engine
@@ -386,6 +387,16 @@ def test_a_call_sees_the_block_it_asks_at_and_pending_the_next(engine, members):
 def test_a_call_changes_nothing(engine):
     engine.call(engine.contract, calldata("note(bytes)", b"x"), sender=ANN)
     assert count(engine) == 0
+
+
+def test_whoever_asks_for_many_slots_does_not_fill_the_memory(engine, members, monkeypatch):
+    monkeypatch.setattr(evm, "MAX_KNOWN_SLOTS", 10)
+    for slot in range(1000, 1050):
+        assert engine.storage(engine.contract, slot) == 0
+    assert len(engine._head.slots) <= 10
+    for expected in (1, 2):  # full or not, what blocks write is what is read after them
+        commit(engine, members[0].sign(CHAIN_ID))
+        assert count(engine) == expected
 
 
 def test_a_failed_call_carries_the_revert_data(engine):
