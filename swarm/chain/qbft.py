@@ -281,7 +281,10 @@ class QBFT:
             case GetStatus():
                 self._do(Send(sender, self._status_for(sender)))
             case Status():
+                could_vote = self.may_vote
                 self._answered(sender, message)
+                if self.may_vote and not could_vote:
+                    self._take_up()
                 self._propose_or_begin(now_s)
             case _ if message.height < self.height:
                 if isinstance(message, RoundChange):
@@ -687,6 +690,14 @@ class QBFT:
                 f"this node's votes may have been lost: it votes again from height {self._resume} "
                 "on, and follows until then",
             )
+
+    def _take_up(self) -> None:
+        """Vote on what came while this node could not vote yet: nobody sends it as news again."""
+        if self._proposal is not None:
+            self._start_round_timer()
+            if self._proposal.hash in self._valid:
+                self._prepare()
+        self._join_higher_round()
 
     def _propose_or_begin(self, now_s: float) -> None:
         if not self._decided:

@@ -428,6 +428,25 @@ def test_nobody_votes_before_enough_others_have_answered():
     assert node.machine.resume_height == 0
 
 
+def test_what_came_before_the_answers_is_voted_on_once_they_are_there():
+    node, block = Node(answers=False), block_of(A, 1)
+    node.hear(A, proposal(A, block))
+    for peer in (A, C):
+        node.hear(peer, Status(0, 0))
+    assert [vote.block_hash for vote in node.said(Prepare)] == [block.hash]
+    assert "round" in {timer.name for timer in node.did(steps.SetTimer)}
+
+
+def test_a_round_that_the_others_left_before_the_answers_is_left_once_they_are_there():
+    node = Node(answers=False)
+    for peer in (A, C):
+        node.hear(peer, round_change(peer, 2))
+    assert node.machine.round == 0
+    for peer in (A, C):
+        node.hear(peer, Status(0, 0))
+    assert [change.round for change in node.said(RoundChange)] == [2]
+
+
 def test_a_missing_record_on_a_running_chain_means_two_heights_of_silence():
     head = block_of(A, 1)
     node = Node(head=head, answers=False)
