@@ -156,10 +156,12 @@ class ConsortiumClient:
         )
         return read_number(block["number"]), read_number(block["timestamp"])
 
-    def call(self, function: str, *arguments: object) -> Any:
-        """Any view of the contract. Raises ContractError, ChainError."""
+    def call(self, function: str, *arguments: object, height: int | None = None) -> Any:
+        """Any view of the contract, now or after an earlier block. Raises ContractError,
+        ChainError."""
         data = codec.call_data(function, *arguments)
-        return codec.result(function, self._eth_call(data, None, self._tag))
+        tag = self._tag if height is None else hex(height)
+        return codec.result(function, self._eth_call(data, None, tag))
 
     def members(self) -> dict[MemberId, Member]:
         """Every member there ever was, by number."""
@@ -185,17 +187,27 @@ class ConsortiumClient:
     def plan_count(self) -> int:
         return int(self.call("planCount"))
 
-    def plan(self, plan_id: PlanId) -> Plan:
-        """A plan with its consents and its current round. Raises ContractError("PlanUnknown")."""
-        return self.snapshot(plan_id).plan
+    def plan(self, plan_id: PlanId, height: int | None = None) -> Plan:
+        """A plan with its consents and its current round, now or after an earlier block.
 
-    def snapshot(self, plan_id: PlanId) -> Snapshot:
+        Raises ContractError("PlanUnknown").
+        """
+        return self.snapshot(plan_id, height).plan
+
+    def snapshot(self, plan_id: PlanId, height: int | None = None) -> Snapshot:
         """Block, members, plan and round of one moment."""
-        return codec.snapshot(self.call("getSnapshot", plan_id))
+        return codec.snapshot(self.call("getSnapshot", plan_id, height=height))
 
     def past_round(self, plan_id: PlanId, number: int, attempt: int) -> Round | None:
         """Any attempt of any round; None if there was none."""
         return codec.round(self.call("getRoundAt", plan_id, number, attempt))
+
+    def time_of(self, event: Event) -> int:
+        """The timestamp of an event's block, asked for where the endpoint told it not with it."""
+        if event.timestamp is not None:
+            return event.timestamp
+        block = self._endpoint.ask("eth_getBlockByNumber", hex(event.height), False)
+        return read_number(read_object(block, "timestamp")["timestamp"])
 
     def events(self, first: int, last: int) -> list[Event]:
         """The contract's events of the blocks first..last, in order."""
@@ -446,7 +458,9 @@ def _events(logs: object) -> list[Event]:
         name, arguments = decoded
         height, index = read_number(fields["blockNumber"]), read_number(fields["logIndex"])
         tx = read_digest(fields["transactionHash"])
-        found.append(Event(name, arguments, height, tx, index))
+        stamp = log.get("blockTimestamp")
+        timestamp = None if stamp is None else read_number(stamp)
+        found.append(Event(name, arguments, height, tx, index, timestamp))
     return found
 
 

@@ -83,13 +83,15 @@ class Interface:
 
 @dataclass(frozen=True)
 class Event:
-    """One event of the contract. `index` is the log's place in its block."""
+    """One event of the contract. `index` is the log's place in its block, `timestamp` the block's
+    time, if the endpoint told it."""
 
     name: str
-    arguments: dict[str, object]
+    arguments: dict[str, Any]
     height: int
     tx: Digest
     index: int
+    timestamp: int | None = None
 
 
 @dataclass(frozen=True)

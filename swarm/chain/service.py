@@ -51,6 +51,8 @@ from swarm.types import Address, Digest, to_hex
 
 VOTE_KEY = b"qbft"
 MAX_WAITING_PER_PEER = 256
+MESSAGES_PER_TURN = 16
+"""What peers send must not keep this task from its own timers and results."""
 MAX_JOBS = 256
 FETCH_PATIENCE_S = 5.0
 ANNOUNCE_EVERY_S = 2.0
@@ -281,10 +283,11 @@ class ChainService:
                 self._results.popleft()()
             while self._events:
                 self._step(self._events.popleft())
-            if self._inbox:
+            for _ in range(min(len(self._inbox), MESSAGES_PER_TURN)):
                 sender, payload = self._inbox.popleft()
                 self._take_off(sender)
                 self._read(sender, payload)
+            if self._inbox or self._events:
                 await trio.lowlevel.checkpoint()
                 continue
             self._wake = trio.Event()

@@ -1,9 +1,9 @@
 """One live connection to a member: messages, requests and answers over one control stream.
 
-The dialler opens the control stream, both sides write to it. Tasks never write themselves: they
-queue frames, one task writes them, messages (consensus, mostly) before requests and answers. So a
-caller that gives up leaves nothing half-written, and an answer that comes late is dropped by its
-id. Further streams carry blobs.
+The dialler opens the control stream, both sides write to it. Tasks write a frame whole, if there is
+room for it; otherwise they queue it, and one task writes, messages (consensus, mostly) before
+requests and answers. So a caller that gives up leaves nothing half-written, and an answer that
+comes late is dropped by its id. Further streams carry blobs.
 """
 
 from __future__ import annotations
@@ -88,6 +88,8 @@ class Connection:
         self._message_bytes = 0
         self._frames: deque[tuple[bytes, trio.Event]] = deque()
         self._queued = Signal()
+        self._control: Stream | None = None
+        self._writing = False
         self._inbound: deque[Message] = deque()
         self._inbound_bytes = 0
         self._received = Signal()
@@ -109,6 +111,9 @@ class Connection:
     def send(self, topic: str, payload: bytes) -> None:
         """Queue a message; the oldest gives way if the peer does not keep up."""
         frame = encode_frame(Message(topic, payload))
+        if self._write_at_once(frame):
+            self.peer.count(sent=len(frame))
+            return
         self._messages.append(frame)
         self._message_bytes += len(frame)
         while (
@@ -172,6 +177,7 @@ class Connection:
                     if control is None or not opened(self):
                         nursery.cancel_scope.cancel()
                         return
+                    self._control = control
                     nursery.start_soon(self._read_control, control, nursery)
                     nursery.start_soon(self._write_control, control)
                     nursery.start_soon(self._deliver_messages)
@@ -212,15 +218,30 @@ class Connection:
     def _queue_frame(self, frame: bytes) -> trio.Event:
         """Queue a request or an answer; the event is set once it has been written."""
         written = trio.Event()
-        self._frames.append((frame, written))
-        self._queued.notify()
+        if self._write_at_once(frame):
+            written.set()
+        else:
+            self._frames.append((frame, written))
+            self._queued.notify()
         return written
+
+    def _write_at_once(self, frame: bytes) -> bool:
+        """Write a frame if nothing is before it and there is room for it; whether it was."""
+        if self._control is None or self._writing or self._messages or self._frames:
+            return False
+        try:
+            return self._control.try_write(frame)
+        except PeerUnreachable:
+            self.close()
+            return False
 
     async def _write_control(self, control: Stream) -> None:
         try:
             while True:
                 while not self._messages and not self._frames:
+                    self._writing = False
                     await self._queued.wait()
+                self._writing = True
                 if self._messages:
                     # Many small messages share the frames of the layers below.
                     batch = b"".join(self._messages)

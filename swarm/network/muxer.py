@@ -8,12 +8,17 @@ cleaning up after a cancellation takes no time.
 
 Yamux also lets a peer send beyond its window; `Muxer` closes such a connection when the bytes that
 wait to be read exceed a bound.
+
+And each trio.Lock costs a turn of the scheduler, taken or not. Yamux takes four for a frame, where
+one thread runs it all: small messages, which are what consensus is made of, spent most of their
+time there. Hence `_PromptLock`, and `Stream.try_write`.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from contextlib import suppress
+from struct import Struct
 
 import trio
 from libp2p.abc import ISecureConn
@@ -21,7 +26,14 @@ from libp2p.exceptions import BaseLibp2pError
 from libp2p.io.exceptions import ConnectionClosedError
 from libp2p.peer.id import ID
 from libp2p.stream_muxer.exceptions import MuxedConnUnavailable
-from libp2p.stream_muxer.yamux.yamux import DEFAULT_WINDOW_SIZE, HEADER_SIZE, Yamux, YamuxStream
+from libp2p.stream_muxer.yamux.yamux import (
+    DEFAULT_WINDOW_SIZE,
+    HEADER_SIZE,
+    TYPE_DATA,
+    YAMUX_HEADER_FORMAT,
+    Yamux,
+    YamuxStream,
+)
 from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX
 
 from swarm.errors import PeerUnreachable
@@ -38,6 +50,25 @@ CREDITS_PER_WINDOW = 16
 """Window is given back in sixteenths: a peer behind a slow link never waits long for the next."""
 
 
+_HEADER = Struct(YAMUX_HEADER_FORMAT)
+
+
+class _PromptLock:
+    """A lock that waits only where it has to."""
+
+    def __init__(self) -> None:
+        self._lock = trio.Lock()
+
+    async def __aenter__(self) -> None:
+        try:
+            self._lock.acquire_nowait()
+        except trio.WouldBlock:
+            await self._lock.acquire()
+
+    async def __aexit__(self, *_: object) -> None:
+        self._lock.release()
+
+
 class Muxer(Yamux):  # type: ignore[misc]  # libp2p is untyped for mypy
     """One multiplexed connection. `run` must run for as long as it is used."""
 
@@ -45,6 +76,7 @@ class Muxer(Yamux):  # type: ignore[misc]  # libp2p is untyped for mypy
         self, session: ISecureConn, peer_id: ID, is_initiator: bool, max_buffered_bytes: int
     ) -> None:
         super().__init__(session, peer_id, is_initiator=is_initiator)
+        self.streams_lock = _PromptLock()
         self._max_buffered_bytes = max_buffered_bytes
         self._frames: deque[bytes] = deque()
         self._queued_bytes = 0
@@ -79,17 +111,23 @@ class Muxer(Yamux):  # type: ignore[misc]  # libp2p is untyped for mypy
             raise PeerUnreachable("the connection ended") from error
 
     async def _write_frame(self, data: bytes) -> None:
-        has_data = len(data) > HEADER_SIZE
-        if has_data:
-            while self._queued_bytes > MAX_QUEUED_BYTES and not self.event_shutting_down.is_set():
+        if len(data) > HEADER_SIZE:
+            while not self.has_room and not self.event_shutting_down.is_set():
                 await self._room_made.wait()
+        self.queue_frame(data)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether a frame with data may be queued now."""
+        return self._queued_bytes <= MAX_QUEUED_BYTES
+
+    def queue_frame(self, frame: bytes) -> None:
+        """Have a whole frame written. Raises ConnectionClosedError if the connection has ended."""
         if self.event_shutting_down.is_set() or len(self._frames) > MAX_QUEUED_FRAMES:
             raise ConnectionClosedError("connection closed")
-        self._frames.append(data)
-        self._queued_bytes += len(data)
+        self._frames.append(frame)
+        self._queued_bytes += len(frame)
         self._frame_queued.set()
-        if has_data:
-            await trio.lowlevel.checkpoint()
 
     async def _write_frames(self, stall_s: float, connection: trio.CancelScope) -> None:
         while True:
@@ -136,7 +174,9 @@ class Stream:
         # are what `widen` says, so that the bytes which an honest peer may have under way stay far
         # below the bound on a hostile one, and small reads cost no frame in return.
         stream._auto_tune_and_send_window_update = self._grant_credit
+        stream.window_lock = _PromptLock()
         self._stream = stream
+        self._muxer: Muxer = stream.conn
         self._window_bytes = DEFAULT_WINDOW_SIZE
         self._consumed = 0
         self._ahead = bytearray()
@@ -181,13 +221,37 @@ class Stream:
             raise PeerUnreachable(f"the stream ended: {error}") from error
 
     async def write(self, data: bytes | memoryview) -> None:
-        """All of `data`, in frames that each fill one Noise message."""
+        """All of `data`, in frames that each fill one Noise message. One task may write at a time,
+        and `try_write` not at all meanwhile."""
         view = memoryview(data)
         try:
             for start in range(0, len(view), FRAME_DATA_BYTES):
-                await self._stream.write(view[start : start + FRAME_DATA_BYTES])
+                part = view[start : start + FRAME_DATA_BYTES]
+                if not self.try_write(part):
+                    await self._stream.write(part)
         except BaseLibp2pError as error:
             raise PeerUnreachable(f"the stream ended: {error}") from error
+
+    def try_write(self, data: bytes | memoryview) -> bool:
+        """Write a frame's worth at once if the peer and the queue have room for it; whether it was.
+
+        Raises PeerUnreachable if the connection has ended.
+        """
+        stream = self._stream
+        if (
+            len(data) > min(FRAME_DATA_BYTES, stream.send_window)
+            or stream.send_closed
+            or stream.closed
+            or not self._muxer.has_room
+        ):
+            return False
+        header = _HEADER.pack(0, TYPE_DATA, 0, stream.stream_id, len(data))
+        try:
+            self._muxer.queue_frame(header + data)
+        except BaseLibp2pError as error:
+            raise PeerUnreachable(f"the connection ended: {error}") from error
+        stream.send_window -= len(data)
+        return True
 
     async def finish(self, patience_s: float) -> None:
         """End our side, wait for the peer to end its own, reset if it does not."""
@@ -207,6 +271,6 @@ class Stream:
             with suppress(BaseLibp2pError):
                 await self._stream.reset()
         # Yamux would keep the unread bytes of the stream for a minute, and its event for ever.
-        muxer, stream_id = self._stream.conn, self._stream.stream_id
+        muxer, stream_id = self._muxer, self._stream.stream_id
         for table in (muxer.streams, muxer.stream_buffers, muxer.stream_events):
             table.pop(stream_id, None)

@@ -6,8 +6,8 @@ from differs.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -16,16 +16,17 @@ import trio
 from swarm.chain.client import RESEND_S, ConsortiumClient, Receipt
 from swarm.chain.contract import Snapshot
 from swarm.errors import ChainError
+from swarm.protocol.follow import follow
 from swarm.protocol.ledger import Proposal
-from swarm.protocol.state import Member, Plan, Round
+from swarm.protocol.state import Member, Plan, PlanStatus, Round
 from swarm.types import Digest, MemberId, PlanId
 
 POLL_S = 0.5
 """How often an external endpoint is asked for its head."""
 THREADS = 12
 
-PASSING_EVENTS = frozenset({"Submitted", "Attested", "CheckedIn"})
-"""What all members do, about the same time: what comes of it is an event of its own."""
+ENDINGS = frozenset({"RoundFinal", "RoundVoided"})
+UNDER_WAY = (PlanStatus.PROPOSED, PlanStatus.RUNNING)
 
 T = TypeVar("T")
 WaitForHead = Callable[[int], Awaitable[int]]
@@ -41,8 +42,8 @@ class News:
     """All members ever, if any of them may have changed."""
     plans: dict[PlanId, Plan]
     """Those that changed, as they stand now."""
-    passing: frozenset[PlanId]
-    """Those of which only passing events came: there is no hurry to read them."""
+    ended: dict[PlanId, list[Round]]
+    """Rounds that became final or void on the way, as they ended."""
 
 
 @dataclass
@@ -91,35 +92,47 @@ class ChainLink:
     async def proposals(self) -> dict[int, Proposal]:
         return await self.ask(self.client.proposals)
 
-    async def news(self, since: int, known: Collection[PlanId], due: Collection[PlanId]) -> News:
-        """What changed after block `since`; everything, if that is negative.
+    async def news(
+        self,
+        since: int,
+        members: Mapping[MemberId, Member],
+        plans: Mapping[PlanId, Plan],
+    ) -> News:
+        """What changed after block `since`, where members and plans stood as given; everything, if
+        `since` is negative."""
+        return await self.ask(self._read_news, since, members, plans)
 
-        Plans in `due` are read in any case, those in `known` whenever a member changed.
-        """
-        return await self.ask(self._read_news, since, known, due)
-
-    def _read_news(self, since: int, known: Collection[PlanId], due: Collection[PlanId]) -> News:
+    def _read_news(
+        self, since: int, members: Mapping[MemberId, Member], plans: Mapping[PlanId, Plan]
+    ) -> News:
         client = self.client
         height, _ = client.head()
         if since < 0:
-            plans = {PlanId(number) for number in range(1, client.plan_count() + 1)}
-            return self._read(height, plans, frozenset(), True)
-        events = client.events(since + 1, height) if since < height else []
-        changed, passing, members = set(due), set[PlanId](), False
-        for event in events:
+            numbers = [PlanId(n) for n in range(1, client.call("planCount", height=height) + 1)]
+            read = {number: client.plan(number, height) for number in numbers}
+            return News(height, client.members(), read, {})
+        found = News(height, None, {}, {})
+        unclear = set[PlanId]()
+        members_changed = False
+        for event in client.events(since + 1, height) if since < height else []:
             if "plan" not in event.arguments:
-                members = True
-                changed.update(known)
+                # Who is removed leaves its plans' rounds, too: of that, no event of theirs tells.
+                members_changed = True
+                unclear.update(n for n, p in plans.items() if p.status in UNDER_WAY)
                 continue
-            plan = PlanId(int(str(event.arguments["plan"])))
-            (passing if event.name in PASSING_EVENTS else changed).add(plan)
-        return self._read(height, changed, frozenset(passing - changed), members)
-
-    def _read(
-        self, height: int, plans: set[PlanId], passing: frozenset[PlanId], members: bool
-    ) -> News:
-        found = self.client.members() if members else None
-        return News(height, found, {p: self.client.plan(p) for p in sorted(plans)}, passing)
+            number = PlanId(event.arguments["plan"])
+            plan = found.plans.get(number, plans.get(number))
+            if plan is not None and number not in unclear:
+                time = client.time_of(event)
+                plan = follow(plan, event.name, event.arguments, time, members)
+            if plan is None or number in unclear:
+                unclear.add(number)
+                continue
+            found.plans[number] = plan
+            if event.name in ENDINGS and plan.round is not None:
+                found.ended.setdefault(number, []).append(plan.round)
+        found.plans.update((number, client.plan(number, height)) for number in sorted(unclear))
+        return replace(found, members=client.members()) if members_changed else found
 
     async def plan_count(self) -> int:
         return await self.ask(self.client.plan_count)

@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import hmac
 import logging
-import math
 import os
 import signal
 import sys
@@ -49,15 +48,13 @@ from swarm.node.records import Records
 from swarm.node.upkeep import keep_up
 from swarm.node.work import Work
 from swarm.protocol.machine import RoundMachine
-from swarm.protocol.state import Member, Plan
+from swarm.protocol.state import Member, Plan, Round
 from swarm.types import Address, Digest, MemberId, PlanId, to_hex
 
 log = logging.getLogger("swarm.node")
 
 CODE_RETRY_S = 1.0
 CHAIN_RETRY_S = 1.0
-PASSING_S = 0.25
-"""How long what is in no hurry waits to be read."""
 RUNNING = "running.json"
 
 
@@ -86,8 +83,6 @@ class Node:
     trainers: dict[Digest, Trainer] = field(default_factory=dict)
     _resources: AsyncExitStack = field(default_factory=AsyncExitStack)
     _joining: set[PlanId] = field(default_factory=set)
-    _read_at: dict[PlanId, float] = field(default_factory=dict)
-    """When plans are to be read of which only passing events have come."""
     _pruned_at: set[Stage | None] = field(default_factory=set)
     _claimed: frozenset[Digest] = frozenset()
     """Blobs here that some plan needed at some time."""
@@ -110,36 +105,27 @@ class Node:
                     log.warning("the chain cannot be read: %s", error)
                     await trio.sleep(CHAIN_RETRY_S)
                     continue
-                with trio.move_on_at(min(self._read_at.values(), default=math.inf)):
-                    await self.chain.wait_for_head(self.height)
+                await self.chain.wait_for_head(self.height)
 
     async def _observe(self, nursery: trio.Nursery) -> None:
-        """Read what the blocks since the last look have changed, and only that.
-
-        To read a plan costs more than a block does: where all that came is one member's part of
-        what all do, it waits for a moment, in which it mostly comes to be read anyway.
-        """
-        due = [plan for plan, at in self._read_at.items() if at <= trio.current_time()]
-        news = await self.chain.news(self.height, list(self.participants), due)
+        """Take in what the blocks since the last look have changed."""
+        news = await self.chain.news(self.height, self.members, self.plans)
         if news.members is not None:
             self.members = news.members
             self._admit_members()
         for plan in news.plans.values():
-            self._read_at.pop(plan.id, None)
-            await self._observe_plan(plan, nursery)
-        for number in news.passing:
-            self._read_at.setdefault(number, trio.current_time() + PASSING_S)
+            await self._observe_plan(plan, news.ended.get(plan.id, []), nursery)
         self.height = news.height
         nursery.start_soon(self._prune)
 
-    async def _observe_plan(self, plan: Plan, nursery: trio.Nursery) -> None:
+    async def _observe_plan(self, plan: Plan, ended: list[Round], nursery: trio.Nursery) -> None:
         plan_id = plan.id
         known = plan_id in self.plans
         self.plans[plan_id] = plan
         if not known and not self.library.has(plan.digest):
             nursery.start_soon(self._fetch_code, plan)
         if plan_id in self.participants:
-            await self.participants[plan_id].observe(plan, self.members)
+            await self.participants[plan_id].observe(plan, self.members, ended)
         elif plan_id not in self._joining:
             me = self.me
             if me is not None and me.id in plan.consents:
@@ -183,7 +169,7 @@ class Node:
             traffic=self._traffic,
         )
         self.participants[plan_id] = participant
-        await participant.observe(self.plans[plan_id], self.members)
+        await participant.observe(self.plans[plan_id], self.members, [])
         await participant.run()
 
     async def trainer(self, digest: Digest) -> Trainer:

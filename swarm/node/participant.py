@@ -68,12 +68,15 @@ class Participant:
         newest = list(self.work.records.models().items())[-self.keep_models :]
         return {n: digest for n, digest in newest if self.work.exchange.store.has(digest)}
 
-    async def observe(self, plan: Plan, members: dict[MemberId, Member]) -> None:
-        """A new head: the plan as it stands there, and all members ever."""
+    async def observe(
+        self, plan: Plan, members: dict[MemberId, Member], ended: list[Round]
+    ) -> None:
+        """A new head: the plan as it stands there, all members ever, and the rounds that are known
+        to have ended since the last one."""
         self.work.members = members
         self.work.model0 = plan.model0
         mask = mask_of(i for i, member in members.items() if member.present)
-        await self._note_rounds(self.machine.plan, plan, mask)
+        await self._note_rounds(self.machine.plan, plan, mask, ended)
         await self._send.send(m.ChainObserved(plan, mask))
 
     async def run(self) -> None:
@@ -208,18 +211,26 @@ class Participant:
     def _meters(self) -> Meters:
         return Meters(time.monotonic(), self.work.exchange.busy_s, *self.traffic())
 
-    async def _note_rounds(self, old: Plan | None, new: Plan, members: int) -> None:
+    async def _note_rounds(
+        self, old: Plan | None, new: Plan, members: int, ended: list[Round]
+    ) -> None:
         """Record which round opened, which became final, and by whose merge."""
         before = None if old is None else old.round
         now = new.round
-        if before is not None and before.status is not RoundStatus.FINAL:
-            ended: Round | None = now
-            if now is None or (now.number, now.attempt) != (before.number, before.attempt):
-                ended = await self.chain.past_round(new.id, before.number, before.attempt)
-            won = None if ended is None else winner(ended, members)
-            if ended is not None and won is not None:
-                self.work.records.finalised(ended, won, self._meters())
-                log.info("round %d is final: %s", ended.number, to_hex(won.model))
+        over = {_place(round): round for round in (*ended, *([now] if now else []))}
+        known = (0, 0)  # up to here, all is recorded; before the first look, nothing is to be
+        if before is None:
+            over.clear()
+        elif before.status is RoundStatus.FINAL:
+            known = _place(before)
+        elif _place(before) not in over:
+            past = await self.chain.past_round(new.id, *_place(before))
+            over |= {} if past is None else {_place(before): past}
+        for place, round in sorted(over.items()):
+            won = winner(round, members) if place > known else None
+            if won is not None:
+                self.work.records.finalised(round, won, self._meters())
+                log.info("round %d is final: %s", round.number, to_hex(won.model))
         if now is not None and now.status is RoundStatus.OPEN:
             self.work.records.opened(now, self._meters())
         if now is not None and now.status is RoundStatus.CLOSED:
@@ -258,6 +269,10 @@ class Participant:
             "last_report": self.last_report,
             "records": self.work.records.as_list(names),
         }
+
+
+def _place(round: Round) -> tuple[int, int]:
+    return round.number, round.attempt
 
 
 def round_progress(progress: Progress) -> dict[str, float]:

@@ -36,6 +36,7 @@ from swarm.protocol.state import (
     may_open,
     may_void,
     members_in,
+    merge_seconds,
     pending,
     present_in,
     quorum,
@@ -540,7 +541,7 @@ class Ledger:
         if not may_void(plan, round, self.member_mask, now):
             raise ContractError("RoundNotVoidable", {"round": number, "attempt": attempt})
         if round.status is RoundStatus.CLOSED:
-            self._note_merge_time(plan, round, now - round.closed_at)
+            plan.merge_s = merge_seconds(plan.merge_s, now - round.closed_at, round.slot_s)
         round.status = RoundStatus.VOID
         if may_open(plan, self.member_mask, now):
             self._open(plan, now)
@@ -609,21 +610,11 @@ class Ledger:
         if voters >= supermajority(self.member_mask.bit_count()):
             self.rotation = round.seed
         began_at = round.slot_begins_at(round.first_slot_of(candidate.leader) or 0)
-        self._note_merge_time(plan, round, now - began_at)
+        plan.merge_s = merge_seconds(plan.merge_s, now - began_at, round.slot_s)
         if round.number >= plan.rules.rounds:
             plan.status = PlanStatus.COMPLETED
         elif may_open(plan, self.member_mask, now):
             self._open(plan, now)
-
-    @staticmethod
-    def _note_merge_time(plan: Plan, round: Round, took_s: int) -> None:
-        # From the beginning of the slot of the leader whose merge it is: the slots of leaders that
-        # died before it say nothing about merges, and would widen the next ones with each death.
-        # Half of the newest, half of the past: one slow merge widens the slots, none widens them
-        # for ever. Rounded up, or a merge of one second would count as none. A void counts too, or
-        # merges that need longer than two cycles would never fit; and never more than a slot, which
-        # doubles the next one: an outage of hours does not make slots of hours.
-        plan.merge_s = min((plan.merge_s + took_s + 1) // 2, round.slot_s)
 
     def _candidate(self, round: Round, model: Digest, omitted: int) -> Candidate:
         candidate = round.candidate(model, omitted)

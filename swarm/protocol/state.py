@@ -330,6 +330,19 @@ def may_open(plan: Plan, members: int, now: int) -> bool:
     return now >= plan.min_consents_at + plan.rules.consent_s
 
 
+def merge_seconds(before_s: int, took_s: int, slot_s: int) -> int:
+    """A plan's `merge_s` after one more merge, or attempt at one.
+
+    From the beginning of the slot of the leader whose merge it is: the slots of leaders that died
+    before it say nothing about merges, and would widen the next ones with each death. Half of the
+    newest, half of the past: one slow merge widens the slots, none widens them for ever. Rounded
+    up, or a merge of one second would count as none. A void counts too, or merges that need longer
+    than two cycles would never fit; and never more than a slot, which doubles the next one: an
+    outage of hours does not make slots of hours.
+    """
+    return min((before_s + took_s + 1) // 2, slot_s)
+
+
 def winner(round: Round, members: int) -> Candidate | None:
     """The candidate that made a final round final."""
     if round.status is not RoundStatus.FINAL:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from copy import deepcopy
 from typing import Any
 
 from hypothesis import HealthCheck, settings
@@ -25,8 +26,10 @@ from hypothesis.stateful import (
 from swarm.chain import contract
 from swarm.errors import ContractError
 from swarm.protocol.election import commitment_to
+from swarm.protocol.follow import follow
 from swarm.protocol.ledger import Founder, Kind
 from swarm.protocol.state import (
+    Member,
     Omission,
     Plan,
     PlanStatus,
@@ -39,7 +42,7 @@ from swarm.protocol.state import (
     submitters,
 )
 from swarm.testing.evm import EvmContract, LedgerContract
-from swarm.types import NO_ADDRESS, NO_DIGEST, Address, Digest, PlanId
+from swarm.types import NO_ADDRESS, NO_DIGEST, Address, Digest, MemberId, PlanId
 
 START = 1_700_000_000
 DAY = 86_400
@@ -76,6 +79,20 @@ TRANSITIONS = {
     "validator endorsed late",
     "validator retired",
     "version activated",
+    *(
+        f"followed {event}"
+        for event in (
+            "RoundOpened",
+            "CheckedIn",
+            "Submitted",
+            "RoundClosed",
+            "Merged",
+            "Attested",
+            "RoundFinal",
+            "RoundVoided",
+            "PlanCompleted",
+        )
+    ),
 }
 ROUND_CALLS = {
     "withdraw", "stop", "open", "checkIn", "submit", "close", "merge", "attest", "finalise", "void",
@@ -122,6 +139,7 @@ class Consortium(RuleBasedStateMachine):
     def call(self, sender: Address, function: str, *arguments: Any) -> bool:
         """The same call on both; whether it was accepted."""
         before = {number: plan.round for number, plan in self.ledger.plans.items()}
+        plans, members = deepcopy((self.ledger.plans, self.ledger.members))
         answers = []
         for book in (self.spec, self.real):
             try:
@@ -137,10 +155,30 @@ class Consortium(RuleBasedStateMachine):
         if accepted:
             self.accepted = True
             self.note(function)
+            self.follow(plans, members)
             self.done.append((sender, function, *arguments))
             if function in ("proposePlan", "consent") or function in ROUND_CALLS:
                 self.changed.add(PlanId(answers[0][0] or arguments[0]))
         return accepted
+
+    def follow(self, plans: dict[PlanId, Plan], members: dict[MemberId, Member]) -> None:
+        """From the state before a call, its events lead to the state after it, or say they do not.
+
+        A plan that an event does not tell all of is left to the next reading; nobody follows plans
+        across changes of members.
+        """
+        if any("plan" not in fields for _, fields in self.real.events):
+            return
+        followed: dict[PlanId, Plan | None] = dict(plans)
+        for name, fields in self.real.events:
+            plan = followed.get(PlanId(fields["plan"]))
+            if plan is not None:
+                kept = deepcopy(plan)
+                followed[plan.id] = follow(plan, name, fields, self.now, members)
+                assert plan == kept, f"{name} changed what it was given"
+                seen[f"followed {name}"] += followed[plan.id] is not None
+        for number, plan in followed.items():
+            assert plan is None or plan == self.real.plan(number)
 
     def note(self, function: str) -> None:
         """Count the kinds of transition, from the contract's own events."""
