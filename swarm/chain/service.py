@@ -61,8 +61,8 @@ UNASKED_EVERY_S = 1.0
 TOLD_EVERY_S = 60.0
 SEEN_TRANSACTIONS = 8192
 GATHER_S = 0.02
-"""How long the first transaction on an idle chain waits for others to share its block."""
-LONGEST_PACE_S = 0.5
+"""How long a transaction waits for others to share its block: who has waited for the same event
+sends at the same time."""
 
 log = logging.getLogger("swarm.chain")
 
@@ -185,7 +185,6 @@ class ChainService:
         self._serving_lane = _Lane()
         self._to_build: steps.BuildBlock | None = None
         self._build_from_s = 0.0
-        self._building_since_s = 0.0
         self._fetch_until_s = 0.0
         self._importing = False
         self._served_unasked: dict[Address, float] = {}
@@ -361,7 +360,7 @@ class ChainService:
                 self._start(self._engine_lane, partial(self._execute, block))
             case steps.BuildBlock(round=0):
                 self._to_build = command
-                self._build_from_s = max(self._build_from_s, trio.current_time() + GATHER_S)
+                self._build_from_s = trio.current_time() + GATHER_S
             case steps.BuildBlock():
                 self._to_build = None
                 self._start(self._engine_lane, partial(self._build, command))
@@ -381,16 +380,8 @@ class ChainService:
                 self._tell_person(subject, text)
 
     def _build_if_due(self) -> None:
-        """Pace oneself: leave as much time between blocks as the last one took.
-
-        An idle chain answers at once, but for a moment: who has waited for the same event sends at
-        the same time. A busy one gathers transactions into fewer blocks, so that consensus never
-        takes more than about half of its members' time from everything else.
-        """
-        now_s = trio.current_time()
-        if self._to_build is not None and now_s >= self._build_from_s:
+        if self._to_build is not None and trio.current_time() >= self._build_from_s:
             command, self._to_build = self._to_build, None
-            self._building_since_s = now_s
             self._start(self._engine_lane, partial(self._build, command))
 
     def _tell(self, message: AnyMessage, peers: Collection[Address]) -> None:
@@ -460,8 +451,6 @@ class ChainService:
     def _push_and_advance(self, event: steps.HeadAdvanced) -> None:
         """Hand our block to the members that follow without voting."""
         followers = set(self._transport.connected) - set(self._machine.validators)
-        now_s = trio.current_time()
-        self._build_from_s = now_s + min(now_s - self._building_since_s, LONGEST_PACE_S)
         self._advance(event)
         for peer in sorted(followers):
             self._serve(peer, event.head.height)
