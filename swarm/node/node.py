@@ -234,6 +234,7 @@ class Node:
             "name": self.config.name,
             "pid": os.getpid(),
             "trainer_pid": next((pid for pid in trainers if pid is not None), None),
+            "tasks": trio.lowlevel.current_statistics().tasks_living,
             "account": to_hex(self.address),
             "peer_id": self.network.peer_id,
             "p2p": list(self.network.addresses),

@@ -35,7 +35,9 @@ Stage = tuple[int, int, RoundStatus]
 class Chain(Protocol):
     """What a participant needs of the chain: transactions, and rounds of the past."""
 
-    async def transact(self, function: str, *arguments: object, deadline_s: float) -> object: ...
+    async def transact(
+        self, function: str, *arguments: object, deadline_s: float, try_first: bool
+    ) -> object: ...
     async def past_round(self, plan: PlanId, number: int, attempt: int) -> Round | None: ...
 
 
@@ -143,6 +145,7 @@ class Participant:
                 *place,
                 *command.arguments,
                 deadline_s=TRANSACTION_DEADLINE_S,
+                try_first=False,  # the machine has just seen that it may
             )
         except ContractError as refused:
             # Often others were faster: the round has moved on, and that is what was wanted.

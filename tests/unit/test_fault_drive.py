@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from swarm.testing.faults.drive import Drive
+from swarm.testing.faults.growth import Growth, Holding
 from swarm.testing.faults.plan import Fault, FaultPlan, When
 from swarm.testing.faults.watch import Place
 
@@ -159,3 +160,29 @@ def test_a_cut_that_nobody_noticed_before_it_healed_is_not_waited_for() -> None:
         heal()
     assert nodes.cuts == []
     assert sorted(a.measure for a in driven.awaited) == ["caught_up_s", "moved_s"]
+
+
+def test_growth_compares_what_was_settled_with_the_end() -> None:
+    growth = Growth(nodes=None)  # type: ignore[arg-type]
+    for number in range(1, 201):
+        leak = max(0, number - 100)
+        growth.seen["a"][number] = Holding(
+            main_bytes=1_000_000 + (5_000_000 if number < 10 else 0) + 1000 * leak,
+            trainer_bytes=2_000_000,
+            handles=20 + number % 3,
+            threads=9,
+            tasks=30 + leak // 50,
+            blobs=8,
+            chain_bytes=10_000 * number,
+        )
+    measures = growth.measures()
+    assert measures["memory_growth"] == [pytest.approx(0.075, abs=0.001)]
+    assert measures["trainer_growth"] == [0.0]
+    assert (measures["handles_growth"], measures["tasks_growth"]) == ([0], [1])
+    assert measures["chain_kb_a_round"] == [10.0]
+
+
+def test_growth_of_a_short_run_is_not_told() -> None:
+    growth = Growth(nodes=None)  # type: ignore[arg-type]
+    growth.seen["a"] = {n: Holding(1, 1, 1, 1, 1, 1, n) for n in range(1, 120)}
+    assert growth.measures() == {}

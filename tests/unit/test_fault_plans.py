@@ -14,7 +14,7 @@ from swarm.learning.sites import deal
 from swarm.testing.faults import verdict
 from swarm.testing.faults.__main__ import Runner
 from swarm.testing.faults.drive import Kill
-from swarm.testing.faults.plan import FaultPlan, faults_of, read_plan
+from swarm.testing.faults.plan import GROWTH, FaultPlan, faults_of, read_plan
 from swarm.testing.faults.replica import Replica, Told
 from swarm.testing.faults.watch import Place
 
@@ -27,7 +27,7 @@ def test_every_shipped_plan_can_be_read_and_has_a_training_plan(path: Path, tmp_
     plan = read_plan(path)
     base = Runner(None, tmp_path).base(path, plan)
     assert len(deal(base, plan.peers)) >= 2
-    assert faults_of(plan, 0)
+    assert faults_of(plan, 0) or GROWTH & plan.at_most.keys()
     assert plan.at_most or plan.at_least
 
 

@@ -88,7 +88,7 @@ class Runner:
             wires = (
                 stack.enter_context(open_wires(len(sites) + newcomers)) if plan.namespaces else None
             )
-            opened = open_nodes(directory, base, sites, SITES_SEED, wires, plan.environment)
+            opened = open_nodes(directory, base, sites, SITES_SEED, wires, plan)
             with opened as nodes, open_watch(nodes) as watch:
                 begin_plan(nodes.testnet, plan.rounds)
                 drive = Drive(plan, nodes, watch, seed, more)

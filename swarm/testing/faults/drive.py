@@ -17,8 +17,9 @@ from itertools import combinations
 from pathlib import Path
 
 from swarm.learning.sites import SiteFiles
+from swarm.testing.faults.growth import Growth
 from swarm.testing.faults.nodes import Nodes
-from swarm.testing.faults.plan import Fault, FaultPlan, Target, faults_of
+from swarm.testing.faults.plan import GROWTH, Fault, FaultPlan, Target, faults_of
 from swarm.testing.faults.watch import Place, Watch
 from swarm.testnet.processes import last_line
 
@@ -83,6 +84,7 @@ class Drive:
         self._admitted_in = -1
         self._joining: Future[str] | None = None
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="newcomer")
+        self._growth = Growth(self.nodes) if GROWTH & self.plan.at_most.keys() else None
 
     def run(self) -> str | None:
         """Drive until all rounds are final at all nodes. Returns why they are not, if so."""
@@ -108,6 +110,8 @@ class Drive:
                 if now > until and complete_at is None:
                     return f"not complete within {self.plan.deadline_s:.0f} s: {self._where()}"
         finally:
+            if self._growth is not None:
+                self.measures.update(self._growth.measures())
             self.nodes.ending.set()
             self._pool.shutdown(cancel_futures=True)
 
@@ -304,6 +308,8 @@ class Drive:
         return awaited
 
     def _look(self, now: float) -> None:
+        if self._growth is not None:
+            self._growth.look(self.watch.fresh())
         for awaited in list(self.awaited):
             if awaited.happened():
                 self.awaited.remove(awaited)

@@ -22,9 +22,9 @@ from swarm.errors import LocalError, SwarmError
 from swarm.learning.sites import SiteFiles
 from swarm.node.control import ask
 from swarm.node.setup import create_node
-from swarm.testing.faults.plan import Disk
+from swarm.testing.faults.plan import Disk, FaultPlan
 from swarm.testing.faults.wires import Wires
-from swarm.testnet.layout import TestnetNode, create_testnet
+from swarm.testnet.layout import ALL_MODELS, TestnetNode, create_testnet
 from swarm.testnet.processes import start_node, stop_nodes, wait_ready
 from swarm.testnet.run import Testnet
 from swarm.types import to_hex
@@ -130,7 +130,7 @@ class Nodes:
         listen = "/ip4/127.0.0.1/tcp/0" if self.wires is None else self.wires.listen(index)
         card = create_node(
             home, site.name, password=None, listen=listen, http="127.0.0.1:0",
-            data=site.place_in(Path("data")), seed=file.seed, keep_models=1_000_000,
+            data=site.place_in(Path("data")), seed=file.seed, keep_models=ALL_MODELS,
         )  # fmt: skip
         data = str(site.copy_to(home / "data"))
         first, *others = (self.home(name) for name in self.answering)
@@ -172,12 +172,13 @@ def open_nodes(
     sites: list[SiteFiles],
     seed: int,
     wires: Wires | None,
-    environment: Mapping[str, str],
+    faults: FaultPlan,
 ) -> Iterator[Nodes]:
     """Start one node for each site; when the block ends, so do they, stopped ones included."""
     listen = None if wires is None else [wires.listen(i) for i in range(len(sites))]
-    testnet = Testnet(directory, create_testnet(directory, plan, sites, seed, listen))
-    nodes = Nodes(testnet, wires, environment)
+    keep = ALL_MODELS if faults.keep_models is None else faults.keep_models
+    testnet = Testnet(directory, create_testnet(directory, plan, sites, seed, listen, keep))
+    nodes = Nodes(testnet, wires, faults.environment)
     try:
         for name in nodes.names:
             nodes.start(name)

@@ -41,7 +41,15 @@ MEASURES = {
     "auc_gap": "difference to the undisturbed run's AUC",
     "slowdown": "median seconds a round after the faults, over the undisturbed run's",
     "contributes_after_rounds": "from a newcomer's admission to its first contribution",
+    "memory_growth": "of a node's main process, from round 50 to the end, as a part of it",
+    "trainer_growth": "of its trainer, likewise",
+    "handles_growth": "how many more open files and sockets a node has at the end",
+    "threads_growth": "how many more threads",
+    "tasks_growth": "how many more tasks",
+    "blobs_growth": "how many more files in its blob store",
+    "chain_kb_a_round": "how much its replica of the chain grows (1000 bytes)",
 }
+GROWTH = frozenset(name for name in MEASURES if name.endswith("growth")) | {"chain_kb_a_round"}
 COUNTS = {
     "kills": "processes ended by SIGKILL",
     "leader_kills": "of leaders between close and merge, as the chain bears out",
@@ -106,6 +114,8 @@ class FaultPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     """With how many nodes the run to compare with is made; none is made by default."""
     at_most_down: Annotated[int, msgspec.Meta(ge=1)] = 256
     deadline_s: Seconds = 900.0
+    keep_models: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    """How many final models each node keeps; all by default."""
     environment: dict[str, str] = {}
     """Of the nodes, beside the runner's own."""
     seeds: Annotated[int, msgspec.Meta(ge=1)] = 1

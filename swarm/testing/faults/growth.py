@@ -1,0 +1,90 @@
+"""Whether a long run grows: what each node holds, looked at from outside whenever a round is final.
+
+Memory is what the node's two processes have for themselves (/proc/PID/status, RssAnon): files that
+they map do not count. What is compared are medians over many rounds, as a single look may fall
+into the middle of one.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections import defaultdict
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from swarm.bench.machine import read_process
+from swarm.testing.faults.nodes import Nodes
+from swarm.testing.faults.watch import Sight
+
+SETTLED_ROUNDS = 50
+"""What is there from then on ought to be all that there will be."""
+COMPARED_ROUNDS = 50
+"""How many rounds, after the settled ones and at the end, are compared."""
+
+
+class Holding(NamedTuple):
+    """What one node holds at one moment: bytes of memory, and counts of things."""
+
+    main_bytes: int
+    trainer_bytes: int
+    handles: int
+    threads: int
+    tasks: int
+    blobs: int
+    chain_bytes: int
+
+
+@dataclass
+class Growth:
+    """What was seen, by node and round."""
+
+    nodes: Nodes
+    seen: dict[str, dict[int, Holding]] = field(default_factory=lambda: defaultdict(dict))
+
+    def look(self, sights: Mapping[str, Sight]) -> None:
+        """Look at every node that has told of another final round."""
+        for name, sight in sights.items():
+            number = -1 if sight.plan is None else sight.plan["model_round"]
+            if number > 0 and number not in self.seen[name]:
+                with suppress(OSError):  # a process that has just ended
+                    self.seen[name][number] = _holding(self.nodes.home(name), sight)
+
+    def measures(self) -> dict[str, list[float]]:
+        """By how much each node's holdings grew; nothing where the run was too short for that."""
+        found: dict[str, list[float]] = defaultdict(list)
+        for rounds in self.seen.values():
+            settled = [rounds[n] for n in sorted(rounds) if n > SETTLED_ROUNDS]
+            if len(settled) < 2 * COMPARED_ROUNDS:
+                continue
+            before, after = _middle(settled[:COMPARED_ROUNDS]), _middle(settled[-COMPARED_ROUNDS:])
+            found["memory_growth"].append(after.main_bytes / before.main_bytes - 1)
+            found["trainer_growth"].append(after.trainer_bytes / before.trainer_bytes - 1)
+            for what in ("handles", "threads", "tasks", "blobs"):
+                found[f"{what}_growth"].append(getattr(after, what) - getattr(before, what))
+            first, last = min(rounds), max(rounds)
+            grown = rounds[last].chain_bytes - rounds[first].chain_bytes
+            found["chain_kb_a_round"].append(grown / (last - first) / 1000)
+        return {what: [round(value, 4) for value in values] for what, values in found.items()}
+
+
+def _holding(home: Path, sight: Sight) -> Holding:
+    pid, trainer = sight.status["pid"], sight.status["trainer_pid"]
+    main, other = read_process(pid), None if trainer is None else read_process(trainer)
+    if main is None or other is None:
+        raise OSError("a process is gone")
+    return Holding(
+        main.anonymous_bytes,
+        other.anonymous_bytes,
+        sum(len(list(Path(f"/proc/{p}/fd").iterdir())) for p in (pid, trainer)),
+        len(list(Path(f"/proc/{pid}/task").iterdir())),
+        sight.status["tasks"],
+        len(list((home / "blobs").iterdir())),
+        sum(file.stat().st_size for file in (home / "chain").iterdir()),
+    )
+
+
+def _middle(holdings: list[Holding]) -> Holding:
+    return Holding(*(int(statistics.median_low(column)) for column in zip(*holdings, strict=True)))
