@@ -92,25 +92,27 @@ class Sending:
         """Raises OSError if the peer takes nothing for `stall_s`, or is gone."""
         self._socket.settimeout(self._stall_s)
         small = bytearray()  # headers, and chunks that are not worth a write of their own
-        for index in self._ticket.indices:
-            try:
+        try:
+            for index in self._ticket.indices:
                 chunk = self._read(index)
                 if chunk is None:  # what is here goes before the wait
                     self._write(small)
                     small = bytearray()
                     chunk = self._await(index)
-            except (RemoteError, LocalError, OSError) as error:
-                words = refusal(error).encode()[:MAX_REFUSAL_CHARS]
-                small += CHUNK_HEADER.pack(CHUNK_REFUSED, len(words)) + words
-                break
-            small += CHUNK_HEADER.pack(index, len(chunk))
-            if len(chunk) < WRITE_BYTES // 4:
-                small += chunk
-            if len(chunk) >= WRITE_BYTES // 4 or len(small) >= WRITE_BYTES:
-                self._write(small)
-                small = bytearray()
-            if len(chunk) >= WRITE_BYTES // 4:
-                self._write(chunk)
+                small += CHUNK_HEADER.pack(index, len(chunk))
+                if len(chunk) < WRITE_BYTES // 4:
+                    small += chunk
+                if len(chunk) >= WRITE_BYTES // 4 or len(small) >= WRITE_BYTES:
+                    self._write(small)
+                    small = bytearray()
+                if len(chunk) >= WRITE_BYTES // 4:
+                    self._write(chunk)
+        except (
+            RemoteError,
+            LocalError,
+        ) as error:  # of a chunk; those of the connection are OSError
+            words = refusal(error).encode()[:MAX_REFUSAL_CHARS]
+            small += CHUNK_HEADER.pack(CHUNK_REFUSED, len(words)) + words
         self._write(small)
 
     def _read(self, index: int) -> bytes | memoryview | None:
@@ -119,6 +121,8 @@ class Sending:
             return self._reader.read_chunk(self._peer.address, self._ticket.root, index)
         except ChunkPending:
             return None
+        except OSError as error:
+            raise LocalError(f"chunk {index} cannot be read: {error.strerror}") from error
 
     def _await(self, index: int) -> bytes | memoryview:
         """A chunk that is on its way here. Raises ChunkPending if it does not come in time."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -10,7 +11,14 @@ from typing import Any
 
 import pytest
 
-from swarm.errors import BlobError, LocalError, PeerUnreachable, ProtocolViolation, RemoteError
+from swarm.errors import (
+    BlobError,
+    ChunkPending,
+    LocalError,
+    PeerUnreachable,
+    ProtocolViolation,
+    RemoteError,
+)
 from swarm.network.bulk_transfer import Chunk, Receiving, Sending
 from swarm.network.pacing import Pacer
 from swarm.network.peers import Peer
@@ -197,6 +205,24 @@ def test_a_chunk_that_is_refused_here_ends_the_fetch_with_its_cause(pair: tuple[
     assert not receiving.is_in_step
     flooding.join(10)
     assert not flooding.is_alive()
+
+
+@pytest.mark.parametrize("pending", [False, True])
+def test_a_peer_that_is_gone_when_it_is_written_to_is_the_callers_to_hear(pending: bool) -> None:
+    class Gone:
+        """TLS whose peer has gone without a word."""
+
+        def settimeout(self, timeout_s: float) -> None:
+            pass
+
+        def write(self, data: memoryview) -> int:
+            raise ssl.SSLEOFError("EOF occurred in violation of protocol")
+
+    shelf = Shelf([b"one", b""], ChunkPending("on its way") if pending else None)
+    ticket = Ticket(PEER, ROOT, [0, 1], 0.0)
+    sending = Sending(Gone(), Peer(PEER), ticket, shelf, Pacer(None), 5.0)  # type: ignore[arg-type]
+    with pytest.raises(ssl.SSLEOFError):
+        sending.run()
 
 
 def test_a_paced_server_takes_the_time_that_its_rate_needs(pair: tuple[Any, Any]) -> None:
