@@ -117,6 +117,7 @@ class ChainLink:
             return News(height, client.members(), read, {})
         found = News(height, None, {}, {})
         unclear = set[PlanId]()
+        times: dict[int, int] = {}
         members_changed = False
         for event in client.events(since + 1, height) if since < height else []:
             if "plan" not in event.arguments:
@@ -127,8 +128,10 @@ class ChainLink:
             number = PlanId(event.arguments["plan"])
             plan = found.plans.get(number, plans.get(number))
             if plan is not None and number not in unclear:
-                time = client.time_of(event)
-                plan = follow(plan, event.name, event.arguments, time, members)
+                if event.height not in times:
+                    times[event.height] = client.time_of(event)
+                now = times[event.height]
+                plan = follow(plan, event.name, event.arguments, now, members)
             if plan is None or number in unclear:
                 unclear.add(number)
                 continue
