@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from swarm.blobs.growing import Draft, Growing
+from swarm.blobs.growing import Draft, Growing, reading
 from swarm.blobs.tree import Manifest
 from swarm.errors import BlobError, SchemaMismatch
 from swarm.learning.merge import MergeMethod, check_samples, find_unfit, self_check
@@ -109,8 +109,10 @@ class Incoming:
     samples: int
 
     def map(self) -> RawBytes:
+        """Its bytes. Raises LocalError if it is not there any more: its round may be over."""
         if self.growing is None:
-            return np.memmap(self.path, np.uint8, "r")
+            with reading(self.path):
+                return np.memmap(self.path, np.uint8, "r")
         return np.frombuffer(self.growing.map(), np.uint8)
 
     def await_chunk(self, index: int, stopped: Event) -> bool:

@@ -17,7 +17,7 @@ from swarm.errors import ChunkPending
 from swarm.learning.merge import MEAN
 from swarm.node.drafts import Drafts, draft_name
 from swarm.node.exchange import Exchange
-from swarm.node.merging import merge_files
+from swarm.node.merging import Incoming, merge_files
 from swarm.node.records import Records
 from swarm.node.work import Work
 from swarm.protocol import machine as m
@@ -291,6 +291,26 @@ def test_every_chunk_is_drawn_for_two_checkers_and_everybody_has_about_as_many(
     assert set(counts) == {min(CHECKERS, checkers)}
     even = 1000 * min(CHECKERS, checkers) / checkers
     assert all(0.7 * even <= len(share) <= 1.3 * even for share in shares.values())
+
+
+def test_a_check_whose_updates_are_deleted_under_it_is_given_up_and_ends_nothing(
+    tmp_path: Path,
+) -> None:
+    consortium = Consortium(tmp_path, 3)
+
+    async def open_with_deletions(stack: AsyncExitStack) -> None:
+        await Consortium.open(consortium, stack)
+        late = consortium.work[1]
+        late._incoming = lambda update: Incoming(tmp_path / "pruned.blob", None, update.samples)  # type: ignore[method-assign]
+
+    consortium.open = open_with_deletions  # type: ignore[method-assign]
+    merged, heard = play(consortium, VerifyLevel.SHARED)
+    assert isinstance(merged, m.Merged)
+    refused, verified = heard
+    assert isinstance(refused, m.CandidateRefused)
+    assert not refused.final
+    assert "No such file" in refused.reason
+    assert isinstance(verified, m.CandidateVerified)
 
 
 def test_another_model_or_seed_draws_other_chunks() -> None:
