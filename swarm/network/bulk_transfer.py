@@ -107,10 +107,8 @@ class Sending:
                     small = bytearray()
                 if len(chunk) >= WRITE_BYTES // 4:
                     self._write(chunk)
-        except (
-            RemoteError,
-            LocalError,
-        ) as error:  # of a chunk; those of the connection are OSError
+        except (RemoteError, LocalError) as error:
+            # Of a chunk: what fails in the connection is an OSError, and the caller's.
             words = refusal(error).encode()[:MAX_REFUSAL_CHARS]
             small += CHUNK_HEADER.pack(CHUNK_REFUSED, len(words)) + words
         self._write(small)

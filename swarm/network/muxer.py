@@ -119,7 +119,8 @@ class Muxer(Yamux):  # type: ignore[misc]  # libp2p is untyped for mypy
     @property
     def has_room(self) -> bool:
         """Whether a frame with data may be queued now."""
-        return self._queued_bytes <= MAX_QUEUED_BYTES
+        # Of tiny frames, so many that headers, which never wait, still find a place.
+        return self._queued_bytes <= MAX_QUEUED_BYTES and len(self._frames) < MAX_QUEUED_FRAMES // 2
 
     def queue_frame(self, frame: bytes) -> None:
         """Have a whole frame written. Raises ConnectionClosedError if the connection has ended."""
