@@ -25,7 +25,7 @@ from swarm.chain.endpoint import Endpoint
 from swarm.errors import LocalError
 from swarm.node.control import ask
 from swarm.testnet.processes import stop_nodes
-from swarm.testnet.run import Testnet, begin_plan, bring_up, follow, plan_of
+from swarm.testnet.run import Testnet, begin_plan, bring_up, follow
 from swarm.types import to_address
 
 WARM_UP_ROUNDS = 2
@@ -147,12 +147,13 @@ def _pids(testnet: Testnet) -> dict[str, int]:
 
 def _figures(options: RoundOptions, testnet: Testnet, seen: Watch, began: float) -> dict[str, Any]:
     names = [node.name for node in testnet.file.nodes]
-    records = {}
-    for status in testnet.statuses():
-        plan = plan_of(status, testnet.file.plan_id)
-        if plan is None:
-            raise LocalError(f"the node {status['name']} tells nothing of the plan: see its log")
-        records[status["name"]] = {record["round"]: record for record in plan["records"]}
+    records = {
+        node: {record["round"]: record for record in told}
+        for node, told in testnet.records().items()
+    }
+    for name in names:
+        if name not in records:
+            raise LocalError(f"the node {name} tells nothing of the plan: see its log")
     models = ask(testnet.home(), "models", plan=testnet.file.plan_id)["models"]
     model_bytes = models[-1]["bytes"]
     first, last = WARM_UP_ROUNDS, WARM_UP_ROUNDS + options.rounds

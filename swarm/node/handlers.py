@@ -56,6 +56,7 @@ class Handlers:
             "consent": self.consent,
             "withdraw": self.withdraw,
             "stop_plan": self.stop_plan,
+            "records": self.records,
             "models": self.models,
             "evaluate": self.evaluate,
             "export": self.export,
@@ -202,6 +203,9 @@ class Handlers:
         await self._transact("stop", plan)
         found = await self._plan(plan)
         return {"status": found.status.name.lower(), "votes": found.stop_votes.bit_count()}
+
+    async def records(self, plan: int) -> object:
+        return self._participant(plan).records()
 
     async def models(self, plan: int) -> object:
         participant = self._participant(plan)

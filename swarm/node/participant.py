@@ -17,7 +17,7 @@ import trio
 
 from swarm.errors import ChainError, ContractError
 from swarm.learning.messages import Progress
-from swarm.node.records import Meters
+from swarm.node.records import RECENT_ROUNDS, Meters
 from swarm.node.work import Work
 from swarm.protocol import machine as m
 from swarm.protocol.access import may_read
@@ -245,7 +245,7 @@ class Participant:
         if plan is None:
             return {"id": self.machine.plan_id}
         round = plan.round
-        names = {i: member.name for i, member in self.work.members.items()}
+        names = self._names()
         leader = None
         if round is not None and round.status is RoundStatus.CLOSED:
             leader = names.get(round.leader_at(int(time.time())))
@@ -270,8 +270,15 @@ class Participant:
             "statistics": to_hex(plan.statistics) if plan.statistics != NO_DIGEST else None,
             "halted": self.machine.halted,
             "last_report": self.last_report,
-            "records": self.work.records.as_list(names),
+            "records": self.work.records.as_list(names, RECENT_ROUNDS),
         }
+
+    def records(self) -> list[dict[str, Any]]:
+        """All rounds that are remembered here, oldest first; a status has the newest of them."""
+        return self.work.records.as_list(self._names())
+
+    def _names(self) -> dict[MemberId, str]:
+        return {i: member.name for i, member in self.work.members.items()}
 
 
 def _place(round: Round) -> tuple[int, int]:

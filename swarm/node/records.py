@@ -18,6 +18,8 @@ from swarm.protocol.state import Candidate, Omission, Round, members_in
 from swarm.types import Digest, MemberId, to_digest, to_hex
 
 KEPT_ROUNDS = 1000
+RECENT_ROUNDS = 30
+"""Told in each status; whoever wants them all asks for them."""
 REASONS = {int(o): o.name.lower().replace("_", " ") for o in Omission}
 
 
@@ -125,14 +127,16 @@ class Records:
         }
 
     def save(self) -> None:
-        """Write the newest rounds."""
-        newest = [self.rounds[n] for n in sorted(self.rounds)[-KEPT_ROUNDS:]]
+        """Write the newest rounds, and forget those before them."""
+        self.rounds = {number: self.rounds[number] for number in sorted(self.rounds)[-KEPT_ROUNDS:]}
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         partial = self._path.with_name(self._path.name + ".partial")
-        partial.write_bytes(msgspec.json.encode(newest))
+        partial.write_bytes(msgspec.json.encode(list(self.rounds.values())))
         partial.replace(self._path)
 
-    def as_list(self, names: Mapping[MemberId, str]) -> list[dict[str, Any]]:
+    def as_list(
+        self, names: Mapping[MemberId, str], newest: int = KEPT_ROUNDS
+    ) -> list[dict[str, Any]]:
         """The newest rounds, oldest first, with members by name."""
 
         def name(member: int | None) -> str | None:
@@ -145,5 +149,5 @@ class Records:
                 "contributors": [name(m) for m in record.contributors],
                 "omitted": {name(m): why for m, why in record.omitted.items()},
             }
-            for record in (self.rounds[n] for n in sorted(self.rounds)[-KEPT_ROUNDS:])
+            for record in (self.rounds[n] for n in sorted(self.rounds)[-newest:])
         ]

@@ -8,12 +8,12 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from swarm.errors import ConfigurationError, LocalError, PlanError
+from swarm.errors import ConfigurationError, LocalError, PlanError, SwarmError
 from swarm.learning.sites import deal
 from swarm.node.control import ask
 from swarm.node.records import REASONS
@@ -61,6 +61,14 @@ class Testnet:
 
     def statuses(self) -> Statuses:
         return [status_of(node) for node in self.file.nodes]
+
+    def records(self) -> dict[str, list[dict[str, Any]]]:
+        """Each answering node's own account of all rounds, oldest first."""
+        found = {}
+        for node in self.file.nodes:
+            with suppress(SwarmError):
+                found[node.name] = ask(Path(node.directory), "records", plan=self.file.plan_id)
+        return found
 
     def home(self, index: int = 0) -> Path:
         return Path(self.file.nodes[index].directory)
@@ -225,7 +233,7 @@ def run_testnet(
             on_progress("proposing the plan, and consenting", testnet.statuses())
             begin_plan(testnet, rounds)
             final = follow(testnet, on_progress)
-            statuses = testnet.statuses()
+            statuses, records = testnet.statuses(), testnet.records()
             models = ask(testnet.home(), "models", plan=testnet.file.plan_id)
             on_progress("scoring on all sites' held-back rows", statuses)
             paths = [m["path"] for m in models["models"]]
@@ -248,6 +256,7 @@ def run_testnet(
         testnet,
         final,
         statuses,
+        records,
         models["models"],
         scored,
         alone,
@@ -260,6 +269,7 @@ def build_report(
     testnet: Testnet,
     final: dict[str, Any],
     statuses: Statuses,
+    records: dict[str, list[dict[str, Any]]],
     models: list[dict[str, Any]],
     scored: Evaluation,
     alone: Evaluation,
@@ -267,12 +277,11 @@ def build_report(
     wall_s: float,
 ) -> dict[str, Any]:
     """What `--json` writes. A round's seconds are the slowest node's, its bytes all nodes'."""
-    plans = [plan_of(status, testnet.file.plan_id) for status in statuses]
     metrics = {m["round"]: s for m, s in zip(models, scored.models, strict=True)}
     rounds = []
-    for record in final["records"]:
+    for record in records[testnet.file.nodes[0].name]:
         number = record["round"]
-        each = [r for p in plans if p for r in p["records"] if r["round"] == number]
+        each = {n: r for n, rs in records.items() for r in rs if r["round"] == number}
         rounds.append(
             {
                 "round": number,
@@ -282,18 +291,13 @@ def build_report(
                 "omitted": record["omitted"],
                 "model": record["model"],
                 "metrics": metrics.get(number, {}),
-                "site_metrics": {
-                    s["name"]: r["metrics"].get("validation", {})
-                    for s, p in zip(statuses, plans, strict=True)
-                    for r in (p["records"] if p else [])
-                    if r["round"] == number
-                },
+                "site_metrics": {n: r["metrics"].get("validation", {}) for n, r in each.items()},
                 **{
-                    key: round(max(r[key] for r in each), 3)
+                    key: round(max(r[key] for r in each.values()), 3)
                     for key in ("train_s", "exchange_s", "merge_s", "chain_s", "total_s")
                 },
-                "bytes_sent": sum(r["bytes_sent"] for r in each),
-                "bytes_received": sum(r["bytes_received"] for r in each),
+                "bytes_sent": sum(r["bytes_sent"] for r in each.values()),
+                "bytes_received": sum(r["bytes_received"] for r in each.values()),
             }
         )
     last = scored.sites[-1] if scored.sites else {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from swarm.node.records import Meters, Records
+from swarm.node.records import KEPT_ROUNDS, Meters, Records
 from swarm.protocol.state import Candidate, Omission, Round, RoundStatus
 from swarm.types import Digest, MemberId
 
@@ -64,3 +64,16 @@ def test_the_first_look_at_a_closed_round_is_what_its_bytes_are_counted_from(
     assert (record.sent_by_close_bytes, record.received_by_close_bytes) == (100, 200)
     records.closed(Round(4, 2, RoundStatus.CLOSED, submitted=0b111), Meters(2.0, 0.0, 300, 400))
     assert (record.sent_by_close_bytes, record.received_by_close_bytes) == (300, 400)
+
+
+def test_a_status_tells_the_newest_rounds_and_the_file_keeps_no_more_than_its_bound(
+    tmp_path: Path,
+) -> None:
+    records = Records(tmp_path / "rounds.json")
+    for number in range(KEPT_ROUNDS + 5):
+        records.at(number)
+    assert [r["round"] for r in records.as_list({}, 2)] == [KEPT_ROUNDS + 3, KEPT_ROUNDS + 4]
+    records.save()
+    assert len(records.rounds) == KEPT_ROUNDS
+    again = Records(tmp_path / "rounds.json")
+    assert [r["round"] for r in again.as_list({})] == list(range(5, KEPT_ROUNDS + 5))
