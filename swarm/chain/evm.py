@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import rlp
@@ -25,10 +26,12 @@ from eth.exceptions import Revert, VMError
 from eth.vm.execution_context import ExecutionContext
 from eth.vm.forks.london import LondonVM
 from eth.vm.forks.london.blocks import LondonBlock, LondonBlockHeader
+from eth.vm.forks.london.computation import LondonComputation
 from eth.vm.forks.london.state import LondonState
 from eth.vm.message import Message
 from eth_bloom.bloom import BloomFilter
 from eth_utils.exceptions import ValidationError
+from trie import HexaryTrie
 
 from swarm.chain.block import Block, InvalidTransaction, Transaction
 from swarm.chain.codec import MAX_HEADER_BYTES, Encoded, decode_transaction, to_block
@@ -36,8 +39,22 @@ from swarm.types import NO_ADDRESS, Address, Digest
 
 Slot = tuple[bytes, int]
 """A storage slot, as (contract, slot)."""
-MAX_KNOWN_SLOTS = 8192
+MAX_KNOWN_SLOTS = 4096
 """Whoever asks for slots, over JSON-RPC say, must not fill the memory with them."""
+
+
+@lru_cache(maxsize=8)
+def _positions(code: bytes) -> tuple[set[int], set[int]]:
+    """Where in this code an instruction may begin, and where not, as far as it has been asked."""
+    return set(), set()
+
+
+class Computation(LondonComputation):  # type: ignore[misc]
+    """py-evm's computation, which does not find out anew in each call where jumps may go."""
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self.code.valid_positions, self.code.invalid_positions = _positions(self.msg.code)
 
 
 class State(LondonState):  # type: ignore[misc]
@@ -49,6 +66,8 @@ class State(LondonState):  # type: ignore[misc]
     `known` are slots as they stand at the state's root; what is read is added to it. Finding a slot
     through the trie costs a dozen hashes and decodings, more than all else that an SLOAD does.
     """
+
+    computation_class = Computation
 
     def __init__(self, *arguments: Any, known: dict[Slot, int] | None = None) -> None:
         self.known = {} if known is None else known
@@ -262,6 +281,7 @@ class BlockBuilder:
             base_fee_per_gas=0,
         )
         payload = rlp.encode(LondonBlock(header, [decode_transaction(raw) for raw in raws], []))
+        _forget_tries()
         return Outcome(
             block=to_block(header, payload),
             bloom=int(bloom).to_bytes(256, "big"),
@@ -272,6 +292,12 @@ class BlockBuilder:
             written=written,
             erased=self._state.erased,
         )
+
+
+def _forget_tries() -> None:
+    """Empty the cache in which py-trie keeps 4096 encoded nodes for the whole process, each with
+    its trie, and thereby all that was written to that: many blocks, long stored."""
+    HexaryTrie._cached_create_node_to_db_mapping.cache_clear()
 
 
 def call(state: State, sender: Address, to: Address, data: bytes, gas: int) -> CallResult:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import random
 from collections.abc import Iterator
 from dataclasses import replace
@@ -397,6 +398,15 @@ def test_whoever_asks_for_many_slots_does_not_fill_the_memory(engine, members, m
     for expected in (1, 2):  # full or not, what blocks write is what is read after them
         commit(engine, members[0].sign(CHAIN_ID))
         assert count(engine) == expected
+
+
+def test_what_blocks_wrote_does_not_stay_in_memory_once_it_is_stored(engine, members):
+    gc.collect()
+    before = sum(isinstance(thing, evm.Overlay) for thing in gc.get_objects())
+    for _ in range(5):
+        commit(engine, *(member.sign(CHAIN_ID) for member in members))
+    gc.collect()
+    assert sum(isinstance(thing, evm.Overlay) for thing in gc.get_objects()) <= before
 
 
 def test_a_failed_call_carries_the_revert_data(engine):
