@@ -57,12 +57,15 @@ def travelling(model: torch.nn.Module, state: State, wire_dtype: str) -> Types:
 
 
 def to_wire(state: State, types: Types) -> State:
-    """What travels of `state`, in the types in which it does; not copied where they agree already.
+    """What travels of `state`, which is finite, in the types in which it does; not copied where
+    they agree already.
 
     Raises PlanError naming a tensor with values that its wire type cannot hold.
     """
     rounded = {name: state[name].detach().to(dtype) for name, dtype in types.items()}
-    unfit = first_non_finite(rounded)
+    unfit = first_non_finite(
+        {name: value for name, value in rounded.items() if value.dtype != state[name].dtype}
+    )
     if unfit is not None:
         raise PlanError(
             f"the tensor {unfit!r} has values beyond {types[unfit]} (or NaN): choose "

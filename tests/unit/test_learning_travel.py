@@ -18,7 +18,14 @@ from swarm.learning import checkpoint
 from swarm.learning.loading import load_plan
 from swarm.learning.loop import Workplace
 from swarm.learning.merge import MEAN
-from swarm.learning.state import read_state, set_state, specs_of, state_of, write_state
+from swarm.learning.state import (
+    first_non_finite,
+    read_state,
+    set_state,
+    specs_of,
+    state_of,
+    write_state,
+)
 from swarm.learning.travel import completed, to_wire, travelling
 from swarm.node.merging import check_update, merge_files
 from swarm.tensors import Layout, open_file
@@ -112,6 +119,30 @@ def test_a_value_that_the_wire_type_cannot_hold_is_named() -> None:
     with pytest.raises(PlanError, match=r"'head.weight' .*float16.* wire_dtype = \"bf16\""):
         to_wire(state, {"head.weight": torch.float16})
     assert to_wire(state, {"head.weight": torch.bfloat16})["head.weight"][1] == 70144
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+def test_one_value_that_is_not_finite_is_found_wherever_it_is(
+    bad: float, dtype: torch.dtype
+) -> None:
+    for place in (0, 500, 1000):
+        state = {
+            "counter": torch.tensor(3),
+            "empty": torch.empty(0, dtype=dtype),
+            "largest": torch.full((7, 3), torch.finfo(dtype).max, dtype=dtype),
+            "w": torch.linspace(-1, 1, 1001).to(dtype),
+        }
+        assert first_non_finite(state) is None
+        state["w"][place] = bad
+        assert first_non_finite(state) == "w"
+
+
+def test_a_model_may_be_set_to_its_own_tensors() -> None:
+    model = small_model()
+    before = {name: value.clone() for name, value in state_of(model).items()}
+    set_state(model, state_of(model))
+    assert all(torch.equal(value, before[name]) for name, value in state_of(model).items())
 
 
 def test_half_the_bytes_travel(tmp_path: Path) -> None:
