@@ -10,6 +10,8 @@ Every message names the value, the place and the remedy.
 from __future__ import annotations
 
 import errno
+import time
+from collections.abc import Callable
 
 import msgspec
 
@@ -63,7 +65,17 @@ class PeerUnreachable(RemoteError):
 
 
 class ChunkPending(RemoteError):
-    """A chunk is not here yet, but on its way or being computed: ask again in a moment."""
+    """A chunk is not here yet, but on its way or being computed: ask again after `wait`, which
+    blocks until it may be here, for so many seconds at most."""
+
+    def __init__(self, words: str, wait: Callable[[float], object] | None = None) -> None:
+        super().__init__(words)
+        self.wait = wait or _nap
+
+
+def _nap(seconds: float) -> None:
+    """Where nothing tells that a chunk has come, because what it is part of is not begun."""
+    time.sleep(min(seconds, 0.005))
 
 
 class ProtocolViolation(RemoteError):

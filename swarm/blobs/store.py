@@ -21,6 +21,7 @@ import os
 import threading
 from collections.abc import Collection
 from contextlib import suppress
+from functools import partial as bind
 from pathlib import Path
 
 from swarm.blobs.growing import Draft, Partial, writing
@@ -107,7 +108,10 @@ class BlobStore:
             if partial is None:
                 raise BlobError(f"blob {to_hex(root)} is not here yet")
             if not partial.holds(index):
-                raise ChunkPending(f"chunk {index} of blob {to_hex(root)} is on its way here")
+                raise ChunkPending(
+                    f"chunk {index} of blob {to_hex(root)} is on its way here",
+                    bind(partial.wait_for, index),
+                )
             return partial.read_chunk(index)
         path = self.path(root)
         try:

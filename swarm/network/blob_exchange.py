@@ -9,18 +9,17 @@ byte of it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import trio
 
 from swarm.errors import ChunkPending, LocalError, PeerUnreachable, ProtocolViolation, RemoteError
 from swarm.network.bulk_transfer import (
-    FLUSH_AFTER_S,
     PACED_WRITE_BYTES,
+    PENDING_S,
     Chunk,
     Take,
-    pending_pauses,
     refusal,
 )
 from swarm.network.connection import Connection
@@ -45,6 +44,8 @@ MANIFEST_METHOD = "blob.manifest"
 BATCH_BYTES = 1 * MIB
 WINDOW_BYTES = 4 * MIB
 FINISH_S = 5.0
+FLUSH_AFTER_S = 0.1
+FIRST_LOOK_S, LAST_LOOK_S = 0.002, 0.05
 
 
 class BlobProvider(Protocol):
@@ -224,3 +225,12 @@ async def _read_chunk(stream: Stream, expected: int, max_bytes: int, stall_s: fl
     if index != expected or length > max_bytes:
         raise ProtocolViolation(f"expected chunk {expected}, got {index} of {length} bytes")
     return await stream.read_in_time(length, stall_s)
+
+
+def pending_pauses() -> Iterator[float]:
+    """Seconds to sleep between looks at a chunk that is on its way here, PENDING_S in all."""
+    waited_s, pause_s = 0.0, FIRST_LOOK_S
+    while waited_s < PENDING_S:
+        yield pause_s
+        waited_s += pause_s
+        pause_s = min(2 * pause_s, LAST_LOOK_S)

@@ -13,6 +13,7 @@ pages through a mapping costs more than `pwrite` does (measured, 430 against 320
 from __future__ import annotations
 
 import queue
+import select
 import socket
 import ssl
 import struct
@@ -32,10 +33,13 @@ from swarm.types import Address, Digest
 WRITE_BYTES = 256 * 1024
 PACED_WRITE_BYTES = 16 * 1024
 BUFFERS, KEPT_BUFFERS = 4, 64
-FLUSH_AFTER_S = 0.1
+IDLE_MS = 1
+"""What has come is handed over before a wait that is longer."""
 PENDING_S = 4.0
 """How long a peer that asks for a chunk waits for it to arrive here: less than it calls silence."""
-FIRST_LOOK_S, LAST_LOOK_S = 0.002, 0.05
+GATHER_S = 0.003
+"""Where one chunk has just come, more are coming: they go together, or each would wake a thread."""
+STOP_LOOK_S = 0.05
 
 Chunk = tuple[int, bytes | memoryview]
 Take = Callable[[Sequence[Chunk]], None]
@@ -94,11 +98,12 @@ class Sending:
         small = bytearray()  # headers, and chunks that are not worth a write of their own
         try:
             for index in self._ticket.indices:
-                chunk = self._read(index)
-                if chunk is None:  # what is here goes before the wait
+                try:
+                    chunk = self._read(index)
+                except ChunkPending as pending:  # what is here goes before the wait
                     self._write(small)
                     small = bytearray()
-                    chunk = self._await(index)
+                    chunk = self._await(index, pending)
                 small += CHUNK_HEADER.pack(index, len(chunk))
                 if len(chunk) < WRITE_BYTES // 4:
                     small += chunk
@@ -113,24 +118,26 @@ class Sending:
             small += CHUNK_HEADER.pack(CHUNK_REFUSED, len(words)) + words
         self._write(small)
 
-    def _read(self, index: int) -> bytes | memoryview | None:
-        """A chunk, or None if it is on its way here."""
+    def _read(self, index: int) -> bytes | memoryview:
+        """Raises ChunkPending if the chunk is on its way here."""
         try:
             return self._reader.read_chunk(self._peer.address, self._ticket.root, index)
-        except ChunkPending:
-            return None
         except OSError as error:
             raise LocalError(f"chunk {index} cannot be read: {error.strerror}") from error
 
-    def _await(self, index: int) -> bytes | memoryview:
+    def _await(self, index: int, pending: ChunkPending) -> bytes | memoryview:
         """A chunk that is on its way here. Raises ChunkPending if it does not come in time."""
-        for pause_s in pending_pauses():
-            if self._stopped.wait(pause_s):
+        deadline = time.monotonic() + PENDING_S
+        while True:
+            pending.wait(STOP_LOOK_S)
+            if self._stopped.wait(GATHER_S):
                 raise ConnectionAbortedError("stopped")
-            chunk = self._read(index)
-            if chunk is not None:
-                return chunk
-        raise ChunkPending(f"chunk {index} has not come here yet")
+            try:
+                return self._read(index)
+            except ChunkPending as still:
+                if time.monotonic() > deadline:
+                    raise
+                pending = still
 
     def _write(self, data: bytes | bytearray | memoryview) -> None:
         view = memoryview(data)
@@ -245,10 +252,16 @@ class Receiving:
 
     def _receive_chunks(self) -> None:
         header = memoryview(bytearray(CHUNK_HEADER.size))
-        buffer, filled, began = self._next_buffer(), 0, time.monotonic()
+        buffer, filled = self._next_buffer(), 0
         chunks: list[Chunk] = []
+        incoming = select.poll()
+        incoming.register(self._socket, select.POLLIN)
         try:
             for expected in self._indices:
+                if chunks and not self._socket.pending() and not incoming.poll(IDLE_MS):
+                    self._full.put((buffer, chunks))
+                    chunks = []
+                    buffer, filled = self._next_buffer(), 0
                 self._fill(header)
                 index, length = CHUNK_HEADER.unpack(header)
                 if index == CHUNK_REFUSED and length <= MAX_REFUSAL_CHARS:
@@ -257,11 +270,10 @@ class Receiving:
                     raise ProtocolViolation(
                         f"expected chunk {expected}, got {index} of {length} bytes"
                     )
-                overdue = time.monotonic() - began > FLUSH_AFTER_S
-                if chunks and (overdue or filled + length > len(buffer)):
+                if chunks and filled + length > len(buffer):
                     self._full.put((buffer, chunks))
                     chunks = []
-                    buffer, filled, began = self._next_buffer(), 0, time.monotonic()
+                    buffer, filled = self._next_buffer(), 0
                 view = buffer[filled : filled + length]
                 self._fill(view)
                 self._peer.count(received=length)
@@ -294,15 +306,6 @@ class Receiving:
                 raise ConnectionResetError("closed by the peer")
             filled += count
             self._has_begun = True
-
-
-def pending_pauses() -> Iterator[float]:
-    """Seconds to sleep between looks at a chunk that is on its way here, PENDING_S in all."""
-    waited_s, pause_s = 0.0, FIRST_LOOK_S
-    while waited_s < PENDING_S:
-        yield pause_s
-        waited_s += pause_s
-        pause_s = min(2 * pause_s, LAST_LOOK_S)
 
 
 def refusal(error: RemoteError | LocalError | OSError) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 
 import trio
 
@@ -54,7 +55,8 @@ class Exchange:
             return self.store.view_chunk(root, index)
         draft = self.drafts[root]
         if draft is None or not draft.holds(index):
-            raise ChunkPending(f"chunk {index} of draft {to_hex(root)} is not here yet")
+            wait = None if draft is None else partial(draft.wait_for, index)
+            raise ChunkPending(f"chunk {index} of draft {to_hex(root)} is not here yet", wait)
         return draft.read_chunk(index)
 
     def _check(self, sender: Address, root: Digest) -> None:

@@ -24,7 +24,8 @@ from swarm.errors import (
     SwarmError,
 )
 from swarm.network import BlobProvider, NetworkLimits, PeerTraffic, Traffic
-from swarm.network.bulk_transfer import pending_pauses, refusal
+from swarm.network.blob_exchange import pending_pauses
+from swarm.network.bulk_transfer import refusal
 from swarm.network.peers import Peer, Signal
 from swarm.types import Address, Digest, to_hex
 

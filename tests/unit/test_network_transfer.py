@@ -19,7 +19,7 @@ from swarm.errors import (
     ProtocolViolation,
     RemoteError,
 )
-from swarm.network.bulk_transfer import Chunk, Receiving, Sending
+from swarm.network.bulk_transfer import Chunk, Receiving, Sending, Take
 from swarm.network.pacing import Pacer
 from swarm.network.peers import Peer
 from swarm.network.tickets import Ticket
@@ -40,6 +40,9 @@ class Plain(socket.socket):
 
     def write(self, data: memoryview) -> int:
         return self.send(data)
+
+    def pending(self) -> int:
+        return 0
 
 
 def plain_pair() -> tuple[Plain, Plain]:
@@ -65,7 +68,7 @@ class Taker:
         self.chunks += [(index, bytes(chunk)) for index, chunk in chunks]
 
 
-def receive(ours: Any, indices: Sequence[int], taker: Taker, stall_s: float = 5.0) -> Receiving:
+def receive(ours: Any, indices: Sequence[int], taker: Take, stall_s: float = 5.0) -> Receiving:
     buffers = [memoryview(bytearray(MAX_CHUNK_BYTES)) for _ in range(4)]
     receiving = Receiving(ours, Peer(PEER), indices, taker, buffers, stall_s)
     threads = [
@@ -121,6 +124,38 @@ def test_chunks_of_any_size_come_whole_and_in_order(
     assert taker.chunks == [(i, shelf.chunks[i]) for i in order]
     assert receiving.fault is None
     assert receiving.is_in_step
+
+
+def test_what_has_come_is_taken_before_the_next_chunk_is_there(pair: tuple[Any, Any]) -> None:
+    """Every chunk is only made once the one before has been taken: neither end may hold one back,
+    and nobody looks again and again."""
+    ours, theirs = pair
+    taker, taken, looks = Taker(), threading.Condition(), []
+
+    class Slow(Shelf):
+        def read_chunk(self, sender: Address, root: Digest, index: int) -> bytes:
+            looks.append(index)
+            if len(taker.chunks) < index:
+                raise ChunkPending("not yet", lambda seconds: await_taken(index, seconds))
+            return super().read_chunk(sender, root, index)
+
+    def await_taken(count: int, seconds: float) -> None:
+        with taken:
+            taken.wait_for(lambda: len(taker.chunks) >= count, 10 * seconds)
+
+    def take(chunks: Sequence[Chunk]) -> None:
+        with taken:
+            taker(chunks)
+            taken.notify_all()
+
+    shelf = Slow([bytes([i]) * 100 for i in range(6)])
+    server = threading.Thread(target=serve, args=(theirs, shelf, range(6)))
+    server.start()
+    receiving = receive(ours, range(6), take)
+    server.join(10)
+    assert receiving.fault is None
+    assert taker.chunks == list(enumerate(shelf.chunks))
+    assert len(looks) <= 2 * 6
 
 
 def test_a_refusal_follows_what_came_before_and_the_connection_stays_of_use(
