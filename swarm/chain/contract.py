@@ -155,6 +155,17 @@ def interface() -> Interface:
 # Sending.
 
 
+def arguments_of(function: str, data: bytes) -> tuple[Any, ...] | None:
+    """What a call of this function was given; None for calldata of another, or that is damaged."""
+    entry = interface().functions[function]
+    if data[:4] != entry.selector:
+        return None
+    try:
+        return tuple(_codec.decode(entry.types, data[4:]))
+    except (DecodingError, OverflowError, ValueError):
+        return None
+
+
 def creation_data(founders: Sequence[FounderCard]) -> bytes:
     """Creation bytecode with its constructor's argument. Founders are numbered as given."""
     rows = [(founder.account, founder.node, founder.name) for founder in founders]

@@ -56,6 +56,10 @@ class Pool:
     def __contains__(self, name: Digest) -> bool:
         return name in self._by_hash
 
+    def find(self, name: Digest) -> Transaction | None:
+        """A waiting transaction."""
+        return self._by_hash.get(name)
+
     def get(self, name: Digest) -> bytes | None:
         """The bytes of a waiting transaction."""
         transaction = self._by_hash.get(name)
@@ -79,11 +83,13 @@ class Pool:
     def pending(self) -> tuple[bytes, ...]:
         """What a block could contain now, each sender's in the order of its nonces.
 
-        Senders take turns, so that a block with little room has something of everyone. Those that
-        wait for an earlier nonce are not among them.
+        Senders take turns, so that a block with little room has something of everyone; who came
+        first goes first, as one's transaction may answer another's. Those that wait for an earlier
+        nonce are not among them.
         """
         with self._lock:
-            runs = [self._run(sender) for sender in sorted(self._by_sender)]
+            senders = dict.fromkeys(t.sender for t in self._by_hash.values())
+            runs = [self._run(sender) for sender in senders]
         longest = max((len(run) for run in runs), default=0)
         return tuple(run[i].raw for i in range(longest) for run in runs if i < len(run))
 

@@ -29,7 +29,7 @@ import trio
 from eth_hash.auto import keccak
 
 from swarm.chain import qbft, steps
-from swarm.chain.block import Block, InvalidBlock
+from swarm.chain.block import Block, InvalidBlock, Transaction
 from swarm.chain.engine import Engine
 from swarm.chain.messages import (
     MAX_GOSSIP_TRANSACTIONS,
@@ -190,6 +190,8 @@ class ChainService:
         self._served_unasked: dict[Address, float] = {}
         self._told: dict[Address, float] = {}
         self._seen: OrderedDict[bytes, None] = OrderedDict()
+        self.on_admitted: Callable[[Transaction], None] = lambda transaction: None
+        """Called with what others sent, once it waits for a block here."""
         self._raise(self._head_event(engine.head))
 
     # What the node uses.
@@ -528,24 +530,28 @@ class ChainService:
         while len(self._seen) > SEEN_TRANSACTIONS:
             self._seen.popitem(last=False)
         if new and not self._pool_lane.add(partial(self._admit, new)):
-            self._admitted(0, new)
+            self._admitted([], new)
 
     def _admit(self, raws: list[bytes]) -> Callable[[], None]:
-        refused = []
+        names, refused = [], []
         for raw in raws:
             try:
-                self._pool.add(raw)
+                names.append(self._pool.add(raw))
             except ChainError as error:
                 log.debug("a peer's transaction is not taken: %s", error)
                 refused.append(raw)
-        return partial(self._admitted, len(raws) - len(refused), refused)
+        return partial(self._admitted, names, refused)
 
-    def _admitted(self, count: int, refused: list[bytes]) -> None:
+    def _admitted(self, names: list[Digest], refused: list[bytes]) -> None:
         """What was refused may fit later, when it is told again."""
         for raw in refused:
             self._seen.pop(keccak(raw), None)
-        if count:
+        if names:
             self._step(steps.TransactionsPending())
+        for name in names:
+            transaction = self._pool.find(name)
+            if transaction is not None:
+                self.on_admitted(transaction)
 
     def _tell_pending(self, peers: Collection[Address]) -> None:
         pending = self._pool.all()[:MAX_GOSSIP_TRANSACTIONS]

@@ -9,17 +9,19 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import trio
 
+from swarm.chain.block import Transaction
 from swarm.chain.client import RESEND_S, ConsortiumClient, Receipt
-from swarm.chain.contract import Snapshot
+from swarm.chain.codec import decode_transaction
+from swarm.chain.contract import Snapshot, arguments_of, interface
 from swarm.errors import ChainError
 from swarm.protocol.follow import follow
 from swarm.protocol.ledger import Proposal
 from swarm.protocol.state import Member, Plan, PlanStatus, Round
-from swarm.types import Digest, MemberId, PlanId
+from swarm.types import Address, Digest, MemberId, PlanId
 
 POLL_S = 0.5
 """How often an external endpoint is asked for its head."""
@@ -28,6 +30,7 @@ THREADS = 12
 ENDINGS = frozenset({"RoundFinal", "RoundVoided"})
 UNDER_WAY = (PlanStatus.PROPOSED, PlanStatus.RUNNING)
 
+_MERGE = interface().functions["merge"]
 T = TypeVar("T")
 WaitForHead = Callable[[int], Awaitable[int]]
 """Given the newest known height, returns a greater one once there is one."""
@@ -46,12 +49,26 @@ class News:
     """Rounds that became final or void on the way, as they ended."""
 
 
+class WaitingMerge(NamedTuple):
+    """What a leader's `merge` says, before it is in a block."""
+
+    sender: Address
+    plan: PlanId
+    number: int
+    attempt: int
+    model: Digest
+    omitted: int
+
+
 @dataclass
 class ChainLink:
     """One contract client, shared by all of a node's tasks."""
 
     client: ConsortiumClient
     wait_for_head: WaitForHead
+    on_merge: Callable[[WaitingMerge], None] = lambda merge: None
+    """Called with each merge that another member sent and that waits for a block, where this node
+    replicates the chain."""
     _threads: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(THREADS))
 
     async def ask(self, function: Callable[..., T], *arguments: Any) -> T:
@@ -83,6 +100,16 @@ class ChainLink:
             if waiting.cancelled_caught:
                 await self.ask(self.client.resend, tx)
         return receipt
+
+    def saw_waiting(self, transaction: Transaction) -> None:
+        """A transaction of another member waits for a block."""
+        if _MERGE.selector not in transaction.raw:  # before it is decoded: few are
+            return
+        told = arguments_of(_MERGE.name, decode_transaction(transaction.raw).data)
+        if told is not None:
+            plan, number, attempt, model, omitted, _ = told
+            merge = WaitingMerge(transaction.sender, plan, number, attempt, model, omitted)
+            self.on_merge(merge)
 
     async def snapshot(self, plan: PlanId) -> Snapshot:
         return await self.ask(self.client.snapshot, plan)

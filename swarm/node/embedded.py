@@ -89,6 +89,7 @@ async def open_embedded(
                 ConsortiumClient.over, InProcessProvider(rpc.handle), CONTRACT_ADDRESS, key
             )
             link = ChainLink(client, partial(_next_head, chain))
+            chain.on_admitted = link.saw_waiting
             yield OpenedChain(link, rpc, chain.status, genesis)
 
 

@@ -32,7 +32,7 @@ from swarm.learning.merge import self_check
 from swarm.learning.supervisor import Trainer, TrainerConfig, open_trainer
 from swarm.network.limits import NetworkLimits
 from swarm.network.network import Network, open_network
-from swarm.node.chain_link import ChainLink
+from swarm.node.chain_link import ChainLink, WaitingMerge
 from swarm.node.config import NodeConfig, data_path, load_config
 from swarm.node.control import Running, only_node_in, open_control
 from swarm.node.drafts import Drafts
@@ -47,7 +47,7 @@ from swarm.node.password import find_password
 from swarm.node.records import Records
 from swarm.node.upkeep import keep_up
 from swarm.node.work import Work
-from swarm.protocol.machine import RoundMachine
+from swarm.protocol.machine import MergeAnnounced, RoundMachine
 from swarm.protocol.state import Member, Plan, Round
 from swarm.types import Address, Digest, MemberId, PlanId, to_hex
 
@@ -94,8 +94,18 @@ class Node:
         found = (m for m in self.members.values() if m.node == self.address and m.present)
         return next(found, None)
 
+    def _announce_merge(self, merge: WaitingMerge) -> None:
+        leader = next((m for m in self.members.values() if m.node == merge.sender), None)
+        participant = self.participants.get(merge.plan)
+        if leader is not None and participant is not None:
+            announced = MergeAnnounced(
+                merge.number, merge.attempt, leader.id, merge.model, merge.omitted
+            )
+            participant.announce(announced)
+
     async def run(self) -> None:
         """Follow the chain, and keep a participant for every plan that this member joined."""
+        self.chain.on_merge = self._announce_merge
         async with trio.open_nursery() as nursery:
             nursery.start_soon(keep_up, self.chain, self.address)
             while True:

@@ -81,6 +81,11 @@ class Participant:
         await self._note_rounds(self.machine.plan, plan, mask, ended)
         await self._send.send(m.ChainObserved(plan, mask))
 
+    def announce(self, merge: m.MergeAnnounced) -> None:
+        """A merge waits for a block. It is in order to miss that: the block will tell of it."""
+        with suppress(trio.WouldBlock):
+            self._send.send_nowait(merge)
+
     async def run(self) -> None:
         """Drive the machine until cancelled."""
         async with trio.open_nursery() as nursery:

@@ -15,6 +15,7 @@ OPEN, submitted, nobody live missing  `close`
 CLOSED, a submitter, level FULL       Merge, to know what every candidate must be
 CLOSED, this node's slot has come     Merge, then `merge`, unless an earlier leader's merge is right
 CLOSED, a candidate stands            equal to the own merge: `attest`; otherwise Verify, `attest`
+CLOSED, a merge is on its way         as if it stood, but this node leads none the later
 CLOSED, the quorum needs others only  `attest`, but half a second later
 CLOSED, a quorum has attested         `finalise` (only after a withdrawal: `attest` finalises)
 OPEN or CLOSED beyond hope            `void`
@@ -64,6 +65,8 @@ LONGEST_PAUSE_S = 4.0
 LONGEST_TRAINING_PAUSE_S = 30.0
 STUCK_AFTER = 4
 """What failed this often in a row is no reason any more to make others wait."""
+UNKNOWN_CANDIDATE = "RoundUnknownCandidate"
+"""How the contract refuses to have attested what nobody has posted yet."""
 PLAN_FAILURES_ALLOWED = 2
 """A plan whose own code fails this often in a row is not tried again until the node restarts."""
 
@@ -166,6 +169,21 @@ class CandidateRefused:
 
 
 @dataclass(frozen=True)
+class MergeAnnounced:
+    """A merge waits for a block, as this node's own copy of the waiting transactions has it.
+
+    That it will stand is not sure. But checking it takes about as long as the block does, and who
+    has checked it may have the attestation follow at once, perhaps in the same block.
+    """
+
+    number: int
+    attempt: int
+    leader: MemberId
+    model: Digest
+    omitted: int
+
+
+@dataclass(frozen=True)
 class TransactionSettled:
     """A transaction came into a block, or was refused (`error`: the contract's error name)."""
 
@@ -187,6 +205,7 @@ Event = (
     | MergeFailed
     | CandidateVerified
     | CandidateRefused
+    | MergeAnnounced
     | TransactionSettled
 )
 
@@ -328,6 +347,10 @@ class RoundMachine:
     _verdicts: dict[tuple[int, int, Digest, int], bool] = field(default_factory=dict)
     _checked_at: dict[tuple[int, int, Digest, int], float] = field(default_factory=dict)
     """When this node was first ready to attest a candidate."""
+    _announced: dict[tuple[int, int, MemberId], Candidate] = field(default_factory=dict)
+    """Merges that wait for a block, the first of each leader."""
+    _misled: set[tuple[int, int]] = field(default_factory=set)
+    """Attempts in which an attestation came before what it attests: then it waits for that."""
     _plan_failures: int = 0
     _commands: list[Command] = field(default_factory=list)
     _now: float = 0.0
@@ -387,6 +410,11 @@ class RoundMachine:
                     self._verdicts[number, attempt, model, omitted] = False
                 self._fail(("verify", number, attempt, model, omitted), now)
                 self._report(f"the merge of round {number} is not attested: {reason}")
+            case MergeAnnounced():
+                self._note_announced(event, now)
+            case TransactionSettled("attest", number, attempt, error) if error == UNKNOWN_CANDIDATE:
+                self._misled.add((number, attempt))
+                self._settle(("attest", number, attempt))
             case TransactionSettled(function, number, attempt, error):
                 # Settled without error, the next snapshot shows the effect; until then, or if it
                 # was refused, the request counts as failed and waits for its pause.
@@ -397,6 +425,16 @@ class RoundMachine:
                     self._report(f"{function} in round {number} was refused: {error}")
             case TimePassed():
                 pass
+
+    def _note_announced(self, event: MergeAnnounced, now: float) -> None:
+        round = None if self.plan is None else self.plan.round
+        if round is None or (event.number, event.attempt) != (round.number, round.attempt):
+            return
+        if event.leader in round.eligible and event.omitted >> MAX_MEMBERS == 0:
+            candidate = Candidate(
+                event.leader, event.model, event.omitted, 1 << event.leader, int(now)
+            )
+            self._announced.setdefault((event.number, event.attempt, event.leader), candidate)
 
     def _training_ended(self, number: int, base: Digest) -> bool:
         """Note that the trainer is free; whether it had been told to stop."""
@@ -423,6 +461,8 @@ class RoundMachine:
         self._merged = {k: v for k, v in self._merged.items() if k >= here}
         self._verdicts = {k: v for k, v in self._verdicts.items() if k[:2] >= here}
         self._checked_at = {k: v for k, v in self._checked_at.items() if k[:2] >= here}
+        self._announced = {k: v for k, v in self._announced.items() if k[:2] >= here}
+        self._misled = {k for k in self._misled if k >= here}
         # A failing trainer's pauses go on (`_training_failures`), everything else starts afresh.
         # A request under way is remembered until it ends, however late that is: its owner answers.
         self._asked = {k: a for k, a in self._asked.items() if a.running or k[0] == "fetch"}
@@ -567,22 +607,32 @@ class RoundMachine:
             self._merge(plan, round, now)
         unsettled = False
         for candidate in round.candidates:
+            verdict = self._judge(plan, round, candidate, mine, now)
             attested = bool(candidate.attesters & (1 << self.me))
-            verdict = self._verdicts.get((*here, candidate.model, candidate.omitted))
-            if mine is not None and (mine.model, mine.omitted) == (
-                candidate.model,
-                candidate.omitted,
-            ):
-                verdict = True
             if attested or (verdict is not False and not self._has_failed(here, candidate)):
                 unsettled = True
-            if attested:
-                continue
-            if verdict is True:
-                self._attest(plan, round, candidate, now)
-            elif verdict is None and not (mine is None and level is VerifyLevel.FULL):
-                self._verify(plan, round, candidate, now)
+        for candidate in self._announced.values() if here not in self._misled else ():
+            if round.candidate(candidate.model, candidate.omitted) is None:
+                self._judge(plan, round, candidate, mine, now)
         self._consider_merge(plan, round, mine, unsettled, now)
+
+    def _judge(
+        self, plan: Plan, round: Round, candidate: Candidate, mine: Merged | None, now: float
+    ) -> bool | None:
+        """Have a merge checked if it is not yet, attest it if it is right; what is known of it."""
+        here = (round.number, round.attempt)
+        verdict = self._verdicts.get((*here, candidate.model, candidate.omitted))
+        if mine is not None and (mine.model, mine.omitted) == (candidate.model, candidate.omitted):
+            verdict = True
+        if candidate.attesters & (1 << self.me):
+            return verdict
+        if verdict is True:
+            self._attest(plan, round, candidate, now)
+        elif verdict is None and (
+            mine is not None or plan.rules.verify_level is not VerifyLevel.FULL
+        ):
+            self._verify(plan, round, candidate, now)
+        return verdict
 
     def _attest(self, plan: Plan, round: Round, candidate: Candidate, now: float) -> None:
         """Attest, after a moment if this node is in reserve: of three attestations that come at the

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from swarm.errors import ContractError
 from swarm.protocol import machine as m
@@ -293,6 +293,10 @@ class Site:
             number, attempt = command.number, command.attempt
             self.event(m.TransactionSettled(command.function, number, attempt, error))
 
+        if command.function == "merge":
+            model, omitted, _ = cast(tuple[Digest, int, bytes], arguments)
+            here = (command.number, command.attempt, self.node.id)
+            self.world.announce(self.node, m.MergeAnnounced(*here, model, omitted))
         self.world.transact(self, command.function, (PLAN, *place, *arguments), settled)
 
     def _meddle(self) -> None:
@@ -327,6 +331,9 @@ class Site:
         if function == "submit":
             self.node.disk.add(lie)
             self.world.garbage.add(lie)
+        if rng.random() < 0.2:
+            announced = m.MergeAnnounced(*place[1:], self.node.id, model, omitted)
+            self.world.announce(self.node, announced)
         self.world.count("meddling transactions")
         self.world.transact(self, function, (*place, *arguments), lambda error: None)
 
@@ -522,6 +529,16 @@ class Consortium:
             return
         error = self.execute(site.node, self.advance_clock(), function, arguments)
         site.port.call_later(self.chain_s, lambda: settled(error))
+
+    def announce(self, node: SimNode, announced: m.MergeAnnounced) -> None:
+        """Others may see a merge before it is in a block, or may not."""
+        rng = self.net.rng
+        for other in self.nodes:
+            if other is node or other.site is None or not self.reachable(node.id, other.id):
+                continue
+            if rng.random() < 0.8:
+                delay_s = self.chain_s * rng.uniform(0.1, 2.0)
+                other.site.port.call_later(delay_s, partial(other.site.event, announced))
 
     def advance_clock(self) -> int:
         """The next block's timestamp: some node's clock, never backwards."""

@@ -54,6 +54,11 @@ def test_senders_take_turns(pool):
     assert pool.pending() == (b"a00", b"b00", b"a01", b"b01", b"a02")
 
 
+def test_who_came_first_goes_first(pool):
+    fill(pool, b"b00", b"a01", b"a00")
+    assert pool.pending() == (b"b00", b"a00", b"a01")
+
+
 def test_a_transaction_waits_for_the_nonce_before_it(pool):
     fill(pool, b"a01", b"b00")
     assert pool.pending() == (b"b00",)

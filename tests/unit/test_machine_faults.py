@@ -9,8 +9,9 @@ import pytest
 
 from swarm.protocol import machine as m
 from swarm.protocol.access import may_read
-from swarm.protocol.state import RoundStatus, Rules, VerifyLevel
+from swarm.protocol.state import Candidate, RoundStatus, Rules, VerifyLevel
 from swarm.testing.rounds import PLAN, Consortium, Vice
+from swarm.types import Digest
 
 RULES = Rules(rounds=4, statistics_round=False, min_peers=2, liveness_s=10)
 HELD = replace(RULES, verify_level=VerifyLevel.HELD)
@@ -196,3 +197,67 @@ def test_updates_are_served_to_submitters_of_a_closed_round_and_to_nobody_else()
     readers = [i for i in range(4) if may_read(plan, members, i, update, int(world.now))]
     assert readers == [0, 1, 2]
     assert not may_read(plan, members & 0b0101, 1, update, int(world.now))
+
+
+def announced_to(world: Consortium) -> tuple[m.RoundMachine, m.MergeAnnounced]:
+    """A machine of a submitter that needs to attest, and a merge that is in no block yet."""
+    assert world.run(60, lambda: closed(world))
+    plan, members = world.snapshot()
+    round = plan.round
+    leader = round.leader_at(int(world.now))
+    me = next(
+        i
+        for i in ((leader + 1) % len(world.nodes), (leader + 2) % len(world.nodes))
+        if i in round.eligible
+    )
+    machine = machine_of(world, me)
+    machine.handle(m.ChainObserved(plan, members), world.now)
+    model = Digest(bytes(31) + b"\x07")
+    return machine, m.MergeAnnounced(round.number, round.attempt, leader, model, 0)
+
+
+def test_a_merge_on_its_way_is_checked_and_attested_before_it_is_in_a_block():
+    world = started(4, HELD)
+    machine, announced = announced_to(world)
+    (verify,) = of_kind(machine.handle(announced, world.now), m.Verify)
+    assert (verify.candidate.leader, verify.candidate.model) == (announced.leader, announced.model)
+    place = (announced.number, announced.attempt, announced.model, announced.omitted)
+    (attest,) = of_kind(machine.handle(m.CandidateVerified(*place), world.now), m.Transact)
+    assert (attest.function, attest.arguments[:2]) == ("attest", place[2:])
+
+
+def test_an_attestation_that_came_too_early_follows_at_once_when_the_merge_is_there():
+    world = started(4, HELD)
+    machine, announced = announced_to(world)
+    machine.handle(announced, world.now)
+    place = (announced.number, announced.attempt, announced.model, announced.omitted)
+    machine.handle(m.CandidateVerified(*place), world.now)
+    refused = m.TransactionSettled("attest", *place[:2], "RoundUnknownCandidate")
+    assert not of_kind(machine.handle(refused, world.now), m.Transact)
+    assert not of_kind(machine.handle(announced, world.now), m.Transact)
+    plan, members = world.snapshot()
+    posted = copy.deepcopy(plan)
+    bit = 1 << announced.leader
+    posted.round.candidates = [Candidate(announced.leader, *place[2:], bit, int(world.now))]
+    (attest,) = of_kind(machine.handle(m.ChainObserved(posted, members), world.now), m.Transact)
+    assert attest.function == "attest"
+
+
+def test_a_merge_that_is_announced_and_never_comes_makes_the_next_leader_no_later():
+    world = started(4, HELD)
+    machine, announced = announced_to(world)
+    round = world.plan.round
+    second = round.slot_begins_at(round.first_slot_of(machine.me))
+    machine.handle(announced, world.now)
+    place = (announced.number, announced.attempt, announced.model, announced.omitted)
+    machine.handle(m.CandidateVerified(*place), world.now)
+    assert of_kind(machine.handle(m.TimePassed(), second + 1), m.Merge)
+
+
+@pytest.mark.parametrize(
+    "change", [{"attempt": 9}, {"number": 9}, {"leader": 77}, {"omitted": 1 << 300}]
+)
+def test_an_announcement_of_something_else_is_not_looked_at(change):
+    world = started(4, HELD)
+    machine, announced = announced_to(world)
+    assert machine.handle(replace(announced, **change), world.now) == []
