@@ -161,6 +161,23 @@ def test_four_services_agree_on_every_transaction(tmp_path):
     run(live)
 
 
+def test_everybody_hears_of_a_transaction_that_waits_and_its_sender_does_not(tmp_path):
+    async def live() -> None:
+        sites = Sites(tmp_path, 4)
+        heard: dict[int, list[bytes]] = {i: [] for i in range(4)}
+        async with AsyncExitStack() as stack:
+            chains = [await stack.enter_async_context(site.run()) for site in sites.all]
+            for i, chain in enumerate(chains):
+                chain.on_admitted = lambda transaction, i=i: heard[i].append(transaction)
+            name = await chains[1].submit(sites.all[1].sign())
+            await sites.reach(1)
+            await until(lambda: all(heard[i] for i in (0, 2, 3)))
+        assert heard.pop(1) == []
+        assert {(t.hash, t.sender) for (t,) in heard.values()} == {(name, sites.all[1].address)}
+
+    run(live)
+
+
 def test_a_killed_service_catches_up_and_votes_again(tmp_path):
     async def live() -> None:
         sites = Sites(tmp_path, 4)

@@ -2,12 +2,16 @@
 
 from dataclasses import replace
 
+import pytest
 import trio
 
-from swarm.chain.contract import Event
-from swarm.node.chain_link import ChainLink
+from swarm.chain.block import Transaction
+from swarm.chain.codec import decode_transaction
+from swarm.chain.contract import Event, call_data
+from swarm.node.chain_link import ChainLink, WaitingMerge
 from swarm.protocol.state import Member, Participant, Plan, PlanStatus, Round, RoundStatus, Rules
-from swarm.types import NO_DIGEST, Address, Digest, MemberId, PlanId
+from swarm.testing.chain import Member as ChainMember
+from swarm.types import NO_DIGEST, Address, Digest, MemberId, PlanId, to_hex
 
 PLAN = PlanId(1)
 MEMBERS = {
@@ -105,3 +109,36 @@ def test_a_change_of_members_has_members_and_running_plans_read() -> None:
 def test_what_was_looked_at_before_is_not_taken_in_twice() -> None:
     client = FakeClient([event(5, "CheckedIn", member=2, permille=5)], plan_at(ROUND))
     assert news_of(client, plan_at(ROUND)).plans == {}
+
+
+SENDER = ChainMember(2)
+MERGE = call_data("merge", 1, 4, 1, b"\7" * 32, 0b100, b"\2")
+
+
+def seen_waiting(data: bytes) -> list[WaitingMerge]:
+    raw = SENDER.sign(77, data=to_hex(data))
+    decoded = decode_transaction(raw)
+    found: list[WaitingMerge] = []
+    link = ChainLink(FakeClient([], plan_at(ROUND)), None, found.append)
+    link.saw_waiting(Transaction(Digest(decoded.hash), SENDER.address, 0, decoded.gas, raw))
+    return found
+
+
+def test_a_merge_that_waits_for_a_block_is_told_with_its_sender():
+    (merge,) = seen_waiting(MERGE)
+    assert merge == (SENDER.address, PLAN, 4, 1, Digest(b"\7" * 32), 0b100)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        MERGE[:4],
+        MERGE[:-40],
+        MERGE[:4] + b"\xff" * 192,
+        call_data("finalise", 1, 4, 1, MERGE[:32], 0),
+        call_data("post", 1, 4, 1, MERGE[:4] + bytes(28)),
+    ],
+)
+def test_other_transactions_that_wait_are_not_told_of(data):
+    assert seen_waiting(data) == []
