@@ -29,8 +29,9 @@ MAX_PEERS_AT_ONCE = 4
 SMALL_BYTES = 256 << 10
 NEXT_PEER_AFTER_S = 0.5  # of a small blob, while the peers before have neither given nor refused it
 MAX_SOURCES_AT_ONCE = 16  # with a spread, where each has chunks of its own to give
-ATTEMPTS = 5  # in a row without a chunk, before a peer is given up
-FIRST_PAUSE_S, LAST_PAUSE_S = 0.1, 2.0  # between attempts, doubling
+ATTEMPTS = 8  # in a row without a chunk, before a peer is given up
+FIRST_PAUSE_S, LAST_PAUSE_S, LAST_PATIENT_PAUSE_S = 0.01, 2.0, 0.1
+"""Between attempts, doubling: a peer that is a block behind will know in a moment who may ask."""
 FIRST_BATCH_BYTES, MAX_BATCH_BYTES = 16 << 20, 128 << 20
 SHORT_BATCH_S, LONG_BATCH_S = 0.25, 1.0  # a batch grows or shrinks until it takes between these
 TAKE_OVER_AFTER_S = 1.0
@@ -184,15 +185,15 @@ class Download:
                 return
             finally:
                 self.working -= 1
+            pause_s = FIRST_PAUSE_S * 2 ** min(standing.attempts, ATTEMPTS)
             standing.attempts += 1
             if self.is_patient():
                 # The same again: were the origin to wait in line behind others, who wait for it
                 # themselves, all of them would wait for each other.
                 self.waiting.appendleft(peer)
-                await trio.sleep(FIRST_PAUSE_S)
+                await trio.sleep(min(pause_s, LAST_PATIENT_PAUSE_S))
             elif standing.attempts < ATTEMPTS:
                 self.waiting.append(peer)
-                pause_s = FIRST_PAUSE_S * 2 ** (standing.attempts - 1)
                 await trio.sleep(min(pause_s, LAST_PAUSE_S))
             else:
                 self._release(peer)

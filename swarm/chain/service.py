@@ -60,7 +60,7 @@ ASK_EVERY_S = 5.0
 UNASKED_EVERY_S = 1.0
 TOLD_EVERY_S = 60.0
 SEEN_TRANSACTIONS = 8192
-GATHER_S = 0.02
+GATHER_S = 0.03
 """How long a transaction waits for others to share its block: who has waited for the same event
 sends at the same time."""
 

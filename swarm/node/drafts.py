@@ -57,12 +57,13 @@ class Drafts:
     plan: PlanId
     exchange: Exchange
     _named: dict[Place, Digest] = field(default_factory=dict)
+    _merged: dict[Place, Digest] = field(default_factory=dict)
     _followed: dict[Place, _Following] = field(default_factory=dict)
 
     @property
     def names(self) -> frozenset[Digest]:
-        """The drafts that others may ask for."""
-        return frozenset(self._named.values())
+        """The drafts that others may ask for, and what has become of them here."""
+        return frozenset(self._named.values()) | frozenset(self._merged.values())
 
     def expect(self, place: Place) -> None:
         """This node will merge: who asks for its draft already is made to wait."""
@@ -77,6 +78,11 @@ class Drafts:
         draft = await trio.to_thread.run_sync(self.exchange.store.draft, name.hex(), layout)
         self.exchange.drafts[name] = draft
         return draft
+
+    def finished(self, place: Place, model: Digest) -> None:
+        """A draft of this node's own is whole, and has this name now. Others have seen it grow, so
+        they may ask for it before its merge is in a block."""
+        self._merged[place] = model
 
     def follows(self, place: Place) -> bool:
         return place in self._followed
@@ -118,6 +124,7 @@ class Drafts:
 
     async def forget(self, but: tuple[int, int]) -> None:
         """Drop all drafts but those of this round and attempt."""
+        self._merged = {p: model for p, model in self._merged.items() if p[:2] == but}
         for place in [p for p in self._named if p[:2] != but]:
             if place in self._followed:
                 self._followed.pop(place).scope.cancel()

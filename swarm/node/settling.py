@@ -101,6 +101,7 @@ class Settling:
         except SwarmError as error:
             return m.MergeFailed(number, command.attempt, str(error))
         self._note(number, model)
+        self.drafts.finished((number, command.attempt, self.me), model)
         return m.Merged(number, command.attempt, model, *m.omission_reasons(omitted))
 
     async def verify(self, command: m.Verify) -> m.Event:
@@ -160,6 +161,9 @@ class Settling:
         first = self._addresses(holders) if spread is None else spread.sources
         place = (command.number, command.attempt, candidate.leader)
         draft = await self.drafts.take(place, FETCH_PATIENCE_S)
+        if draft is not None and not draft.missing and draft.manifest.root == candidate.model:
+            await trio.to_thread.run_sync(self.exchange.store.publish, draft)
+            return
         await self.exchange.pull(
             candidate.model,
             first + self._others(),

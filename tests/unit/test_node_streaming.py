@@ -47,6 +47,14 @@ class Site(Exchange):
     before_serving: Callable[[Digest, int], None] = staticmethod(lambda root, index: None)
     alter: Callable[[Digest, int, bytes], bytes] = staticmethod(lambda root, index, chunk: chunk)
 
+    def __post_init__(self) -> None:
+        self.described: list[Digest] = []
+        """The blobs whose manifests others asked for."""
+
+    def manifest(self, sender: Address, root: Digest) -> bytes:
+        self.described.append(root)
+        return super().manifest(sender, root)
+
     def read_chunk(self, sender: Address, root: Digest, index: int) -> bytes:
         self.before_serving(root, index)
         return self.alter(root, index, bytes(super().read_chunk(sender, root, index)))
@@ -186,6 +194,27 @@ def test_the_others_have_most_of_the_model_before_the_last_update_has_reached_it
     assert isinstance(merged, m.Merged)
     assert merged.model == consortium.expected()
     assert all(isinstance(event, m.CandidateVerified) for event in heard)
+
+
+def test_a_model_that_was_followed_to_its_end_is_known_by_its_name_without_asking(
+    tmp_path: Path,
+) -> None:
+    consortium = Consortium(tmp_path, 4)
+    merged, heard = play(consortium, VerifyLevel.HELD)
+    assert isinstance(merged, m.Merged)
+    assert all(isinstance(event, m.CandidateVerified) for event in heard)
+    assert all(store.verify(merged.model) for store in consortium.stores)
+    assert not any(merged.model in site.described for site in consortium.sites)
+
+
+def test_a_merged_model_may_be_asked_for_before_its_merge_is_in_a_block(tmp_path: Path) -> None:
+    consortium = Consortium(tmp_path, 3)
+    merged, _ = play(consortium, VerifyLevel.HELD)
+    assert isinstance(merged, m.Merged)
+    drafts = consortium.work[0].drafts
+    assert merged.model in drafts.names
+    trio.run(drafts.forget, (2, 1))
+    assert drafts.names == frozenset()
 
 
 def test_seven_followers_cost_the_leader_one_model(tmp_path: Path) -> None:
