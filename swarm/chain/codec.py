@@ -51,7 +51,7 @@ _GAS_TRANSACTION, _GAS_ZERO_BYTE, _GAS_BYTE = 21_000, 4, 16
 # Transactions
 
 
-@lru_cache(maxsize=512)  # each is decoded for the pool, for the block and for the JSON-RPC
+@lru_cache(maxsize=128)  # each is decoded for the pool, for the block and for the JSON-RPC
 def decode_transaction(raw: bytes) -> Any:
     """Decode one signed transaction. Raises InvalidTransaction unless it is canonical."""
     try:

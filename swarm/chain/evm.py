@@ -39,7 +39,7 @@ from swarm.types import NO_ADDRESS, Address, Digest
 
 Slot = tuple[bytes, int]
 """A storage slot, as (contract, slot)."""
-MAX_KNOWN_SLOTS = 4096
+MAX_KNOWN_SLOTS = 2048
 """Whoever asks for slots, over JSON-RPC say, must not fill the memory with them."""
 
 

@@ -47,7 +47,8 @@ CREATE TABLE IF NOT EXISTS votes (key BLOB PRIMARY KEY, value BLOB NOT NULL) WIT
 """
 _LAYOUT = 1
 _LOCK_WAIT_S = 1.0
-_CACHED_NODES = 20_000  # about 10 MB of trie nodes: the state that blocks and calls keep reading
+_CACHE_KIB = 512  # the system keeps the rest of the file in memory
+_CACHED_NODES = 4096  # about 2 MB of trie nodes: the state that blocks and calls keep reading
 
 
 @dataclass(frozen=True)
@@ -218,6 +219,7 @@ class _Database:
             connection.execute("PRAGMA locking_mode = EXCLUSIVE")
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute(f"PRAGMA synchronous = {synchronous}")
+            connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
             (layout,) = connection.execute("PRAGMA user_version").fetchone()
             if layout not in (0, _LAYOUT):
                 raise ConfigurationError(

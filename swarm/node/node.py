@@ -10,6 +10,7 @@ with one sentence, and starting it again goes on where the consortium is.
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import hmac
 import logging
@@ -17,7 +18,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,7 @@ log = logging.getLogger("swarm.node")
 CODE_RETRY_S = 1.0
 CHAIN_RETRY_S = 1.0
 RUNNING = "running.json"
+M_ARENA_MAX = -8  # as <malloc.h> has it
 
 
 @dataclass
@@ -364,6 +366,7 @@ def start_node(directory: Path, password: str | None = None) -> None:
     )
     # Training competes for the processor: let threads take turns faster than every 5 ms.
     sys.setswitchinterval(1e-3)
+    _share_memory()
     try:
         trio.run(run_node, directory.resolve(), password)
     except BaseExceptionGroup as group:
@@ -371,6 +374,13 @@ def start_node(directory: Path, password: str | None = None) -> None:
         if expected is None or rest is not None:
             raise
         raise _first(expected) from None
+
+
+def _share_memory() -> None:
+    """Let all threads draw from two pools of glibc's. By default each has one of its own and keeps
+    what it ever needed, and work here moves from thread to thread: a node would grow for hours."""
+    with suppress(AttributeError, OSError):  # another libc
+        ctypes.CDLL(None).mallopt(M_ARENA_MAX, 2)
 
 
 def _can_be_mended(error: BaseException) -> bool:
