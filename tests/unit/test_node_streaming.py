@@ -47,12 +47,11 @@ class Site(Exchange):
     before_serving: Callable[[Digest, int], None] = staticmethod(lambda root, index: None)
     alter: Callable[[Digest, int, bytes], bytes] = staticmethod(lambda root, index, chunk: chunk)
 
-    def __post_init__(self) -> None:
-        self.described: list[Digest] = []
-        """The blobs whose manifests others asked for."""
+    described: tuple[Digest, ...] = ()
+    """The blobs whose manifests others asked for."""
 
     def manifest(self, sender: Address, root: Digest) -> bytes:
-        self.described.append(root)
+        self.described += (root,)
         return super().manifest(sender, root)
 
     def read_chunk(self, sender: Address, root: Digest, index: int) -> bytes:
