@@ -430,7 +430,10 @@ class RoundMachine:
         round = None if self.plan is None else self.plan.round
         if round is None or (event.number, event.attempt) != (round.number, round.attempt):
             return
-        if event.leader in round.eligible and event.omitted >> MAX_MEMBERS == 0:
+        first = round.first_slot_of(event.leader)
+        # Whose slot has not come cannot post it: nobody is made to pull models by announcing them.
+        may_lead = first is not None and now >= round.slot_begins_at(first)
+        if may_lead and event.omitted >> MAX_MEMBERS == 0:
             candidate = Candidate(
                 event.leader, event.model, event.omitted, 1 << event.leader, int(now)
             )

@@ -261,3 +261,14 @@ def test_an_announcement_of_something_else_is_not_looked_at(change):
     world = started(4, HELD)
     machine, announced = announced_to(world)
     assert machine.handle(replace(announced, **change), world.now) == []
+
+
+def test_a_merge_is_not_looked_at_before_its_leaders_slot_has_come():
+    world = started(4, HELD)
+    machine, announced = announced_to(world)
+    round = world.plan.round
+    last = max(round.eligible, key=round.first_slot_of)
+    early = replace(announced, leader=last)
+    assert machine.handle(early, world.now) == []
+    begins = round.slot_begins_at(round.first_slot_of(last))
+    assert of_kind(machine.handle(early, begins), m.Verify)
