@@ -16,6 +16,7 @@ import trio
 
 from swarm.errors import ChunkPending, LocalError, PeerUnreachable, ProtocolViolation, RemoteError
 from swarm.network.bulk_transfer import (
+    FLUSH_AFTER_S,
     PACED_WRITE_BYTES,
     PENDING_S,
     Chunk,
@@ -44,7 +45,6 @@ MANIFEST_METHOD = "blob.manifest"
 BATCH_BYTES = 1 * MIB
 WINDOW_BYTES = 4 * MIB
 FINISH_S = 5.0
-FLUSH_AFTER_S = 0.1
 FIRST_LOOK_S, LAST_LOOK_S = 0.002, 0.05
 
 

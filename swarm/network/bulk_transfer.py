@@ -34,7 +34,9 @@ WRITE_BYTES = 256 * 1024
 PACED_WRITE_BYTES = 16 * 1024
 BUFFERS, KEPT_BUFFERS = 4, 64
 IDLE_MS = 1
-"""What has come is handed over before a wait that is longer."""
+"""What has come is handed over before a wait that is longer, …"""
+FLUSH_AFTER_S = 0.1
+"""… and after this time at the latest: of a slow link, there is always a part of a record here."""
 PENDING_S = 4.0
 """How long a peer that asks for a chunk waits for it to arrive here: less than it calls silence."""
 GATHER_S = 0.003
@@ -252,16 +254,17 @@ class Receiving:
 
     def _receive_chunks(self) -> None:
         header = memoryview(bytearray(CHUNK_HEADER.size))
-        buffer, filled = self._next_buffer(), 0
+        buffer, filled, began = self._next_buffer(), 0, time.monotonic()
         chunks: list[Chunk] = []
         incoming = select.poll()
         incoming.register(self._socket, select.POLLIN)
         try:
             for expected in self._indices:
-                if chunks and not self._socket.pending() and not incoming.poll(IDLE_MS):
+                overdue = time.monotonic() - began > FLUSH_AFTER_S
+                if chunks and (overdue or not (self._socket.pending() or incoming.poll(IDLE_MS))):
                     self._full.put((buffer, chunks))
                     chunks = []
-                    buffer, filled = self._next_buffer(), 0
+                    buffer, filled, began = self._next_buffer(), 0, time.monotonic()
                 self._fill(header)
                 index, length = CHUNK_HEADER.unpack(header)
                 if index == CHUNK_REFUSED and length <= MAX_REFUSAL_CHARS:
@@ -273,7 +276,7 @@ class Receiving:
                 if chunks and filled + length > len(buffer):
                     self._full.put((buffer, chunks))
                     chunks = []
-                    buffer, filled = self._next_buffer(), 0
+                    buffer, filled, began = self._next_buffer(), 0, time.monotonic()
                 view = buffer[filled : filled + length]
                 self._fill(view)
                 self._peer.count(received=length)

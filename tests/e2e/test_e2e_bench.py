@@ -38,4 +38,5 @@ def test_a_round_without_training_is_measured_on_real_nodes(swarm: Any, tmp_path
     assert 0 < result["main_cpu_s"] < 10
     # Three submissions, one merge, and the attestations that a quorum needs.
     assert result["transactions"] >= 5
-    assert result["blocks"] >= 3
+    # The submissions come before the merge; what is gathered together shares a block.
+    assert result["blocks"] >= 2

@@ -79,7 +79,7 @@ def test_the_command_prints_what_was_covered(capsys):
 
 def test_every_kind_of_trouble_comes_up_in_a_few_days():
     counted = Counter[str]()
-    for seed in (*range(40, 64), 113):  # in 113, the liar withholds its reveals
+    for seed in (*range(40, 64), 65, 113):  # whose liars boast, and withhold their reveals
         counted += live(Job(seed, 4, liars_for(seed, 4))).counted
     for what in (
         "deaths",
