@@ -191,10 +191,12 @@ class BlobStore:
         return Draft(path, layout)
 
     def publish(self, draft: Draft) -> Digest:
-        """Keep a whole draft under its name. Raises BlobError if a chunk is missing."""
+        """Keep a whole draft under its name; one that is held already, by this way or another,
+        changes nothing. Raises BlobError if a chunk is missing."""
         manifest = draft.manifest
-        with writing(draft.path):
-            self._commit(draft.path, manifest)
+        if not self.has(manifest.root):
+            with writing(draft.path):
+                self._commit(draft.path, manifest)
         return manifest.root
 
     def partial(

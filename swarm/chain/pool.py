@@ -62,7 +62,7 @@ class Pool:
 
     def get(self, name: Digest) -> bytes | None:
         """The bytes of a waiting transaction."""
-        transaction = self._by_hash.get(name)
+        transaction = self.find(name)
         return None if transaction is None else transaction.raw
 
     def add(self, raw: bytes) -> Digest:

@@ -206,6 +206,28 @@ def test_a_model_that_was_followed_to_its_end_is_known_by_its_name_without_askin
     assert not any(merged.model in site.described for site in consortium.sites)
 
 
+def test_a_followed_model_may_be_checked_again(tmp_path: Path) -> None:
+    """A check that could not be finished, for want of an update say, is made again."""
+    consortium = Consortium(tmp_path, 4)
+    first: list[m.Event] = []
+
+    async def open_and_check_twice(stack: AsyncExitStack) -> None:
+        await Consortium.open(consortium, stack)
+        work = consortium.work[1]
+        verify = work.verify
+
+        async def twice(command: m.Verify) -> m.Event:
+            first.append(await verify(command))
+            return await verify(command)
+
+        work.verify = twice  # type: ignore[method-assign]
+
+    consortium.open = open_and_check_twice  # type: ignore[method-assign]
+    _, heard = play(consortium, VerifyLevel.SHARED)
+    assert all(isinstance(event, m.CandidateVerified) for event in (*first, *heard))
+    assert len(first) == 1
+
+
 def test_a_merged_model_may_be_asked_for_before_its_merge_is_in_a_block(tmp_path: Path) -> None:
     consortium = Consortium(tmp_path, 3)
     merged, _ = play(consortium, VerifyLevel.HELD)
