@@ -12,6 +12,7 @@ pages through a mapping costs more than `pwrite` does (measured, 430 against 320
 
 from __future__ import annotations
 
+import mmap
 import queue
 import select
 import socket
@@ -42,6 +43,7 @@ PENDING_S = 4.0
 GATHER_S = 0.003
 """Where one chunk has just come, more are coming: they go together, or each would wake a thread."""
 STOP_LOOK_S = 0.05
+PRIVATE = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
 
 Chunk = tuple[int, bytes | memoryview]
 Take = Callable[[Sequence[Chunk]], None]
@@ -157,7 +159,8 @@ class Buffers:
     """Memory for chunks, lent to one fetch after the other: the most that was needed at once stays.
 
     A buffer that is freed with a fetch that failed would wait for the cyclic garbage collector, as
-    an exception's traceback refers to it, and a few hundred retries would hold a gigabyte.
+    an exception's traceback refers to it, and a few hundred retries would hold a gigabyte. A
+    buffer's pages are taken when they are first filled: a small model never needs the rest.
     """
 
     def __init__(self, size_bytes: int) -> None:
@@ -168,7 +171,7 @@ class Buffers:
     def lend(self) -> Iterator[list[memoryview]]:
         """BUFFERS of them, for the block. Not for several threads."""
         lent = [
-            self._free.pop() if self._free else memoryview(bytearray(self._size_bytes))
+            self._free.pop() if self._free else memoryview(mmap.mmap(-1, self._size_bytes, PRIVATE))
             for _ in range(BUFFERS)
         ]
         try:

@@ -169,9 +169,9 @@ def test_growth_compares_what_was_settled_with_the_end() -> None:
         growth.seen["a"][number] = Holding(
             main_bytes=1_000_000 + (5_000_000 if number < 10 else 0) + 1000 * leak,
             trainer_bytes=2_000_000,
-            handles=20 + number % 3,
+            handles=20 + number % 3 + (5 if number in (60, 160) else 0),
             threads=9,
-            tasks=30 + leak // 50,
+            tasks=30 + leak // 50 + (number % 7) * (2 if number > 100 else 1),
             blobs=8,
             chain_bytes=10_000 * number,
         )

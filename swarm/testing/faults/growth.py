@@ -1,15 +1,16 @@
 """Whether a long run grows: what each node holds, looked at from outside whenever a round is final.
 
-Memory is what the node's two processes have for themselves (/proc/PID/status, RssAnon): files that
-they map do not count. What is compared are medians over many rounds, as a single look may fall
-into the middle of one.
+Memory is what a node's two processes have for themselves (/proc/PID/status, RssAnon): files that
+they map do not count. A single look may fall anywhere in a round. So of memory the medians over
+many rounds are compared, and of what comes and goes in each round the fewest that there were: what
+leaks never goes.
 """
 
 from __future__ import annotations
 
 import statistics
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,11 +60,13 @@ class Growth:
             settled = [rounds[n] for n in sorted(rounds) if n > SETTLED_ROUNDS]
             if len(settled) < 2 * COMPARED_ROUNDS:
                 continue
-            before, after = _middle(settled[:COMPARED_ROUNDS]), _middle(settled[-COMPARED_ROUNDS:])
-            found["memory_growth"].append(after.main_bytes / before.main_bytes - 1)
-            found["trainer_growth"].append(after.trainer_bytes / before.trainer_bytes - 1)
+            early, late = settled[:COMPARED_ROUNDS], settled[-COMPARED_ROUNDS:]
+            for what, measure in (("main_bytes", "memory"), ("trainer_bytes", "trainer")):
+                before, after = (_each(what, part, statistics.median) for part in (early, late))
+                found[f"{measure}_growth"].append(after / before - 1)
             for what in ("handles", "threads", "tasks", "blobs"):
-                found[f"{what}_growth"].append(getattr(after, what) - getattr(before, what))
+                before, after = (_each(what, part, min) for part in (early, late))
+                found[f"{what}_growth"].append(after - before)
             first, last = min(rounds), max(rounds)
             grown = rounds[last].chain_bytes - rounds[first].chain_bytes
             found["chain_kb_a_round"].append(grown / (last - first) / 1000)
@@ -86,5 +89,5 @@ def _holding(home: Path, sight: Sight) -> Holding:
     )
 
 
-def _middle(holdings: list[Holding]) -> Holding:
-    return Holding(*(int(statistics.median_low(column)) for column in zip(*holdings, strict=True)))
+def _each(what: str, part: list[Holding], of: Callable[[list[int]], float]) -> float:
+    return of([getattr(holding, what) for holding in part])
