@@ -59,7 +59,7 @@ ANNOUNCE_EVERY_S = 2.0
 ASK_EVERY_S = 5.0
 UNASKED_EVERY_S = 1.0
 TOLD_EVERY_S = 60.0
-SEEN_TRANSACTIONS = 8192
+SEEN_TRANSACTIONS = 1024
 GATHER_S = 0.03
 """How long a transaction waits for others to share its block: who has waited for the same event
 sends at the same time."""

@@ -166,7 +166,7 @@ class Node:
         plan = self.plans[plan_id]
         await self._fetch_code(plan)
         self.library.read(plan.digest)
-        records = Records(self.directory / "records" / f"plan-{plan.id}.json")
+        records = Records(self.directory / "records" / f"plan-{plan.id}.jsonl")
         participant = Participant(
             machine=RoundMachine(plan.id, me.id, self.election_secret, self.store.has),
             chain=self.chain,

@@ -4,8 +4,9 @@ where the seconds and the bytes went. Times are seconds on this node's clock.
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,13 +18,17 @@ from swarm.errors import UNREADABLE
 from swarm.protocol.state import Candidate, Omission, Round, members_in
 from swarm.types import Digest, MemberId, to_digest, to_hex
 
+log = logging.getLogger("swarm.node")
+
 KEPT_ROUNDS = 1000
+MAX_LINES = 4 * KEPT_ROUNDS
+"""Before the file is written anew."""
 RECENT_ROUNDS = 30
 """Told in each status; whoever wants them all asks for them."""
 REASONS = {int(o): o.name.lower().replace("_", " ") for o in Omission}
 
 
-@dataclass
+@dataclass(slots=True)
 class RoundRecord:
     """One round as this node lived through it."""
 
@@ -67,10 +72,11 @@ class Meters:
 
 
 class Records:
-    """The rounds of one plan, kept in one JSON file so that a restart forgets none of them.
+    """The rounds of one plan, kept in a file so that a restart forgets none of them.
 
-    The file is for people and reports; nothing depends on it, so it is replaced whole, without
-    waiting for the disk.
+    The file has a line of JSON for each record that changed, so that what a round costs does not
+    grow with the rounds before it: of several lines for a round the last one counts. It is for
+    people and reports; nothing depends on it, so it is written without waiting for the disk.
     """
 
     def __init__(self, path: Path) -> None:
@@ -78,9 +84,16 @@ class Records:
         self._path = path
         self._opened: dict[int, Meters] = {}
         self._closed: dict[int, int] = {}
-        with suppress(FileNotFoundError, *UNREADABLE):
-            known = msgspec.json.decode(path.read_bytes(), type=list[RoundRecord])
-            self.rounds = {record.round: record for record in known}
+        self._changed: set[int] = set()
+        self._lines = 0
+        self._is_whole = True
+        """Whether the file ends with a whole line, so that another can follow."""
+        with suppress(FileNotFoundError):
+            for line in path.read_bytes().splitlines():
+                with suppress(*UNREADABLE):
+                    record = msgspec.json.decode(line, type=RoundRecord)
+                    self.rounds[record.round] = record
+            self._is_whole = False  # a kill may have cut the last line short
 
     def opened(self, round: Round, meters: Meters) -> None:
         """A round was seen open; a further attempt keeps the first one's meters."""
@@ -98,6 +111,8 @@ class Records:
         record.received_by_close_bytes = meters.received_bytes
 
     def at(self, number: int) -> RoundRecord:
+        """The record of a round, to be changed."""
+        self._changed.add(number)
         return self.rounds.setdefault(number, RoundRecord(number, 1))
 
     def finalised(self, round: Round, winner: Candidate, meters: Meters) -> None:
@@ -110,6 +125,7 @@ class Records:
         left_out = zip(members_in(winner.omitted), winner.reasons, strict=False)
         record.omitted = {int(m): REASONS.get(r, f"reason {r}") for m, r in left_out}
         record.model = to_hex(winner.model)
+        self._closed.pop(round.number, None)
         began = self._opened.pop(round.number, None)
         if began is not None:
             record.total_s = meters.at - began.at
@@ -127,12 +143,25 @@ class Records:
         }
 
     def save(self) -> None:
-        """Write the newest rounds, and forget those before them."""
-        self.rounds = {number: self.rounds[number] for number in sorted(self.rounds)[-KEPT_ROUNDS:]}
-        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        partial = self._path.with_name(self._path.name + ".partial")
-        partial.write_bytes(msgspec.json.encode(list(self.rounds.values())))
-        partial.replace(self._path)
+        """Write what has changed, and forget what is older than the newest KEPT_ROUNDS."""
+        for number in sorted(self.rounds)[:-KEPT_ROUNDS]:
+            del self.rounds[number]
+        changed = [self.rounds[n] for n in sorted(self._changed & self.rounds.keys())]
+        self._changed.clear()
+        try:
+            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if self._lines + len(changed) > MAX_LINES or not self._is_whole:
+                partial = self._path.with_name(self._path.name + ".partial")
+                partial.write_bytes(_lines(self.rounds.values()))
+                partial.replace(self._path)
+                self._lines, self._is_whole = len(self.rounds), True
+            else:
+                with self._path.open("ab") as file:
+                    file.write(_lines(changed))
+                self._lines += len(changed)
+        except OSError as error:
+            log.warning("cannot write %s: %s; rounds go on without", self._path, error.strerror)
+            self._is_whole = False
 
     def as_list(
         self, names: Mapping[MemberId, str], newest: int = KEPT_ROUNDS
@@ -151,3 +180,7 @@ class Records:
             }
             for record in (self.rounds[n] for n in sorted(self.rounds)[-newest:])
         ]
+
+
+def _lines(records: Iterable[RoundRecord]) -> bytes:
+    return b"".join(msgspec.json.encode(record) + b"\n" for record in records)

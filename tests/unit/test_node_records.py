@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from swarm.node.records import KEPT_ROUNDS, Meters, Records
+import pytest
+
+from swarm.node.records import KEPT_ROUNDS, MAX_LINES, Meters, Records
 from swarm.protocol.state import Candidate, Omission, Round, RoundStatus
 from swarm.types import Digest, MemberId
 
@@ -19,7 +21,7 @@ def final_round(reasons: bytes, omitted: int = 0b100) -> tuple[Round, Candidate]
 
 
 def test_a_record_names_who_led_who_contributed_and_who_was_left_out(tmp_path: Path) -> None:
-    records = Records(tmp_path / "rounds.json")
+    records = Records(tmp_path / "rounds.jsonl")
     round, candidate = final_round(bytes([Omission.NOT_FINITE]))
     records.opened(round, Meters(10.0, 1.0, 100, 200))
     records.finalised(round, candidate, Meters(12.5, 1.5, 150, 290))
@@ -33,30 +35,79 @@ def test_a_record_names_who_led_who_contributed_and_who_was_left_out(tmp_path: P
 
 
 def test_records_outlive_the_node(tmp_path: Path) -> None:
-    records = Records(tmp_path / "rounds.json")
+    records = Records(tmp_path / "rounds.jsonl")
     round, candidate = final_round(bytes([Omission.WRONG_DIGEST]))
     records.finalised(round, candidate, Meters(0.0, 0.0, 0, 0))
-    again = Records(tmp_path / "rounds.json")
+    again = Records(tmp_path / "rounds.jsonl")
     assert again.as_list(NAMES) == records.as_list(NAMES)
     assert again.models() == {4: MODEL}
 
 
 def test_a_reason_that_this_release_does_not_know_is_kept_as_its_number(tmp_path: Path) -> None:
-    records = Records(tmp_path / "rounds.json")
+    records = Records(tmp_path / "rounds.jsonl")
     round, candidate = final_round(bytes([200]))
     records.finalised(round, candidate, Meters(0.0, 0.0, 0, 0))
     assert records.as_list(NAMES)[0]["omitted"] == {"kyoto": "reason 200"}
 
 
-def test_a_damaged_file_of_records_is_no_reason_not_to_start(tmp_path: Path) -> None:
-    (tmp_path / "rounds.json").write_text('[{"round": ')
-    assert Records(tmp_path / "rounds.json").as_list({}) == []
+def test_a_line_that_a_kill_cut_short_costs_neither_those_before_it_nor_those_after(
+    tmp_path: Path,
+) -> None:
+    records = Records(tmp_path / "rounds.jsonl")
+    for number in (1, 2):
+        records.at(number)
+        records.save()
+    with (tmp_path / "rounds.jsonl").open("ab") as file:
+        file.write(b'{"round": 3, "atte')
+    again = Records(tmp_path / "rounds.jsonl")
+    again.at(4)
+    again.save()
+    kept = Records(tmp_path / "rounds.jsonl").as_list({})
+    assert [record["round"] for record in kept] == [1, 2, 4]
+
+
+def test_what_is_saved_is_what_has_changed_and_all_of_it(tmp_path: Path) -> None:
+    records = Records(tmp_path / "rounds.jsonl")
+    for number in range(100):
+        records.at(number)
+    records.save()
+    whole = (tmp_path / "rounds.jsonl").stat().st_size
+    records.at(7).train_s = 2.5
+    records.at(99).loss = 0.25
+    records.save()
+    assert (tmp_path / "rounds.jsonl").stat().st_size < 1.05 * whole
+    assert Records(tmp_path / "rounds.jsonl").as_list({}) == records.as_list({})
+
+
+def test_a_disk_that_takes_no_records_costs_nothing_else(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    records = Records(tmp_path / "rounds.jsonl")
+    records.at(1)
+    records.save()
+    (tmp_path / "rounds.jsonl").rename(tmp_path / "away")
+    (tmp_path / "rounds.jsonl").mkdir()  # whose writing fails, for root as well
+    records.at(2)
+    records.save()
+    assert "cannot write" in caplog.text
+    (tmp_path / "rounds.jsonl").rmdir()
+    records.save()
+    assert Records(tmp_path / "rounds.jsonl").as_list({}) == records.as_list({})
+
+
+def test_the_file_of_records_is_bounded_however_often_they_change(tmp_path: Path) -> None:
+    records = Records(tmp_path / "rounds.jsonl")
+    for _ in range(MAX_LINES + 2):
+        records.at(1).train_s += 0.5
+        records.save()
+    assert len((tmp_path / "rounds.jsonl").read_bytes().splitlines()) == 2
+    assert Records(tmp_path / "rounds.jsonl").as_list({}) == records.as_list({})
 
 
 def test_the_first_look_at_a_closed_round_is_what_its_bytes_are_counted_from(
     tmp_path: Path,
 ) -> None:
-    records = Records(tmp_path / "rounds.json")
+    records = Records(tmp_path / "rounds.jsonl")
     closed = Round(4, 1, RoundStatus.CLOSED, submitted=0b111)
     records.closed(closed, Meters(0.0, 0.0, 100, 200))
     records.closed(closed, Meters(1.0, 0.0, 170, 290))
@@ -69,11 +120,11 @@ def test_the_first_look_at_a_closed_round_is_what_its_bytes_are_counted_from(
 def test_a_status_tells_the_newest_rounds_and_the_file_keeps_no_more_than_its_bound(
     tmp_path: Path,
 ) -> None:
-    records = Records(tmp_path / "rounds.json")
+    records = Records(tmp_path / "rounds.jsonl")
     for number in range(KEPT_ROUNDS + 5):
         records.at(number)
     assert [r["round"] for r in records.as_list({}, 2)] == [KEPT_ROUNDS + 3, KEPT_ROUNDS + 4]
     records.save()
     assert len(records.rounds) == KEPT_ROUNDS
-    again = Records(tmp_path / "rounds.json")
+    again = Records(tmp_path / "rounds.jsonl")
     assert [r["round"] for r in again.as_list({})] == list(range(5, KEPT_ROUNDS + 5))

@@ -97,7 +97,7 @@ class Consortium:
             site = Site(self.stores[i], network, 10 * LAYOUT.file_bytes)
             site.rules.append(lambda sender, blob: True)
             network.serve_blobs(site)
-            records = Records(self.directory / f"{i}.json")
+            records = Records(self.directory / f"{i}.jsonl")
             drafts = Drafts(PlanId(1), site)
             work = Work(i, site, None, records, drafts, members=self.members)  # type: ignore[arg-type]
             work._layouts = (LAYOUT, LAYOUT)
