@@ -8,7 +8,8 @@ machine, each repetition moves the same bytes
             closed and named (`Exchange.pull` over `swarm.network`)
 
 and the medians are compared. The receiver's anonymous memory is watched: a node's must not grow
-with the model.
+with the model. The processor time of both ends together tells what is left to gain: where it is the
+number of processors times the seconds, nothing waits.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +83,8 @@ async def _receive(
     root, peer = to_digest(said["root"]), Identity(KEYS[0]).address
     context = own.context(server_side=False, trusted=[bytes.fromhex(said["certificate"])])
     seconds: dict[str, list[float]] = {"raw": [], "node": []}
+    cpu_s: dict[str, list[float | None]] = {"raw": [], "node": []}
+    pids = (os.getpid(), child.pid)
     growth_bytes = 0
     raw = socket.create_connection(("127.0.0.1", said["raw_port"]), timeout=PATIENCE_S)
     with context.wrap_socket(raw) as secured:
@@ -88,14 +92,17 @@ async def _receive(
             network.set_members({peer: [said["address"]]})
             await network.wait_connected([peer], START_S)
             for _ in range(WARM_UP + repeat):
+                used_s = _cpu_s(pids)
                 seconds["raw"].append(await trio.to_thread.run_sync(_drain, secured, size_bytes))
+                cpu_s["raw"].append(_since(used_s, _cpu_s(pids)))
                 store = BlobStore(directory / "received")
                 exchange = Exchange(store, network, max_blob_bytes=2 * size_bytes + BUFFER_BYTES)
                 before = read_process(os.getpid())
                 with watch({SELF: os.getpid()}) as seen:
-                    began = time.perf_counter()
+                    used_s, began = _cpu_s(pids), time.perf_counter()
                     await exchange.pull(root, [peer], patience_s=PATIENCE_S)
                     seconds["node"].append(time.perf_counter() - began)
+                    cpu_s["node"].append(_since(used_s, _cpu_s(pids)))
                 peak_bytes = seen.peak_bytes(SELF)
                 if before is not None and peak_bytes is not None:
                     growth_bytes = max(growth_bytes, peak_bytes - before.anonymous_bytes)
@@ -108,10 +115,26 @@ async def _receive(
         "raw_mb_per_s": round(size_bytes / medians["raw"] / 1e6, 1),
         "node_mb_per_s": round(size_bytes / medians["node"] / 1e6, 1),
         "ratio": round(medians["raw"] / medians["node"], 3),
+        "cpu_s": {name: _median(each[WARM_UP:]) for name, each in cpu_s.items()},
         "receiver_growth_bytes": growth_bytes,
         "receiver_bytes": None if now is None else now.anonymous_bytes,
         "seconds": {name: [round(s, 4) for s in each[WARM_UP:]] for name, each in seconds.items()},
     }
+
+
+def _cpu_s(pids: Sequence[int]) -> float | None:
+    """What these processes have used of the processors; None where the system does not tell."""
+    readings = [read_process(pid) for pid in pids]
+    return sum(r.cpu_s for r in readings if r is not None) if all(readings) else None
+
+
+def _since(before: float | None, now: float | None) -> float | None:
+    return None if before is None or now is None else now - before
+
+
+def _median(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return round(statistics.median(known), 3) if known else None
 
 
 def _drain(secured: ssl.SSLSocket, size_bytes: int) -> float:

@@ -99,7 +99,10 @@ def transfer(
         with working_directory(directory) as folder:
             results.append(measure_transfer(one, repeat, folder))
     print_table(
-        ("size", "files on", "raw TLS MB/s", "nodes MB/s", "ratio", "receiver MB", "grew by MB"),
+        (
+            *("size", "files on", "raw TLS MB/s", "nodes MB/s", "ratio"),
+            *("raw CPU s", "nodes CPU s", "receiver MB", "grew by MB"),
+        ),
         [
             (
                 tell_size(r["size_bytes"]),
@@ -107,6 +110,8 @@ def transfer(
                 r["raw_mb_per_s"],
                 r["node_mb_per_s"],
                 r["ratio"],
+                r["cpu_s"]["raw"],
+                r["cpu_s"]["node"],
                 _megabytes(r["receiver_bytes"]),
                 _megabytes(r["receiver_growth_bytes"]),
             )
