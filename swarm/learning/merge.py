@@ -40,8 +40,8 @@ Array = np.ndarray[Any, Any]
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 
 PIECE_ELEMENTS = 32 << 10  # two float64 buffers of 256 KiB: they stay in a core's own cache
-FUSED_FROM_ELEMENTS = 64 << 10
-"""Chunks of models from 16 MB on. To compile the loops takes most of a second, and 50 MB."""
+FUSED_FROM_ELEMENTS = 16 << 10
+"""Chunks of models above 8 MB. The compiled loops take 50 MB of memory."""
 MAX_SAMPLES = 2**53 - 1
 
 GOLDEN = "133870ba365c57f8a786f4295dcf7e44eb7f8e004cd2fc584a7b70b5f2e57790"
@@ -80,11 +80,11 @@ class MergeMethod:
             check_samples(samples, len(inputs))
         weights = [float(count) for count in samples] if self.weighted else None
         buffers = np.empty((2, min(len(out), PIECE_ELEMENTS)), np.float64)
-        is_fused = dtype == "F32" and len(out) >= FUSED_FROM_ELEMENTS and _load_fused()
+        fused = is_fused(dtype, len(out))
         for start in range(0, len(out), PIECE_ELEMENTS):
             piece = slice(start, start + PIECE_ELEMENTS)
             pieces = [array[piece] for array in inputs]
-            if is_fused:
+            if fused:
                 _merge_fused(pieces, weights, out[piece], buffers)
             elif dtype in _FLOATS:
                 _merge_floats(dtype, pieces, weights, out[piece], buffers)
@@ -109,6 +109,12 @@ def check_samples(samples: Sequence[int], contributors: int) -> None:
         raise ValueError(f"{len(samples)} sample counts for {contributors} contributors")
     if min(samples) < 1 or sum(samples) > MAX_SAMPLES:
         raise ValueError(f"sample counts must be positive and add up below 2**53: {list(samples)}")
+
+
+def is_fused(dtype: DType, elements: int) -> bool:
+    """Whether arrays this long are merged by compiled loops. The first time that they are, this
+    takes most of a second."""
+    return dtype == "F32" and elements >= FUSED_FROM_ELEMENTS and _load_fused()
 
 
 def find_unfit(dtype: DType, values: Array) -> int | None:

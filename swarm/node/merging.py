@@ -21,13 +21,12 @@ import numpy as np
 from swarm.blobs.growing import Draft, Growing, reading
 from swarm.blobs.tree import Manifest
 from swarm.errors import BlobError, SchemaMismatch
-from swarm.learning.merge import MergeMethod, check_samples, find_unfit, self_check
+from swarm.learning.merge import MergeMethod, check_samples, find_unfit, is_fused, self_check
 from swarm.tensors import (
     MAX_CHUNK_BYTES,
     NUMPY_DTYPES,
     Layout,
     TensorSpec,
-    create_file,
     open_file,
 )
 
@@ -37,58 +36,10 @@ STEP_BYTES = MAX_CHUNK_BYTES  # a whole number of chunks, whatever their size
 STOP_LOOK_S = 0.2  # how soon a merge that waits for a chunk sees that it was stopped
 
 
-@dataclass(frozen=True)
-class MergeResult:
-    layout: Layout
-    path: Path
-
-
-def merge_files(
-    paths: Sequence[Path], samples: Sequence[int], method: MergeMethod, out: Path
-) -> MergeResult:
-    """Merge tensor files into a new one. `paths` and `samples` are in member order.
-
-    Raises BlobError if one is not canonical, differs in its tensors from the first, or holds values
-    that cannot be merged (contributors are counted from 0); LocalError if `out` cannot be written
-    or this machine's arithmetic differs; ValueError for sample counts that cannot be weights.
-    Nothing is left at `out` then.
-    """
-    self_check()
-    check_samples(samples, len(paths))
-    inputs = [open_file(path) for path in paths]
-    layout = inputs[0].layout
-    for contributor, given in enumerate(inputs[1:], 1):
-        _check_schema(f"contributor {contributor}", given.layout, layout)
-    raws = [given.raw for given in inputs]
-    with create_file(out, layout) as merged:
-        for start, stop in _steps(layout):
-            merge_range(layout, start, stop, raws, samples, method, merged.raw)
-    return MergeResult(layout, out)
-
-
-def merge_range(
-    layout: Layout,
-    start: int,
-    stop: int,
-    inputs: Sequence[RawBytes],
-    samples: Sequence[int],
-    method: MergeMethod,
-    out: RawBytes,
-    origin: int = 0,
-) -> None:
-    """Merge what lies between two chunk edges; needs nothing beyond them.
-
-    `inputs` and `out` hold the files' bytes from the offset `origin` on.
-    """
-    for dtype, begin, end in layout.segments_between(start, stop):
-        numpy_dtype, part = NUMPY_DTYPES[dtype], slice(begin - origin, end - origin)
-        pieces = [raw[part].view(numpy_dtype) for raw in inputs]
-        try:
-            method.merge(dtype, pieces, samples, out[part].view(numpy_dtype))
-        except BlobError as error:
-            first, last = layout.tensor_at(begin).name, layout.tensor_at(end - 1).name
-            where = f"tensor {first!r}" if first == last else f"tensors {first!r} to {last!r}"
-            raise BlobError(f"{error} (in {where})") from None
+def prepare(layout: Layout) -> None:
+    """Load what merges of such files need, or the first one would wait for it."""
+    if any(spec.dtype == "F32" for spec in layout.specs):
+        is_fused("F32", layout.chunk_bytes // 4)
 
 
 class UnusableUpdate(BlobError):
@@ -129,7 +80,8 @@ def merge_as_they_come(
     """Merge chunk after chunk into `draft`, as soon as all updates (in member order) have it.
 
     Returns early if `stopped` is set. Raises UnusableUpdate for values or a header that cannot be
-    merged, BlobError if only the result does not fit, LocalError if it cannot be written.
+    merged, BlobError if only the result does not fit, LocalError if it cannot be written or if this
+    machine's arithmetic differs, ValueError for sample counts that cannot be weights.
     """
     for index, merged in _merged_chunks(layout, updates, method, range(layout.chunks), stopped):
         draft.write_chunks([(index, merged)])
@@ -179,11 +131,31 @@ def _merged_chunks(
         out[: len(header)] = np.frombuffer(header, np.uint8)
         pieces = [raw[start:stop] for raw in raws]
         try:
-            merge_range(layout, start, stop, pieces, samples, method, out, start)
+            _merge_chunk(layout, start, pieces, samples, method, out)
         except BlobError:
             _blame(layout, start, stop, raws)
             raise
         yield index, out.data
+
+
+def _merge_chunk(
+    layout: Layout,
+    start: int,
+    inputs: Sequence[RawBytes],
+    samples: Sequence[int],
+    method: MergeMethod,
+    out: RawBytes,
+) -> None:
+    """Merge the bytes of one chunk, which begins at the offset `start` of the file."""
+    for dtype, begin, end in layout.segments_between(start, start + len(out)):
+        numpy_dtype, part = NUMPY_DTYPES[dtype], slice(begin - start, end - start)
+        pieces = [raw[part].view(numpy_dtype) for raw in inputs]
+        try:
+            method.merge(dtype, pieces, samples, out[part].view(numpy_dtype))
+        except BlobError as error:
+            first, last = layout.tensor_at(begin).name, layout.tensor_at(end - 1).name
+            where = f"tensor {first!r}" if first == last else f"tensors {first!r} to {last!r}"
+            raise BlobError(f"{error} (in {where})") from None
 
 
 def _blame(layout: Layout, start: int, stop: int, raws: Sequence[RawBytes]) -> None:

@@ -121,6 +121,7 @@ class Participant:
         match command:
             case m.Train():
                 nursery.start_soon(self._perform, self.work.train, command)
+                nursery.start_soon(self.work.prepare)
             case m.StopTraining():
                 self.work.stop_training()
             case m.Fetch(digest):

@@ -12,6 +12,7 @@ import logging
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,6 +23,7 @@ import trio
 from swarm.blobs.fetch import Wish
 from swarm.errors import PlanError, SwarmError
 from swarm.learning.messages import Progress
+from swarm.node.merging import prepare
 from swarm.node.settling import FETCH_PATIENCE_S, Settling
 from swarm.protocol import machine as m
 from swarm.tensors import Layout
@@ -59,6 +61,12 @@ class Work(Settling):
             self._training = self.progress = None
         self.records.at(number).train_s += time.monotonic() - began
         return event
+
+    async def prepare(self) -> None:
+        """Beside the training, as the first merge would wait for it."""
+        with suppress(SwarmError):  # of the trainer, which the training tells as well
+            travelling, _ = await self._layouts_of_plan()
+            await trio.to_thread.run_sync(prepare, travelling, abandon_on_cancel=True)  # type: ignore[call-arg]
 
     def stop_training(self) -> None:
         if self._training is not None:

@@ -27,9 +27,10 @@ from swarm.learning.state import (
     write_state,
 )
 from swarm.learning.travel import completed, to_wire, travelling
-from swarm.node.merging import check_update, merge_files
+from swarm.node.merging import check_update
 from swarm.tensors import Layout, open_file
 from swarm.testing.federated import open_sites, run_federated
+from swarm.testing.merging import merge_files
 from swarm.testing.plans import write_tiny_plan
 from swarm.types import Digest
 

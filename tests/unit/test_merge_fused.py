@@ -76,7 +76,7 @@ def test_large_float32_merges_are_compiled_and_counts_that_could_round_are_not(
     merged(MEAN, updates, [1, 2, 2**29], True)
     assert used == []
     merged(MEAN, updates, [1, 2, 2**29 - 1], True)
-    assert used == [3] * (FUSED_FROM_ELEMENTS // merge_module.PIECE_ELEMENTS)
+    assert used == [3] * -(-FUSED_FROM_ELEMENTS // merge_module.PIECE_ELEMENTS)
 
 
 @pytest.mark.parametrize("place", [0, 5, FUSED_FROM_ELEMENTS - 1])

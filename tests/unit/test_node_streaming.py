@@ -17,7 +17,7 @@ from swarm.errors import ChunkPending
 from swarm.learning.merge import MEAN
 from swarm.node.drafts import Drafts, draft_name
 from swarm.node.exchange import Exchange
-from swarm.node.merging import Incoming, merge_files
+from swarm.node.merging import Incoming
 from swarm.node.records import Records
 from swarm.node.work import Work
 from swarm.protocol import machine as m
@@ -33,6 +33,7 @@ from swarm.protocol.state import (
 )
 from swarm.tensors import Layout, TensorSpec, create_file
 from swarm.testing.memory_network import MemorySwitch
+from swarm.testing.merging import merge_files
 from swarm.types import NO_DIGEST, Address, Digest, MemberId, PlanId
 
 ELEMENTS = 250_000
