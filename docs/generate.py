@@ -199,7 +199,7 @@ def constants() -> str:
         "votes are sent again every, seconds": qbft.RESEND_S,
         "a block's time may differ from a validator's clock by, seconds": qbft.CLOCK_TOLERANCE_S,
         "the proposer changes every, blocks": qbft.ROTATION,
-        "leader's stagger between members, seconds": machine.STAGGER_S,
+        "each next member waits with what anyone may send, seconds": machine.STAGGER_S,
     }
     return table(("constant", "value"), values.items())
 
@@ -217,7 +217,9 @@ def _messages(module: ModuleType, names: Sequence[str]) -> str:
 
 
 def control_messages() -> str:
-    return _messages(wire, ("Message", "Request", "Response", "ChunksWanted"))
+    return _messages(
+        wire, ("Message", "Request", "Response", "BulkWanted", "BulkGrant", "ChunksWanted")
+    )
 
 
 def consensus_messages() -> str:
@@ -237,6 +239,7 @@ def node_toml() -> str:
         "str": "text",
         "Name": "text",
         "Positive": "whole number from 1",
+        "MegabitsPerS | None": "number above 0",
         "tuple[str, ...]": "list of texts",
     }
 

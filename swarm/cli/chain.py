@@ -19,7 +19,7 @@ def command() -> None:
 
 
 @command.command()
-@click.argument("directory", type=DIRECTORY, default=Path("."))
+@click.argument("directory", type=DIRECTORY, envvar="SWARM_NODE", default=Path("."))
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def recover(directory: Path, yes: bool) -> None:
     """Let the node in DIRECTORY vote again at once, although its own votes were lost.

@@ -15,7 +15,7 @@ def command() -> None:
 
 
 @command.command()
-@click.argument("directory", type=DIRECTORY, default=Path("."))
+@click.argument("directory", type=DIRECTORY, envvar="SWARM_NODE", default=Path("."))
 def start(directory: Path) -> None:
     """Run the node in DIRECTORY until it is interrupted.
 
@@ -31,7 +31,7 @@ def start(directory: Path) -> None:
 
 
 @command.command()
-@click.argument("directory", type=DIRECTORY, default=Path("."))
+@click.argument("directory", type=DIRECTORY, envvar="SWARM_NODE", default=Path("."))
 @json_option
 def status(directory: Path, as_json: bool) -> None:
     """How the node in DIRECTORY is: chain, peers, plans, rounds."""

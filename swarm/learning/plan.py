@@ -54,8 +54,8 @@ class Data:
     """A site's rows, by use. They never leave the trainer process.
 
     Each part is a torch `Dataset`, or arrays or tensors of equal first dimension: one, a tuple of
-    them, or a dict of them. A batch has the same form. Arrays become tensors: floating point as
-    float32, integers as int64.
+    them, or a dict of them. A batch has the same form. Arrays become tensors: float64 as float32,
+    int8 to int32 as int64, all else in its own type.
 
     `validation` is for choosing and for the progress of a run, `test` for the final word. A row
     belongs to exactly one part.

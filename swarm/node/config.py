@@ -34,6 +34,7 @@ MULTIADDR = re.compile(
 
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
 Positive = Annotated[int, msgspec.Meta(ge=1)]
+MegabitsPerS = Annotated[float, msgspec.Meta(gt=0)]
 
 
 class _Section(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
@@ -59,7 +60,7 @@ class Network(_Section, frozen=True):
     listen: tuple[str, ...] = ("/ip4/127.0.0.1/tcp/0",)
     peers: dict[str, tuple[str, ...]] = {}
     """Multiaddrs by member name, where they differ from network.json."""
-    max_upload_mbit: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    max_upload_mbit: MegabitsPerS | None = None
     """Megabits a second of models and updates, to all peers together; no limit by default."""
 
     @property

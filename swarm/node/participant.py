@@ -21,7 +21,16 @@ from swarm.node.records import RECENT_ROUNDS, Meters
 from swarm.node.work import Work
 from swarm.protocol import machine as m
 from swarm.protocol.access import may_read
-from swarm.protocol.state import Member, Plan, Round, RoundStatus, VerifyLevel, mask_of, winner
+from swarm.protocol.state import (
+    Member,
+    Plan,
+    PlanStatus,
+    Round,
+    RoundStatus,
+    VerifyLevel,
+    mask_of,
+    winner,
+)
 from swarm.types import NO_DIGEST, Address, Digest, MemberId, PlanId, to_hex
 
 log = logging.getLogger("swarm.plan")
@@ -106,12 +115,13 @@ class Participant:
 
     def kept(self) -> set[Digest]:
         """The blobs that this plan still needs, here or for others: updates until their round is
-        final."""
+        final or the plan stopped."""
         plan = self.plan
         if plan is None:
             return set()
         number, _, status = self.stage or (plan.rules.rounds, 0, RoundStatus.FINAL)
-        over = number if status is RoundStatus.FINAL else number - 1
+        is_over = status is RoundStatus.FINAL or plan.status is PlanStatus.STOPPED
+        over = number if is_over else number - 1
         for old in [n for n in self.work.passing if n <= over]:
             del self.work.passing[old]
         keep = set(m.blobs_to_keep(plan, self.models.values()))

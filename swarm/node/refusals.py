@@ -23,7 +23,7 @@ _WORDS = {
     "ConsortiumLastMember": "the last member cannot go",
     "ConsortiumLastValidator": "the last validator cannot go: let another one become active first",
     "PlanBadName": "the plan's name has {size} bytes: choose a shorter class name",
-    "PlanBadRules": "the plan's rules are outside of what the contract allows: see docs/plans.md",
+    "PlanBadRules": "the contract does not allow the plan's rules: see docs/protocol.md",
     "PlanTooMany": "this institution has as many open plans as it may: end one with "
     "`swarm plan stop`",
     "PlanUnknown": "there is no plan {plan}: see `swarm plan list`",

@@ -819,10 +819,12 @@ def omission_reasons(omitted: dict[MemberId, Omission]) -> tuple[int, bytes]:
 
 def blobs_to_keep(plan: Plan, recent: Iterable[Digest]) -> frozenset[Digest]:
     """What a node may not prune: the newest final records, `recent`, and of a running round its
-    base, updates and candidates."""
+    base, updates and candidates. A plan that was stopped in the middle of a round needs none of
+    that any more."""
     keep = {plan.model0, plan.model, plan.statistics, *recent}
-    if plan.round is not None and plan.round.status is not RoundStatus.FINAL:
-        keep.add(plan.round.base)
-        keep |= {s.update for s in plan.round.submissions.values()}
-        keep |= {c.model for c in plan.round.candidates}
+    round = plan.round if plan.status is PlanStatus.RUNNING else None
+    if round is not None and round.status is not RoundStatus.FINAL:
+        keep.add(round.base)
+        keep |= {s.update for s in round.submissions.values()}
+        keep |= {c.model for c in round.candidates}
     return frozenset(keep - {NO_DIGEST})

@@ -9,7 +9,7 @@ import pytest
 
 from swarm.protocol import machine as m
 from swarm.protocol.access import may_read
-from swarm.protocol.state import Candidate, RoundStatus, Rules, VerifyLevel
+from swarm.protocol.state import Candidate, PlanStatus, RoundStatus, Rules, VerifyLevel
 from swarm.testing.rounds import PLAN, Consortium, Vice
 from swarm.types import Digest
 
@@ -272,3 +272,15 @@ def test_a_merge_is_not_looked_at_before_its_leaders_slot_has_come():
     assert machine.handle(early, world.now) == []
     begins = round.slot_begins_at(round.first_slot_of(last))
     assert of_kind(machine.handle(early, begins), m.Verify)
+
+
+def test_a_plan_that_is_stopped_in_the_middle_of_a_round_keeps_its_models_and_no_update():
+    world = started(3)
+    assert world.run(60, lambda: closed(world))
+    plan, _ = world.snapshot()
+    updates = {s.update for s in plan.round.submissions.values()}
+    assert updates
+    assert updates < m.blobs_to_keep(plan, [])
+    stopped = copy.deepcopy(plan)
+    stopped.status, stopped.round.status = PlanStatus.STOPPED, RoundStatus.VOID
+    assert m.blobs_to_keep(stopped, []) == {plan.model0, plan.model}
