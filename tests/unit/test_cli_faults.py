@@ -58,6 +58,17 @@ def test_without_a_node_every_command_says_how_to_start_one(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    "command", ["node status", "node start", "chain recover --yes", "contract info", "plan list"]
+)
+def test_the_node_that_a_terminal_is_about_is_named_once(
+    tmp_path: Path, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SWARM_NODE", "mary")
+    assert "mary" in fault(*command.split())
+
+
 def test_a_node_that_was_killed_is_not_taken_for_running(tmp_path: Path) -> None:
     running = '{"pid": 4194999, "control": "/nowhere", "rpc_url": "", "p2p": []}'
     (tmp_path / "running.json").write_text(running)
