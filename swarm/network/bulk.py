@@ -300,11 +300,18 @@ class BulkChannel:
         return known[1]
 
     def _take_kept(self, member: Address) -> ssl.SSLSocket | None:
-        """A connection of an earlier fetch that is still whole."""
-        kept = self._kept[member]
+        """A connection of an earlier fetch that is still whole, the one that was used last.
+
+        Those that nobody has needed for long are closed: they were for more fetches at once.
+        """
+        since = trio.current_time() - KEEP_OURS_S
+        old = [each for each in self._kept[member] if each.since < since]
+        kept = self._kept[member] = [each for each in self._kept[member] if each.since >= since]
+        for each in old:
+            each.secured.close()
         while kept:
             candidate = kept.pop()
-            if trio.current_time() - candidate.since < KEEP_OURS_S and _is_quiet(candidate.secured):
+            if _is_quiet(candidate.secured):
                 return candidate.secured
             candidate.secured.close()
         return None

@@ -29,7 +29,7 @@ from swarm.blobs.fetch import fetch
 from swarm.blobs.store import BlobStore
 from swarm.errors import BlobError, PeerUnreachable, ProtocolViolation, RemoteError
 from swarm.network import Network, NetworkLimits, open_network
-from swarm.network.bulk import GRANT_METHOD, RETRY_AFTER_S
+from swarm.network.bulk import GRANT_METHOD, KEEP_OURS_S, RETRY_AFTER_S
 from swarm.network.identity import Identity
 from swarm.network.tcp import parse_endpoint
 from swarm.network.tls import TlsIdentity, address_in
@@ -187,6 +187,25 @@ def test_a_connection_that_the_server_has_closed_is_replaced() -> None:
             assert taker.indices == [0, 1]
             (fresh,) = b._bulk._kept[a.address]
             assert fresh.secured is not kept.secured
+
+    run(scenario)
+
+
+def test_connections_that_only_many_fetches_at_once_needed_are_closed() -> None:
+    async def scenario() -> None:
+        async with nodes() as (a, b):
+            refuse_streams(a)
+            async with trio.open_nursery() as nursery:
+                for _ in range(3):
+                    fetch = partial(b.fetch_chunks, stall_s=5)
+                    nursery.start_soon(fetch, a.address, ROOT, range(30), Taker())
+            kept = list(b._bulk._kept[a.address])
+            assert len(kept) > 1
+            for each in kept[:-1]:
+                each.since -= KEEP_OURS_S + 1
+            await b.fetch_chunks(a.address, ROOT, [0], Taker(), stall_s=5)
+            assert [k.secured for k in b._bulk._kept[a.address]] == [kept[-1].secured]
+            assert {k.secured.fileno() for k in kept[:-1]} == {-1}
 
     run(scenario)
 
