@@ -76,7 +76,8 @@ class Records:
 
     The file has a line of JSON for each record that changed, so that what a round costs does not
     grow with the rounds before it: of several lines for a round the last one counts. It is for
-    people and reports; nothing depends on it, so it is written without waiting for the disk.
+    people and reports, and tells which older models are kept: no round depends on it, so it is
+    written without waiting for the disk.
     """
 
     def __init__(self, path: Path) -> None:
