@@ -219,12 +219,22 @@ class Download:
             count = MAX_BATCH_BYTES // chunk_bytes
         batch = self._next_of(standing.queue, count)
         if not batch and self._has_all(peer):
-            share = max(1, len(self.unclaimed) // max(self.working, self.sharers))
-            batch = self._next_of(self.unclaimed, min(count, share))
+            batch = self._next_of(self.unclaimed, min(count, self._share()))
         if not batch:
             batch = self._take_over(peer, count, now)
         self.claims.update(dict.fromkeys(batch, (peer, now)))
         return batch
+
+    def _share(self) -> int:
+        """How many of the unclaimed chunks one peer is asked for.
+
+        All of a small blob: who told what is in it has it all, or asks one who has. Were it shared
+        out, three who want the same one could each wait for a chunk that the next one waits for.
+        """
+        assert self.target is not None
+        if self.target.length_bytes <= SMALL_BYTES:
+            return len(self.unclaimed)
+        return max(1, len(self.unclaimed) // max(self.working, self.sharers))
 
     def _next_of(self, queue: deque[int], count: int) -> list[int]:
         batch: list[int] = []

@@ -28,7 +28,7 @@ import trio
 
 from swarm.blobs.store import BlobStore
 from swarm.chain.http import open_http
-from swarm.errors import MACHINE_FAULTS, ChainError, SwarmError
+from swarm.errors import MACHINE_FAULTS, ChainError, LocalError, SwarmError
 from swarm.learning.merge import self_check
 from swarm.learning.supervisor import Trainer, TrainerConfig, open_trainer
 from swarm.network.limits import NetworkLimits
@@ -45,6 +45,7 @@ from swarm.node.library import METHOD as BUNDLE_METHOD
 from swarm.node.library import Library
 from swarm.node.participant import Participant, Stage
 from swarm.node.password import find_password
+from swarm.node.pruning import Pruning
 from swarm.node.records import Records
 from swarm.node.upkeep import keep_up
 from swarm.node.work import Work
@@ -56,6 +57,7 @@ log = logging.getLogger("swarm.node")
 
 CODE_RETRY_S = 1.0
 CHAIN_RETRY_S = 1.0
+PRUNE_EVERY_S = 30.0
 RUNNING = "running.json"
 M_ARENA_MAX = -8  # as <malloc.h> has it
 
@@ -85,10 +87,10 @@ class Node:
     trainers: dict[Digest, Trainer] = field(default_factory=dict)
     _resources: AsyncExitStack = field(default_factory=AsyncExitStack)
     _joining: set[PlanId] = field(default_factory=set)
-    _pruned_at: set[Stage | None] = field(default_factory=set)
-    _claimed: frozenset[Digest] = frozenset()
-    """Blobs here that some plan needed at some time."""
-    _unclaimed: frozenset[Digest] = frozenset()
+    _pruning: Pruning = field(default_factory=Pruning)
+    _stages: set[Stage | None] = field(default_factory=set)
+    _moved_on: trio.Event = field(default_factory=trio.Event)
+    """Set when a round has opened, closed or ended since the last pruning."""
 
     @property
     def me(self) -> Member | None:
@@ -110,6 +112,7 @@ class Node:
         self.chain.on_merge = self._announce_merge
         async with trio.open_nursery() as nursery:
             nursery.start_soon(keep_up, self.chain, self.address)
+            nursery.start_soon(self._keep_pruned)
             while True:
                 try:
                     await self._observe(nursery)
@@ -128,7 +131,10 @@ class Node:
         for plan in news.plans.values():
             await self._observe_plan(plan, news.ended.get(plan.id, []), nursery)
         self.height = news.height
-        nursery.start_soon(self._prune)
+        stages = {p.stage for p in self.participants.values()}
+        if stages != self._stages:
+            self._stages = stages
+            self._moved_on.set()
 
     async def _observe_plan(self, plan: Plan, ended: list[Round], nursery: trio.Nursery) -> None:
         plan_id = plan.id
@@ -209,23 +215,24 @@ class Node:
         traffic = self.network.traffic()
         return traffic.sent_bytes, traffic.received_bytes
 
-    async def _prune(self) -> None:
-        """Delete blobs that no plan needs any more, whenever a round opens, closes or ends.
-
-        What was needed once goes at the first look. What never was may have been made or pulled a
-        moment ago and not been claimed by its round yet: it goes if a second look finds it so.
-        """
-        place = {p.stage for p in self.participants.values()}
-        if place == self._pruned_at:
-            return
-        self._pruned_at = place
-        here = self.store.roots() | (await trio.to_thread.run_sync(self.store.unfinished)).keys()
-        keep = self._public().union(*(p.kept() for p in self.participants.values()))
-        self._claimed = (self._claimed | keep) & here
-        unneeded = here - keep
-        dropped = unneeded & (self._claimed | self._unclaimed)
-        self._unclaimed = unneeded - dropped
-        await trio.to_thread.run_sync(self.store.discard, dropped)
+    async def _keep_pruned(self) -> None:
+        """Delete blobs that no plan needs any more, whenever a round opens, closes or ends, and
+        now and then: what was still on its way when its round ended comes after that."""
+        while True:
+            with trio.move_on_after(PRUNE_EVERY_S):
+                await self._moved_on.wait()
+            self._moved_on = trio.Event()
+            whole = self.store.roots()
+            here = whole | (await trio.to_thread.run_sync(self.store.unfinished)).keys()
+            needed, spent = self._public(), set[Digest]()
+            for participant in self.participants.values():
+                needed |= participant.needed()
+                spent |= participant.take_spent()
+            dropped = self._pruning.look(here, needed, spent)
+            try:
+                await trio.to_thread.run_sync(self.store.discard, dropped)
+            except LocalError as error:
+                log.warning("blobs that are not needed any more are still here: %s", error)
 
     def may_read(self, sender: Address, blob: Digest) -> bool:
         """Every member may have every plan's newest model; called in worker threads."""

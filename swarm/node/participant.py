@@ -113,19 +113,27 @@ class Participant:
         round = None if self.plan is None else self.plan.round
         return None if round is None else (round.number, round.attempt, round.status)
 
-    def kept(self) -> set[Digest]:
+    def needed(self) -> set[Digest]:
         """The blobs that this plan still needs, here or for others: updates until their round is
         final or the plan stopped."""
+        if self.plan is None:
+            return set()
+        recent = m.blobs_to_keep(self.plan, self.models.values())
+        return set(recent).union(*(self.work.passing[n] for n in self._running()))
+
+    def take_spent(self) -> set[Digest]:
+        """What was made or pulled for rounds that are over; told once."""
+        over = self.work.passing.keys() - self._running()
+        return set[Digest]().union(*(self.work.passing.pop(n) for n in over))
+
+    def _running(self) -> set[int]:
+        """The rounds for which something is here, and that are not over."""
         plan = self.plan
         if plan is None:
-            return set()
+            return set(self.work.passing)
         number, _, status = self.stage or (plan.rules.rounds, 0, RoundStatus.FINAL)
         is_over = status is RoundStatus.FINAL or plan.status is PlanStatus.STOPPED
-        over = number if is_over else number - 1
-        for old in [n for n in self.work.passing if n <= over]:
-            del self.work.passing[old]
-        keep = set(m.blobs_to_keep(plan, self.models.values()))
-        return keep.union(*self.work.passing.values())
+        return {n for n in self.work.passing if n > number or (n == number and not is_over)}
 
     def _obey(self, command: m.Command, nursery: trio.Nursery) -> None:
         match command:

@@ -242,6 +242,24 @@ def test_a_small_blob_is_asked_of_the_next_peer_only_when_one_refuses_it(
     assert {peer for peer, indices in peers.asked.items() if indices} == asked
 
 
+def test_a_small_blob_is_not_shared_out_among_peers_that_may_be_waiting_for_it_too(
+    store: BlobStore, small: BlobStore
+) -> None:
+    class NobodyAtFirst(Peers):
+        async def fetch_manifest(self, peer: Address, root: Digest, *, deadline_s: float) -> bytes:
+            self.manifests.setdefault(peer, RemoteError("the round has not closed here"))
+            try:
+                return await super().fetch_manifest(peer, root, deadline_s=deadline_s)
+            finally:
+                self.manifests[peer] = small.manifest(root).encode()
+
+    peers = NobodyAtFirst(small, {ALICE: honest(0.05), BOB: hang, CAROL: hang})
+    run_fetch(store, peers, layout=None)
+    assert_whole(store, small)
+    assert len(peers.asked[ALICE]) > 1
+    assert peers.asked[BOB] == peers.asked[CAROL] == []
+
+
 def test_a_small_blob_comes_from_another_soon_if_the_first_peer_hangs(
     store: BlobStore, small: BlobStore
 ) -> None:

@@ -1,0 +1,114 @@
+"""Blobs go as soon as nobody needs them, and never before."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from swarm.node.participant import Participant
+from swarm.node.pruning import Pruning
+from swarm.protocol.state import Plan, PlanStatus, Round, RoundStatus, Rules
+from swarm.types import NO_DIGEST, Digest, MemberId, PlanId
+
+Passing = dict[int, set[Digest]]
+
+NOTHING = frozenset[Digest]()
+MODEL, UPDATE, OTHER = (Digest(bytes([number]) * 32) for number in range(1, 4))
+
+
+def test_what_is_needed_stays_however_often_one_looks() -> None:
+    pruning = Pruning()
+    for _ in range(3):
+        assert pruning.look({MODEL, UPDATE}, {MODEL, UPDATE}, NOTHING) == set()
+
+
+def test_what_was_needed_goes_at_the_first_look_that_finds_it_is_not() -> None:
+    pruning = Pruning()
+    pruning.look({MODEL, UPDATE}, {MODEL, UPDATE}, NOTHING)
+    assert pruning.look({MODEL, UPDATE}, {MODEL}, NOTHING) == {UPDATE}
+
+
+def test_what_was_needed_goes_even_if_it_came_after_the_last_look() -> None:
+    pruning = Pruning()
+    pruning.look({MODEL}, {MODEL, UPDATE}, NOTHING)
+    assert pruning.look({MODEL, UPDATE}, {MODEL}, NOTHING) == {UPDATE}
+
+
+def test_what_came_and_served_between_two_looks_goes_at_once() -> None:
+    pruning = Pruning()
+    pruning.look({MODEL}, {MODEL}, NOTHING)
+    assert pruning.look({MODEL, UPDATE}, {MODEL}, {UPDATE}) == {UPDATE}
+
+
+def test_what_is_spent_in_one_plan_stays_if_another_needs_it() -> None:
+    assert Pruning().look({MODEL}, {MODEL}, {MODEL}) == set()
+
+
+def test_what_nobody_claims_goes_at_the_second_look_and_not_at_the_first() -> None:
+    pruning = Pruning()
+    pruning.look({MODEL}, {MODEL}, NOTHING)
+    assert pruning.look({MODEL, OTHER}, {MODEL}, NOTHING) == set()
+    assert pruning.look({MODEL, OTHER}, {MODEL}, NOTHING) == {OTHER}
+
+
+def test_what_is_claimed_at_the_second_look_stays() -> None:
+    pruning = Pruning()
+    pruning.look({MODEL, UPDATE}, {MODEL}, NOTHING)
+    assert pruning.look({MODEL, UPDATE}, {MODEL, UPDATE}, NOTHING) == set()
+
+
+def test_what_was_deleted_and_is_made_again_is_new() -> None:
+    pruning = Pruning()
+    pruning.look({UPDATE}, {UPDATE}, NOTHING)
+    assert pruning.look({UPDATE}, NOTHING, NOTHING) == {UPDATE}
+    assert pruning.look({UPDATE}, NOTHING, NOTHING) == set()
+
+
+def participant(status: RoundStatus, plan_status: PlanStatus, passing: Passing) -> Participant:
+    """In a plan whose round 4 stands so, with these blobs made or pulled for rounds."""
+    round = Round(4, 1, status, opened_at=50, roster=7)
+    plan = Plan(
+        PlanId(1), MemberId(0), "p", MODEL, MODEL, MODEL, 3, NO_DIGEST, Rules(9, False, 2),
+        plan_status, 7, {}, round=round,
+    )  # fmt: skip
+    work: Any = SimpleNamespace(
+        passing=passing, exchange=SimpleNamespace(rules=[]), records=SimpleNamespace(models=dict)
+    )
+    machine: Any = SimpleNamespace(plan=plan)
+    chain: Any = None
+    return Participant(machine, chain, work, 3, lambda: (0, 0))
+
+
+@pytest.mark.parametrize("status", [RoundStatus.OPEN, RoundStatus.CLOSED])
+def test_the_blobs_of_a_round_are_needed_while_it_runs(status: RoundStatus) -> None:
+    one = participant(status, PlanStatus.RUNNING, {3: {OTHER}, 4: {UPDATE}})
+    assert one.needed() == {MODEL, UPDATE}
+    assert one.take_spent() == {OTHER}
+
+
+@pytest.mark.parametrize(
+    ("status", "plan_status"),
+    [(RoundStatus.FINAL, PlanStatus.RUNNING), (RoundStatus.CLOSED, PlanStatus.STOPPED)],
+)
+def test_they_are_spent_when_it_is_final_or_its_plan_stopped(
+    status: RoundStatus, plan_status: PlanStatus
+) -> None:
+    one = participant(status, plan_status, {4: {UPDATE}})
+    assert one.needed() == {MODEL}
+    assert one.take_spent() == {UPDATE}
+    assert one.take_spent() == set()
+
+
+def test_what_comes_after_its_round_is_spent_too() -> None:
+    one = participant(RoundStatus.FINAL, PlanStatus.RUNNING, {})
+    assert one.take_spent() == set()
+    one.work.passing[4] = {UPDATE}
+    assert one.take_spent() == {UPDATE}
+
+
+def test_what_is_made_for_a_round_that_is_not_known_yet_is_kept() -> None:
+    one = participant(RoundStatus.FINAL, PlanStatus.RUNNING, {5: {UPDATE}})
+    assert one.needed() == {MODEL, UPDATE}
+    assert one.take_spent() == set()
