@@ -61,6 +61,8 @@ class Participant:
     traffic: Callable[[], tuple[int, int]]
     """(bytes sent, bytes received) by this node so far."""
     last_report: str = ""
+    _newest: Plan | None = None
+    """As last observed: the machine may not have seen it yet."""
     _evaluated: int = 0
     _drafts_of: tuple[int, int] = (0, 0)
 
@@ -88,6 +90,8 @@ class Participant:
         self.work.model0 = plan.model0
         mask = mask_of(i for i, member in members.items() if member.present)
         await self._note_rounds(self.machine.plan, plan, mask, ended)
+        self._newest = plan
+        self.work.end_rounds(_over(plan))
         await self._send.send(m.ChainObserved(plan, mask))
 
     def announce(self, merge: m.MergeAnnounced) -> None:
@@ -110,30 +114,23 @@ class Participant:
     @property
     def stage(self) -> Stage | None:
         """Where the plan's newest round stands; None before its first."""
-        round = None if self.plan is None else self.plan.round
+        round = None if self._newest is None else self._newest.round
         return None if round is None else (round.number, round.attempt, round.status)
 
     def needed(self) -> set[Digest]:
         """The blobs that this plan still needs, here or for others: updates until their round is
         final or the plan stopped."""
-        if self.plan is None:
+        if self._newest is None:
             return set()
-        recent = m.blobs_to_keep(self.plan, self.models.values())
-        return set(recent).union(*(self.work.passing[n] for n in self._running()))
+        recent = m.blobs_to_keep(self._newest, self.models.values())
+        passing = self.work.passing
+        return set(recent).union(*(passing[n] for n in passing if n > self.work.over))
 
     def take_spent(self) -> set[Digest]:
         """What was made or pulled for rounds that are over; told once."""
-        over = self.work.passing.keys() - self._running()
-        return set[Digest]().union(*(self.work.passing.pop(n) for n in over))
-
-    def _running(self) -> set[int]:
-        """The rounds for which something is here, and that are not over."""
-        plan = self.plan
-        if plan is None:
-            return set(self.work.passing)
-        number, _, status = self.stage or (plan.rules.rounds, 0, RoundStatus.FINAL)
-        is_over = status is RoundStatus.FINAL or plan.status is PlanStatus.STOPPED
-        return {n for n in self.work.passing if n > number or (n == number and not is_over)}
+        passing = self.work.passing
+        over = [n for n in passing if n <= self.work.over]
+        return set[Digest]().union(*(passing.pop(n) for n in over))
 
     def _obey(self, command: m.Command, nursery: trio.Nursery) -> None:
         match command:
@@ -303,6 +300,15 @@ class Participant:
 
     def _names(self) -> dict[MemberId, str]:
         return {i: member.name for i, member in self.work.members.items()}
+
+
+def _over(plan: Plan) -> int:
+    """The newest round that is over: final, or ended with its plan."""
+    if plan.status is PlanStatus.STOPPED:
+        return plan.rules.rounds
+    if plan.round is None:
+        return -1
+    return plan.round.number - (plan.round.status is not RoundStatus.FINAL)
 
 
 def _place(round: Round) -> tuple[int, int]:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -54,6 +55,10 @@ FETCH_PATIENCE_S = 10.0
 LEAST_PATIENCE_S = 2.0
 
 
+class RoundOver(RemoteError):
+    """What a round needed of others is not waited for any more: there, it is deleted by now."""
+
+
 @dataclass(frozen=True)
 class _Job:
     """Updates that are merged, or a merge of which is checked."""
@@ -78,6 +83,10 @@ class Settling:
     members: dict[MemberId, Member] = field(default_factory=dict)
     passing: dict[int, set[Digest]] = field(default_factory=dict)
     """Blobs that were made or pulled for a round, by its number."""
+    over: int = -1
+    """The newest round that is over."""
+    _pulls: dict[int, set[trio.CancelScope]] = field(default_factory=dict)
+    """Of updates, by the round that needs them."""
     _layouts: tuple[Layout, Layout] | None = None
 
     async def merge(self, command: m.Merge) -> m.Event:
@@ -209,12 +218,12 @@ class Settling:
     ) -> dict[MemberId, Omission]:
         """Pull and check these updates, all at once. Returns those that cannot be used, and why."""
         faults: dict[MemberId, Omission] = {}
-        trouble: list[LocalError] = []  # a nursery would wrap it
+        trouble: list[SwarmError] = []  # a nursery would wrap it
 
         async def collect(update: m.FrozenUpdate) -> None:
             try:
-                fault = await self._fault_of_update(update, layout, patience_s)
-            except LocalError as error:
+                fault = await self._fault_of_update(number, update, layout, patience_s)
+            except (LocalError, RoundOver) as error:
                 trouble.append(error)
                 return
             if fault is None:
@@ -230,9 +239,10 @@ class Settling:
         return faults
 
     async def _fault_of_update(
-        self, update: m.FrozenUpdate, layout: Layout, patience_s: float
+        self, number: int, update: m.FrozenUpdate, layout: Layout, patience_s: float
     ) -> Omission | None:
-        fault = await self._fault_of_pull(update, Wish(layout.file_bytes, layout), patience_s)
+        wish = Wish(layout.file_bytes, layout)
+        fault = await self._fault_of_pull(number, update, wish, patience_s)
         if fault is not None:
             return fault
         try:
@@ -245,7 +255,7 @@ class Settling:
         return None
 
     async def _fault_of_pull(
-        self, update: m.FrozenUpdate, wish: Wish, patience_s: float
+        self, number: int, update: m.FrozenUpdate, wish: Wish, patience_s: float
     ) -> Omission | None:
         owner, me = self.members.get(update.member), self.members.get(self.me)
         if owner is not None and me is not None and wish.max_bytes > SMALL_BYTES:
@@ -259,13 +269,16 @@ class Settling:
                 lies.append(error)
 
         try:
-            await self.exchange.pull(
-                update.update,
-                author + self._others(),
-                patience_s=max(patience_s, LEAST_PATIENCE_S),
-                wish=wish,
-                on_fault=note,
-            )
+            with self._until_over(number):
+                await self.exchange.pull(
+                    update.update,
+                    author + self._others(),
+                    patience_s=max(patience_s, LEAST_PATIENCE_S),
+                    wish=wish,
+                    on_fault=note,
+                )
+        except RoundOver:
+            raise
         except SchemaMismatch as error:
             return self._left_out(update.member, Omission.WRONG_SCHEMA, error)
         except BlobError as error:
@@ -275,6 +288,28 @@ class Settling:
             reason = Omission.WRONG_DIGEST if lies else Omission.UNREACHABLE
             return self._left_out(update.member, reason, error)
         return None
+
+    def end_rounds(self, over: int) -> None:
+        """Rounds up to this one are over: their updates are not waited for any more."""
+        self.over = over
+        for number in [n for n in self._pulls if n <= over]:
+            for scope in self._pulls.pop(number):
+                scope.cancel()
+
+    @contextmanager
+    def _until_over(self, number: int) -> Iterator[None]:
+        """Raises RoundOver if the round is over before the block ends."""
+        with trio.CancelScope() as scope:
+            if number <= self.over:
+                scope.cancel()
+            pulls = self._pulls.setdefault(number, set())
+            pulls.add(scope)
+            try:
+                yield
+            finally:
+                pulls.discard(scope)
+        if scope.cancelled_caught:
+            raise RoundOver(f"round {number} is over")
 
     def _left_out(self, member: MemberId, reason: Omission, why: RemoteError) -> Omission:
         name = self._name(member)
@@ -329,8 +364,8 @@ class Settling:
                 job.layout.file_bytes, job.layout, only=only, on_open=opened[update.member].set
             )
             try:
-                fault = await self._fault_of_pull(update, wish, job.patience_s)
-            except LocalError as error:
+                fault = await self._fault_of_pull(job.number, update, wish, job.patience_s)
+            except (LocalError, RoundOver) as error:
                 trouble.append(error)
                 scope.cancel()
                 return

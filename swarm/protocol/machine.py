@@ -401,7 +401,8 @@ class RoundMachine:
                 self._settle(("merge job", number, attempt))
             case MergeFailed(number, attempt, reason):
                 self._fail(("merge job", number, attempt), now)
-                self._report(f"merging round {number} failed: {reason}")
+                if self._is_running(number, attempt):
+                    self._report(f"merging round {number} failed: {reason}")
             case CandidateVerified(number, attempt, model, omitted):
                 self._verdicts[number, attempt, model, omitted] = True
                 self._settle(("verify", number, attempt, model, omitted))
@@ -409,7 +410,8 @@ class RoundMachine:
                 if final:
                     self._verdicts[number, attempt, model, omitted] = False
                 self._fail(("verify", number, attempt, model, omitted), now)
-                self._report(f"the merge of round {number} is not attested: {reason}")
+                if final or self._is_running(number, attempt):
+                    self._report(f"the merge of round {number} is not attested: {reason}")
             case MergeAnnounced():
                 self._note_announced(event, now)
             case TransactionSettled("attest", number, attempt, error) if error == UNKNOWN_CANDIDATE:
@@ -426,9 +428,15 @@ class RoundMachine:
             case TimePassed():
                 pass
 
+    def _is_running(self, number: int, attempt: int) -> bool:
+        round = None if self.plan is None else self.plan.round
+        if round is None or round.status is RoundStatus.FINAL:
+            return False
+        return (round.number, round.attempt) == (number, attempt)
+
     def _note_announced(self, event: MergeAnnounced, now: float) -> None:
         round = None if self.plan is None else self.plan.round
-        if round is None or (event.number, event.attempt) != (round.number, round.attempt):
+        if round is None or not self._is_running(event.number, event.attempt):
             return
         first = round.first_slot_of(event.leader)
         # Whose slot has not come cannot post it: nobody is made to pull models by announcing them.

@@ -71,6 +71,25 @@ def test_a_new_training_waits_until_the_stopped_one_has_ended():
     assert not of_kind(then, m.Report)
 
 
+def test_what_fails_for_a_round_that_is_over_is_not_reported_but_a_wrong_merge_is():
+    world = started(3)
+    world.run(60, lambda: closed(world))
+    machine = machine_of(world, 0)
+    machine.handle(m.ChainObserved(*world.snapshot()), world.now)
+    here = (world.plan.round.number, world.plan.round.attempt)
+
+    def reports(event: m.Event) -> int:
+        return len(of_kind(machine.handle(event, world.now), m.Report))
+
+    failed = m.MergeFailed(*here, "too few updates")
+    unchecked = m.CandidateRefused(*here, Digest(b"m" * 32), 0, "updates did not come", False)
+    assert [reports(failed), reports(unchecked)] == [1, 1]
+    world.run(60, lambda: world.plan.round.number > here[0])
+    machine.handle(m.ChainObserved(*world.snapshot()), world.now)
+    wrong = replace(unchecked, final=True)
+    assert [reports(failed), reports(unchecked), reports(wrong)] == [0, 0, 1]
+
+
 def test_a_training_that_was_told_to_stop_and_finished_all_the_same_is_used():
     world = started(3)
     world.run(1, lambda: world.plan.round is not None)

@@ -6,9 +6,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import trio
 
 from swarm.node.participant import Participant
 from swarm.node.pruning import Pruning
+from swarm.node.work import Work
 from swarm.protocol.state import Plan, PlanStatus, Round, RoundStatus, Rules
 from swarm.types import NO_DIGEST, Digest, MemberId, PlanId
 
@@ -73,12 +75,16 @@ def participant(status: RoundStatus, plan_status: PlanStatus, passing: Passing) 
         PlanId(1), MemberId(0), "p", MODEL, MODEL, MODEL, 3, NO_DIGEST, Rules(9, False, 2),
         plan_status, 7, {}, round=round,
     )  # fmt: skip
-    work: Any = SimpleNamespace(
-        passing=passing, exchange=SimpleNamespace(rules=[]), records=SimpleNamespace(models=dict)
+    exchange: Any = SimpleNamespace(rules=[])
+    records: Any = SimpleNamespace(
+        models=dict, opened=lambda *_: None, closed=lambda *_: None, at=lambda number: None
     )
-    machine: Any = SimpleNamespace(plan=plan)
-    chain: Any = None
-    return Participant(machine, chain, work, 3, lambda: (0, 0))
+    nothing: Any = SimpleNamespace(busy_s=0.0, plan=None)
+    exchange.busy_s = 0.0
+    work = Work(MemberId(0), exchange, nothing, records, nothing, passing=passing)
+    one = Participant(nothing, nothing, work, 3, lambda: (0, 0))
+    trio.run(one.observe, plan, {}, [])
+    return one
 
 
 @pytest.mark.parametrize("status", [RoundStatus.OPEN, RoundStatus.CLOSED])

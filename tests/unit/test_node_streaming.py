@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import trio
+import trio.testing
 
 from swarm.blobs.store import BlobStore
 from swarm.errors import ChunkPending
@@ -362,6 +363,36 @@ def test_a_check_whose_updates_are_deleted_under_it_is_given_up_and_ends_nothing
     assert not refused.final
     assert "No such file" in refused.reason
     assert isinstance(verified, m.CandidateVerified)
+
+
+@pytest.mark.parametrize("waits_first", [True, False])
+def test_a_merge_whose_round_is_over_waits_for_no_update_and_blames_nobody(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, waits_first: bool
+) -> None:
+    consortium = Consortium(tmp_path, 3)
+
+    async def scenario() -> m.Event:
+        async with AsyncExitStack() as stack:
+            await consortium.open(stack)
+            leader = consortium.work[LEADER]
+            consortium.sites[2].rules[:] = [lambda sender, blob: False]  # for it, all is over
+
+            async def end_round() -> None:
+                if waits_first:
+                    await trio.sleep(0.1)
+                leader.end_rounds(1)
+
+            with trio.fail_after(1):
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(end_round)
+                    if not waits_first:
+                        await trio.testing.wait_all_tasks_blocked()
+                    return await leader.merge(consortium.merge())
+
+    failed = trio.run(scenario)
+    assert isinstance(failed, m.MergeFailed)
+    assert failed.reason == "round 1 is over"
+    assert "left out" not in caplog.text
 
 
 def test_another_model_or_seed_draws_other_chunks() -> None:

@@ -20,7 +20,7 @@ from swarm.learning.sites import deal
 from swarm.testing.faults.drive import Drive
 from swarm.testing.faults.nodes import open_nodes, processes_in
 from swarm.testing.faults.plan import FaultPlan, read_plan
-from swarm.testing.faults.verdict import Check, Outcome, judge, read_replicas, score, show
+from swarm.testing.faults.verdict import Check, Outcome, compare, judge, read_replicas, score, show
 from swarm.testing.faults.watch import open_watch
 from swarm.testing.faults.wires import open_wires
 from swarm.testing.plans import slow, wide, write_tiny_plan
@@ -45,19 +45,23 @@ class Runner:
         """One run of one plan, after the undisturbed one that it is compared with, if it is new."""
         plan = read_plan(path)
         base = self.base(path, plan)
-        undisturbed = None
+        quiet = msgspec.structs.replace(
+            plan, about="", nodes=plan.undisturbed_nodes, fault=(), storm=None,
+            at_most={}, at_least={},
+        )  # fmt: skip
+        undisturbed = f"{path.stem}, undisturbed"
+        key = f"{base} {quiet.peers} {quiet.nodes} {quiet.rounds} {quiet.namespaces}"
+        if plan.undisturbed_nodes is not None and key not in self._undisturbed:
+            self._undisturbed[key] = self._run_once(undisturbed, quiet, base, 0)
+            show(self._undisturbed[key])
+        outcome = self._run_once(path.stem, plan, base, seed)
         if plan.undisturbed_nodes is not None:
-            quiet = msgspec.structs.replace(
-                plan, about="", nodes=plan.undisturbed_nodes, fault=(), storm=None,
-                at_most={}, at_least={},
-            )  # fmt: skip
-            key = f"{base} {quiet.peers} {quiet.nodes} {quiet.rounds} {quiet.namespaces}"
-            if key not in self._undisturbed:
-                name = f"{path.stem}, undisturbed"
-                self._undisturbed[key] = self._run_once(name, quiet, base, 0, None)
-                show(self._undisturbed[key])
-            undisturbed = self._undisturbed[key]
-        return self._run_once(path.stem, plan, base, seed, undisturbed)
+            runs = [self._undisturbed[key]]
+            if "slowdown" in plan.at_most:  # a machine's speed drifts: so before and after
+                runs.append(self._run_once(f"{undisturbed} again", quiet, base, seed))
+                show(runs[-1])
+            compare(outcome, plan, runs)
+        return outcome
 
     def base(self, path: Path, plan: FaultPlan) -> Path:
         """Where the plan that is trained lies; written, if it is made."""
@@ -69,9 +73,7 @@ class Runner:
             write_tiny_plan(base, *changes, sites=plan.plan.sites)
         return base
 
-    def _run_once(
-        self, name: str, plan: FaultPlan, base: Path, seed: int, undisturbed: Outcome | None
-    ) -> Outcome:
+    def _run_once(self, name: str, plan: FaultPlan, base: Path, seed: int) -> Outcome:
         began = time.monotonic()
         newcomers = sum(fault.do == "admit" for fault in plan.fault)
         dealt = deal(base, plan.peers)
@@ -97,7 +99,7 @@ class Runner:
                 scored = failure is None and plan.undisturbed_nodes is not None
                 auc = score(nodes, sites + more, plan.rounds) if scored else None
                 wall_s = time.monotonic() - began
-                outcome = judge(name, plan, drive, failure, replicas, auc, undisturbed, wall_s)
+                outcome = judge(name, plan, drive, failure, replicas, auc, wall_s)
             left = processes_in(directory)
             outcome.checks.append(Check("no process is left", not left, f"{left}" if left else ""))
             outcome.ok = outcome.ok and not left

@@ -39,7 +39,8 @@ MEASURES = {
     "caught_up_s": "from a node's return to the others' height of that moment",
     "voting_s": "from a node's return to its voting again",
     "auc_gap": "difference to the undisturbed run's AUC",
-    "slowdown": "median seconds a round after the faults, over the undisturbed run's",
+    "slowdown": "median seconds a round after the faults, over that of undisturbed runs before and "
+    "after",
     "contributes_after_rounds": "from a newcomer's admission to its first contribution",
     "memory_growth": "of a node's main process, from round 50 to the end, as a part of it",
     "trainer_growth": "of its trainer, likewise",
@@ -49,6 +50,8 @@ MEASURES = {
     "blobs_growth": "how many more files in its blob store",
     "chain_kb_a_round": "how much its replica of the chain grows (1000 bytes)",
 }
+COMPARED = frozenset(("auc_gap", "slowdown"))
+"""What takes an undisturbed run to compare with."""
 GROWTH = frozenset(name for name in MEASURES if name.endswith("growth")) | {"chain_kb_a_round"}
 COUNTS = {
     "kills": "processes ended by SIGKILL",
@@ -139,7 +142,7 @@ def read_plan(path: Path) -> FaultPlan:
     for name in set(plan.at_most) - set(MEASURES) | set(plan.at_least) - set(COUNTS):
         known = ", ".join([*MEASURES, *COUNTS])
         raise ConfigurationError(f"{path}: nobody measures {name!r}; there are: {known}")
-    if {"auc_gap", "slowdown"} & set(plan.at_most) and plan.undisturbed_nodes is None:
+    if COMPARED & plan.at_most.keys() and plan.undisturbed_nodes is None:
         raise ConfigurationError(f"{path}: give undisturbed_nodes, to have a run to compare with")
     return plan
 

@@ -6,7 +6,7 @@ import re
 import statistics
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from swarm.learning.sites import SiteFiles
 from swarm.node.control import ask
 from swarm.testing.faults.drive import Drive, Kill, logs_of
 from swarm.testing.faults.nodes import Nodes, run_in
-from swarm.testing.faults.plan import FaultPlan
+from swarm.testing.faults.plan import COMPARED, FaultPlan
 from swarm.testing.faults.replica import Replica
 from swarm.testnet.references import open_evaluator
 
@@ -49,6 +49,8 @@ class Outcome(msgspec.Struct, kw_only=True):
     measures: dict[str, list[float]]
     round_s: dict[int, float]
     """Seconds from one round's final model to the next one's."""
+    settled_from: int = 0
+    """The first round that must not pay for a fault any more."""
     downtime_s: float
     wall_s: float
     auc: float | None
@@ -90,10 +92,9 @@ def judge(
     failure: str | None,
     replicas: Mapping[str, Replica],
     auc: float | None,
-    undisturbed: Outcome | None,
     wall_s: float,
 ) -> Outcome:
-    """Check everything, and put it together."""
+    """Check what can be told of a run by itself, and put it together."""
     counts, measures = Counter(drive.counts), {k: list(v) for k, v in drive.measures.items()}
     deaths = [k for k in drive.kills if k.leader and _left_unmerged(k, replicas)]
     counts["kills"] = len(drive.kills)
@@ -101,16 +102,18 @@ def judge(
     counts["proposer_kills"] = sum(k.proposer for k in drive.kills)
     counts["attempts_again"] = drive.watch.attempts
     measures["final_s"] = [round(k.final_s, 2) for k in deaths if k.final_s is not None]
-    round_s = seconds_a_round(drive.watch.final_at)
-    if undisturbed is not None:
-        measures |= _compare(round_s, auc, undisturbed, drive.last_fault_round + SETTLE_ROUNDS)
     checks = [
         Check("all rounds are final at all nodes", failure is None, failure or ""),
         _one_model_a_round(plan, drive, replicas),
         _one_final_digest(plan, drive),
         _one_block_a_height(replicas, len(drive.nodes.answering)),
         *_clean_logs(drive.nodes),
-        *_figures(plan, counts, measures, drive),
+        *(_at_least(name, least, counts) for name, least in plan.at_least.items()),
+        *(
+            _at_most(name, most, measures, sum(a.measure == name for a in drive.awaited))
+            for name, most in plan.at_most.items()
+            if name not in COMPARED
+        ),
     ]
     return Outcome(
         plan=name,
@@ -120,7 +123,8 @@ def judge(
         checks=checks,
         counts=dict(counts),
         measures=measures,
-        round_s=round_s,
+        round_s=seconds_a_round(drive.watch.final_at),
+        settled_from=drive.last_fault_round + SETTLE_ROUNDS,
         downtime_s=round(sum(k.back_at - k.at for k in drive.kills if k.back_at), 1),
         wall_s=round(wall_s, 1),
         auc=auc,
@@ -200,37 +204,37 @@ def _clean_logs(nodes: Nodes) -> list[Check]:
     ]
 
 
-def _compare(
-    round_s: Mapping[int, float], auc: float | None, undisturbed: Outcome, first: int
-) -> dict[str, list[float]]:
-    found: dict[str, list[float]] = {}
-    if auc is not None and undisturbed.auc is not None:
-        found["auc_gap"] = [round(abs(auc - undisturbed.auc), 4)]
-    here = [s for number, s in round_s.items() if number >= first]
-    there = [s for number, s in undisturbed.round_s.items() if number >= first]
+def compare(outcome: Outcome, plan: FaultPlan, undisturbed: Sequence[Outcome]) -> None:
+    """Add what only comparing with undisturbed runs can tell."""
+    aucs = [run.auc for run in undisturbed if run.auc is not None]
+    if outcome.auc is not None and aucs:
+        outcome.measures["auc_gap"] = [round(abs(outcome.auc - aucs[0]), 4)]
+    here = _settled(outcome, outcome.settled_from)
+    there = [s for run in undisturbed for s in _settled(run, outcome.settled_from)]
     if here and there:
-        found["slowdown"] = [round(statistics.median(here) / statistics.median(there), 3)]
-    return found
+        slowdown = statistics.median(here) / statistics.median(there)
+        outcome.measures["slowdown"] = [round(slowdown, 3)]
+    for name in COMPARED & plan.at_most.keys():
+        outcome.checks.append(_at_most(name, plan.at_most[name], outcome.measures, 0))
+    outcome.ok = all(check.ok for check in outcome.checks)
 
 
-def _figures(
-    plan: FaultPlan,
-    counts: Mapping[str, int],
-    measures: Mapping[str, list[float]],
-    drive: Drive,
-) -> list[Check]:
-    checks = []
-    for name, least in plan.at_least.items():
-        count = counts.get(name, 0)
-        checks.append(Check(f"{name}: at least {least}", count >= least, f"{count}"))
-    for name, most in plan.at_most.items():
-        values = measures.get(name, [])
-        open_ = [a for a in drive.awaited if a.measure == name]
-        ok = bool(values) and max(values) <= most and not open_
-        detail = ", ".join(f"{v:g}" for v in values) or "never came"
-        detail += f"; {len(open_)} never came" if open_ and values else ""
-        checks.append(Check(f"{name}: at most {most:g}", ok, detail))
-    return checks
+def _settled(outcome: Outcome, first: int) -> list[float]:
+    return [s for number, s in outcome.round_s.items() if number >= first]
+
+
+def _at_least(name: str, least: float, counts: Mapping[str, int]) -> Check:
+    count = counts.get(name, 0)
+    return Check(f"{name}: at least {least}", count >= least, f"{count}")
+
+
+def _at_most(name: str, most: float, measures: Mapping[str, list[float]], awaited: int) -> Check:
+    """`awaited`: how many values never came."""
+    values = measures.get(name, [])
+    ok = bool(values) and max(values) <= most and not awaited
+    detail = ", ".join(f"{v:g}" for v in values) or "never came"
+    detail += f"; {awaited} never came" if awaited and values else ""
+    return Check(f"{name}: at most {most:g}", ok, detail)
 
 
 def show(outcome: Outcome) -> None:
