@@ -23,6 +23,7 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot
 from matplotlib.axes import Axes
+from matplotlib.ticker import NullFormatter
 
 Result = dict[str, Any]
 
@@ -39,6 +40,9 @@ def draw(results: list[Result], out: Path) -> None:
         (drawn,) = by_size.plot(sizes, median, marker="o", label=f"{peers} peers")
         by_size.fill_between(sizes, median, worst, alpha=0.15, color=drawn.get_color())
     by_size.set(xscale="log", yscale="log", xlabel="model, MB", ylabel="seconds per round, median")
+    for axis in (by_size.xaxis, by_size.yaxis):
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_formatter("{x:g}" if axis is by_size.yaxis else NullFormatter())
     for size_bytes, line in lines(results, "size_bytes", "peers"):
         peers = [r["peers"] for r in line]
         label = f"{size_bytes / 1e6:g} MB"
