@@ -103,6 +103,9 @@ class _Entry(msgspec.Struct, forbid_unknown_fields=True):
     ]
 
 
+_entries = msgspec.json.Decoder(dict[str, _Entry])  # here, for `swarm.blobs.tree`'s reason
+
+
 def chunk_bytes_for(data_bytes: int) -> int:
     """The chunk size for so many bytes of data: a power of two, so that tiny files stay tiny."""
     aimed = max(1, -(-data_bytes // CHUNKS_PER_FILE))
@@ -163,7 +166,7 @@ class Layout:
         Raises BlobError naming what is not canonical.
         """
         try:
-            entries = msgspec.json.decode(header[_PREFIX_BYTES:], type=dict[str, _Entry])
+            entries = _entries.decode(header[_PREFIX_BYTES:])
         except UNREADABLE as error:
             raise BlobError(f"the tensor file's header cannot be read: {error}") from None
         specs = [TensorSpec(name, entry.dtype, entry.shape) for name, entry in entries.items()]

@@ -74,7 +74,7 @@ class Manifest(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
                 f"{MAX_MANIFEST_BYTES}"
             )
         try:
-            manifest = msgspec.msgpack.decode(encoded, type=cls)
+            manifest = _decoder.decode(encoded)
         except UNREADABLE as error:
             raise BlobError(
                 f"the manifest of blob {to_hex(root)} cannot be read: {error}"
@@ -164,6 +164,11 @@ class Manifest(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
             chunk_bytes=chunk_bytes,
             leaves=b"".join(map(leaf_hash, chunks)),
         )
+
+
+# Made here, not at the first use: msgspec reads a type's annotations then, and a second thread that
+# decodes meanwhile meets a half-read type, which ends the process (0.22, SIGSEGV).
+_decoder = msgspec.msgpack.Decoder(Manifest)
 
 
 def leaf_hash(chunk: bytes | memoryview) -> bytes:

@@ -108,6 +108,9 @@ class _Document(msgspec.Struct, forbid_unknown_fields=True):
     signatures: Annotated[list[str], msgspec.Meta(max_length=MAX_VALIDATORS)]
 
 
+_decoder = msgspec.json.Decoder(_Document)
+
+
 def read_override(path: Path) -> SignedOverride:
     """Read an override's file. Raises ConfigurationError; the signatures are not checked yet."""
     try:
@@ -115,7 +118,7 @@ def read_override(path: Path) -> SignedOverride:
             content = file.read(MAX_FILE_BYTES + 1)
         if len(content) > MAX_FILE_BYTES:
             raise ConfigurationError(f"{path} has more than {MAX_FILE_BYTES} bytes")
-        document = msgspec.json.decode(content, type=_Document)
+        document = _decoder.decode(content)
         override = Override(
             to_digest(document.genesis),
             document.height,

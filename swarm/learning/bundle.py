@@ -61,6 +61,9 @@ class _Packed(msgspec.Struct, forbid_unknown_fields=True):
     files: dict[str, bytes]
 
 
+_decoder = msgspec.msgpack.Decoder(_Packed)
+
+
 def read(path: Path) -> Bundle:
     """Read the plan at `path`: a folder with a `plan.py`, or one `.py` file.
 
@@ -88,7 +91,7 @@ def unpack(packed: bytes) -> Bundle:
     if len(packed) > 2 * MAX_BUNDLE_BYTES:
         raise ProtocolViolation(f"a plan bundle of {len(packed)} bytes is larger than the limit")
     try:
-        files = msgspec.msgpack.decode(packed, type=_Packed).files
+        files = _decoder.decode(packed).files
     except UNREADABLE as error:
         raise ProtocolViolation(f"not a plan bundle: {error}") from error
     fault = _fault(files)

@@ -60,6 +60,9 @@ class Job(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     device: str = "auto"
 
 
+_jobs = msgspec.json.Decoder(Job)
+
+
 class Result(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """Scores on the held-back rows of all sites. NaN is written as null."""
 
@@ -189,7 +192,7 @@ def main() -> None:
 
 def _answer(line: bytes) -> Answer:
     try:
-        return Answer(result=run(msgspec.json.decode(line, type=Job)))
+        return Answer(result=run(_jobs.decode(line)))
     except msgspec.DecodeError as error:
         return Answer(error=f"not an evaluation job: {error}", exit_status=2)
     except SwarmError as error:

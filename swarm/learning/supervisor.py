@@ -57,6 +57,7 @@ EXIT_STATUS_WAIT_S = 1.0
 FIRST_PAUSE_S = 0.2
 WRITE_DEADLINE_S = 10.0
 DESCRIPTION = "described.msgpack"
+_descriptions = msgspec.msgpack.Decoder(Loaded)
 
 Answer = TypeVar("Answer", bound=Reply)
 
@@ -249,7 +250,7 @@ class Trainer:
     def _recall(self) -> Loaded | None:
         """What an earlier process said of this very code, if that can be read."""
         with suppress(OSError, msgspec.MsgspecError):
-            said = msgspec.msgpack.decode(self._description.read_bytes(), type=Loaded)
+            said = _descriptions.decode(self._description.read_bytes())
             if said.digest == self.config.digest:
                 return said
         return None

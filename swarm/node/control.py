@@ -56,10 +56,15 @@ class Running(msgspec.Struct):
     p2p: tuple[str, ...]
 
 
+_requests = msgspec.json.Decoder(Request)
+_replies = msgspec.json.Decoder(Reply)
+_running = msgspec.json.Decoder(Running)
+
+
 def read_running(directory: Path) -> Running:
     """Find the node that runs in `directory`. Raises ConfigurationError if none does."""
     try:
-        running = msgspec.json.decode((directory / "running.json").read_bytes(), type=Running)
+        running = _running.decode((directory / "running.json").read_bytes())
         os.kill(running.pid, 0)
     except (FileNotFoundError, ProcessLookupError, NotADirectoryError):
         raise _nobody(directory) from None
@@ -115,7 +120,7 @@ def ask(
         ) from None
     if len(raw) < 4 or len(raw) < 4 + int.from_bytes(raw[:4], "big"):
         raise LocalError(f"the node in {directory} ended while it was asked: see its log")
-    reply = msgspec.json.decode(raw[4:], type=Reply)
+    reply = _replies.decode(raw[4:])
     if reply.error:
         failure = ConfigurationError if reply.exit_status == 2 else LocalError
         raise failure(reply.error)
@@ -177,7 +182,7 @@ async def _perform(body: bytes, handlers: Mapping[str, Handler]) -> Reply:
     if body.count(b"[") + body.count(b"{") > MAX_BRACKETS:
         return Reply(error="the request is nested too deeply", exit_status=2)
     try:
-        request = msgspec.json.decode(body, type=Request)
+        request = _requests.decode(body)
         handler = handlers[request.method]
     except (*UNREADABLE, KeyError) as error:
         return Reply(

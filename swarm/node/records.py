@@ -61,6 +61,9 @@ class RoundRecord:
     """When this node saw the final merge: Unix time."""
 
 
+_decoder = msgspec.json.Decoder(RoundRecord)
+
+
 @dataclass
 class Meters:
     """Readings at the opening of a round, to subtract from those at its end."""
@@ -92,7 +95,7 @@ class Records:
         with suppress(FileNotFoundError):
             for line in path.read_bytes().splitlines():
                 with suppress(*UNREADABLE):
-                    record = msgspec.json.decode(line, type=RoundRecord)
+                    record = _decoder.decode(line)
                     self.rounds[record.round] = record
             self._is_whole = False  # a kill may have cut the last line short
 

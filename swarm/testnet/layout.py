@@ -45,6 +45,9 @@ class TestnetFile(msgspec.Struct):
     plan_id: int | None = None
 
 
+_decoder = msgspec.json.Decoder(TestnetFile)
+
+
 ALL_MODELS = 1_000_000
 
 
@@ -129,7 +132,7 @@ def read_testnet(directory: Path) -> TestnetFile:
     """Raises ConfigurationError if there is no testnet in `directory`."""
     path = directory / FILE
     try:
-        return msgspec.json.decode(path.read_bytes(), type=TestnetFile)
+        return _decoder.decode(path.read_bytes())
     except FileNotFoundError:
         raise ConfigurationError(
             f"no testnet in {directory}: start one with `swarm testnet up PLAN`, or name its "

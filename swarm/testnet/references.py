@@ -43,6 +43,9 @@ class _Answer(msgspec.Struct):
     exit_status: int
 
 
+_answers = msgspec.json.Decoder(_Answer)
+
+
 class Evaluator:
     """The evaluator process; made by `open_evaluator`. Jobs are done in the order of asking."""
 
@@ -78,7 +81,7 @@ class Evaluator:
             line = b""
         if not line:
             raise LocalError("the process that scores the models ended; is there enough memory?")
-        answer = msgspec.json.decode(line, type=_Answer)
+        answer = _answers.decode(line)
         if answer.result is None:
             failure = PlanError if answer.exit_status == 2 else LocalError
             raise failure(answer.error)

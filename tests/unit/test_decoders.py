@@ -1,0 +1,46 @@
+"""msgspec reads a type's annotations when it is first decoded, and a thread that decodes the same
+type meanwhile meets a half-read one: that has ended a node (msgspec 0.22, a segmentation fault). So
+what threads may decode has a decoder that was made when its module was imported, in one thread."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import swarm
+
+PACKAGE = Path(swarm.__file__).parent
+BEFORE_ANY_THREAD = {
+    "node/config.py",  # the first thing that a command does
+    "chain/genesis.py",  # likewise, when it founds, joins or starts
+    "learning/sites.py",  # before a testnet is dealt
+    "learning/loading.py",  # in the trainer, whose replies hold these rules
+    "node/layouts.py",  # on trio's thread alone
+}
+
+
+def typed_at_use(source: str) -> list[int]:
+    """The lines in which `msgspec` itself decodes or converts to a type."""
+    found = []
+    for call in ast.walk(ast.parse(source)):
+        if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Attribute):
+            continue
+        is_typed = call.func.attr == "convert" or any(k.arg == "type" for k in call.keywords)
+        if is_typed and ast.unparse(call.func).startswith("msgspec."):
+            found.append(call.lineno)
+    return found
+
+
+def test_the_scan_sees_both_ways_and_lets_prepared_ones_pass() -> None:
+    assert typed_at_use("msgspec.msgpack.decode(x, type=T)") == [1]
+    assert typed_at_use("\nmsgspec.convert(x, T)") == [2]
+    assert typed_at_use("msgspec.json.decode(x)\nprepared.decode(x)") == []
+
+
+def test_what_threads_decode_was_prepared_at_import() -> None:
+    found = {
+        str(path.relative_to(PACKAGE))
+        for path in PACKAGE.rglob("*.py")
+        if "testing" not in path.relative_to(PACKAGE).parts and typed_at_use(path.read_text())
+    }
+    assert found == BEFORE_ANY_THREAD
