@@ -222,6 +222,8 @@ class Node:
             with trio.move_on_after(PRUNE_EVERY_S):
                 await self._moved_on.wait()
             self._moved_on = trio.Event()
+            if not self._knows_its_needs():
+                continue
             whole = self.store.roots()
             here = whole | (await trio.to_thread.run_sync(self.store.unfinished)).keys()
             needed, spent = self._public(), set[Digest]()
@@ -233,6 +235,14 @@ class Node:
                 await trio.to_thread.run_sync(self.store.discard, dropped)
             except LocalError as error:
                 log.warning("blobs that are not needed any more are still here: %s", error)
+
+    def _knows_its_needs(self) -> bool:
+        """Whether the chain has been read, and every plan that this node joined has told what it
+        needs: before that, after a start, everything here would look unneeded. As it would at one
+        that is no member any more, and keeps what it has."""
+        joined = [self.participants.get(plan) for plan in self._joining]
+        is_read = self.height >= 0 and self.me is not None
+        return is_read and all(p is not None and p.has_observed for p in joined)
 
     def may_read(self, sender: Address, blob: Digest) -> bool:
         """Every member may have every plan's newest model; called in worker threads."""

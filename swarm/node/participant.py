@@ -117,6 +117,11 @@ class Participant:
         round = None if self._newest is None else self._newest.round
         return None if round is None else (round.number, round.attempt, round.status)
 
+    @property
+    def has_observed(self) -> bool:
+        """Whether it knows its plan, and so what it needs."""
+        return self._newest is not None
+
     def needed(self) -> set[Digest]:
         """The blobs that this plan still needs, here or for others: updates until their round is
         final or the plan stopped."""

@@ -7,11 +7,14 @@ from typing import Any
 
 import pytest
 import trio
+import trio.lowlevel
+import trio.testing
 
+from swarm.node.node import PRUNE_EVERY_S, Node
 from swarm.node.participant import Participant
 from swarm.node.pruning import Pruning
 from swarm.node.work import Work
-from swarm.protocol.state import Plan, PlanStatus, Round, RoundStatus, Rules
+from swarm.protocol.state import Member, Plan, PlanStatus, Round, RoundStatus, Rules
 from swarm.types import NO_DIGEST, Digest, MemberId, PlanId
 
 Passing = dict[int, set[Digest]]
@@ -118,3 +121,45 @@ def test_what_is_made_for_a_round_that_is_not_known_yet_is_kept() -> None:
     one = participant(RoundStatus.FINAL, PlanStatus.RUNNING, {5: {UPDATE}})
     assert one.needed() == {MODEL, UPDATE}
     assert one.take_spent() == set()
+
+
+def test_a_node_deletes_nothing_before_it_knows_what_it_needs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """After a start: the chain cannot be read, it is no member yet, its trainer does not start."""
+
+    async def run_sync(function: Any, *arguments: Any) -> Any:
+        await trio.lowlevel.checkpoint()
+        return function(*arguments)
+
+    monkeypatch.setattr(trio.to_thread, "run_sync", run_sync)
+    nothing: Any = SimpleNamespace()
+    dropped: list[set[Digest]] = []
+    store: Any = SimpleNamespace(
+        roots=lambda: frozenset({MODEL, OTHER}), unfinished=dict, discard=dropped.append
+    )
+    node = Node(
+        nothing, nothing, nothing, b"", nothing, nothing, nothing, store, nothing, nothing, {}
+    )
+
+    async def scenario() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(node._keep_pruned)
+            await trio.sleep(10 * PRUNE_EVERY_S)
+            assert not dropped  # nothing of the chain is known
+            node.height = 5
+            await trio.sleep(10 * PRUNE_EVERY_S)
+            assert not dropped  # it is no member
+            me = Member(MemberId(0), node.address, node.address, "me")
+            node.members = {me.id: me}
+            node._joining.add(PlanId(1))
+            await trio.sleep(10 * PRUNE_EVERY_S)
+            assert not dropped  # the plan's participant is still being made
+            node.participants[PlanId(1)] = ready
+            await trio.sleep(10 * PRUNE_EVERY_S)
+            nursery.cancel_scope.cancel()
+
+    ready = participant(RoundStatus.OPEN, PlanStatus.RUNNING, {})
+    trio.run(scenario, clock=trio.testing.MockClock(autojump_threshold=0))
+    assert {OTHER} in dropped
+    assert all(MODEL not in each for each in dropped)
