@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import msgspec
 
@@ -71,6 +71,16 @@ class ChunkPending(RemoteError):
     def __init__(self, words: str, wait: Callable[[float], object] | None = None) -> None:
         super().__init__(words)
         self.wait = wait or _nap
+
+
+class AskedTooEarly(RemoteError):
+    """What a peer asks for is here, but it may not have it as far as this node has followed the
+    chain; a peer that has seen a newer block asks a moment before that. `news` waits, in trio, for
+    the next look at the chain."""
+
+    def __init__(self, words: str, news: Callable[[], Awaitable[object]]) -> None:
+        super().__init__(words)
+        self.news = news
 
 
 def _nap(seconds: float) -> None:

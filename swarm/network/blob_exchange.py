@@ -9,12 +9,20 @@ byte of it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from functools import partial
 from typing import Protocol
 
 import trio
 
-from swarm.errors import ChunkPending, LocalError, PeerUnreachable, ProtocolViolation, RemoteError
+from swarm.errors import (
+    AskedTooEarly,
+    ChunkPending,
+    LocalError,
+    PeerUnreachable,
+    ProtocolViolation,
+    RemoteError,
+)
 from swarm.network.bulk_transfer import (
     FLUSH_AFTER_S,
     PACED_WRITE_BYTES,
@@ -46,11 +54,14 @@ BATCH_BYTES = 1 * MIB
 WINDOW_BYTES = 4 * MIB
 FINISH_S = 5.0
 FIRST_LOOK_S, LAST_LOOK_S = 0.002, 0.05
+EARLY_S = 0.25
+"""How long one that asks too early is kept waiting: refused, it would ask others, who have less."""
 
 
 class BlobProvider(Protocol):
     """What a node serves; both may raise RemoteError in words to refuse `sender`.
 
+    `manifest` raises AskedTooEarly where that may be otherwise in a moment: it is asked again then.
     `read_chunk` raises ChunkPending for a chunk that is on its way: it is asked again, for a while.
     Called in worker threads, several at once.
     """
@@ -71,9 +82,10 @@ class BlobServer:
     async def manifest(self, sender: Address, payload: bytes) -> bytes:
         if len(payload) != 32:
             raise ProtocolViolation(f"a blob's name has 32 bytes, not {len(payload)}")
+        look = partial(self._provider.manifest, sender, Digest(payload))
         try:
-            return await trio.to_thread.run_sync(
-                self._provider.manifest, sender, Digest(payload), limiter=self._threads
+            return await when_readable(
+                partial(trio.to_thread.run_sync, look, limiter=self._threads)
             )
         except (LocalError, OSError) as error:
             raise RemoteError(refusal(error)) from error
@@ -225,6 +237,22 @@ async def _read_chunk(stream: Stream, expected: int, max_bytes: int, stall_s: fl
     if index != expected or length > max_bytes:
         raise ProtocolViolation(f"expected chunk {expected}, got {index} of {length} bytes")
     return await stream.read_in_time(length, stall_s)
+
+
+async def when_readable(look: Callable[[], Awaitable[bytes]]) -> bytes:
+    """What `look` returns, now or once this node has seen why the asker may have it.
+
+    Raises AskedTooEarly after EARLY_S, and what else `look` raises.
+    """
+    until_s = trio.current_time() + EARLY_S
+    while True:
+        try:
+            return await look()
+        except AskedTooEarly as early:
+            with trio.move_on_at(until_s) as patience:
+                await early.news()
+            if patience.cancelled_caught:
+                raise
 
 
 def pending_pauses() -> Iterator[float]:

@@ -17,7 +17,7 @@ from swarm.blobs.download import BlobSource, Spread
 from swarm.blobs.fetch import Wish, fetch_wish, follow
 from swarm.blobs.growing import Draft
 from swarm.blobs.store import BlobStore
-from swarm.errors import ChunkPending, RemoteError
+from swarm.errors import AskedTooEarly, ChunkPending, RemoteError
 from swarm.types import Address, Digest, to_hex
 
 Rule = Callable[[Address, Digest], bool]
@@ -40,14 +40,26 @@ class Exchange:
     busy_s: float = 0.0
     """Seconds in which at least one pull was under way, since the node started."""
     _on_its_way: dict[Digest, trio.Lock] = field(default_factory=dict)
+    _news: trio.Event = field(default_factory=trio.Event)
     _pulling: int = 0
     _began: float = 0.0
 
     # What this node serves: called in worker threads.
 
     def manifest(self, sender: Address, root: Digest) -> bytes:
-        self._check(sender, root)
+        news = self._news
+        try:
+            self._check(sender, root)
+        except RemoteError as error:
+            if self.store.has(root):
+                raise AskedTooEarly(str(error), news.wait) from None
+            raise
         return self.store.manifest(root).encode()
+
+    def rules_changed(self) -> None:
+        """What `rules` say may be otherwise now: this node has followed the chain."""
+        self._news.set()
+        self._news = trio.Event()
 
     def read_chunk(self, sender: Address, root: Digest, index: int) -> bytes | memoryview:
         self._check(sender, root)

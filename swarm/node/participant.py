@@ -108,6 +108,8 @@ class Participant:
                     event = await self._receive.receive()
                 for command in self.machine.handle(event, time.time()):
                     self._obey(command, nursery)
+                if isinstance(event, m.ChainObserved):
+                    self.work.exchange.rules_changed()
                 self._consider_evaluation(nursery)
                 await self._consider_following(nursery)
 

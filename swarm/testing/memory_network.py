@@ -24,7 +24,7 @@ from swarm.errors import (
     SwarmError,
 )
 from swarm.network import BlobProvider, NetworkLimits, PeerTraffic, Traffic
-from swarm.network.blob_exchange import pending_pauses
+from swarm.network.blob_exchange import pending_pauses, when_readable
 from swarm.network.bulk_transfer import refusal
 from swarm.network.peers import Peer, Signal
 from swarm.types import Address, Digest, to_hex
@@ -203,8 +203,12 @@ class MemoryNetwork:
         with trio.move_on_after(deadline_s):
             await trio.lowlevel.checkpoint()
             far = self._far(peer)
+
+            async def look() -> bytes:
+                return far._blobs().manifest(self.address, root)
+
             try:
-                manifest = far._blobs().manifest(self.address, root)
+                manifest = await when_readable(look)
             except (RemoteError, LocalError) as error:
                 raise RemoteError(refusal(error)) from error
             far._count(self.address, len(manifest))

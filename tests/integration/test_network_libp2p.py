@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 import pytest
 import trio
 
-from swarm.errors import ConfigurationError, PeerUnreachable, RemoteError
+from swarm.errors import AskedTooEarly, ConfigurationError, PeerUnreachable, RemoteError
 from swarm.network import Network, NetworkLimits, open_network
 from swarm.network.identity import Identity
 from swarm.types import Address, Digest
@@ -292,6 +292,35 @@ def test_a_cancelled_fetch_leaves_the_connection_whole() -> None:
                 return max(len(muxer.streams), len(muxer.stream_events), len(muxer.stream_buffers))
 
             await until(lambda: streams(a) == 1 and streams(b) == 1)  # the control stream
+
+    run(scenario)
+
+
+def test_one_that_asks_too_early_gets_its_answer_with_the_next_news() -> None:
+    news = trio.Event()
+
+    class Behind:
+        def manifest(self, sender: Address, root: Digest) -> bytes:
+            if not news.is_set():
+                raise AskedTooEarly("not yet", news.wait)
+            return b"manifest"
+
+        def read_chunk(self, sender: Address, root: Digest, index: int) -> bytes:
+            return b""
+
+    async def scenario() -> None:
+        async with open_network(KEYS[0]) as a, open_network(KEYS[1]) as b:
+            await introduce(a, b)
+            b.serve_blobs(Behind())
+            with pytest.raises(RemoteError, match="not yet"):
+                await a.fetch_manifest(b.address, ROOT, deadline_s=5)
+            async with trio.open_nursery() as nursery:
+
+                @nursery.start_soon
+                async def ask() -> None:
+                    assert await a.fetch_manifest(b.address, ROOT, deadline_s=5) == b"manifest"
+
+                news.set()
 
     run(scenario)
 

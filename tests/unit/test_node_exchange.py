@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 
 from swarm.blobs.store import BlobStore
-from swarm.errors import RemoteError
+from swarm.errors import AskedTooEarly, RemoteError
+from swarm.network.blob_exchange import EARLY_S, when_readable
 from swarm.node.exchange import Exchange
 from swarm.types import Address, Digest
 
@@ -65,3 +67,60 @@ def test_what_no_rule_allows_is_not_here_as_far_as_others_can_tell(tmp_path: Pat
     for ask in (exchange.manifest, lambda *who: exchange.read_chunk(*who, 0)):
         with pytest.raises(RemoteError, match="not here for you"):
             ask(STRANGER, root)
+
+
+def test_who_asks_before_this_node_has_seen_why_is_told_when_it_has(tmp_path: Path) -> None:
+    store = BlobStore(tmp_path)
+    root = store.add_bytes(CONTENT)
+    exchange = Exchange(store, Peer(store), max_blob_bytes=10**6)
+    allowed: set[Address] = set()
+    exchange.rules.append(lambda sender, blob: sender in allowed)
+    looks = 0
+
+    async def look() -> bytes:
+        nonlocal looks
+        looks += 1
+        return exchange.manifest(PEER, root)
+
+    async def scenario() -> None:
+        async with trio.open_nursery() as nursery:
+
+            @nursery.start_soon
+            async def ask() -> None:
+                assert await when_readable(look) == store.manifest(root).encode()
+
+            await trio.testing.wait_all_tasks_blocked()
+            exchange.rules_changed()  # of something else
+            await trio.testing.wait_all_tasks_blocked()
+            assert looks == 2
+            allowed.add(PEER)
+            exchange.rules_changed()
+
+    trio.run(scenario, clock=trio.testing.MockClock())
+    assert looks == 3
+
+
+def test_who_asks_for_what_it_may_not_have_is_refused_after_a_moment(tmp_path: Path) -> None:
+    store = BlobStore(tmp_path)
+    root = store.add_bytes(CONTENT)
+    exchange = Exchange(store, Peer(store), max_blob_bytes=10**6)
+
+    async def look() -> bytes:
+        return exchange.manifest(STRANGER, root)
+
+    async def scenario() -> float:
+        with pytest.raises(AskedTooEarly, match="not here for you"):
+            await when_readable(look)
+        return trio.current_time()
+
+    clock = trio.testing.MockClock(autojump_threshold=0)
+    began = clock.current_time()
+    assert trio.run(scenario, clock=clock) - began == pytest.approx(EARLY_S)
+
+
+def test_what_is_not_here_at_all_is_refused_at_once(tmp_path: Path) -> None:
+    store = BlobStore(tmp_path)
+    exchange = Exchange(store, Peer(store), max_blob_bytes=10**6)
+    with pytest.raises(RemoteError, match="not here for you") as refused:
+        exchange.manifest(STRANGER, Digest(b"\7" * 32))
+    assert not isinstance(refused.value, AskedTooEarly)
