@@ -161,7 +161,7 @@ class BulkChannel:
             with self._alive(secured, member):
                 await self._redeem_tokens(secured, peer)
         except (OSError, trio.TooSlowError):
-            pass  # the peer ended it, or left it: its right
+            pass  # the peer ended it, left it or came too late: its right
         except ProtocolViolation as error:
             peer.blame("bad bulk token", error)
         finally:

@@ -49,7 +49,11 @@ class Tickets:
         return token
 
     def redeem(self, token: bytes, member: Address, now: float) -> Ticket:
-        """What `member` may fetch; the token is used up. Raises ProtocolViolation."""
+        """What `member` may fetch; the token is used up.
+
+        Raises ProtocolViolation, and for a token that has only come too late TimeoutError: whoever
+        slept meanwhile, or was cut off, did no wrong.
+        """
         ticket = self._open.get(token)
         if ticket is None:
             raise ProtocolViolation("a token that was never given, or was used before")
@@ -57,7 +61,7 @@ class Tickets:
             raise ProtocolViolation(f"a token that was given to {to_hex(ticket.member)}")
         del self._open[token]
         if now >= ticket.expires_at:
-            raise ProtocolViolation(f"a token that is over {LIFETIME_S:g} s old")
+            raise TimeoutError(f"a token that is over {LIFETIME_S:g} s old")
         return ticket
 
     def forget(self, member: Address) -> None:
