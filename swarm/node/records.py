@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -176,7 +176,7 @@ class Records:
             return None if member is None else names.get(MemberId(member), f"member {member}")
 
         return [
-            asdict(record)
+            msgspec.to_builtins(record)
             | {
                 "leader": name(record.leader),
                 "contributors": [name(m) for m in record.contributors],
