@@ -166,6 +166,16 @@ def arguments_of(function: str, data: bytes) -> tuple[Any, ...] | None:
         return None
 
 
+def function_of(data: bytes) -> str | None:
+    """The name of the function that this calldata calls; None if the contract has no such."""
+    return _functions().get(data[:4])
+
+
+@lru_cache(maxsize=1)
+def _functions() -> dict[bytes, str]:
+    return {entry.selector: name for name, entry in interface().functions.items()}
+
+
 def creation_data(founders: Sequence[FounderCard]) -> bytes:
     """Creation bytecode with its constructor's argument. Founders are numbered as given."""
     rows = [(founder.account, founder.node, founder.name) for founder in founders]

@@ -98,6 +98,11 @@ class Pool:
         with self._lock:
             return tuple(transaction.raw for transaction in self._by_hash.values())
 
+    def waiting(self) -> tuple[Transaction, ...]:
+        """The same, as they were read when they came."""
+        with self._lock:
+            return tuple(self._by_hash.values())
+
     def next_nonce(self, sender: Address) -> int:
         """The nonce for the sender's next transaction, after those that wait."""
         with self._lock:

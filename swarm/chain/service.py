@@ -63,6 +63,8 @@ SEEN_TRANSACTIONS = 1024
 GATHER_S = 0.03
 """How long a transaction waits for others to share its block: who has waited for the same event
 sends at the same time."""
+LONGEST_GATHER_S = 0.15
+"""The same, while more are known to be on their way; well below a round's first time-out."""
 
 log = logging.getLogger("swarm.chain")
 
@@ -184,7 +186,7 @@ class ChainService:
         self._pool_lane = _Lane()
         self._serving_lane = _Lane()
         self._to_build: steps.BuildBlock | None = None
-        self._build_from_s = 0.0
+        self._gathers_since_s = 0.0
         self._fetch_until_s = 0.0
         self._importing = False
         self._served_unasked: dict[Address, float] = {}
@@ -192,6 +194,10 @@ class ChainService:
         self._seen: OrderedDict[bytes, None] = OrderedDict()
         self.on_admitted: Callable[[Transaction], None] = lambda transaction: None
         """Called with what others sent, once it waits for a block here."""
+        self.expects_more: Callable[[Collection[Transaction]], bool | None] = lambda waiting: None
+        """Asked, before this node builds a block of these, whether others that belong with them are
+        still to come. If so, it waits a little longer; if they are complete, not at all; None: who
+        knows."""
         self._raise(self._head_event(engine.head))
 
     # What the node uses.
@@ -260,6 +266,10 @@ class ChainService:
         resume = machine.resume_height
         return "observer" if resume is None or machine.height < resume else "validator"
 
+    def reconsider(self) -> None:
+        """`expects_more` may answer otherwise now."""
+        self._wake.set()
+
     # What the network calls; neither waits.
 
     def receive(self, sender: Address, payload: bytes) -> None:
@@ -279,7 +289,6 @@ class ChainService:
     async def _run(self) -> None:
         while True:
             self._fire_timers()
-            self._build_if_due()
             while self._results:
                 self._results.popleft()()
             while self._events:
@@ -288,14 +297,13 @@ class ChainService:
                 sender, payload = self._inbox.popleft()
                 self._take_off(sender)
                 self._read(sender, payload)
+            build_s = self._build_when_due()
             if self._inbox or self._events:
                 await trio.lowlevel.checkpoint()
                 continue
             self._wake = trio.Event()
             next_timer_s = min((at for at, _ in self._timers.values()), default=float("inf"))
-            if self._to_build is not None:
-                next_timer_s = min(next_timer_s, self._build_from_s)
-            with trio.move_on_at(next_timer_s):
+            with trio.move_on_at(min(next_timer_s, build_s)):
                 await self._wake.wait()
 
     def _raise(self, event: steps.Event) -> None:
@@ -362,7 +370,7 @@ class ChainService:
                 self._start(self._engine_lane, partial(self._execute, block))
             case steps.BuildBlock(round=0):
                 self._to_build = command
-                self._build_from_s = trio.current_time() + GATHER_S
+                self._gathers_since_s = trio.current_time()
             case steps.BuildBlock():
                 self._to_build = None
                 self._start(self._engine_lane, partial(self._build, command))
@@ -381,10 +389,23 @@ class ChainService:
             case steps.Report(subject, text):
                 self._tell_person(subject, text)
 
-    def _build_if_due(self) -> None:
-        if self._to_build is not None and trio.current_time() >= self._build_from_s:
-            command, self._to_build = self._to_build, None
-            self._start(self._engine_lane, partial(self._build, command))
+    def _build_when_due(self) -> float:
+        """Build the block that was asked for, if it need not wait; return when to look again."""
+        if self._to_build is None:
+            return float("inf")
+        match self.expects_more(self._pool.waiting()):
+            case True:
+                gather_s = LONGEST_GATHER_S
+            case False:
+                gather_s = 0.0
+            case None:
+                gather_s = GATHER_S
+        due_s = self._gathers_since_s + gather_s
+        if trio.current_time() < due_s:
+            return due_s
+        command, self._to_build = self._to_build, None
+        self._start(self._engine_lane, partial(self._build, command))
+        return float("inf")
 
     def _tell(self, message: AnyMessage, peers: Collection[Address]) -> None:
         payload = encode(message)

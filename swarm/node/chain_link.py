@@ -6,9 +6,9 @@ from differs.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, NamedTuple, TypeVar
 
 import trio
@@ -16,7 +16,7 @@ import trio
 from swarm.chain.block import Transaction
 from swarm.chain.client import RESEND_S, ConsortiumClient, Receipt
 from swarm.chain.codec import decode_transaction
-from swarm.chain.contract import Snapshot, arguments_of, interface
+from swarm.chain.contract import Snapshot, arguments_of, function_of
 from swarm.errors import ChainError
 from swarm.protocol.follow import follow
 from swarm.protocol.ledger import Proposal
@@ -30,7 +30,7 @@ THREADS = 12
 ENDINGS = frozenset({"RoundFinal", "RoundVoided"})
 UNDER_WAY = (PlanStatus.PROPOSED, PlanStatus.RUNNING)
 
-_MERGE = interface().functions["merge"]
+_OF_ROUNDS = ("submit", "merge", "attest")
 T = TypeVar("T")
 WaitForHead = Callable[[int], Awaitable[int]]
 """Given the newest known height, returns a greater one once there is one."""
@@ -49,15 +49,13 @@ class News:
     """Rounds that became final or void on the way, as they ended."""
 
 
-class WaitingMerge(NamedTuple):
-    """What a leader's `merge` says, before it is in a block."""
+class WaitingCall(NamedTuple):
+    """A transaction that moves a round on, before it is in a block: `arguments` begin with plan,
+    round and attempt."""
 
     sender: Address
-    plan: PlanId
-    number: int
-    attempt: int
-    model: Digest
-    omitted: int
+    function: str
+    arguments: tuple[Any, ...]
 
 
 @dataclass
@@ -66,9 +64,13 @@ class ChainLink:
 
     client: ConsortiumClient
     wait_for_head: WaitForHead
-    on_merge: Callable[[WaitingMerge], None] = lambda merge: None
-    """Called with each merge that another member sent and that waits for a block, where this node
+    on_waiting: Callable[[WaitingCall], None] = lambda call: None
+    """Called with each call that another member sent and that waits for a block, where this node
     replicates the chain."""
+    awaits_more: Callable[[list[WaitingCall]], bool | None] = lambda calls: None
+    """Asked, before this node makes a block of these, whether more belong in it; None: unknown."""
+    on_observed: Callable[[], None] = lambda: None
+    """To be called when `awaits_more` may have changed its mind."""
     _threads: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(THREADS))
 
     async def ask(self, function: Callable[..., T], *arguments: Any) -> T:
@@ -103,13 +105,14 @@ class ChainLink:
 
     def saw_waiting(self, transaction: Transaction) -> None:
         """A transaction of another member waits for a block."""
-        if _MERGE.selector not in transaction.raw:  # before it is decoded: few are
-            return
-        told = arguments_of(_MERGE.name, decode_transaction(transaction.raw).data)
-        if told is not None:
-            plan, number, attempt, model, omitted, _ = told
-            merge = WaitingMerge(transaction.sender, plan, number, attempt, model, omitted)
-            self.on_merge(merge)
+        call = _read_call(transaction)
+        if call is not None:
+            self.on_waiting(call)
+
+    def expects_more(self, waiting: Collection[Transaction]) -> bool | None:
+        """Whether a block of these would better wait for others; None: unknown."""
+        calls = (_read_call(transaction) for transaction in waiting)
+        return self.awaits_more([call for call in calls if call is not None])
 
     async def snapshot(self, plan: PlanId) -> Snapshot:
         return await self.ask(self.client.snapshot, plan)
@@ -186,6 +189,17 @@ def polling(client: ConsortiumClient) -> WaitForHead:
             await trio.sleep(POLL_S)
 
     return wait
+
+
+@lru_cache(maxsize=256)  # all that wait are looked at again with each that comes
+def _read_call(transaction: Transaction) -> WaitingCall | None:
+    """The call in this transaction, if it is one that moves a round on."""
+    data = decode_transaction(transaction.raw).data
+    function = function_of(data)
+    if function not in _OF_ROUNDS:
+        return None
+    arguments = arguments_of(function, data)
+    return None if arguments is None else WaitingCall(transaction.sender, function, arguments)
 
 
 async def _in_thread(function: Callable[[], T], limiter: trio.CapacityLimiter | None) -> T:

@@ -89,7 +89,8 @@ async def open_embedded(
                 ConsortiumClient.over, InProcessProvider(rpc.handle), CONTRACT_ADDRESS, key
             )
             link = ChainLink(client, partial(_next_head, chain))
-            chain.on_admitted = link.saw_waiting
+            chain.on_admitted, chain.expects_more = link.saw_waiting, link.expects_more
+            link.on_observed = chain.reconsider
             yield OpenedChain(link, rpc, chain.status, genesis)
 
 

@@ -17,6 +17,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -33,7 +34,7 @@ from swarm.learning.merge import self_check
 from swarm.learning.supervisor import Trainer, TrainerConfig, open_trainer
 from swarm.network.limits import NetworkLimits
 from swarm.network.network import Network, open_network
-from swarm.node.chain_link import ChainLink, WaitingMerge
+from swarm.node.chain_link import ChainLink, WaitingCall
 from swarm.node.config import NodeConfig, data_path, load_config
 from swarm.node.control import Running, only_node_in, open_control
 from swarm.node.drafts import Drafts
@@ -49,8 +50,9 @@ from swarm.node.pruning import Pruning
 from swarm.node.records import Records
 from swarm.node.upkeep import keep_up
 from swarm.node.work import Work
+from swarm.protocol.gathering import Waiting, is_more_awaited
 from swarm.protocol.machine import MergeAnnounced, RoundMachine
-from swarm.protocol.state import Member, Plan, Round
+from swarm.protocol.state import Member, Plan, Round, mask_of
 from swarm.types import Address, Digest, MemberId, PlanId, to_hex
 
 log = logging.getLogger("swarm.node")
@@ -98,18 +100,39 @@ class Node:
         found = (m for m in self.members.values() if m.node == self.address and m.present)
         return next(found, None)
 
-    def _announce_merge(self, merge: WaitingMerge) -> None:
-        leader = next((m for m in self.members.values() if m.node == merge.sender), None)
-        participant = self.participants.get(merge.plan)
-        if leader is not None and participant is not None:
-            announced = MergeAnnounced(
-                merge.number, merge.attempt, leader.id, merge.model, merge.omitted
-            )
-            participant.announce(announced)
+    def _number_of(self, node: Address) -> MemberId | None:
+        """The member whose node this is."""
+        return next((m.id for m in self.members.values() if m.node == node), None)
+
+    def _saw_waiting(self, call: WaitingCall) -> None:
+        leader = self._number_of(call.sender)
+        if call.function == "merge" and leader is not None:
+            plan, number, attempt, model, omitted, _ = call.arguments
+            if plan in self.participants:
+                announced = MergeAnnounced(number, attempt, leader, model, omitted)
+                self.participants[plan].announce(announced)
+
+    def _awaits_more(self, calls: list[WaitingCall]) -> bool | None:
+        """Whether a round still waits for more than these: then a block of them can wait too."""
+        waiting: dict[PlanId, list[Waiting]] = {}
+        for call in calls:
+            sender = self._number_of(call.sender)
+            if sender is not None:
+                plan, number, attempt = call.arguments[:3]
+                place = Waiting(call.function, sender, number, attempt)
+                waiting.setdefault(plan, []).append(place)
+        members = mask_of(i for i, member in self.members.items() if member.present)
+        answers = {
+            is_more_awaited(self.plans[plan], members, found, int(time.time()))
+            for plan, found in waiting.items()
+            if plan in self.plans
+        }
+        return True if True in answers else False if answers == {False} else None
 
     async def run(self) -> None:
         """Follow the chain, and keep a participant for every plan that this member joined."""
-        self.chain.on_merge = self._announce_merge
+        self.chain.on_waiting = self._saw_waiting
+        self.chain.awaits_more = self._awaits_more
         async with trio.open_nursery() as nursery:
             nursery.start_soon(keep_up, self.chain, self.address)
             nursery.start_soon(self._keep_pruned)
@@ -131,6 +154,7 @@ class Node:
         for plan in news.plans.values():
             await self._observe_plan(plan, news.ended.get(plan.id, []), nursery)
         self.height = news.height
+        self.chain.on_observed()
         stages = {p.stage for p in self.participants.values()}
         if stages != self._stages:
             self._stages = stages

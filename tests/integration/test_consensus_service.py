@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
@@ -11,7 +11,8 @@ import msgspec
 import pytest
 import trio
 
-from swarm.chain.block import InvalidTransaction
+from swarm.chain import service
+from swarm.chain.block import InvalidTransaction, Transaction
 from swarm.chain.contract import artifact
 from swarm.chain.engine import Engine
 from swarm.chain.genesis import make_genesis
@@ -23,7 +24,7 @@ from swarm.chain.signer import NodeKeys
 from swarm.chain.startup import decode_record
 from swarm.chain.store import VoteStore
 from swarm.testing.chain import GENESIS_TIME_S, Member, found
-from swarm.types import Address
+from swarm.types import Address, Digest
 
 DEADLINE_S = 20
 NOT_UTF8 = b"\x92\xa1\xff\x01"
@@ -89,6 +90,10 @@ class Site:
                         del self.hub.running[self.address]
             finally:
                 votes.close()
+
+    def block_names(self, height: int) -> tuple[Digest, ...]:
+        with Engine.open(self.path, self.genesis) as engine:
+            return engine.transactions(engine.block(height))
 
     def sign(self) -> bytes:
         return self.member.sign(self.genesis.chain_id)
@@ -174,6 +179,60 @@ def test_everybody_hears_of_a_transaction_that_waits_and_its_sender_does_not(tmp
             await until(lambda: all(heard[i] for i in (0, 2, 3)))
         assert heard.pop(1) == []
         assert {(t.hash, t.sender) for (t,) in heard.values()} == {(name, sites.all[1].address)}
+
+    run(live)
+
+
+def test_a_block_waits_for_what_is_known_to_come_and_no_longer(tmp_path, monkeypatch):
+    monkeypatch.setattr(service, "LONGEST_GATHER_S", 2 * DEADLINE_S)
+
+    async def live() -> None:
+        sites = Sites(tmp_path, 4)
+        async with AsyncExitStack() as stack:
+            chains = [await stack.enter_async_context(site.run()) for site in sites.all]
+            for chain in chains:
+                chain.expects_more = lambda waiting: len(waiting) < 4
+            names = {
+                await chain.submit(site.sign())
+                for chain, site in zip(chains, sites.all, strict=True)
+            }
+            await sites.reach(1)
+        assert set(sites.all[0].block_names(1)) == names
+
+    run(live)
+
+
+def test_a_block_goes_when_what_it_waited_for_is_not_to_come_any_more(tmp_path, monkeypatch):
+    monkeypatch.setattr(service, "LONGEST_GATHER_S", 2 * DEADLINE_S)
+
+    async def live() -> None:
+        sites = Sites(tmp_path, 1)
+        async with sites.all[0].run() as chain:
+            asked: list[int] = []
+            awaited = True
+
+            def expects_more(waiting: Collection[Transaction]) -> bool:
+                asked.append(len(waiting))
+                return awaited
+
+            chain.expects_more = expects_more
+            await chain.submit(sites.all[0].sign())
+            await until(lambda: 1 in asked)
+            assert chain.head.height == 0
+            awaited = False
+            chain.reconsider()
+            await sites.reach(1)
+
+    run(live)
+
+
+def test_a_block_does_not_wait_for_long_for_what_never_comes(tmp_path):
+    async def live() -> None:
+        sites = Sites(tmp_path, 1)
+        async with sites.all[0].run() as chain:
+            chain.expects_more = lambda waiting: True
+            await chain.submit(sites.all[0].sign())
+            await sites.reach(1)
 
     run(live)
 

@@ -8,7 +8,7 @@ import trio
 from swarm.chain.block import Transaction
 from swarm.chain.codec import decode_transaction
 from swarm.chain.contract import Event, call_data
-from swarm.node.chain_link import ChainLink, WaitingMerge
+from swarm.node.chain_link import ChainLink, WaitingCall
 from swarm.protocol.state import Member, Participant, Plan, PlanStatus, Round, RoundStatus, Rules
 from swarm.testing.chain import Member as ChainMember
 from swarm.types import NO_DIGEST, Address, Digest, MemberId, PlanId, to_hex
@@ -113,20 +113,24 @@ def test_what_was_looked_at_before_is_not_taken_in_twice() -> None:
 
 SENDER = ChainMember(2)
 MERGE = call_data("merge", 1, 4, 1, b"\7" * 32, 0b100, b"\2")
+SUBMIT = call_data("submit", 1, 4, 1, D, 100, D, D, D)
 
 
-def seen_waiting(data: bytes) -> list[WaitingMerge]:
+def waiting(data: bytes) -> Transaction:
     raw = SENDER.sign(77, data=to_hex(data))
     decoded = decode_transaction(raw)
-    found: list[WaitingMerge] = []
-    link = ChainLink(FakeClient([], plan_at(ROUND)), None, found.append)
-    link.saw_waiting(Transaction(Digest(decoded.hash), SENDER.address, 0, decoded.gas, raw))
-    return found
+    return Transaction(Digest(decoded.hash), SENDER.address, 0, decoded.gas, raw)
+
+
+def link() -> tuple[ChainLink, list[WaitingCall]]:
+    told: list[WaitingCall] = []
+    return ChainLink(FakeClient([], plan_at(ROUND)), None, told.append), told
 
 
 def test_a_merge_that_waits_for_a_block_is_told_with_its_sender():
-    (merge,) = seen_waiting(MERGE)
-    assert merge == (SENDER.address, PLAN, 4, 1, Digest(b"\7" * 32), 0b100)
+    chain, told = link()
+    chain.saw_waiting(waiting(MERGE))
+    assert told == [(SENDER.address, "merge", (PLAN, 4, 1, b"\7" * 32, 0b100, b"\2"))]
 
 
 @pytest.mark.parametrize(
@@ -140,5 +144,22 @@ def test_a_merge_that_waits_for_a_block_is_told_with_its_sender():
         call_data("post", 1, 4, 1, MERGE[:4] + bytes(28)),
     ],
 )
-def test_other_transactions_that_wait_are_not_told_of(data):
-    assert seen_waiting(data) == []
+def test_transactions_that_move_no_round_on_are_not_told_of(data):
+    chain, told = link()
+    chain.saw_waiting(waiting(data))
+    assert told == []
+
+
+def test_what_waits_is_asked_about_without_what_moves_no_round_on():
+    chain, _ = link()
+    asked: list[list[WaitingCall]] = []
+
+    def awaits_more(calls: list[WaitingCall]) -> bool:
+        asked.append(calls)
+        return True
+
+    chain.awaits_more = awaits_more
+    other = waiting(call_data("finalise", 1, 4, 1, D, 0))
+    assert chain.expects_more([waiting(SUBMIT), other]) is True
+    ((call,),) = asked
+    assert (call.sender, call.function, call.arguments[:3]) == (SENDER.address, "submit", (1, 4, 1))
