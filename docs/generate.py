@@ -22,7 +22,7 @@ from typing import Any
 
 import click
 
-from swarm.chain import messages, qbft
+from swarm.chain import messages, qbft, service
 from swarm.chain.contract import artifact
 from swarm.cli import main as swarm_command
 from swarm.network import limits, wire
@@ -198,6 +198,8 @@ def constants() -> str:
         "longest consensus round, seconds": qbft.LONGEST_ROUND_S,
         "votes are sent again every, seconds": qbft.RESEND_S,
         "a block's time may differ from a validator's clock by, seconds": qbft.CLOCK_TOLERANCE_S,
+        "a transaction waits for others to share its block, seconds": service.GATHER_S,
+        "the same, while a round is known to await more, seconds": service.LONGEST_GATHER_S,
         "the proposer changes every, blocks": qbft.ROTATION,
         "each next member waits with what anyone may send, seconds": machine.STAGGER_S,
     }

@@ -398,7 +398,7 @@ class ChainService:
                 gather_s = LONGEST_GATHER_S
             case False:
                 gather_s = 0.0
-            case None:
+            case _:
                 gather_s = GATHER_S
         due_s = self._gathers_since_s + gather_s
         if trio.current_time() < due_s:

@@ -17,6 +17,8 @@ from swarm.types import Address, Digest, to_hex
 
 TOKEN_BYTES = 32
 LIFETIME_S = 10.0
+REMEMBERED_S = 600.0
+"""For so long a token that came too late is told from one that was never given."""
 MAX_TICKETS_PER_MEMBER = 16
 
 
@@ -31,7 +33,7 @@ class Ticket:
 
 
 class Tickets:
-    """The tokens that this node has given out and not yet taken back."""
+    """The tokens that this node has given out, and not taken back or forgotten yet."""
 
     def __init__(self) -> None:
         self._open: OrderedDict[bytes, Ticket] = OrderedDict()
@@ -39,7 +41,7 @@ class Tickets:
     def issue(self, member: Address, root: Digest, indices: Sequence[int], now: float) -> bytes:
         """A new token; a member that has too many loses its oldest."""
         for token, ticket in list(self._open.items()):
-            if now >= ticket.expires_at:
+            if now >= ticket.expires_at + REMEMBERED_S:
                 del self._open[token]
         theirs = [token for token, ticket in self._open.items() if ticket.member == member]
         for token in theirs[: max(0, len(theirs) + 1 - MAX_TICKETS_PER_MEMBER)]:

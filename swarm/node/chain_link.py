@@ -30,6 +30,7 @@ THREADS = 12
 ENDINGS = frozenset({"RoundFinal", "RoundVoided"})
 UNDER_WAY = (PlanStatus.PROPOSED, PlanStatus.RUNNING)
 
+MOST_LOOKED_AT = 128
 _OF_ROUNDS = ("submit", "merge", "attest")
 T = TypeVar("T")
 WaitForHead = Callable[[int], Awaitable[int]]
@@ -110,7 +111,10 @@ class ChainLink:
             self.on_waiting(call)
 
     def expects_more(self, waiting: Collection[Transaction]) -> bool | None:
-        """Whether a block of these would better wait for others; None: unknown."""
+        """Whether a block of these would better wait for others; None: unknown, or too many to look
+        at again with each that comes."""
+        if len(waiting) > MOST_LOOKED_AT:
+            return None
         calls = (_read_call(transaction) for transaction in waiting)
         return self.awaits_more([call for call in calls if call is not None])
 
@@ -191,7 +195,7 @@ def polling(client: ConsortiumClient) -> WaitForHead:
     return wait
 
 
-@lru_cache(maxsize=256)  # all that wait are looked at again with each that comes
+@lru_cache(maxsize=2 * MOST_LOOKED_AT)
 def _read_call(transaction: Transaction) -> WaitingCall | None:
     """The call in this transaction, if it is one that moves a round on."""
     data = decode_transaction(transaction.raw).data

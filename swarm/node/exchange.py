@@ -1,7 +1,8 @@
 """Blobs between this node and the others: what it serves to whom, and how it pulls.
 
 Serving follows the plans' rules (`swarm.protocol.access`); whatever no plan vouches for is not here
-as far as others can tell.
+as far as others can tell. Only the roster of a round that runs can tell by the time that a refusal
+takes whether an update of it is here already.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ class Exchange:
     source: BlobSource
     max_blob_bytes: int
     rules: list[Rule] = field(default_factory=list)
+    soon: list[Rule] = field(default_factory=list)
+    """What somebody may come to read who asks a moment too early: any of them is enough."""
     drafts: dict[Digest, Draft | None] = field(default_factory=dict)
     """Models in the making, here or at their leader, by the names that peers ask for; None for one
     that is about to be begun."""
@@ -51,7 +54,7 @@ class Exchange:
         try:
             self._check(sender, root)
         except RemoteError as error:
-            if self.store.has(root):
+            if any(rule(sender, root) for rule in self.soon):
                 raise AskedTooEarly(str(error), news.wait) from None
             raise
         return self.store.manifest(root).encode()

@@ -102,7 +102,7 @@ class Node:
 
     def _number_of(self, node: Address) -> MemberId | None:
         """The member whose node this is."""
-        return next((m.id for m in self.members.values() if m.node == node), None)
+        return next((m.id for m in self.members.values() if m.node == node and m.present), None)
 
     def _saw_waiting(self, call: WaitingCall) -> None:
         leader = self._number_of(call.sender)
@@ -118,13 +118,15 @@ class Node:
         for call in calls:
             sender = self._number_of(call.sender)
             if sender is not None:
-                plan, number, attempt = call.arguments[:3]
-                place = Waiting(call.function, sender, number, attempt)
-                waiting.setdefault(plan, []).append(place)
+                plan, number, attempt, *rest = call.arguments
+                found = Waiting(call.function, sender, number, attempt)
+                if call.function != "submit":
+                    found = found._replace(choice=(Digest(rest[0]), rest[1]))
+                waiting.setdefault(plan, []).append(found)
         members = mask_of(i for i, member in self.members.items() if member.present)
         answers = {
-            is_more_awaited(self.plans[plan], members, found, int(time.time()))
-            for plan, found in waiting.items()
+            is_more_awaited(self.plans[plan], members, of_plan, int(time.time()))
+            for plan, of_plan in waiting.items()
             if plan in self.plans
         }
         return True if True in answers else False if answers == {False} else None
@@ -155,6 +157,7 @@ class Node:
             await self._observe_plan(plan, news.ended.get(plan.id, []), nursery)
         self.height = news.height
         self.chain.on_observed()
+        self.exchange.rules_changed()
         stages = {p.stage for p in self.participants.values()}
         if stages != self._stages:
             self._stages = stages

@@ -69,6 +69,7 @@ class Participant:
     def __post_init__(self) -> None:
         self._send, self._receive = trio.open_memory_channel[m.Event](EVENTS_WAITING)
         self.work.exchange.rules.append(self._may_read)
+        self.work.exchange.soon.append(self._may_read_soon)
         self.work.on_progress = self._progressed
 
     @property
@@ -229,13 +230,26 @@ class Participant:
         plan, members = self.machine.plan, self.machine.members
         if plan is None:
             return False
-        reader = next((i for i, x in self.work.members.items() if x.node == sender), None)
+        reader = self._number_of(sender)
         if reader is None:
             return False
         if may_read(plan, members, reader, blob, int(time.time())):
             return True
         is_public = blob in self.work.drafts.names or blob in tuple(self.models.values())
         return is_public and bool(members & (1 << reader))
+
+    def _may_read_soon(self, sender: Address, blob: Digest) -> bool:
+        """Whether the round that runs here may come to allow it, as it may have elsewhere already:
+        somebody of its roster asks for an update of it. Called in worker threads."""
+        plan, reader = self.machine.plan, self._number_of(sender)
+        round = None if plan is None else plan.round
+        if round is None or reader is None or not round.roster >> reader & 1:
+            return False
+        return blob in self.work.passing.get(round.number, ())
+
+    def _number_of(self, node: Address) -> MemberId | None:
+        members = self.work.members.items()
+        return next((i for i, x in members if x.node == node and x.present), None)
 
     # Records.
 

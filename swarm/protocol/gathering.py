@@ -2,9 +2,10 @@
 
 A block costs every node its execution, and its validators three messages each. What all wait for
 comes within a fraction of a second: the submissions of a round, and then the merge with the
-attestations that make it final. A round needs two blocks if whoever proposes one knows what is
-still to come, and four if it does not. This is advice for a proposer and no rule: a block with more
-or fewer of them is as valid.
+attestations that make it final. If whoever proposes a block knows what is still to come, two blocks
+are enough for a round. This is advice for a proposer and no rule: a block with more or fewer of
+them is as valid. So it may be wrong where that costs a moment only: a call that waits is taken for
+one that counts, even if it waits for an earlier one of its sender or is going to be refused.
 """
 
 from __future__ import annotations
@@ -13,16 +14,18 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from swarm.protocol.state import Plan, RoundStatus, mask_of, pending, quorum, submitters
-from swarm.types import MemberId
+from swarm.types import NO_DIGEST, Digest, MemberId
 
 
 class Waiting(NamedTuple):
-    """A transaction that waits for a block: `function` called by `sender` for one round."""
+    """A transaction that waits for a block: `function` called by `sender` for one round; of a
+    merge or an attestation also which merge it is, as (model, omitted)."""
 
     function: str
     sender: MemberId
     number: int
     attempt: int
+    choice: tuple[Digest, int] = (NO_DIGEST, 0)
 
 
 def is_more_awaited(plan: Plan, members: int, waiting: Iterable[Waiting], now: int) -> bool | None:
@@ -36,17 +39,14 @@ def is_more_awaited(plan: Plan, members: int, waiting: Iterable[Waiting], now: i
         return None
     calls = [w for w in waiting if (w.number, w.attempt) == (round.number, round.attempt)]
     if round.status is RoundStatus.OPEN:
-        came = _senders(calls, "submit")
+        came = mask_of(w.sender for w in calls if w.function == "submit")
         return bool(pending(plan, round, members, now) & ~came) if came else None
     if round.status is RoundStatus.CLOSED:
-        came = _senders(calls, "merge", "attest")
-        standing = max((c.attesters for c in round.candidates), key=int.bit_count, default=0)
         voters = submitters(round, members)
-        has_enough = ((standing | came) & voters).bit_count() >= quorum(voters.bit_count())
-        return not has_enough if came else None
+        for_each = {(c.model, c.omitted): c.attesters for c in round.candidates}
+        votes = [w for w in calls if w.function in ("merge", "attest")]
+        for vote in votes:
+            for_each[vote.choice] = for_each.get(vote.choice, 0) | 1 << vote.sender
+        most = max(((mask & voters).bit_count() for mask in for_each.values()), default=0)
+        return most < quorum(voters.bit_count()) if votes else None
     return None
-
-
-def _senders(calls: Iterable[Waiting], *functions: str) -> int:
-    """Mask of who called one of these functions."""
-    return mask_of(call.sender for call in calls if call.function in functions)

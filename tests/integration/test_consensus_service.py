@@ -11,7 +11,7 @@ import msgspec
 import pytest
 import trio
 
-from swarm.chain import service
+from swarm.chain import qbft, service
 from swarm.chain.block import InvalidTransaction, Transaction
 from swarm.chain.contract import artifact
 from swarm.chain.engine import Engine
@@ -183,7 +183,18 @@ def test_everybody_hears_of_a_transaction_that_waits_and_its_sender_does_not(tmp
     run(live)
 
 
-def test_a_block_waits_for_what_is_known_to_come_and_no_longer(tmp_path, monkeypatch):
+@pytest.fixture
+def without_time_outs(monkeypatch):
+    """Nothing but the gathering of transactions may move a block on."""
+    monkeypatch.setattr(qbft, "ROUND_S", 2.0 * DEADLINE_S)
+    monkeypatch.setattr(qbft, "LONGEST_ROUND_S", 2.0 * DEADLINE_S)
+    monkeypatch.setattr(qbft, "RESEND_S", 2.0 * DEADLINE_S)
+    monkeypatch.setattr(service, "ANNOUNCE_EVERY_S", 2.0 * DEADLINE_S)
+
+
+def test_a_block_waits_for_what_is_known_to_come_and_no_longer(
+    tmp_path, monkeypatch, without_time_outs
+):
     monkeypatch.setattr(service, "LONGEST_GATHER_S", 2 * DEADLINE_S)
 
     async def live() -> None:
@@ -202,7 +213,9 @@ def test_a_block_waits_for_what_is_known_to_come_and_no_longer(tmp_path, monkeyp
     run(live)
 
 
-def test_a_block_goes_when_what_it_waited_for_is_not_to_come_any_more(tmp_path, monkeypatch):
+def test_a_block_goes_when_what_it_waited_for_is_not_to_come_any_more(
+    tmp_path, monkeypatch, without_time_outs
+):
     monkeypatch.setattr(service, "LONGEST_GATHER_S", 2 * DEADLINE_S)
 
     async def live() -> None:
@@ -218,6 +231,7 @@ def test_a_block_goes_when_what_it_waited_for_is_not_to_come_any_more(tmp_path, 
             chain.expects_more = expects_more
             await chain.submit(sites.all[0].sign())
             await until(lambda: 1 in asked)
+            await trio.sleep(0.5)  # so that nothing else is left to wake it
             assert chain.head.height == 0
             awaited = False
             chain.reconsider()
@@ -226,7 +240,7 @@ def test_a_block_goes_when_what_it_waited_for_is_not_to_come_any_more(tmp_path, 
     run(live)
 
 
-def test_a_block_does_not_wait_for_long_for_what_never_comes(tmp_path):
+def test_a_block_does_not_wait_for_long_for_what_never_comes(tmp_path, without_time_outs):
     async def live() -> None:
         sites = Sites(tmp_path, 1)
         async with sites.all[0].run() as chain:

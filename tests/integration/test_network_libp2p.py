@@ -298,9 +298,11 @@ def test_a_cancelled_fetch_leaves_the_connection_whole() -> None:
 
 def test_one_that_asks_too_early_gets_its_answer_with_the_next_news() -> None:
     news = trio.Event()
+    looks: list[bool] = []
 
     class Behind:
         def manifest(self, sender: Address, root: Digest) -> bytes:
+            looks.append(news.is_set())
             if not news.is_set():
                 raise AskedTooEarly("not yet", news.wait)
             return b"manifest"
@@ -320,9 +322,11 @@ def test_one_that_asks_too_early_gets_its_answer_with_the_next_news() -> None:
                 async def ask() -> None:
                     assert await a.fetch_manifest(b.address, ROOT, deadline_s=5) == b"manifest"
 
+                await until(lambda: len(looks) == 2)
                 news.set()
 
     run(scenario)
+    assert looks == [False, False, True]
 
 
 def test_a_provider_that_hangs_is_given_up_after_the_stall() -> None:

@@ -36,8 +36,12 @@ def plan_in(round: Round | None, **seen_at: int) -> Plan:
     )  # fmt: skip
 
 
-def calls(function: str, *senders: int, number: int = 4, attempt: int = 1) -> list[Waiting]:
-    return [Waiting(function, MemberId(sender), number, attempt) for sender in senders]
+def calls(
+    function: str, *senders: int, number: int = 4, attempt: int = 1, omitted: int = 0
+) -> list[Waiting]:
+    return [
+        Waiting(function, MemberId(sender), number, attempt, (D, omitted)) for sender in senders
+    ]
 
 
 def test_an_open_round_awaits_everybody_who_has_not_submitted() -> None:
@@ -59,6 +63,11 @@ def test_a_closed_round_awaits_the_quorum_of_one_merge_and_no_more() -> None:
     leads = calls("merge", 2)
     assert is_more_awaited(plan, ALL, leads + calls("attest", 0), NOW) is True
     assert is_more_awaited(plan, ALL, leads + calls("attest", 0, 1), NOW) is False
+
+
+def test_attestations_of_another_merge_do_not_count() -> None:
+    waiting = [*calls("merge", 2), *calls("attest", 0), *calls("merge", 1, omitted=1)]
+    assert is_more_awaited(plan_in(CLOSED), ALL, waiting, NOW) is True
 
 
 def test_attestations_that_stand_already_count() -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from swarm.errors import ProtocolViolation
 from swarm.network.pacing import BURST_S, Pacer
-from swarm.network.tickets import LIFETIME_S, MAX_TICKETS_PER_MEMBER, Tickets
+from swarm.network.tickets import LIFETIME_S, MAX_TICKETS_PER_MEMBER, REMEMBERED_S, Tickets
 from swarm.types import Address, Digest
 
 ALICE, BOB = Address(b"\x0a" * 20), Address(b"\x0b" * 20)
@@ -37,8 +37,17 @@ def test_a_token_of_another_member_is_refused_and_stays_good_for_its_owner(
 
 def test_an_expired_token_is_refused_and_is_no_offence(tickets: Tickets) -> None:
     token = tickets.issue(ALICE, ROOT, [0], now=0.0)
+    tickets.issue(BOB, ROOT, [0], now=LIFETIME_S + 1)  # meanwhile
     with pytest.raises(TimeoutError, match="over 10 s old"):
-        tickets.redeem(token, ALICE, now=LIFETIME_S)
+        tickets.redeem(token, ALICE, now=LIFETIME_S + 2)
+    with pytest.raises(ProtocolViolation, match="used before"):
+        tickets.redeem(token, ALICE, now=LIFETIME_S + 3)
+
+
+def test_an_expired_token_is_forgotten_in_the_end(tickets: Tickets) -> None:
+    tickets.issue(ALICE, ROOT, [0], now=0.0)
+    tickets.issue(BOB, ROOT, [0], now=LIFETIME_S + REMEMBERED_S)
+    assert len(tickets._open) == 1
 
 
 def test_a_token_that_was_never_given_is_refused(tickets: Tickets) -> None:

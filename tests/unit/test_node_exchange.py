@@ -75,6 +75,7 @@ def test_who_asks_before_this_node_has_seen_why_is_told_when_it_has(tmp_path: Pa
     exchange = Exchange(store, Peer(store), max_blob_bytes=10**6)
     allowed: set[Address] = set()
     exchange.rules.append(lambda sender, blob: sender in allowed)
+    exchange.soon.append(lambda sender, blob: sender == PEER)
     looks = 0
 
     async def look() -> bytes:
@@ -104,9 +105,10 @@ def test_who_asks_for_what_it_may_not_have_is_refused_after_a_moment(tmp_path: P
     store = BlobStore(tmp_path)
     root = store.add_bytes(CONTENT)
     exchange = Exchange(store, Peer(store), max_blob_bytes=10**6)
+    exchange.soon.append(lambda sender, blob: sender == PEER)
 
     async def look() -> bytes:
-        return exchange.manifest(STRANGER, root)
+        return exchange.manifest(PEER, root)
 
     async def scenario() -> float:
         with pytest.raises(AskedTooEarly, match="not here for you"):
@@ -118,9 +120,11 @@ def test_who_asks_for_what_it_may_not_have_is_refused_after_a_moment(tmp_path: P
     assert trio.run(scenario, clock=clock) - began == pytest.approx(EARLY_S)
 
 
-def test_what_is_not_here_at_all_is_refused_at_once(tmp_path: Path) -> None:
+def test_what_nobody_may_come_to_read_is_refused_at_once(tmp_path: Path) -> None:
     store = BlobStore(tmp_path)
+    root = store.add_bytes(CONTENT)
     exchange = Exchange(store, Peer(store), max_blob_bytes=10**6)
+    exchange.soon.append(lambda sender, blob: sender == PEER)
     with pytest.raises(RemoteError, match="not here for you") as refused:
-        exchange.manifest(STRANGER, Digest(b"\7" * 32))
+        exchange.manifest(STRANGER, root)
     assert not isinstance(refused.value, AskedTooEarly)

@@ -78,7 +78,7 @@ def participant(status: RoundStatus, plan_status: PlanStatus, passing: Passing) 
         PlanId(1), MemberId(0), "p", MODEL, MODEL, MODEL, 3, NO_DIGEST, Rules(9, False, 2),
         plan_status, 7, {}, round=round,
     )  # fmt: skip
-    exchange: Any = SimpleNamespace(rules=[])
+    exchange: Any = SimpleNamespace(rules=[], soon=[])
     records: Any = SimpleNamespace(
         models=dict, opened=lambda *_: None, closed=lambda *_: None, at=lambda number: None
     )
