@@ -95,11 +95,10 @@ class Pool:
 
     def all(self) -> tuple[bytes, ...]:
         """Every waiting transaction, also those that wait for an earlier nonce."""
-        with self._lock:
-            return tuple(transaction.raw for transaction in self._by_hash.values())
+        return tuple(transaction.raw for transaction in self.waiting())
 
     def waiting(self) -> tuple[Transaction, ...]:
-        """The same, as they were read when they came."""
+        """`all`, as they were read when they came."""
         with self._lock:
             return tuple(self._by_hash.values())
 

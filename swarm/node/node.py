@@ -52,7 +52,7 @@ from swarm.node.upkeep import keep_up
 from swarm.node.work import Work
 from swarm.protocol.gathering import Waiting, is_more_awaited
 from swarm.protocol.machine import MergeAnnounced, RoundMachine
-from swarm.protocol.state import Member, Plan, Round, mask_of
+from swarm.protocol.state import Member, Plan, Round, mask_of, member_with_node
 from swarm.types import Address, Digest, MemberId, PlanId, to_hex
 
 log = logging.getLogger("swarm.node")
@@ -97,29 +97,24 @@ class Node:
     @property
     def me(self) -> Member | None:
         """This node's own membership, if it has one."""
-        found = (m for m in self.members.values() if m.node == self.address and m.present)
-        return next(found, None)
-
-    def _number_of(self, node: Address) -> MemberId | None:
-        """The member whose node this is."""
-        return next((m.id for m in self.members.values() if m.node == node and m.present), None)
+        return member_with_node(self.members, self.address)
 
     def _saw_waiting(self, call: WaitingCall) -> None:
-        leader = self._number_of(call.sender)
+        leader = member_with_node(self.members, call.sender)
         if call.function == "merge" and leader is not None:
             plan, number, attempt, model, omitted, _ = call.arguments
             if plan in self.participants:
-                announced = MergeAnnounced(number, attempt, leader, model, omitted)
+                announced = MergeAnnounced(number, attempt, leader.id, model, omitted)
                 self.participants[plan].announce(announced)
 
     def _awaits_more(self, calls: list[WaitingCall]) -> bool | None:
         """Whether a round still waits for more than these: then a block of them can wait too."""
         waiting: dict[PlanId, list[Waiting]] = {}
         for call in calls:
-            sender = self._number_of(call.sender)
+            sender = member_with_node(self.members, call.sender)
             if sender is not None:
                 plan, number, attempt, *rest = call.arguments
-                found = Waiting(call.function, sender, number, attempt)
+                found = Waiting(call.function, sender.id, number, attempt)
                 if call.function != "submit":
                     found = found._replace(choice=(Digest(rest[0]), rest[1]))
                 waiting.setdefault(plan, []).append(found)
@@ -273,8 +268,8 @@ class Node:
 
     def may_read(self, sender: Address, blob: Digest) -> bool:
         """Every member may have every plan's newest model; called in worker threads."""
-        present = any(m.node == sender and m.present for m in self.members.values())
-        return present and blob in self._public()
+        is_member = member_with_node(self.members, sender) is not None
+        return is_member and blob in self._public()
 
     def _public(self) -> set[Digest]:
         """What this node keeps for all members, whether or not it takes part in a plan."""

@@ -29,6 +29,7 @@ from swarm.protocol.state import (
     RoundStatus,
     VerifyLevel,
     mask_of,
+    member_with_node,
     winner,
 )
 from swarm.types import NO_DIGEST, Address, Digest, MemberId, PlanId, to_hex
@@ -230,26 +231,22 @@ class Participant:
         plan, members = self.machine.plan, self.machine.members
         if plan is None:
             return False
-        reader = self._number_of(sender)
+        reader = member_with_node(self.work.members, sender)
         if reader is None:
             return False
-        if may_read(plan, members, reader, blob, int(time.time())):
+        if may_read(plan, members, reader.id, blob, int(time.time())):
             return True
         is_public = blob in self.work.drafts.names or blob in tuple(self.models.values())
-        return is_public and bool(members & (1 << reader))
+        return is_public and bool(members & (1 << reader.id))
 
     def _may_read_soon(self, sender: Address, blob: Digest) -> bool:
         """Whether the round that runs here may come to allow it, as it may have elsewhere already:
         somebody of its roster asks for an update of it. Called in worker threads."""
-        plan, reader = self.machine.plan, self._number_of(sender)
+        plan, reader = self.machine.plan, member_with_node(self.work.members, sender)
         round = None if plan is None else plan.round
-        if round is None or reader is None or not round.roster >> reader & 1:
+        if round is None or reader is None or not round.roster >> reader.id & 1:
             return False
         return blob in self.work.passing.get(round.number, ())
-
-    def _number_of(self, node: Address) -> MemberId | None:
-        members = self.work.members.items()
-        return next((i for i, x in members if x.node == node and x.present), None)
 
     # Records.
 

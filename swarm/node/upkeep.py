@@ -12,7 +12,7 @@ import trio
 from swarm.errors import ChainError, ContractError
 from swarm.node.chain_link import ChainLink
 from swarm.protocol.ledger import DORMANT_S
-from swarm.protocol.state import Member, supermajority
+from swarm.protocol.state import Member, member_with_node, supermajority
 from swarm.types import Address, MemberId
 
 log = logging.getLogger("swarm.node")
@@ -33,7 +33,7 @@ async def keep_up(chain: ChainLink, node: Address) -> None:
         me = None
         try:
             members = await chain.members()
-            me = next((m for m in members.values() if m.node == node and m.present), None)
+            me = member_with_node(members, node)
             owed = [] if me is None else due(me, members, int(time.time()))
             for function, arguments in owed:
                 await _send(chain, function, *arguments)

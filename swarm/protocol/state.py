@@ -10,7 +10,7 @@ All times are chain time, in whole seconds.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 
@@ -145,6 +145,11 @@ class Candidate:
     attesters: int
     posted_at: int
     reasons: bytes = b""
+
+
+def member_with_node(members: Mapping[MemberId, Member], node: Address) -> Member | None:
+    """The member whose node this is now: one that left and came back has another number."""
+    return next((m for m in members.values() if m.node == node and m.present), None)
 
 
 @dataclass
