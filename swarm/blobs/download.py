@@ -344,8 +344,11 @@ class Download:
         self._tell_change()
 
     def _admit_all(self) -> None:
-        """There is something to get: nobody needs to wait for a turn any more."""
-        if self.is_patient():
+        """There is something to get: nobody needs to wait for a turn any more.
+
+        That the origin is not waited for any more either, by now, makes no difference.
+        """
+        if self.target is not None and self.target.length_bytes > SMALL_BYTES:
             self.sharers = len(self.standings)
             self._tell_change()
 

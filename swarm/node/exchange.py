@@ -19,6 +19,7 @@ from swarm.blobs.fetch import Wish, fetch_wish, follow
 from swarm.blobs.growing import Draft
 from swarm.blobs.store import BlobStore
 from swarm.errors import AskedTooEarly, ChunkPending, RemoteError
+from swarm.node.oversleeping import once_more_if_overslept
 from swarm.types import Address, Digest, to_hex
 
 Rule = Callable[[Address, Digest], bool]
@@ -92,15 +93,17 @@ class Exchange:
         """Bring a blob here from these peers, in order of preference.
 
         `patience_s` is how long a peer may make no progress; the whole may take as long as the
-        slowest link needs. Who asks for a blob that is already on its way waits for it: its bytes
+        slowest link needs. Peers whose time ran out while this process was stopped are asked once
+        more. Who asks for a blob that is already on its way waits for it: its bytes
         travel once. `on_fault` hears of each peer's faults. Raises RemoteError (BlobError,
         PeerUnreachable) or LocalError.
         """
         on_its_way = self._on_its_way.setdefault(root, trio.Lock())
         try:
             async with on_its_way:
-                await self._pull(
-                    root, list(peers), patience_s, wish or Wish(self.max_blob_bytes), on_fault
+                asked, wanted = list(peers), wish or Wish(self.max_blob_bytes)
+                await once_more_if_overslept(
+                    partial(self._pull, root, asked, patience_s, wanted, on_fault)
                 )
         finally:
             if not on_its_way.locked():

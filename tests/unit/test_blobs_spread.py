@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import trio
 
+from swarm.blobs import download
 from swarm.blobs.download import Spread
 from swarm.blobs.fetch import Wish
 from swarm.blobs.growing import Draft
@@ -153,6 +154,33 @@ def test_followers_that_ask_before_the_origin_begins_do_not_wait_for_each_other(
 
     assert trio.run(scenario) < PENDING_S / 2
     assert all(not draft.missing for draft in drafts)
+    assert crowd.sent(0) < 1.5
+
+
+def test_followers_whose_first_chunk_comes_as_patience_ends_still_ask_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(download, "TAKE_OVER_AFTER_S", 60.0)  # nobody may need it
+    crowd = Crowd(tmp_path, 4)
+
+    async def follow(me: int) -> None:
+        exchange = crowd.exchanges[me]
+        draft = exchange.store.draft("draft", LAYOUT)
+        exchange.drafts[crowd.root] = draft
+        missing, spread = len(draft.missing), crowd.spread(me, range(1, 4))
+        await exchange.follow(
+            crowd.root, draft, spread, is_patient=lambda: len(draft.missing) == missing
+        )
+
+    async def scenario() -> None:
+        async with AsyncExitStack() as stack:
+            await crowd.open(stack)
+            with trio.fail_after(10):
+                async with trio.open_nursery() as nursery:
+                    for me in range(1, 4):
+                        nursery.start_soon(follow, me)
+
+    trio.run(scenario)
     assert crowd.sent(0) < 1.5
 
 

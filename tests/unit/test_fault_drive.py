@@ -10,7 +10,6 @@ import pytest
 from swarm.testing.faults.drive import Drive
 from swarm.testing.faults.growth import Growth, Holding
 from swarm.testing.faults.plan import Fault, FaultPlan, When
-from swarm.testing.faults.verdict import Outcome, compare
 from swarm.testing.faults.watch import Place
 
 NAMES = ["ada", "ben", "cy", "di"]
@@ -187,29 +186,3 @@ def test_growth_of_a_short_run_is_not_told() -> None:
     growth = Growth(nodes=None)  # type: ignore[arg-type]
     growth.seen["a"] = {n: Holding(1, 1, 1, 1, 1, 1, n) for n in range(1, 120)}
     assert growth.measures() == {}
-
-
-def outcome(seconds: float, auc: float | None = None) -> Outcome:
-    return Outcome(
-        plan="p", about="", seed=0, ok=True, checks=[], counts={}, measures={},
-        round_s={1: 20.0} | dict.fromkeys(range(2, 12), seconds), settled_from=2,
-        downtime_s=0.0, wall_s=0.0, auc=auc, story=[],
-    )  # fmt: skip
-
-
-@pytest.mark.parametrize(("seconds", "slowdown", "ok"), [(2.1, 1.05, True), (2.3, 1.15, False)])
-def test_a_slowdown_is_told_against_runs_before_and_after_as_a_machine_drifts(
-    seconds: float, slowdown: float, ok: bool
-) -> None:
-    plan = FaultPlan(plan="x", about="", rounds=12, undisturbed_nodes=6, at_most={"slowdown": 1.1})
-    disturbed = outcome(seconds)
-    compare(disturbed, plan, [outcome(1.5), outcome(2.5)])
-    assert disturbed.measures["slowdown"] == [slowdown]
-    assert disturbed.ok is ok
-
-
-def test_what_cannot_be_compared_does_not_hold() -> None:
-    plan = FaultPlan(plan="x", about="", rounds=12, undisturbed_nodes=6, at_most={"auc_gap": 0.01})
-    disturbed = outcome(2.0, auc=None)
-    compare(disturbed, plan, [outcome(2.0, auc=0.8)])
-    assert not disturbed.ok

@@ -12,10 +12,10 @@ import pytest
 from swarm.errors import ConfigurationError
 from swarm.learning.sites import deal
 from swarm.testing.faults import verdict
-from swarm.testing.faults.__main__ import Runner
 from swarm.testing.faults.drive import Kill
 from swarm.testing.faults.plan import GROWTH, FaultPlan, faults_of, read_plan
 from swarm.testing.faults.replica import Replica, Told
+from swarm.testing.faults.runner import Runner
 from swarm.testing.faults.watch import Place
 
 SHIPPED = sorted((Path(__file__).parents[1] / "faults").glob("*.toml"))

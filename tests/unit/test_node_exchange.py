@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,12 @@ import pytest
 import trio
 import trio.testing
 
+from swarm.blobs.fetch import Wish
 from swarm.blobs.store import BlobStore
-from swarm.errors import AskedTooEarly, RemoteError
+from swarm.errors import AskedTooEarly, BlobError, PeerUnreachable, RemoteError, SwarmError
 from swarm.network.blob_exchange import EARLY_S, when_readable
 from swarm.node.exchange import Exchange
+from swarm.node.oversleeping import once_more_if_overslept
 from swarm.types import Address, Digest
 
 PEER, STRANGER = Address(b"\x01" * 20), Address(b"\x02" * 20)
@@ -56,6 +59,57 @@ def test_a_blob_that_several_ask_for_at_once_travels_once(tmp_path: Path) -> Non
     assert exchange.store.verify(root)
     assert source.chunks_sent == theirs.manifest(root).chunks
     assert exchange._on_its_way == {}
+
+
+@pytest.mark.parametrize(("stopped_s", "comes"), [(60.0, True), (0.0, False)])
+def test_a_peer_whose_time_ran_out_while_this_process_was_stopped_is_asked_once_more(
+    tmp_path: Path, stopped_s: float, comes: bool
+) -> None:
+    theirs = BlobStore(tmp_path / "theirs")
+    root = theirs.add_bytes(CONTENT)
+    clock = trio.testing.MockClock(rate=1.0)
+
+    class Asleep(Peer):
+        times = 0
+
+        async def fetch_manifest(self, peer: Address, root: Digest, *, deadline_s: float) -> bytes:
+            self.times += 1
+            if self.times == 1:
+                clock.jump(stopped_s)
+            if self.times == 1 or not stopped_s:
+                await trio.sleep_forever()
+            return await super().fetch_manifest(peer, root, deadline_s=deadline_s)
+
+    exchange = Exchange(BlobStore(tmp_path / "ours"), Asleep(theirs), max_blob_bytes=0)
+
+    async def scenario() -> None:
+        await exchange.pull(root, [PEER], patience_s=0.3, wish=Wish(len(CONTENT)))
+
+    with nullcontext() if comes else pytest.raises(PeerUnreachable):
+        trio.run(scenario, clock=clock)
+    assert exchange.store.has(root) is comes
+
+
+def test_who_was_stopped_twice_gives_up_and_other_failures_are_not_tried_again() -> None:
+    clock = trio.testing.MockClock()
+
+    def calls_before(error: type[SwarmError], stopped_s: float) -> int:
+        calls = 0
+
+        async def function() -> None:
+            nonlocal calls
+            calls += 1
+            clock.jump(stopped_s)
+            await trio.lowlevel.checkpoint()
+            raise error("no")
+
+        with pytest.raises(error):
+            trio.run(once_more_if_overslept, function, clock=clock)
+        return calls
+
+    assert calls_before(PeerUnreachable, 5.0) == 2
+    assert calls_before(PeerUnreachable, 0.5) == 1
+    assert calls_before(BlobError, 5.0) == 1
 
 
 def test_what_no_rule_allows_is_not_here_as_far_as_others_can_tell(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """Real faults on real processes: nodes that are killed, stopped, cut off, and must go on.
 
-    python -m swarm.testing.faults --plan tests/faults/storm.toml --seeds 0:20 --json storm.json
+    python -m swarm.testing.faults --plan tests/faults/storm.toml --seeds 20 --json storm.json
     python -m swarm.testing.faults --matrix tests/faults --json matrix.json
 
 A written plan (`plan`) says what happens when. The runner (`drive`) starts the nodes of a testnet

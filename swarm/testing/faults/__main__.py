@@ -7,116 +7,14 @@ import shutil
 import signal
 import sys
 import tempfile
-import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
 
-from swarm.errors import ConfigurationError, LocalError, SwarmError
-from swarm.learning.sites import deal
-from swarm.testing.faults.drive import Drive
-from swarm.testing.faults.nodes import open_nodes, processes_in
+from swarm.errors import LocalError, SwarmError
 from swarm.testing.faults.plan import FaultPlan, read_plan
-from swarm.testing.faults.verdict import Check, Outcome, compare, judge, read_replicas, score, show
-from swarm.testing.faults.watch import open_watch
-from swarm.testing.faults.wires import open_wires
-from swarm.testing.plans import slow, wide, write_tiny_plan
-from swarm.testnet.run import begin_plan
-
-SITES_SEED = 0
-"""Of the testnet itself: initial model and split. `--seed` draws the faults alone."""
-
-
-@dataclass
-class Runner:
-    """Runs plans one after the other, and remembers the undisturbed runs.
-
-    Training plans that are made lie in `made`, the nodes' directories in `keep`, if they are kept.
-    """
-
-    keep: Path | None
-    made: Path
-    _undisturbed: dict[str, Outcome] = field(default_factory=dict)
-
-    def run(self, path: Path, seed: int) -> Outcome:
-        """One run of one plan, after the undisturbed one that it is compared with, if it is new."""
-        plan = read_plan(path)
-        base = self.base(path, plan)
-        quiet = msgspec.structs.replace(
-            plan, about="", nodes=plan.undisturbed_nodes, fault=(), storm=None,
-            at_most={}, at_least={},
-        )  # fmt: skip
-        undisturbed = f"{path.stem}, undisturbed"
-        key = f"{base} {quiet.peers} {quiet.nodes} {quiet.rounds} {quiet.namespaces}"
-        if plan.undisturbed_nodes is not None and key not in self._undisturbed:
-            self._undisturbed[key] = self._run_once(undisturbed, quiet, base, 0)
-            show(self._undisturbed[key])
-        outcome = self._run_once(path.stem, plan, base, seed)
-        if plan.undisturbed_nodes is not None:
-            runs = [self._undisturbed[key]]
-            if "slowdown" in plan.at_most:  # a machine's speed drifts: so before and after
-                runs.append(self._run_once(f"{undisturbed} again", quiet, base, seed))
-                show(runs[-1])
-            compare(outcome, plan, runs)
-        return outcome
-
-    def base(self, path: Path, plan: FaultPlan) -> Path:
-        """Where the plan that is trained lies; written, if it is made."""
-        if isinstance(plan.plan, str):
-            return (path.parent / plan.plan).resolve()
-        base = self.made / path.stem
-        if not base.exists():
-            changes = wide(plan.plan.width), *slow(plan.plan.training_s)
-            write_tiny_plan(base, *changes, sites=plan.plan.sites)
-        return base
-
-    def _run_once(self, name: str, plan: FaultPlan, base: Path, seed: int) -> Outcome:
-        began = time.monotonic()
-        newcomers = sum(fault.do == "admit" for fault in plan.fault)
-        dealt = deal(base, plan.peers)
-        count = len(dealt) - newcomers if plan.nodes is None else plan.nodes
-        if count + newcomers > len(dealt):
-            raise ConfigurationError(
-                f"{name}: {base} is dealt to {len(dealt)} peers, but the plan needs "
-                f"{count + newcomers}: raise peers, or lower nodes"
-            )
-        sites, more = dealt[:count], dealt[count : count + newcomers]
-        with ExitStack() as stack:
-            folder = stack.enter_context(_directory(self.keep, f"{name}-{seed}".replace(" ", "")))
-            directory = folder / "nodes"
-            wires = (
-                stack.enter_context(open_wires(len(sites) + newcomers)) if plan.namespaces else None
-            )
-            opened = open_nodes(directory, base, sites, SITES_SEED, wires, plan)
-            with opened as nodes, open_watch(nodes) as watch:
-                begin_plan(nodes.testnet, plan.rounds)
-                drive = Drive(plan, nodes, watch, seed, more)
-                failure = drive.run()
-                replicas = read_replicas(nodes, drive)
-                scored = failure is None and plan.undisturbed_nodes is not None
-                auc = score(nodes, sites + more, plan.rounds) if scored else None
-                wall_s = time.monotonic() - began
-                outcome = judge(name, plan, drive, failure, replicas, auc, wall_s)
-            left = processes_in(directory)
-            outcome.checks.append(Check("no process is left", not left, f"{left}" if left else ""))
-            outcome.ok = outcome.ok and not left
-        return outcome
-
-
-@contextmanager
-def _directory(keep: Path | None, name: str) -> Iterator[Path]:
-    if keep is not None:
-        (keep / name).mkdir(parents=True)
-        yield keep / name
-        return
-    temporary = Path(tempfile.mkdtemp(prefix="swarm-faults-"))
-    try:
-        yield temporary
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+from swarm.testing.faults.runner import Runner
+from swarm.testing.faults.verdict import Check, Outcome, show
 
 
 def parser() -> argparse.ArgumentParser:

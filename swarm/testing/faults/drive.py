@@ -24,6 +24,8 @@ from swarm.testing.faults.watch import Place, Watch
 from swarm.testnet.processes import last_line
 
 TICK_S = 0.1
+SETTLE_ROUNDS = 2
+"""The round after a fault may still pay for it; the next may not."""
 LAST_MEASURES_S = 60.0
 """How long measurements may go on when all rounds are final."""
 
@@ -107,6 +109,8 @@ class Drive:
                     complete_at = complete_at or now
                     if not self.awaited or now > complete_at + LAST_MEASURES_S:
                         return None
+                if self.nodes.ending.is_set():
+                    return "it was ended from outside"
                 if now > until and complete_at is None:
                     return f"not complete within {self.plan.deadline_s:.0f} s: {self._where()}"
         finally:
@@ -114,6 +118,16 @@ class Drive:
                 self.measures.update(self._growth.measures())
             self.nodes.ending.set()
             self._pool.shutdown(cancel_futures=True)
+
+    @property
+    def settled_from(self) -> int:
+        """The first round that must not pay for a fault any more, of those that came to pass."""
+        return self.last_fault_round + SETTLE_ROUNDS
+
+    def is_settled(self) -> bool:
+        """Whether all faults are over, and such a round has begun."""
+        is_calm = not (self.pending or self._undo or self.awaited)
+        return is_calm and self.watch.place().round >= self.settled_from
 
     def tell(self, text: str) -> None:
         self.story.append(Told(round(time.monotonic() - self._began, 2), text))

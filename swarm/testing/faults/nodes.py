@@ -91,6 +91,14 @@ class Nodes:
         self.testnet.processes[name].send_signal(signal.SIGCONT)
         self.stopped.discard(name)
 
+    def freeze(self) -> None:
+        """Stop every process of all nodes, trainers included; none counts as `stopped` by it."""
+        self._signal_all(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Undo `freeze`."""
+        self._signal_all(signal.SIGCONT)
+
     def spoil(self, name: str, disk: Disk) -> None:
         """Do something to the files of a node that is down."""
         chain = self.home(name) / "chain"
@@ -155,6 +163,13 @@ class Nodes:
                     raise LocalError(f"the newcomer {site.name} could not join: {error}") from None
             self.ending.wait(RETRY_S)
 
+    def _signal_all(self, number: signal.Signals) -> None:
+        asleep = {self.testnet.processes[name].pid for name in self.stopped}
+        for pid in processes_in(self.testnet.directory):
+            if pid not in asleep:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, number)
+
     def _start(self, node: TestnetNode, index: int) -> subprocess.Popen[bytes]:
         return start_node(node, ("env", *self._set, *self._within(index)))
 
@@ -185,6 +200,7 @@ def open_nodes(
         wait_ready(testnet.file, testnet.processes)
         yield nodes
     finally:
+        nodes.thaw()
         for name in sorted(nodes.stopped):
             nodes.resume(name)
         stop_nodes(testnet.file, testnet.processes)

@@ -39,8 +39,8 @@ MEASURES = {
     "caught_up_s": "from a node's return to the others' height of that moment",
     "voting_s": "from a node's return to its voting again",
     "auc_gap": "difference to the undisturbed run's AUC",
-    "slowdown": "median seconds a round after the faults, over that of undisturbed runs before and "
-    "after",
+    "slowdown": "seconds a round after the faults, in the median and in the mean, over those of an "
+    "undisturbed run that takes turns with it",
     "contributes_after_rounds": "from a newcomer's admission to its first contribution",
     "memory_growth": "of a node's main process, from round 50 to the end, as a part of it",
     "trainer_growth": "of its trainer, likewise",

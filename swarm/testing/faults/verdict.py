@@ -6,7 +6,7 @@ import re
 import statistics
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,6 @@ from swarm.testing.faults.replica import Replica
 from swarm.testnet.references import open_evaluator
 
 READ_S = 60.0
-SETTLE_ROUNDS = 2
-"""The round after a fault may still pay for it; the next may not."""
 EQUIVOCATION = re.compile(r".*(?:sent two |proposed two blocks).*")
 
 
@@ -49,8 +47,6 @@ class Outcome(msgspec.Struct, kw_only=True):
     measures: dict[str, list[float]]
     round_s: dict[int, float]
     """Seconds from one round's final model to the next one's."""
-    settled_from: int = 0
-    """The first round that must not pay for a fault any more."""
     downtime_s: float
     wall_s: float
     auc: float | None
@@ -124,7 +120,6 @@ def judge(
         counts=dict(counts),
         measures=measures,
         round_s=seconds_a_round(drive.watch.final_at),
-        settled_from=drive.last_fault_round + SETTLE_ROUNDS,
         downtime_s=round(sum(k.back_at - k.at for k in drive.kills if k.back_at), 1),
         wall_s=round(wall_s, 1),
         auc=auc,
@@ -204,23 +199,21 @@ def _clean_logs(nodes: Nodes) -> list[Check]:
     ]
 
 
-def compare(outcome: Outcome, plan: FaultPlan, undisturbed: Sequence[Outcome]) -> None:
-    """Add what only comparing with undisturbed runs can tell."""
-    aucs = [run.auc for run in undisturbed if run.auc is not None]
-    if outcome.auc is not None and aucs:
-        outcome.measures["auc_gap"] = [round(abs(outcome.auc - aucs[0]), 4)]
-    here = _settled(outcome, outcome.settled_from)
-    there = [s for run in undisturbed for s in _settled(run, outcome.settled_from)]
-    if here and there:
-        slowdown = statistics.median(here) / statistics.median(there)
-        outcome.measures["slowdown"] = [round(slowdown, 3)]
-    for name in COMPARED & plan.at_most.keys():
-        outcome.checks.append(_at_most(name, plan.at_most[name], outcome.measures, 0))
+def compare(outcome: Outcome, plan: FaultPlan, measures: Mapping[str, list[float]]) -> None:
+    """Add what only comparing with an undisturbed run could tell."""
+    outcome.measures.update(measures)
+    outcome.checks += [
+        _at_most(name, plan.at_most[name], outcome.measures, 0)
+        for name in sorted(COMPARED & plan.at_most.keys())
+    ]
     outcome.ok = all(check.ok for check in outcome.checks)
 
 
-def _settled(outcome: Outcome, first: int) -> list[float]:
-    return [s for number, s in outcome.round_s.items() if number >= first]
+def auc_gap(outcome: Outcome, undisturbed: Outcome) -> list[float]:
+    """How far the two AUCs are from each other; nothing if one of them is not known."""
+    if outcome.auc is None or undisturbed.auc is None:
+        return []
+    return [round(abs(outcome.auc - undisturbed.auc), 4)]
 
 
 def _at_least(name: str, least: float, counts: Mapping[str, int]) -> Check:
