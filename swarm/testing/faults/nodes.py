@@ -207,13 +207,17 @@ def open_nodes(
 
 
 def processes_in(directory: Path) -> list[int]:
-    """The pids of the processes whose command line names this directory, our own excepted."""
+    """The pids of the processes whose command line names this directory (the nodes) or whose output
+    goes to a file in it (their trainers), our own excepted."""
     found = []
     for entry in Path("/proc").iterdir():
-        with suppress(OSError):
-            if entry.name.isdigit() and os.fsencode(directory) in (entry / "cmdline").read_bytes():
+        with suppress(OSError):  # it has ended, or is not ours to look at
+            if not entry.name.isdigit() or int(entry.name) == os.getpid():
+                continue
+            names = (entry / "cmdline").read_bytes(), os.fsencode((entry / "fd" / "1").readlink())
+            if any(os.fsencode(directory) in name for name in names):
                 found.append(int(entry.name))
-    return [pid for pid in found if pid != os.getpid()]
+    return found
 
 
 def run_in(within: Sequence[str], command: Sequence[str], deadline_s: float) -> str:

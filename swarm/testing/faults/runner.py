@@ -21,6 +21,7 @@ from swarm.testing.faults.verdict import Check, Outcome, auc_gap, compare, show
 from swarm.testing.plans import slow, wide, write_tiny_plan
 
 LOOK_S = 0.1
+GONE_S = 5.0
 
 
 @dataclass
@@ -133,8 +134,11 @@ def _wait_until_settled(run: Run) -> None:
 
 
 def _nothing_left(outcome: Outcome, directory: Path) -> Outcome:
-    """Add whether the nodes' processes are gone, now that they ought to be."""
-    left = processes_in(directory)
+    """Add whether the nodes' processes are gone, now that they ought to be. A killed node's trainer
+    ends when it reads that its node has."""
+    until = time.monotonic() + GONE_S
+    while (left := processes_in(directory)) and time.monotonic() < until:
+        time.sleep(LOOK_S)
     outcome.checks.append(Check("no process is left", not left, f"{left}" if left else ""))
     outcome.ok = outcome.ok and not left
     return outcome
