@@ -9,7 +9,9 @@ machine, each repetition moves the same bytes
 
 and the medians are compared. The receiver's anonymous memory is watched: a node's must not grow
 with the model. The processor time of both ends together tells what is left to gain: where it is the
-number of processors times the seconds, nothing waits.
+number of processors times the seconds, nothing waits. A third figure tells what can be reached at
+all on this machine: the processor time of hashing and writing as many bytes, from memory that is in
+the cache, in one thread, which the raw socket does not do and a node must.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +37,7 @@ import trio
 
 from swarm.bench.machine import file_system, read_process, require_room, watch
 from swarm.blobs.store import BlobStore
+from swarm.blobs.tree import leaf_hash
 from swarm.errors import LocalError
 from swarm.network import open_network
 from swarm.network.identity import Identity
@@ -47,6 +51,7 @@ BUFFER_BYTES = 1 << 20
 PATIENCE_S = 60.0
 START_S = 60.0
 WARM_UP = 1
+LEAST_CPU_S = 0.1  # it is told in hundredths of a second
 SELF = "receiver"
 
 
@@ -83,7 +88,7 @@ async def _receive(
     root, peer = to_digest(said["root"]), Identity(KEYS[0]).address
     context = own.context(server_side=False, trusted=[bytes.fromhex(said["certificate"])])
     seconds: dict[str, list[float]] = {"raw": [], "node": []}
-    cpu_s: dict[str, list[float | None]] = {"raw": [], "node": []}
+    cpu_s: dict[str, list[float | None]] = {"raw": [], "node": [], "hash_and_write": []}
     pids = (os.getpid(), child.pid)
     growth_bytes = 0
     raw = socket.create_connection(("127.0.0.1", said["raw_port"]), timeout=PATIENCE_S)
@@ -95,6 +100,8 @@ async def _receive(
                 used_s = _cpu_s(pids)
                 seconds["raw"].append(await trio.to_thread.run_sync(_drain, secured, size_bytes))
                 cpu_s["raw"].append(_since(used_s, _cpu_s(pids)))
+                work = partial(_hash_and_write, directory / "work", size_bytes)
+                cpu_s["hash_and_write"].append(await trio.to_thread.run_sync(work))
                 store = BlobStore(directory / "received")
                 exchange = Exchange(store, network, max_blob_bytes=2 * size_bytes + BUFFER_BYTES)
                 before = read_process(os.getpid())
@@ -109,17 +116,46 @@ async def _receive(
                 shutil.rmtree(store.directory)
         now = read_process(os.getpid())
     medians = {name: statistics.median(each[WARM_UP:]) for name, each in seconds.items()}
+    cpu = {name: _median(each[WARM_UP:]) for name, each in cpu_s.items()}
     return {
         "size_bytes": size_bytes,
         "repeat": repeat,
         "raw_mb_per_s": round(size_bytes / medians["raw"] / 1e6, 1),
         "node_mb_per_s": round(size_bytes / medians["node"] / 1e6, 1),
         "ratio": round(medians["raw"] / medians["node"], 3),
-        "cpu_s": {name: _median(each[WARM_UP:]) for name, each in cpu_s.items()},
+        "best_ratio": best_ratio(medians["raw"], cpu["raw"], cpu["hash_and_write"]),
+        "cpu_s": cpu,
         "receiver_growth_bytes": growth_bytes,
         "receiver_bytes": None if now is None else now.anonymous_bytes,
         "seconds": {name: [round(s, 4) for s in each[WARM_UP:]] for name, each in seconds.items()},
     }
+
+
+def best_ratio(
+    raw_s: float, raw_cpu_s: float | None, work_cpu_s: float | None, cores: int | None = None
+) -> float | None:
+    """The highest ratio to the raw socket that is possible with so many `cores` (all that this
+    process may use, by default): if nothing ever waited, and nothing was done but what the raw
+    socket does, hashing and writing. None where the system tells no processor times, or they are
+    too short for its clock."""
+    if raw_cpu_s is None or work_cpu_s is None or raw_cpu_s < LEAST_CPU_S:
+        return None
+    cores = cores or len(os.sched_getaffinity(0))
+    return round(raw_s / max(raw_s, (raw_cpu_s + work_cpu_s) / cores), 3)
+
+
+def _hash_and_write(path: Path, size_bytes: int) -> float:
+    """Hash and write so many bytes, a chunk at a time. Returns the seconds of processor time."""
+    buffer = memoryview(os.urandom(BUFFER_BYTES))
+    began = time.thread_time()
+    with path.open("wb", buffering=0) as file:
+        for start in range(0, size_bytes, BUFFER_BYTES):
+            chunk = buffer[: size_bytes - start]
+            leaf_hash(chunk)
+            file.write(chunk)
+    took_s = time.thread_time() - began
+    path.unlink()
+    return took_s
 
 
 def _cpu_s(pids: Sequence[int]) -> float | None:

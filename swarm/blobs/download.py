@@ -346,7 +346,7 @@ class Download:
     def _admit_all(self) -> None:
         """There is something to get: nobody needs to wait for a turn any more.
 
-        That the origin is not waited for any more either, by now, makes no difference.
+        Also if patience has ended meanwhile: who waits for a turn would wait for ever.
         """
         if self.target is not None and self.target.length_bytes > SMALL_BYTES:
             self.sharers = len(self.standings)

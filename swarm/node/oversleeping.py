@@ -1,7 +1,8 @@
-"""Whether this process was stopped for a while: by SIGSTOP, or with its whole (virtual) machine.
+"""Whether this process was stopped for a while: by SIGSTOP, or a machine that had no time for it.
 
 What runs out while a process is stopped runs out at the moment it goes on, before any of what came
-meanwhile is looked at. Who judges others by the time they take must know that.
+meanwhile is looked at. Who judges others by the time they take must know that. (While a whole
+machine sleeps, its monotonic clock does as well: nothing runs out then.)
 """
 
 from __future__ import annotations
@@ -26,20 +27,26 @@ async def once_more_if_overslept(function: Callable[[], Awaitable[None]]) -> Non
     Raises what the last call raises.
     """
     failure: SwarmError | None = None
+    overslept = False
     async with trio.open_nursery() as nursery:
         beats = _Beats()
         nursery.start_soon(beats.go_on)
         try:
             await function()
         except SwarmError as error:  # the nursery would wrap it
-            failure = error
-        is_ours = beats.overslept()
+            # Without its traceback: that would keep what `function` held, its files too.
+            failure = error.with_traceback(None)
+        overslept = beats.overslept()
         nursery.cancel_scope.cancel()
-    if isinstance(failure, PeerUnreachable) and is_ours:
-        log.info("this process was stopped for a while; asking again: %s", failure)
-        await function()
-    elif failure is not None:
-        raise failure
+    if failure is None:
+        return
+    if not (overslept and isinstance(failure, PeerUnreachable)):
+        try:
+            raise failure
+        finally:
+            del failure  # or it and this frame would keep each other
+    log.info("this process was stopped for a while; asking again: %s", failure)
+    await function()
 
 
 class _Beats:

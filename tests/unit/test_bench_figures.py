@@ -30,6 +30,7 @@ from swarm.bench.machine import (
 )
 from swarm.bench.merge import measure_merge
 from swarm.bench.rounds import RoundOptions, count_traffic, room, write_plan
+from swarm.bench.transfer import best_ratio
 from swarm.cli.bench import counts, sizes
 from swarm.errors import LocalError
 from swarm.learning.loading import load_plan
@@ -92,6 +93,13 @@ def test_what_does_not_fit_is_refused_before_it_is_measured(
         require_room(tmp_path, 2 * 10**9, 18 * 10**9)
     with pytest.raises(LocalError, match=r"needs 1e.*GB for files"):
         require_room(tmp_path, 10**18, 0)
+
+
+def test_what_a_transfer_can_reach_at_best_follows_from_the_work_and_the_cores() -> None:
+    assert best_ratio(0.125, 0.25, 0.115, 2) == 0.685
+    assert best_ratio(0.125, 0.25, 0.115, 16) == 1.0  # more cores than work
+    assert best_ratio(0.125, None, 0.115, 2) is None
+    assert best_ratio(0.01, 0.02, 0.01, 2) is None
 
 
 def test_a_round_of_full_checks_takes_the_room_of_all_updates_at_all_nodes() -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 
 from swarm.testing.faults import turns
 from swarm.testing.faults.plan import FaultPlan
-from swarm.testing.faults.turns import Tally, slowdown, take_turns
+from swarm.testing.faults.turns import LEAST_ROUNDS, LONGEST_TURN_S, slowdown, take_turns
 from swarm.testing.faults.verdict import Outcome, auc_gap, compare
 
 ROUNDS = 100
@@ -70,33 +71,49 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
 
 def test_a_machine_that_gets_slower_and_slower_does_so_for_both(machine: Machine) -> None:
     def pace(now: float, number: int) -> float:
-        return 0.5 + (now - 100) / 100
+        return 0.5 + (now - 100) / 400
 
     one = Side(machine, lambda now, number: 1.05 * pace(now, number))
     median, mean = slowdown(*take_turns(one, Side(machine, pace)))
     assert (median, mean) == (pytest.approx(1.05, abs=0.04), pytest.approx(1.05, abs=0.04))
 
 
-def test_a_single_round_that_stands_for_long_is_seen_in_the_mean(machine: Machine) -> None:
-    one = Side(machine, lambda now, number: 20.0 if number == 40 else 0.6)
+@pytest.mark.parametrize("stands_s", [5.0, 9.0, 20.0])
+def test_a_single_round_that_stands_for_long_is_in_the_mean_with_all_its_seconds(
+    machine: Machine, stands_s: float
+) -> None:
+    one = Side(machine, lambda now, number: stands_s if number == 40 else 0.6)
     disturbed, undisturbed = take_turns(one, Side(machine, lambda now, number: 0.6))
+    assert sum(disturbed) == pytest.approx(0.6 * (len(disturbed) - 1) + stands_s, rel=0.02)
     median, mean = slowdown(disturbed, undisturbed)
     assert median == pytest.approx(1.0, abs=0.02)
-    assert mean > 1.1
+    assert mean == pytest.approx(1 + (stands_s / 0.6 - 1) / len(disturbed), rel=0.02)
 
 
-def test_the_round_in_which_a_consortium_was_stopped_is_not_measured() -> None:
-    tally = Tally()
-    tally.add({1: 9.0, 2: 17.0, 3: 18.0, 4: 19.5, 5: 30.0}, began=13.0, ended=20.0)
-    assert tally.whole_s == [1.0, 1.5]
-    assert (tally.awake_s, tally.rounds) == (3.0, 2.5)
+def test_a_round_that_stands_for_longer_than_any_turn_is_told_too(machine: Machine) -> None:
+    one = Side(machine, lambda now, number: 1000.0 if number == 40 else 0.6)
+    disturbed, undisturbed = take_turns(one, Side(machine, lambda now, number: 0.6))
+    assert max(disturbed) > 0.9 * LONGEST_TURN_S
+    assert slowdown(disturbed, undisturbed)[1] > 3
 
 
-def test_one_that_ends_no_round_has_no_slowdown_and_holds_no_bound() -> None:
-    stands = Tally()
-    stands.add({1: 5.0}, began=13.0, ended=20.0)
-    assert stands.awake_s == 7.0
-    assert slowdown(stands, Tally(1.0, 1.0, [1.0])) == []
+def test_rounds_that_take_longer_now_and_then_are_not_told_as_fewer(machine: Machine) -> None:
+    one = Side(machine, lambda now, number: 5.0 if number % 10 == 5 else 0.6)
+    _, mean = slowdown(*take_turns(one, Side(machine, lambda now, number: 0.6)))
+    assert mean == pytest.approx((9 * 0.6 + 5.0) / 10 / 0.6, rel=0.1)
+
+
+def test_the_round_that_pays_for_the_waking_is_left_out(machine: Machine) -> None:
+    one = Side(machine, lambda now, number: 0.6)
+    disturbed, _ = take_turns(one, Side(machine, lambda now, number: 0.6))
+    turns_taken = len(disturbed) // 9  # of ten rounds and a little more
+    assert len(disturbed) == pytest.approx(len(one.final_at) - turns_taken, abs=2)
+    assert set(np.round(disturbed, 2)) == {0.6}
+
+
+def test_one_that_hardly_ends_a_round_has_no_slowdown_and_holds_no_bound() -> None:
+    few, many = [0.6] * (LEAST_ROUNDS - 1), [0.6] * 100
+    assert slowdown(few, many) == slowdown(many, few) == []
     assert not judged({"slowdown": 1.1}, {"slowdown": []}).ok
 
 

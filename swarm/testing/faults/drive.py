@@ -1,7 +1,8 @@
 """Does what a fault plan says, at its moments, and measures what follows.
 
-One loop in one thread: whenever a node has said something, what is due is undone, what may begin
-begins, and what was awaited is looked for. Every wait ends, at the plan's deadline at the latest.
+One loop in one thread, which others may only ask: whenever a node has said something, what is due
+is undone, what may begin begins, and what was awaited is looked for. Every wait ends, at the plan's
+deadline at the latest.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from functools import partial
 from itertools import combinations
 from pathlib import Path
 
+from swarm.errors import LocalError
 from swarm.learning.sites import SiteFiles
 from swarm.testing.faults.growth import Growth
 from swarm.testing.faults.nodes import Nodes
@@ -89,7 +91,10 @@ class Drive:
         self._growth = Growth(self.nodes) if GROWTH & self.plan.at_most.keys() else None
 
     def run(self) -> str | None:
-        """Drive until all rounds are final at all nodes. Returns why they are not, if so."""
+        """Drive until all rounds are final at all nodes. Returns why they are not, if so.
+
+        Raises LocalError if somebody else sets `nodes.ending`.
+        """
         self._began = time.monotonic()
         until, complete_at = self._began + self.plan.deadline_s, None
         try:
@@ -110,7 +115,7 @@ class Drive:
                     if not self.awaited or now > complete_at + LAST_MEASURES_S:
                         return None
                 if self.nodes.ending.is_set():
-                    return "it was ended from outside"
+                    raise LocalError("the run was ended from outside")
                 if now > until and complete_at is None:
                     return f"not complete within {self.plan.deadline_s:.0f} s: {self._where()}"
         finally:
@@ -142,8 +147,9 @@ class Drive:
             if opened_at is None or now < opened_at + fault.when.after_s:
                 continue
             if fault.when.phase in (None, place.phase) and self._begin(fault, place):
-                self.pending.remove(fault)
+                # In this order: who asks from another thread whether all is settled sees both.
                 self.last_fault_round = max(self.last_fault_round, place.round)
+                self.pending.remove(fault)
                 place = self.watch.place()
 
     def _begin(self, fault: Fault, place: Place) -> bool:

@@ -207,16 +207,19 @@ def open_nodes(
 
 
 def processes_in(directory: Path) -> list[int]:
-    """The pids of the processes whose command line names this directory (the nodes) or whose output
-    goes to a file in it (their trainers), our own excepted."""
+    """The pids of the processes whose command line names this directory, which must be resolved
+    (nodes), or whose output goes to a file in it (trainers), our own excepted."""
     found = []
     for entry in Path("/proc").iterdir():
-        with suppress(OSError):  # it has ended, or is not ours to look at
-            if not entry.name.isdigit() or int(entry.name) == os.getpid():
-                continue
-            names = (entry / "cmdline").read_bytes(), os.fsencode((entry / "fd" / "1").readlink())
-            if any(os.fsencode(directory) in name for name in names):
-                found.append(int(entry.name))
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        names = b""
+        with suppress(OSError):  # it has ended
+            names += (entry / "cmdline").read_bytes()
+        with suppress(OSError):  # it has no output, or is not ours to look at
+            names += b"\0" + os.fsencode((entry / "fd" / "1").readlink())
+        if os.fsencode(directory) in names:
+            found.append(int(entry.name))
     return found
 
 

@@ -144,6 +144,10 @@ def read_plan(path: Path) -> FaultPlan:
         raise ConfigurationError(f"{path}: nobody measures {name!r}; there are: {known}")
     if COMPARED & plan.at_most.keys() and plan.undisturbed_nodes is None:
         raise ConfigurationError(f"{path}: give undisturbed_nodes, to have a run to compare with")
+    if "slowdown" in plan.at_most and plan.namespaces:
+        raise ConfigurationError(
+            f"{path}: slowdown takes two runs at once, and namespaces hold one: leave one out"
+        )
     return plan
 
 

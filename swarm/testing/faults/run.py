@@ -34,7 +34,10 @@ class Run:
     began: float
 
     def finish(self) -> Outcome:
-        """Do what the plan says until all rounds are final, or it has failed; judge it."""
+        """Do what the plan says until all rounds are final, or it has failed; judge it.
+
+        Raises LocalError if it was ended from outside.
+        """
         failure = self.drive.run()
         replicas = read_replicas(self.nodes, self.drive)
         scored = failure is None and self.plan.undisturbed_nodes is not None

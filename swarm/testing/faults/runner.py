@@ -51,6 +51,7 @@ class Runner:
                 path.stem, plan, quiet, base, seed
             )
             show(undisturbed)
+            outcome.checks.append(Check("the undisturbed run beside it holds", undisturbed.ok))
         else:
             undisturbed = self._compared_with(path.stem, quiet, base)
             outcome = self._alone(path.stem, plan, base, seed)
@@ -86,31 +87,30 @@ class Runner:
         self, stem: str, plan: FaultPlan, quiet: FaultPlan, base: Path, seed: int
     ) -> tuple[Outcome, Outcome, list[float]]:
         """What came of the plan, of the undisturbed run beside it, and the slowdown."""
-        calm = f"{stem}, undisturbed"
-        with self._directory(stem, seed) as one, self._directory(calm, seed) as other:
+        name = f"{stem}, undisturbed"
+        with self._directory(stem, seed) as one, self._directory(name, seed) as other:
             with open_run(one, stem, plan, base, seed) as run, _driven(run) as outcome:
-                _wait_until_settled(run)
-                run.freeze()
-                opened = open_run(other, calm, quiet, base, seed)
+                _freeze_when_settled(run)
+                opened = open_run(other, name, quiet, base, seed)
                 with opened as quiet_run, _driven(quiet_run) as quiet_outcome:
-                    _wait_until_settled(quiet_run)
-                    quiet_run.freeze()
-                    disturbed, undisturbed = take_turns(run, quiet_run)
+                    _freeze_when_settled(quiet_run)
+                    tallies = take_turns(run, quiet_run)
                     for either in (run, quiet_run):
                         either.thaw()
                     both = outcome(), quiet_outcome()
             judged = _nothing_left(both[0], one), _nothing_left(both[1], other)
-            return *judged, slowdown(disturbed, undisturbed)
+            return *judged, slowdown(*tallies)
 
     @contextmanager
     def _directory(self, name: str, seed: int) -> Iterator[Path]:
         """Where the nodes of one run lie; kept, if that was asked for."""
         name = f"{name}-{seed}".replace(" ", "")
         if self.keep is not None:
-            (self.keep / name).mkdir(parents=True)
-            yield self.keep / name / "nodes"
+            kept = (self.keep / name).resolve()
+            kept.mkdir(parents=True)
+            yield kept / "nodes"
             return
-        temporary = Path(tempfile.mkdtemp(prefix="swarm-faults-"))
+        temporary = Path(tempfile.mkdtemp(prefix="swarm-faults-")).resolve()
         try:
             yield temporary / "nodes"
         finally:
@@ -125,11 +125,16 @@ def _driven(run: Run) -> Iterator[Callable[[], Outcome]]:
             yield pool.submit(run.finish).result
         finally:
             run.nodes.ending.set()
+            run.thaw()  # the thread may be asking a node that is stopped
 
 
-def _wait_until_settled(run: Run) -> None:
-    """Ends with the run's own deadline at the latest: it is over then."""
-    while not (run.is_settled() or run.is_over()):
+def _freeze_when_settled(run: Run) -> None:
+    """Stop a run that no round pays for a fault in any more; or return when it is over already,
+    with its own deadline at the latest, and let it be judged."""
+    while not run.is_over():
+        if run.is_settled():
+            run.freeze()
+            return
         time.sleep(LOOK_S)
 
 

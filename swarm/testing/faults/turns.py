@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Protocol
 
 TURN_S = 6.0
-WAKING_S = 0.5
-"""How long after it was woken what a consortium tells may be from before it was stopped."""
-LOOK_S = 0.1
+"""A turn ends with the first round that ends after so long, …"""
+LONGEST_TURN_S = 120.0
+"""… or here, and what that round has cost by then counts as one."""
+LEAST_ROUNDS = 30
+"""Fewer of either consortium tell nothing."""
+LOOK_S = 0.02
 
 
 class Side(Protocol):
@@ -35,53 +37,44 @@ class Side(Protocol):
         """Whether its last round is final, or it has failed."""
 
 
-@dataclass
-class Tally:
-    """What one consortium did in its turns.
+def take_turns(one: Side, other: Side) -> tuple[list[float], list[float]]:
+    """Let them run in turn until one is over: the seconds of the rounds of each.
 
-    A turn counts from its first model on, since the round that was under way pays for having been
-    stopped in the middle; but one without any model counts whole, so that nothing which takes as
-    long as a turn goes unseen.
+    Both must be frozen, and are so at the end. A turn ends with a round, so no round is cut, and
+    one that stands for long is told with all its seconds. The first round of a turn is left out: it
+    pays for the waking, when timers have run out and connections are seen to.
     """
-
-    awake_s: float = 0.0
-    """The seconds that count."""
-    rounds: float = 0.0
-    """The rounds in them; the one that a turn's end cuts off is half of one, on average."""
-    whole_s: list[float] = field(default_factory=list)
-    """The seconds of each round that both began and ended in one turn."""
-
-    def add(self, final_at: Mapping[int, float], began: float, ended: float) -> None:
-        """A turn that lasted from `began` to `ended`."""
-        finals = sorted(at for at in final_at.values() if began + WAKING_S <= at <= ended)
-        self.awake_s += ended - min(finals, default=began)
-        self.rounds += max(len(finals) - 1, 0) + 0.5
-        self.whole_s += [after - before for before, after in pairwise(finals)]
-
-
-def take_turns(one: Side, other: Side) -> tuple[Tally, Tally]:
-    """Let them run in turn until one is over. Both must be frozen, and are so at the end."""
-    tallies = Tally(), Tally()
-    order = [*zip((one, other), tallies, strict=True)]
+    rounds: tuple[list[float], list[float]] = [], []
+    order = [*zip((one, other), rounds, strict=True)]
     while not (one.is_over() or other.is_over()):
-        for side, tally in order:
-            began = time.monotonic()
-            side.thaw()
-            while time.monotonic() < began + TURN_S and not side.is_over():
-                time.sleep(LOOK_S)
-            side.freeze()
-            tally.add(side.final_at, began, time.monotonic())
+        for side, seconds in order:
+            seconds += _take_turn(side)
         order.reverse()  # whoever always came second would have the slower half of every drift
-    return tallies
+    return rounds
 
 
-def slowdown(disturbed: Tally, undisturbed: Tally) -> list[float]:
-    """How many times as long the disturbed ones took: a round in the median, and all in the mean.
+def _take_turn(side: Side) -> list[float]:
+    """The seconds of each round that both began and ended in this turn."""
+    known, began = set(side.final_at), time.monotonic()
+    side.thaw()
+    while True:
+        time.sleep(LOOK_S)
+        now, final_at = time.monotonic(), dict(side.final_at)  # others add to it meanwhile
+        finals = sorted(at for number, at in final_at.items() if number not in known)
+        stands = now >= began + LONGEST_TURN_S
+        if stands or side.is_over() or (finals and finals[-1] >= began + TURN_S):
+            side.freeze()
+            ends = [*(finals or [began]), now] if stands else finals
+            return [after - before for before, after in pairwise(ends)]
 
-    Nothing if one of them had no whole round.
+
+def slowdown(disturbed: Sequence[float], undisturbed: Sequence[float]) -> list[float]:
+    """How many times as long the disturbed rounds (in seconds) took, in the median and in the mean.
+
+    Nothing if there are too few of either to tell.
     """
-    if not (disturbed.whole_s and undisturbed.whole_s):
+    if min(len(disturbed), len(undisturbed)) < LEAST_ROUNDS:
         return []
-    medians = [statistics.median(tally.whole_s) for tally in (disturbed, undisturbed)]
-    means = [tally.awake_s / tally.rounds for tally in (disturbed, undisturbed)]
-    return [round(of[0] / of[1], 3) for of in (medians, means)]
+    return [
+        round(of(disturbed) / of(undisturbed), 3) for of in (statistics.median, statistics.mean)
+    ]

@@ -36,7 +36,7 @@ class Check(msgspec.Struct, frozen=True):
 
 
 class Outcome(msgspec.Struct, kw_only=True):
-    """What came of one run; `checks` of a run to compare with say only that it was complete."""
+    """What came of one run."""
 
     plan: str
     about: str

@@ -49,7 +49,7 @@ class Sight:
 
 
 class Watch:
-    """All sights of a run; made by `open_watch`. The runner reads it in its one thread."""
+    """All sights of a run; made by `open_watch`."""
 
     def __init__(self, nodes: Nodes, pool: ThreadPoolExecutor) -> None:
         self.nodes = nodes
