@@ -94,12 +94,12 @@ class Runner:
                 opened = open_run(other, name, quiet, base, seed)
                 with opened as quiet_run, _driven(quiet_run) as quiet_outcome:
                     _freeze_when_settled(quiet_run)
-                    tallies = take_turns(run, quiet_run)
+                    rounds = take_turns(run, quiet_run)
                     for either in (run, quiet_run):
                         either.thaw()
                     both = outcome(), quiet_outcome()
             judged = _nothing_left(both[0], one), _nothing_left(both[1], other)
-            return *judged, slowdown(*tallies)
+            return *judged, slowdown(*rounds)
 
     @contextmanager
     def _directory(self, name: str, seed: int) -> Iterator[Path]:
