@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.26;
 
-import {Masks} from "./Masks.sol";
+import {MemberSets} from "./MemberSets.sol";
 import {Membership} from "./Membership.sol";
 import {Rounds} from "./Rounds.sol";
 
@@ -9,9 +9,9 @@ import {Rounds} from "./Rounds.sol";
 /// @notice This contract adds only the views that let a node read everything in one call; the rules
 /// are in the contracts it is made of. It holds no coins, calls no other contract and has no owner.
 contract Consortium is Rounds {
-    using Masks for uint256;
+    using MemberSets for uint256;
 
-    struct ParticipantView {
+    struct ConsentView {
         uint8 member;
         uint64 maxSamples;
         bytes32 commitment;
@@ -32,7 +32,7 @@ contract Consortium is Rounds {
         Rules rules;
         PlanStatus status;
         uint256 participants;
-        ParticipantView[] consents;
+        ConsentView[] consents;
         uint64 minConsentsAt;
         uint256 stopVotes;
         bytes32 statistics;
@@ -95,11 +95,11 @@ contract Consortium is Rounds {
         answer.seed = record.seed;
         answer.mergeS = record.mergeS;
         uint256 left = record.consented;
-        answer.consents = new ParticipantView[](left.count());
+        answer.consents = new ConsentView[](left.count());
         for (uint256 i = 0; left != 0; left = left.dropLowest()) {
             uint8 member = left.lowest();
-            Participant storage own = record.consents[member];
-            answer.consents[i++] = ParticipantView(
+            Consent storage own = record.consents[member];
+            answer.consents[i++] = ConsentView(
                 member,
                 own.maxSamples,
                 own.commitment,
@@ -168,6 +168,6 @@ contract Consortium is Rounds {
             RoundView memory roundView
         )
     {
-        return (block.number, block.timestamp, memberMask, getPlan(plan), getRound(plan));
+        return (block.number, block.timestamp, presentMembers, getPlan(plan), getRound(plan));
     }
 }

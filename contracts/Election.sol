@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.26;
 
-import {Masks} from "./Masks.sol";
+import {MemberSets} from "./MemberSets.sol";
 
 /// @title Who merges: a draw that nobody can steer towards themselves, and that time alone moves on.
 /// @notice The seed folds the secrets that submitters committed to one submission earlier. Who
 /// withholds its secret is not eligible; it can favour an accomplice by one bit, never itself.
 library Election {
-    using Masks for uint256;
+    using MemberSets for uint256;
 
     bytes32 internal constant SEED_DOMAIN = keccak256("swarm/round-seed/1");
     uint256 internal constant MAX_DOUBLINGS = 16;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.26;
 
-import {Masks} from "./Masks.sol";
+import {MemberSets} from "./MemberSets.sol";
 
 /// @title Who belongs to the consortium, and whose nodes finalise blocks.
 /// @notice Members decide about members; nobody owns this contract and nobody can pause it. An
@@ -9,8 +9,8 @@ import {Masks} from "./Masks.sol";
 /// blocks). More than half of the members admit or remove; whatever changes who can finalise blocks
 /// needs two thirds of the endorsed: founders, and those whom two thirds of the endorsed backed.
 abstract contract Membership {
-    using Masks for uint256;
-    using Masks for uint8;
+    using MemberSets for uint256;
+    using MemberSets for uint8;
 
     enum Kind {
         NONE,
@@ -65,7 +65,7 @@ abstract contract Membership {
     uint256 internal constant DORMANT_S = 7 days;
 
     /// @notice The members of this moment.
-    uint256 public memberMask;
+    uint256 public presentMembers;
     uint256 internal _endorsed;
     uint256 internal _validators;
     /// @dev Turns the validators where there are more than `MAX_VALIDATORS`: a final round's seed.
@@ -236,7 +236,7 @@ abstract contract Membership {
         for (uint256 left = _validators; left != 0; left = left.dropLowest()) {
             if (block.timestamp <= _members[left.lowest()].seenAt + DORMANT_S) ++awake;
         }
-        uint256 needed = _validators.count().supermajority();
+        uint256 needed = _validators.count().twoThirds();
         if (awake < needed) revert ConsortiumTooFewAwake(awake, needed);
         _validators &= ~target.bit();
         emit ValidatorRetired(target);
@@ -296,7 +296,7 @@ abstract contract Membership {
                 member.account,
                 member.node,
                 member.name,
-                memberMask & bit != 0,
+                presentMembers & bit != 0,
                 _endorsed & bit != 0,
                 _validators & bit != 0,
                 member.seenAt
@@ -347,7 +347,7 @@ abstract contract Membership {
     }
 
     function _present(uint64 target) private view returns (uint8) {
-        if (target >= MAX_MEMBERS || memberMask & (1 << target) == 0) {
+        if (target >= MAX_MEMBERS || presentMembers & (1 << target) == 0) {
             revert ConsortiumUnknownMember(target);
         }
         return uint8(target);
@@ -381,14 +381,14 @@ abstract contract Membership {
             kind == Kind.UPGRADE
                 || (kind == Kind.REMOVE && _validators & (1 << proposal.target) != 0)
         ) return _isBacked(proposal);
-        return (proposal.ayes & memberMask).count() >= memberMask.count().quorum();
+        return (proposal.ayes & presentMembers).count() >= presentMembers.count().majority();
     }
 
     /// @dev Whether two thirds of the endorsed members are for it. There is always one: validators
     /// are endorsed, and the last validator cannot go.
     function _isBacked(Proposal storage proposal) private view returns (bool) {
-        uint256 voters = memberMask & _endorsed;
-        return (proposal.ayes & voters).count() >= voters.count().supermajority();
+        uint256 voters = presentMembers & _endorsed;
+        return (proposal.ayes & voters).count() >= voters.count().twoThirds();
     }
 
     function _enact(Proposal storage proposal) private {
@@ -423,7 +423,7 @@ abstract contract Membership {
         _members.push(Member(account, uint64(block.timestamp), node, name));
         _byAccount[account] = uint256(member) + 1;
         _byNode[node] = uint256(member) + 1;
-        memberMask |= member.bit();
+        presentMembers |= member.bit();
         emit MemberAdmitted(member, account, node, name);
     }
 
@@ -437,7 +437,7 @@ abstract contract Membership {
     }
 
     function _checkRemovable(uint8 member) private view {
-        if (memberMask == member.bit()) revert ConsortiumLastMember();
+        if (presentMembers == member.bit()) revert ConsortiumLastMember();
         if (_validators & member.bit() != 0) _checkNotLastValidator(member);
     }
 
@@ -449,7 +449,7 @@ abstract contract Membership {
         Member storage record = _members[member];
         delete _byAccount[record.account];
         delete _byNode[record.node];
-        memberMask &= ~member.bit();
+        presentMembers &= ~member.bit();
         _validators &= ~member.bit();
         emit MemberRemoved(member);
     }

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.26;
 
-import {Masks} from "./Masks.sol";
+import {MemberSets} from "./MemberSets.sol";
 import {Membership} from "./Membership.sol";
 
 /// @title What is trained, by whom, under which rules.
 /// @notice A plan is code and rules, known by a digest. Nobody takes part without having named that
 /// digest in a consent of its own, and nothing about a plan can be changed afterwards.
 abstract contract Plans is Membership {
-    using Masks for uint256;
-    using Masks for uint8;
+    using MemberSets for uint256;
+    using MemberSets for uint8;
 
     enum PlanStatus {
         NONE,
@@ -53,7 +53,7 @@ abstract contract Plans is Membership {
         uint32 slotS;
     }
 
-    struct Participant {
+    struct Consent {
         uint64 maxSamples;
         uint64 seenAt;
         /// Where `commitment` was made (0, 0: before the first round).
@@ -87,7 +87,7 @@ abstract contract Plans is Membership {
         bytes32 model;
         bytes32 seed;
         string name;
-        mapping(uint8 member => Participant) consents;
+        mapping(uint8 member => Consent) consents;
     }
 
     /// @dev Plan number n is at index n - 1.
@@ -166,12 +166,12 @@ abstract contract Plans is Membership {
         if (maxSamples == 0) revert RoundBadSamples(0, 0);
         record.participants |= bit;
         if (record.consented & bit == 0) record.consented |= bit;
-        record.consents[member] = Participant(
+        record.consents[member] = Consent(
             maxSamples, uint64(block.timestamp), record.round, record.attempt, commitment
         );
         _sawMember(member);
         emit PlanConsented(plan, member, digest, maxSamples, commitment);
-        uint256 willing = (record.participants & memberMask).count();
+        uint256 willing = (record.participants & presentMembers).count();
         if (record.minConsentsAt == 0 && willing >= record.rules.minPeers) {
             record.minConsentsAt = uint64(block.timestamp);
         }
@@ -198,8 +198,8 @@ abstract contract Plans is Membership {
             _requireParticipant(record, member);
             record.stopVotes |= member.bit();
             emit PlanStopVoted(plan, member);
-            uint256 voters = record.participants & memberMask;
-            if ((record.stopVotes & voters).count() < voters.count().quorum()) return;
+            uint256 voters = record.participants & presentMembers;
+            if ((record.stopVotes & voters).count() < voters.count().majority()) return;
         }
         _end(record, PlanStatus.STOPPED);
         emit PlanStopped(plan);
@@ -250,9 +250,9 @@ abstract contract Plans is Membership {
         PlanStatus status = record.status;
         if (status != PlanStatus.PROPOSED && status != PlanStatus.RUNNING) return false;
         if (_underWay(plan, record)) return false;
-        uint256 willing = record.participants & memberMask;
+        uint256 willing = record.participants & presentMembers;
         if (willing.count() < record.rules.minPeers) return false;
-        if (status == PlanStatus.RUNNING || willing == memberMask) return true;
+        if (status == PlanStatus.RUNNING || willing == presentMembers) return true;
         return block.timestamp >= record.minConsentsAt + record.rules.consentS;
     }
 

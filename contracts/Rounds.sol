@@ -2,7 +2,7 @@
 pragma solidity ^0.8.26;
 
 import {Election} from "./Election.sol";
-import {Masks} from "./Masks.sol";
+import {MemberSets} from "./MemberSets.sol";
 import {Plans} from "./Plans.sol";
 
 /// @title One cycle of a plan: open, submit, close, merge, attest, final.
@@ -10,8 +10,8 @@ import {Plans} from "./Plans.sol";
 /// before it attests is the members' own affair, and more than half of the frozen submitters must
 /// have attested the same merge before it is final.
 abstract contract Rounds is Plans {
-    using Masks for uint256;
-    using Masks for uint8;
+    using MemberSets for uint256;
+    using MemberSets for uint8;
 
     enum RoundStatus {
         NONE,
@@ -83,7 +83,7 @@ abstract contract Rounds is Plans {
     error RoundNotSubmitter(uint8 member);
     error RoundBadLevel(uint8 given, uint8 needed);
     error RoundAlreadyAttested(uint8 member);
-    error RoundNoQuorum(uint32 round, uint32 attempt);
+    error RoundNoMajority(uint32 round, uint32 attempt);
     error RoundNotVoidable(uint32 round, uint32 attempt);
 
     event RoundOpened(uint256 indexed plan, uint32 round, uint32 attempt, bytes32 base, uint256 roster);
@@ -172,7 +172,7 @@ abstract contract Rounds is Plans {
         _require(current, RoundStatus.OPEN);
         uint256 bit = member.bit();
         if (current.submitted & bit != 0) revert RoundAlreadySubmitted(member);
-        Participant storage own = record.consents[member];
+        Consent storage own = record.consents[member];
         if (samples == 0 || samples > own.maxSamples) revert RoundBadSamples(samples, own.maxSamples);
         if (update == 0) revert RoundBadDigest();
         if (reveal != 0) {
@@ -233,12 +233,12 @@ abstract contract Rounds is Plans {
         candidate.attesters |= member.bit();
         _saw(record, member);
         emit Merged(plan, round, attempt, member, model, omitted, reasons);
-        _finaliseIfQuorum(plan, record, current, candidate);
+        _finaliseIfMajority(plan, record, current, candidate);
     }
 
     /// @notice State that one holds this merge and has checked it to `level`.
     /// @dev WARNING: an attestation cannot be taken back. Several candidates may be attested; the
-    /// first with a quorum is final.
+    /// first with a majority is final.
     function attest(
         uint256 plan,
         uint32 round,
@@ -258,7 +258,7 @@ abstract contract Rounds is Plans {
         candidate.attesters |= member.bit();
         _saw(record, member);
         emit Attested(plan, round, attempt, member, model, omitted, level, meta);
-        _finaliseIfQuorum(plan, record, current, candidate);
+        _finaliseIfMajority(plan, record, current, candidate);
     }
 
     /// @notice Count again after somebody withdrew or was removed. Any participant may.
@@ -266,7 +266,7 @@ abstract contract Rounds is Plans {
         (, Plan storage record, Round storage current) = _inRound(plan, round, attempt, false);
         _require(current, RoundStatus.CLOSED);
         Candidate storage candidate = _candidate(current, model, omitted);
-        if (!_finaliseIfQuorum(plan, record, current, candidate)) revert RoundNoQuorum(round, attempt);
+        if (!_finaliseIfMajority(plan, record, current, candidate)) revert RoundNoMajority(round, attempt);
     }
 
     /// @notice Give an attempt up that cannot become final: same round and base, next attempt.
@@ -282,7 +282,7 @@ abstract contract Rounds is Plans {
         if (_mayOpen(plan, record)) _open(plan, record);
     }
 
-    /// @notice Put a digest on record for a workflow with further phases (keys, shares, masks).
+    /// @notice Put a digest on record for a workflow with further phases (keys, shares).
     function post(uint256 plan, uint32 round, uint32 phase, bytes32 digest) external {
         uint8 member = _operator();
         Plan storage record = _running(plan);
@@ -325,7 +325,7 @@ abstract contract Rounds is Plans {
         next.openedAt = uint48(block.timestamp);
         next.creditFrom = creditFrom;
         next.base = record.model;
-        next.roster = record.participants & memberMask;
+        next.roster = record.participants & presentMembers;
         emit RoundOpened(plan, round, attempt, next.base, next.roster);
     }
 
@@ -377,14 +377,14 @@ abstract contract Rounds is Plans {
         record.mergeS = tookS < current.slotS ? uint32(tookS) : current.slotS;
     }
 
-    function _finaliseIfQuorum(
+    function _finaliseIfMajority(
         uint256 plan,
         Plan storage record,
         Round storage current,
         Candidate storage candidate
     ) private returns (bool) {
         uint256 voters = _submitters(current);
-        if ((candidate.attesters & voters).count() < voters.count().quorum()) return false;
+        if ((candidate.attesters & voters).count() < voters.count().majority()) return false;
         uint32 round = record.round;
         bytes32 model = candidate.model;
         current.status = RoundStatus.FINAL;
@@ -398,7 +398,7 @@ abstract contract Rounds is Plans {
             record.modelRound = round;
         }
         record.seed = current.seed;
-        if (voters.count() >= memberMask.count().supermajority()) _rotation = current.seed;
+        if (voters.count() >= presentMembers.count().twoThirds()) _rotation = current.seed;
         uint256 first = Election.firstSlotOf(_eligible(current), current.seed, candidate.leader);
         _noteMergeTime(record, current, first);
         if (round >= record.rules.rounds) {
@@ -436,7 +436,7 @@ abstract contract Rounds is Plans {
 
     /// @dev Those of the roster who neither withdrew from the plan nor ceased to be members.
     function _presentIn(Round storage current) private view returns (uint256) {
-        return current.roster & ~current.left & memberMask;
+        return current.roster & ~current.left & presentMembers;
     }
 
     /// @dev The submitters that count now; once closed, the frozen ones that remain.

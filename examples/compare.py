@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
+from swarm import open_sites, run_federated
 from swarm.learning.evaluate import train_alone, train_pooled
 from swarm.learning.loading import load_plan
-from swarm.testing.federated import open_sites, run_federated
 
 
 def compare(folder: Path, seeds: int, peers: int | None, metric: str, wire: str) -> None:

@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 
 import swarm
+from swarm import open_sites, run_federated
 from swarm.learning.loading import load_plan
-from swarm.testing.federated import open_sites, run_federated
 
 HERE = Path(__file__).parent
 

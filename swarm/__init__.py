@@ -14,30 +14,37 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from swarm.learning import metrics
+    from swarm.learning.federated import FederatedRun, open_sites, run_federated
     from swarm.learning.plan import Data, Plan, Site
     from swarm.learning.statistics import moments, standardise
     from swarm.learning.tables import Table, read_csv, split
 
 __all__ = [
     "Data",
+    "FederatedRun",
     "Plan",
     "Site",
     "Table",
     "__version__",
     "metrics",
     "moments",
+    "open_sites",
     "read_csv",
+    "run_federated",
     "split",
     "standardise",
 ]
 
 _HOMES = {
     "Data": "swarm.learning.plan",
+    "FederatedRun": "swarm.learning.federated",
     "Plan": "swarm.learning.plan",
     "Site": "swarm.learning.plan",
     "Table": "swarm.learning.tables",
     "moments": "swarm.learning.statistics",
+    "open_sites": "swarm.learning.federated",
     "read_csv": "swarm.learning.tables",
+    "run_federated": "swarm.learning.federated",
     "split": "swarm.learning.tables",
     "standardise": "swarm.learning.statistics",
 }

@@ -15,7 +15,7 @@ from typing import Protocol
 
 import trio
 
-from swarm.blobs.growing import Draft, Partial
+from swarm.blobs.partial import Draft, Partial
 from swarm.errors import (
     BlobError,
     LocalError,

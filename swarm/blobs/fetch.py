@@ -28,7 +28,7 @@ from dataclasses import dataclass
 import trio
 
 from swarm.blobs.download import BlobSource, Download, Spread
-from swarm.blobs.growing import Draft, Partial
+from swarm.blobs.partial import Draft, Partial
 from swarm.blobs.store import BlobStore
 from swarm.blobs.tree import Manifest
 from swarm.errors import BlobError, PeerUnreachable, RemoteError

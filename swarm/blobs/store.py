@@ -24,7 +24,7 @@ from contextlib import suppress
 from functools import partial as bind
 from pathlib import Path
 
-from swarm.blobs.growing import Draft, Partial, writing
+from swarm.blobs.partial import Draft, Partial, writing
 from swarm.blobs.tree import Manifest, leaf_hash
 from swarm.errors import BlobError, ChunkPending, ConfigurationError, LocalError
 from swarm.tensors import Layout, move_durably

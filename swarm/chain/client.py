@@ -167,9 +167,9 @@ class ConsortiumClient:
         """Every member there ever was, by number."""
         return codec.members(self.call("getMembers"))
 
-    def member_mask(self) -> int:
+    def present_members(self) -> int:
         """The members of this moment."""
-        return int(self.call("memberMask"))
+        return int(self.call("presentMembers"))
 
     def validators(self) -> list[Address]:
         """The nodes that finalise the next block."""

@@ -25,8 +25,8 @@ from swarm.errors import ChainError, ConfigurationError, ContractError
 from swarm.protocol.ledger import Founder, Kind, Proposal, ProposalStatus
 from swarm.protocol.state import (
     Candidate,
+    Consent,
     Member,
-    Participant,
     Plan,
     PlanStatus,
     Round,
@@ -183,7 +183,7 @@ def creation_data(founders: Sequence[FounderCard]) -> bytes:
 
 
 def call_data(function: str, *arguments: object) -> bytes:
-    """Selector and arguments. Enums, masks and bytes as they are; `Rules` as the record.
+    """Selector and arguments. Enums, sets of members and bytes as they are; `Rules` as the record.
 
     Raises ConfigurationError if the function is unknown or an argument does not fit its type.
     """
@@ -326,7 +326,7 @@ def plan(row: Sequence[Any], round_row: Sequence[Any] | None = None) -> Plan:
         status=PlanStatus(row[9]),
         participants=row[10],
         consents={
-            MemberId(each[0]): Participant(MemberId(each[0]), each[1], Digest(each[2]), *each[3:])
+            MemberId(each[0]): Consent(MemberId(each[0]), each[1], Digest(each[2]), *each[3:])
             for each in row[11]
         },
         min_consents_at=row[12],
@@ -378,8 +378,8 @@ def round(row: Sequence[Any]) -> Round | None:
 @_reading
 def snapshot(answer: Sequence[Any]) -> Snapshot:
     """`getSnapshot(id)`."""
-    height, timestamp, mask, plan_row, round_row = answer
-    return Snapshot(height, timestamp, mask, plan(plan_row, round_row))
+    height, timestamp, members, plan_row, round_row = answer
+    return Snapshot(height, timestamp, members, plan(plan_row, round_row))
 
 
 def _rules(row: Sequence[Any]) -> Rules:

@@ -16,8 +16,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from swarm.chain.block import Block
-from swarm.chain.messages import Commit, Keys, Prepare, RoundChange, quorum, vote_digest
+from swarm.chain.messages import Commit, Keys, Prepare, RoundChange, vote_digest
 from swarm.errors import ProtocolViolation
+from swarm.protocol.state import two_thirds
 from swarm.types import Address, Digest
 
 
@@ -28,7 +29,7 @@ class Verifier:
     genesis: Digest
     keys: Keys
     decode: Callable[[bytes], Block]
-    quorum: Callable[[int], int] = quorum
+    two_thirds: Callable[[int], int] = two_thirds
 
     def require_signed_by(self, signer: Address, vote: Prepare | Commit | RoundChange) -> None:
         """Raise ProtocolViolation unless `signer` signed this vote."""
@@ -60,7 +61,7 @@ class Verifier:
                 "of another height, round or block"
             )
         signers = {self.signer(p) for p in prepares}.intersection(validators)
-        needed = self.quorum(len(validators))
+        needed = self.two_thirds(len(validators))
         if len(signers) < needed:
             raise ProtocolViolation(
                 f"a prepared certificate for height {height}, round {round_number} holds prepares "
@@ -113,7 +114,7 @@ class Verifier:
                 "round-changes to another"
             )
         signers = {self.signer(c) for c in round_changes}.intersection(validators)
-        needed = self.quorum(len(validators))
+        needed = self.two_thirds(len(validators))
         if len(signers) < needed or len(round_changes) > len(signers):
             raise ProtocolViolation(
                 f"a proposal for height {height}, round {round_number} is justified by "

@@ -27,6 +27,7 @@ import msgspec
 from eth_hash.auto import keccak
 
 from swarm.errors import UNREADABLE, ProtocolViolation
+from swarm.protocol.state import two_thirds
 from swarm.types import Address, Digest
 
 MAX_VALIDATORS = 256
@@ -273,11 +274,6 @@ def vote_digest(genesis: Digest, vote: Prepare | Commit | RoundChange) -> bytes:
             )
 
 
-def quorum(validator_count: int) -> int:
-    """⌈2N/3⌉: any two quorums share more than a third of the validators, so an honest one."""
-    return -(-2 * validator_count // 3)
-
-
 def check_certificate(
     certificate: Certificate, genesis: Digest, validators: Sequence[Address], keys: Keys
 ) -> frozenset[Address]:
@@ -290,7 +286,7 @@ def check_certificate(
     )
     signers = {keys.recover(digest, seal) for seal in certificate.seals}
     valid = frozenset(v for v in validators if v in signers)
-    needed = quorum(len(validators))
+    needed = two_thirds(len(validators))
     if len(valid) < needed:
         raise ProtocolViolation(
             f"the certificate of block {certificate.height} carries seals of {len(valid)} "

@@ -26,7 +26,7 @@ from eth_hash.auto import keccak
 
 from swarm.chain.messages import Keys
 from swarm.errors import UNREADABLE, ConfigurationError
-from swarm.protocol.state import Member, quorum
+from swarm.protocol.state import Member, majority
 from swarm.types import Address, Digest, MemberId, to_address, to_digest, to_hex
 
 DOMAIN = b"swarm/override/1"
@@ -88,7 +88,7 @@ class SignedOverride:
         """Raise ConfigurationError unless more than half of the endorsed members signed."""
         voters = {m.node: m.name for m in members if m.present and m.endorsed}
         signed = self.signers(keys) & voters.keys()
-        needed = quorum(len(voters))
+        needed = majority(len(voters))
         if len(signed) < needed:
             names = ", ".join(sorted(voters[node] for node in signed)) or "nobody"
             raise ConfigurationError(

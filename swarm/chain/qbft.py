@@ -53,7 +53,6 @@ from swarm.chain.messages import (
     RoundChange,
     Status,
     Vote,
-    quorum,
     signing_digest,
     vote_digest,
 )
@@ -82,6 +81,7 @@ from swarm.chain.steps import (
     VoteStored,
 )
 from swarm.errors import ProtocolViolation
+from swarm.protocol.state import two_thirds
 from swarm.types import NO_ADDRESS, Address, Digest
 
 ROUND_S = 1.0
@@ -119,7 +119,7 @@ class QBFT:
         self.validators: tuple[Address, ...] = ()
         self._genesis = genesis
         self._keys = keys
-        self._verify = Verifier(genesis, keys, decode, self._quorum)
+        self._verify = Verifier(genesis, keys, decode, self._two_thirds)
         self._check = StartupCheck(address, record, sealed_height)
         self._record = record or VoteRecord()
         self._is_starting = True
@@ -462,10 +462,10 @@ class QBFT:
         record = self._own_record()
         if record.commit is not None or not self.may_vote:
             return
-        if self._tally[PREPARE, self.round, block.hash] < self._quorum(len(self.validators)):
+        if self._tally[PREPARE, self.round, block.hash] < self._two_thirds(len(self.validators)):
             return
         prepares = self._of_round(PREPARE, self.round, block.hash)
-        if len(prepares) < self._quorum(len(self.validators)):
+        if len(prepares) < self._two_thirds(len(self.validators)):
             return
         self._lock = Lock(
             self.round, block.payload, tuple(p for p in prepares if isinstance(p, Prepare))
@@ -478,7 +478,7 @@ class QBFT:
         """Commit a block that a quorum sealed in one round, whichever round that was."""
         if self._decided:
             return True
-        needed = self._quorum(len(self.validators))
+        needed = self._two_thirds(len(self.validators))
         rounds = {last.round} if last else {r for v in self._votes.values() for _, r in v}
         hashes = [last.block_hash] if last else list(self._blocks)
         for round_number in sorted(rounds):
@@ -553,7 +553,7 @@ class QBFT:
         """Start the timer when a quorum is in this round; propose if it is this node's turn."""
         if self.round == 0 or not self.may_vote:
             return
-        needed = self._quorum(len(self.validators))
+        needed = self._two_thirds(len(self.validators))
         if self._is_round_timer_due(sum(map(self._is_in_round, self.validators))):
             self._start_round_timer()
         here = self._changes_to(self.round)
@@ -569,7 +569,7 @@ class QBFT:
         return [c for c in self._changes.values() if c.round == round_number]
 
     def _is_round_timer_due(self, arrived: int) -> bool:
-        return arrived >= self._quorum(len(self.validators))
+        return arrived >= self._two_thirds(len(self.validators))
 
     def _has_proposed(self) -> bool:
         return self._proposal is not None or self._building or bool(self._own_record().proposed)
@@ -745,8 +745,8 @@ class QBFT:
 
     # Small things.
 
-    def _quorum(self, validator_count: int) -> int:
-        return quorum(validator_count)
+    def _two_thirds(self, validator_count: int) -> int:
+        return two_thirds(validator_count)
 
     def _do(self, command: Command) -> None:
         self._commands.append(command)

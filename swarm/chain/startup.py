@@ -33,9 +33,9 @@ from swarm.chain.messages import (
     Prepare,
     RoundChange,
     Status,
-    quorum,
 )
 from swarm.errors import UNREADABLE, LocalError
+from swarm.protocol.state import two_thirds
 from swarm.types import Address
 
 
@@ -153,7 +153,7 @@ class StartupCheck:
         others = [v for v in validators if v != self._address]
         if not others or self._record.recovered:
             return self._record.resume
-        n, q = len(validators), quorum(len(validators))
+        n, q = len(validators), two_thirds(len(validators))
         answers = [self._answers[v] for v in others if v in self._answers]
         if not self._lost:
             caught_up = sum(a.head <= head_height for a in answers)

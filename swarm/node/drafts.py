@@ -17,7 +17,7 @@ import trio
 from blake3 import blake3
 
 from swarm.blobs.download import Spread
-from swarm.blobs.growing import Draft
+from swarm.blobs.partial import Draft
 from swarm.errors import SwarmError
 from swarm.node.exchange import Exchange
 from swarm.tensors import Layout

@@ -16,7 +16,7 @@ import trio
 
 from swarm.blobs.download import BlobSource, Spread
 from swarm.blobs.fetch import Wish, fetch_wish, follow
-from swarm.blobs.growing import Draft
+from swarm.blobs.partial import Draft
 from swarm.blobs.store import BlobStore
 from swarm.errors import AskedTooEarly, ChunkPending, RemoteError
 from swarm.node.oversleeping import once_more_if_overslept

@@ -24,7 +24,7 @@ from swarm.types import NO_ADDRESS, NO_DIGEST, Digest, PlanId, to_hex
 
 if TYPE_CHECKING:
     from swarm.node.node import Node
-    from swarm.node.participant import Participant
+    from swarm.node.participant import Driver
 
 DEADLINE_S = 60.0
 FULL_BELOW_BYTES = 16 * 2**20
@@ -238,13 +238,13 @@ class Handlers:
         return {"metrics": participant.work.records.at(round).metrics}
 
     @staticmethod
-    def _model(participant: Participant, round: int) -> Digest:
+    def _model(participant: Driver, round: int) -> Digest:
         model = participant.models.get(round)
         if model is None:
             raise ConfigurationError(f"no model of round {round} is kept here")
         return model
 
-    def _participant(self, plan: int) -> Participant:
+    def _participant(self, plan: int) -> Driver:
         participant = self.node.participants.get(PlanId(plan))
         if participant is None:
             known = ", ".join(map(str, self.node.participants)) or "none"

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from swarm.blobs.growing import Draft, Growing, reading
+from swarm.blobs.partial import Draft, PartialBlob, reading
 from swarm.blobs.tree import Manifest
 from swarm.errors import BlobError, SchemaMismatch
 from swarm.learning.merge import MergeMethod, check_samples, find_unfit, is_fused, self_check
@@ -56,7 +56,7 @@ class Incoming:
     """An update to merge, whole or still on its way. `growing` is None for a whole one."""
 
     path: Path
-    growing: Growing | None
+    growing: PartialBlob | None
     samples: int
 
     def map(self) -> RawBytes:

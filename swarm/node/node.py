@@ -44,15 +44,15 @@ from swarm.node.handlers import Handlers
 from swarm.node.keys import load_key
 from swarm.node.library import METHOD as BUNDLE_METHOD
 from swarm.node.library import Library
-from swarm.node.participant import Participant, Stage
+from swarm.node.participant import Driver, Stage
 from swarm.node.password import find_password
 from swarm.node.pruning import Pruning
 from swarm.node.records import Records
 from swarm.node.upkeep import keep_up
 from swarm.node.work import Work
-from swarm.protocol.gathering import Waiting, is_more_awaited
+from swarm.protocol.awaited_calls import Waiting, is_more_awaited
 from swarm.protocol.machine import MergeAnnounced, RoundMachine
-from swarm.protocol.state import Member, Plan, Round, mask_of, member_with_node
+from swarm.protocol.state import Member, Plan, Round, member_set, member_with_node
 from swarm.types import Address, Digest, MemberId, PlanId, to_hex
 
 log = logging.getLogger("swarm.node")
@@ -82,7 +82,7 @@ class Node:
     rpc_url: str = ""
     members: dict[MemberId, Member] = field(default_factory=dict)
     plans: dict[PlanId, Plan] = field(default_factory=dict)
-    participants: dict[PlanId, Participant] = field(default_factory=dict)
+    participants: dict[PlanId, Driver] = field(default_factory=dict)
     proposed: set[Digest] = field(default_factory=set)
     """Initial models that were made here for plans of which the chain does not tell yet."""
     height: int = -1
@@ -118,7 +118,7 @@ class Node:
                 if call.function != "submit":
                     found = found._replace(choice=(Digest(rest[0]), rest[1]))
                 waiting.setdefault(plan, []).append(found)
-        members = mask_of(i for i, member in self.members.items() if member.present)
+        members = member_set(i for i, member in self.members.items() if member.present)
         answers = {
             is_more_awaited(self.plans[plan], members, of_plan, int(time.time()))
             for plan, of_plan in waiting.items()
@@ -195,7 +195,7 @@ class Node:
         await self._fetch_code(plan)
         self.library.read(plan.digest)
         records = Records(self.directory / "records" / f"plan-{plan.id}.jsonl")
-        participant = Participant(
+        participant = Driver(
             machine=RoundMachine(plan.id, me.id, self.election_secret, self.store.has),
             chain=self.chain,
             work=Work(

@@ -30,7 +30,7 @@ from swarm.node.config import load_config
 from swarm.node.embedded import read_network
 from swarm.node.keys import load_key
 from swarm.node.password import find_password
-from swarm.protocol.state import Member, quorum
+from swarm.protocol.state import Member, majority
 from swarm.types import Address, MemberId, to_hex
 
 
@@ -49,7 +49,7 @@ class Prepared:
         signed = self.proposed.signed_by(self.keys)
         write_override(self.file, signed)
         voters = {m.node for m in self.members.values() if m.present and m.endorsed}
-        return len(signed.signers(self.keys) & voters), quorum(len(voters))
+        return len(signed.signers(self.keys) & voters), majority(len(voters))
 
 
 @contextmanager

@@ -28,7 +28,7 @@ from swarm.protocol.state import (
     Round,
     RoundStatus,
     VerifyLevel,
-    mask_of,
+    member_set,
     member_with_node,
     winner,
 )
@@ -52,7 +52,7 @@ class Chain(Protocol):
 
 
 @dataclass
-class Participant:
+class Driver:
     """One plan. `run` it in a nursery; call `observe` with every new snapshot of the chain."""
 
     machine: m.RoundMachine
@@ -90,11 +90,11 @@ class Participant:
         to have ended since the last one."""
         self.work.members = members
         self.work.model0 = plan.model0
-        mask = mask_of(i for i, member in members.items() if member.present)
-        await self._note_rounds(self.machine.plan, plan, mask, ended)
+        present = member_set(i for i, member in members.items() if member.present)
+        await self._note_rounds(self.machine.plan, plan, present, ended)
         self._newest = plan
         self.work.end_rounds(_over(plan))
-        await self._send.send(m.ChainObserved(plan, mask))
+        await self._send.send(m.ChainObserved(plan, present))
 
     def announce(self, merge: m.MergeAnnounced) -> None:
         """A merge waits for a block. It is in order to miss that: the block will tell of it."""

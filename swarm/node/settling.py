@@ -20,7 +20,7 @@ import trio
 
 from swarm.blobs.download import SMALL_BYTES, Spread
 from swarm.blobs.fetch import Wish
-from swarm.blobs.growing import Draft
+from swarm.blobs.partial import Draft
 from swarm.blobs.tree import Manifest
 from swarm.errors import BlobError, LocalError, RemoteError, SchemaMismatch, SwarmError
 from swarm.learning.merge import METHODS, MergeMethod
@@ -37,7 +37,7 @@ from swarm.node.merging import (
 )
 from swarm.node.records import REASONS, Records
 from swarm.protocol import machine as m
-from swarm.protocol.shares import share_of
+from swarm.protocol.rechecks import rechecks_of
 from swarm.protocol.state import (
     Member,
     Omission,
@@ -192,7 +192,7 @@ class Settling:
         ]
         if self.me not in checkers:
             return range(layout.chunks)
-        return share_of(self.me, checkers, command.seed, command.candidate.model, layout.chunks)
+        return rechecks_of(self.me, checkers, command.seed, command.candidate.model, layout.chunks)
 
     async def follow(self, round: Round, members: int, leader: MemberId) -> None:
         """Collect the model of a closed round while its leader merges it."""

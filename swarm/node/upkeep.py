@@ -12,7 +12,7 @@ import trio
 from swarm.errors import ChainError, ContractError
 from swarm.node.chain_link import ChainLink
 from swarm.protocol.ledger import DORMANT_S
-from swarm.protocol.state import Member, member_with_node, supermajority
+from swarm.protocol.state import Member, member_with_node, two_thirds
 from swarm.types import Address, MemberId
 
 log = logging.getLogger("swarm.node")
@@ -52,7 +52,7 @@ def due(
     validators = [m for m in members.values() if m.present and m.validator]
     silent = [m for m in validators if now > m.seen_at + DORMANT_S]
     awake = len(validators) - len(silent)
-    if awake >= supermajority(len(validators)):
+    if awake >= two_thirds(len(validators)):
         owed += [("retire", (m.id,)) for m in silent if m.id != me.id]
     return owed
 

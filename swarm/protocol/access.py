@@ -7,14 +7,14 @@ recompute, and to nobody else; once the round is final it is deleted.
 
 from __future__ import annotations
 
-from swarm.protocol.state import Plan, Round, RoundStatus, VerifyLevel, submitters
+from swarm.protocol.state import MemberSet, Plan, Round, RoundStatus, VerifyLevel, submitters
 from swarm.types import NO_DIGEST, Digest, MemberId
 
 SLOTS_AHEAD = 1
 """The next leader may already pull, so that its merge is ready when its slot begins."""
 
 
-def may_read(plan: Plan, members: int, reader: MemberId, blob: Digest, now: int) -> bool:
+def may_read(plan: Plan, members: MemberSet, reader: MemberId, blob: Digest, now: int) -> bool:
     """Whether `reader` may be sent `blob` on behalf of this plan, at chain time `now`."""
     if not members & (1 << reader) or blob == NO_DIGEST:
         return False
@@ -32,7 +32,9 @@ def may_read(plan: Plan, members: int, reader: MemberId, blob: Digest, now: int)
     return False
 
 
-def may_read_updates(plan: Plan, round: Round, members: int, reader: MemberId, now: int) -> bool:
+def may_read_updates(
+    plan: Plan, round: Round, members: MemberSet, reader: MemberId, now: int
+) -> bool:
     """Whether `reader`'s role in this round needs the others' updates: submission is closed, it
     submitted itself, and it leads now, will next, or recomputes the merge."""
     if round.status is not RoundStatus.CLOSED or not submitters(round, members) & (1 << reader):

@@ -23,7 +23,7 @@ from swarm.protocol.state import (
     Round,
     RoundStatus,
     Submission,
-    mask_of,
+    member_set,
     members_in,
     merge_seconds,
     submitters,
@@ -109,7 +109,7 @@ def _submitted(
         reveals_xor=round.reveals_xor ^ term,
         submissions={**round.submissions, member: submission},
     )
-    present = mask_of(i for i, each in members.items() if each.present)
+    present = member_set(i for i, each in members.items() if each.present)
     if not after.min_peers_at and (submitters(after, present).bit_count() >= plan.rules.min_peers):
         after.min_peers_at = now
     consent = replace(

@@ -20,9 +20,9 @@ from swarm.protocol.election import commitment_to, reveal_term, round_seed
 from swarm.protocol.state import (
     MAX_MEMBERS,
     Candidate,
+    Consent,
     Member,
     Omission,
-    Participant,
     Plan,
     PlanStatus,
     Round,
@@ -31,7 +31,8 @@ from swarm.protocol.state import (
     Submission,
     VerifyLevel,
     contributors,
-    has_quorum,
+    has_majority,
+    majority,
     may_close,
     may_open,
     may_void,
@@ -39,9 +40,8 @@ from swarm.protocol.state import (
     merge_seconds,
     pending,
     present_in,
-    quorum,
     submitters,
-    supermajority,
+    two_thirds,
 )
 from swarm.types import NO_ADDRESS, NO_DIGEST, Address, Digest, MemberId, PlanId
 
@@ -110,8 +110,8 @@ def votes_needed(proposal: Proposal, members: Mapping[MemberId, Member]) -> int:
     """
     present = [member for member in members.values() if member.present]
     if is_grave(proposal, members):
-        return supermajority(sum(member.endorsed for member in present))
-    return quorum(len(present))
+        return two_thirds(sum(member.endorsed for member in present))
+    return majority(len(present))
 
 
 def votes_for(proposal: Proposal, members: Mapping[MemberId, Member]) -> int:
@@ -126,7 +126,7 @@ class Ledger:
 
     def __init__(self, founders: Sequence[Founder], now: int = 0) -> None:
         self.members: dict[MemberId, Member] = {}
-        self.member_mask = 0
+        self.present_members = 0
         self.accounts: dict[Address, MemberId] = {}
         self.nodes: dict[Address, MemberId] = {}
         self.proposals: dict[int, Proposal] = {}
@@ -249,9 +249,9 @@ class Ledger:
             )
         active = [m for m in self.members.values() if m.present and m.validator]
         awake = sum(now <= m.seen_at + DORMANT_S for m in active)
-        if awake < supermajority(len(active)):
+        if awake < two_thirds(len(active)):
             raise ContractError(
-                "ConsortiumTooFewAwake", {"awake": awake, "needed": supermajority(len(active))}
+                "ConsortiumTooFewAwake", {"awake": awake, "needed": two_thirds(len(active))}
             )
         member.validator = False
 
@@ -332,13 +332,13 @@ class Ledger:
         if max_samples < 1:
             raise ContractError("RoundBadSamples", {"given": max_samples, "most": 0})
         plan.participants |= 1 << member.id
-        consent = Participant(member.id, max_samples, commitment, *plan.place, seen_at=now)
+        consent = Consent(member.id, max_samples, commitment, *plan.place, seen_at=now)
         plan.consents[member.id] = consent
         member.seen_at = now
-        willing = plan.participants & self.member_mask
+        willing = plan.participants & self.present_members
         if plan.min_consents_at == 0 and willing.bit_count() >= plan.rules.min_peers:
             plan.min_consents_at = now
-        if plan.status is PlanStatus.PROPOSED and may_open(plan, self.member_mask, now):
+        if plan.status is PlanStatus.PROPOSED and may_open(plan, self.present_members, now):
             self._open(plan, now)
 
     def withdraw(self, sender: Address, now: int, plan_id: PlanId) -> None:
@@ -359,8 +359,8 @@ class Ledger:
         if member.id != plan.proposer:
             self._participant(plan, member)
             plan.stop_votes |= 1 << member.id
-            voters = plan.participants & self.member_mask
-            if (plan.stop_votes & voters).bit_count() < quorum(voters.bit_count()):
+            voters = plan.participants & self.present_members
+            if (plan.stop_votes & voters).bit_count() < majority(voters.bit_count()):
                 return
         plan.status = PlanStatus.STOPPED
         if plan.round is not None and plan.round.status in (RoundStatus.OPEN, RoundStatus.CLOSED):
@@ -373,7 +373,7 @@ class Ledger:
         member = self._operator(sender)
         plan = self._running_plan(plan_id)
         self._participant(plan, member)
-        if not may_open(plan, self.member_mask, now):
+        if not may_open(plan, self.present_members, now):
             raise ContractError("RoundNotOpenable", {"plan": plan_id})
         self._open(plan, now)
 
@@ -431,7 +431,7 @@ class Ledger:
         consent.commitment = commitment
         consent.committed_round, consent.committed_attempt = number, attempt
         self._seen(plan, member, now)
-        enough = submitters(round, self.member_mask).bit_count() >= plan.rules.min_peers
+        enough = submitters(round, self.present_members).bit_count() >= plan.rules.min_peers
         if enough and round.min_peers_at == 0:
             round.min_peers_at = now
         self._close_if_complete(plan, round, now)
@@ -440,7 +440,7 @@ class Ledger:
         """Any participant closes submission once nobody live is missing, or patience has ended."""
         _, plan, round = self._in_round(sender, plan_id, number, attempt, roster_only=False)
         self._require(round, RoundStatus.OPEN)
-        if not may_close(plan, round, self.member_mask, now):
+        if not may_close(plan, round, self.present_members, now):
             raise ContractError("RoundNotClosable", {"round": number, "attempt": attempt})
         self._close(plan, round, now)
 
@@ -468,7 +468,7 @@ class Ledger:
             raise ContractError("RoundAlreadyMerged", {"member": member.id})
         if model == NO_DIGEST:
             raise ContractError("RoundBadDigest")
-        gone = round.submitted & ~submitters(round, self.member_mask)
+        gone = round.submitted & ~submitters(round, self.present_members)
         kinds = [int(k) for k in Omission]
         if (
             omitted & ~round.submitted
@@ -485,7 +485,7 @@ class Ledger:
             round.candidates.append(candidate)
         candidate.attesters |= 1 << member.id
         self._seen(plan, member, now)
-        self._finalise_if_quorum(plan, round, candidate, now)
+        self._finalise_if_majority(plan, round, candidate, now)
 
     def attest(
         self,
@@ -513,7 +513,7 @@ class Ledger:
             raise ContractError("RoundAlreadyAttested", {"member": member.id})
         candidate.attesters |= 1 << member.id
         self._seen(plan, member, now)
-        self._finalise_if_quorum(plan, round, candidate, now)
+        self._finalise_if_majority(plan, round, candidate, now)
 
     def finalise(
         self,
@@ -529,27 +529,27 @@ class Ledger:
         _, plan, round = self._in_round(sender, plan_id, number, attempt, roster_only=False)
         self._require(round, RoundStatus.CLOSED)
         candidate = self._candidate(round, model, omitted)
-        if not has_quorum(round, candidate, self.member_mask):
-            raise ContractError("RoundNoQuorum", {"round": number, "attempt": attempt})
-        self._finalise_if_quorum(plan, round, candidate, now)
+        if not has_majority(round, candidate, self.present_members):
+            raise ContractError("RoundNoMajority", {"round": number, "attempt": attempt})
+        self._finalise_if_majority(plan, round, candidate, now)
 
     def void(self, sender: Address, now: int, plan_id: PlanId, number: int, attempt: int) -> None:
         """Give an attempt up that cannot become final: same round and base, next attempt."""
         _, plan, round = self._in_round(sender, plan_id, number, attempt, roster_only=False)
         if round.status not in (RoundStatus.OPEN, RoundStatus.CLOSED):
             raise ContractError("RoundWrongStatus", {"status": int(round.status)})
-        if not may_void(plan, round, self.member_mask, now):
+        if not may_void(plan, round, self.present_members, now):
             raise ContractError("RoundNotVoidable", {"round": number, "attempt": attempt})
         if round.status is RoundStatus.CLOSED:
             plan.merge_s = merge_seconds(plan.merge_s, now - round.closed_at, round.slot_s)
         round.status = RoundStatus.VOID
-        if may_open(plan, self.member_mask, now):
+        if may_open(plan, self.present_members, now):
             self._open(plan, now)
 
     def post(
         self, sender: Address, now: int, plan_id: PlanId, number: int, phase: int, digest: Digest
     ) -> None:
-        """Put a digest on record for a workflow with further phases (keys, shares, masks)."""
+        """Put a digest on record for a workflow with further phases (keys, shares)."""
         member = self._operator(sender)
         plan = self._running_plan(plan_id)
         self._participant(plan, member)
@@ -576,19 +576,19 @@ class Ledger:
             now,
             credit_from,
             plan.model,
-            plan.participants & self.member_mask,
+            plan.participants & self.present_members,
         )
 
     def _close_if_complete(self, plan: Plan, round: Round, now: int) -> None:
         if round.status is not RoundStatus.OPEN:
             return
-        if submitters(round, self.member_mask).bit_count() < plan.rules.min_peers:
+        if submitters(round, self.present_members).bit_count() < plan.rules.min_peers:
             return
-        if not pending(plan, round, self.member_mask, now):
+        if not pending(plan, round, self.present_members, now):
             self._close(plan, round, now)
 
     def _close(self, plan: Plan, round: Round, now: int) -> None:
-        frozen = submitters(round, self.member_mask)
+        frozen = submitters(round, self.present_members)
         round.status = RoundStatus.CLOSED
         round.submitted = frozen
         round.closed_at = now
@@ -596,8 +596,10 @@ class Ledger:
         round.eligible = tuple(members_in(frozen & round.revealed or frozen))
         round.slot_s = min(max(plan.rules.slot_s, 2 * plan.merge_s + 1), plan.rules.max_round_s)
 
-    def _finalise_if_quorum(self, plan: Plan, round: Round, candidate: Candidate, now: int) -> None:
-        if not has_quorum(round, candidate, self.member_mask):
+    def _finalise_if_majority(
+        self, plan: Plan, round: Round, candidate: Candidate, now: int
+    ) -> None:
+        if not has_majority(round, candidate, self.present_members):
             return
         round.status = RoundStatus.FINAL
         if round.number == 0:
@@ -606,14 +608,14 @@ class Ledger:
             plan.model, plan.model_round = candidate.model, round.number
         plan.seed = round.seed
         # A plan of one's own, run alone, must not be a way to choose who finalises blocks.
-        voters = submitters(round, self.member_mask).bit_count()
-        if voters >= supermajority(self.member_mask.bit_count()):
+        voters = submitters(round, self.present_members).bit_count()
+        if voters >= two_thirds(self.present_members.bit_count()):
             self.rotation = round.seed
         began_at = round.slot_begins_at(round.first_slot_of(candidate.leader) or 0)
         plan.merge_s = merge_seconds(plan.merge_s, now - began_at, round.slot_s)
         if round.number >= plan.rules.rounds:
             plan.status = PlanStatus.COMPLETED
-        elif may_open(plan, self.member_mask, now):
+        elif may_open(plan, self.present_members, now):
             self._open(plan, now)
 
     def _candidate(self, round: Round, model: Digest, omitted: int) -> Candidate:
@@ -636,7 +638,7 @@ class Ledger:
         round = plan.round
         if round is None or (round.number, round.attempt) != (number, attempt):
             raise ContractError("RoundNotCurrent", {"round": number, "attempt": attempt})
-        if roster_only and not present_in(round, self.member_mask) & (1 << member.id):
+        if roster_only and not present_in(round, self.present_members) & (1 << member.id):
             raise ContractError("RoundNotInRoster", {"member": member.id})
         return member, plan, round
 
@@ -728,7 +730,7 @@ class Ledger:
         assert proposal.admitted is not None
         voters = [m.id for m in self.members.values() if m.present and m.endorsed]
         ayes = sum(proposal.ayes >> voter & 1 for voter in voters)
-        if ayes >= supermajority(len(voters)):
+        if ayes >= two_thirds(len(voters)):
             self.members[proposal.admitted].endorsed = True
 
     def _admit(self, account: Address, node: Address, name: str, now: int) -> Member:
@@ -737,11 +739,11 @@ class Ledger:
         self.members[member.id] = member
         self.accounts[account] = member.id
         self.nodes[node] = member.id
-        self.member_mask |= 1 << member.id
+        self.present_members |= 1 << member.id
         return member
 
     def _check_removable(self, member: Member) -> None:
-        if self.member_mask == 1 << member.id:
+        if self.present_members == 1 << member.id:
             raise ContractError("ConsortiumLastMember")
         if member.validator:
             self._check_not_last_validator(member)
@@ -756,7 +758,7 @@ class Ledger:
         del self.nodes[member.node]
         member.present = False
         member.validator = False
-        self.member_mask &= ~(1 << member.id)
+        self.present_members &= ~(1 << member.id)
 
 
 def _rules_sane(rules: Rules) -> bool:

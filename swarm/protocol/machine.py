@@ -16,8 +16,8 @@ CLOSED, a submitter, level FULL       Merge, to know what every candidate must b
 CLOSED, this node's slot has come     Merge, then `merge`, unless an earlier leader's merge is right
 CLOSED, a candidate stands            equal to the own merge: `attest`; otherwise Verify, `attest`
 CLOSED, a merge is on its way         as if it stood, but this node leads none the later
-CLOSED, the quorum needs others only  `attest`, but half a second later
-CLOSED, a quorum has attested         `finalise` (only after a withdrawal: `attest` finalises)
+CLOSED, the majority needs others only  `attest`, but half a second later
+CLOSED, a majority has attested         `finalise` (only after a withdrawal: `attest` finalises)
 OPEN or CLOSED beyond hope            `void`
 the plan has ended                    Fetch the last model; stop
 
@@ -35,28 +35,29 @@ from swarm.protocol.election import commitment_to, secret_for
 from swarm.protocol.state import (
     MAX_MEMBERS,
     Candidate,
+    MemberSet,
     Omission,
     Plan,
     PlanStatus,
     Round,
     RoundStatus,
     VerifyLevel,
-    has_quorum,
-    mask_of,
+    has_majority,
+    majority,
     may_close,
     may_open,
     may_void,
+    member_set,
     members_in,
     pending,
     present_in,
-    quorum,
     submitters,
 )
 from swarm.protocol.workflow import WORKFLOWS, Workflow
 from swarm.types import NO_DIGEST, Digest, MemberId, PlanId
 
 RESERVE_S = 0.5
-"""How long the attesters whom a quorum does not need wait for it."""
+"""How long the attesters whom a majority does not need wait for it."""
 STAGGER_S = 1.0
 """How much longer each next member in order waits with a transaction that anyone may send."""
 FIRST_PAUSE_S = 0.5
@@ -76,10 +77,10 @@ PLAN_FAILURES_ALLOWED = 2
 
 @dataclass(frozen=True)
 class ChainObserved:
-    """A new head: the plan as it stands there, and the mask of present members."""
+    """A new head: the plan as it stands there, and the set of present members."""
 
     plan: Plan
-    members: int
+    members: MemberSet
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ class Merged:
     number: int
     attempt: int
     model: Digest
-    omitted: int
+    omitted: MemberSet
     reasons: bytes
 
 
@@ -153,7 +154,7 @@ class CandidateVerified:
     number: int
     attempt: int
     model: Digest
-    omitted: int
+    omitted: MemberSet
 
 
 @dataclass(frozen=True)
@@ -163,7 +164,7 @@ class CandidateRefused:
     number: int
     attempt: int
     model: Digest
-    omitted: int
+    omitted: MemberSet
     reason: str
     final: bool
 
@@ -180,7 +181,7 @@ class MergeAnnounced:
     attempt: int
     leader: MemberId
     model: Digest
-    omitted: int
+    omitted: MemberSet
 
 
 @dataclass(frozen=True)
@@ -258,7 +259,7 @@ class Merge:
     method: str
     base: Digest
     updates: tuple[FrozenUpdate, ...]
-    gone: int
+    gone: MemberSet
     min_peers: int
     patience_s: float
 
@@ -276,7 +277,7 @@ class Verify:
     base: Digest
     candidate: Candidate
     updates: tuple[FrozenUpdate, ...]
-    gone: int
+    gone: MemberSet
     level: VerifyLevel
     seed: Digest
     patience_s: float
@@ -331,7 +332,7 @@ class RoundMachine:
     node_secret: bytes
     holds: Callable[[Digest], bool]
     plan: Plan | None = None
-    members: int = 0
+    members: MemberSet = 0
     wake_at: float = float("inf")
     """When to send `TimePassed` at the latest, on this node's clock."""
     halted: str | None = None
@@ -607,7 +608,7 @@ class RoundMachine:
         here = (round.number, round.attempt)
         voters = submitters(round, self.members)
         for candidate in round.candidates:
-            if has_quorum(round, candidate, self.members):
+            if has_majority(round, candidate, self.members):
                 self._transact("finalise", *here, now, candidate.model, candidate.omitted)
                 return
         if not voters & (1 << self.me):
@@ -647,7 +648,7 @@ class RoundMachine:
 
     def _attest(self, plan: Plan, round: Round, candidate: Candidate, now: float) -> None:
         """Attest, after a moment if this node is in reserve: of three attestations that come at the
-        same time where two make the quorum, the third would be refused at everybody's expense."""
+        same time where two make the majority, the third would be refused at everybody's expense."""
         key = (round.number, round.attempt, candidate.model, candidate.omitted)
         ready_at = self._checked_at.setdefault(key, now)
         if now < ready_at + RESERVE_S and in_reserve(round, candidate, self.members, self.me):
@@ -783,10 +784,10 @@ class RoundMachine:
         if at > self._now:
             self.wake_at = min(self.wake_at, at)
 
-    def _turn(self, mask: int) -> float:
-        """Seconds that this node lets earlier members of `mask` go first with what anyone may
+    def _turn(self, members: MemberSet) -> float:
+        """Seconds that this node lets earlier members of these go first with what anyone may
         send; those outside come last."""
-        before = mask & ((1 << self.me) - 1) if mask & (1 << self.me) else mask
+        before = members & ((1 << self.me) - 1) if members & (1 << self.me) else members
         return STAGGER_S * before.bit_count()
 
     def _gone(self) -> int:
@@ -809,20 +810,20 @@ def frozen_updates(round: Round) -> tuple[FrozenUpdate, ...]:
     return tuple(FrozenUpdate(s.member, s.update, s.samples) for s in chosen)
 
 
-def in_reserve(round: Round, candidate: Candidate, members: int, me: MemberId) -> bool:
-    """Whether the quorum is reached without `me`, if those who come first after the candidate's
+def in_reserve(round: Round, candidate: Candidate, members: MemberSet, me: MemberId) -> bool:
+    """Whether the majority is reached without `me`, if those who come first after the candidate's
     leader, in member order, attest it."""
     voters = submitters(round, members)
-    needed = quorum(voters.bit_count()) - (candidate.attesters & voters).bit_count()
+    needed = majority(voters.bit_count()) - (candidate.attesters & voters).bit_count()
     missing = members_in(voters & ~candidate.attesters)
     turns = [(i - candidate.leader) % MAX_MEMBERS for i in missing]
     return sum(turn < (me - candidate.leader) % MAX_MEMBERS for turn in turns) >= needed
 
 
 def omission_reasons(omitted: dict[MemberId, Omission]) -> tuple[int, bytes]:
-    """(mask, one reason byte a member in member order), as `merge` takes them."""
-    mask = mask_of(omitted)
-    return mask, bytes(omitted[member] for member in members_in(mask))
+    """(set, one reason byte a member in member order), as `merge` takes them."""
+    members = member_set(omitted)
+    return members, bytes(omitted[member] for member in members_in(members))
 
 
 def blobs_to_keep(plan: Plan, recent: Iterable[Digest]) -> frozenset[Digest]:

@@ -3,8 +3,8 @@
 The same records hold the state of the executable specification (`ledger`) and what the contract
 client decodes from a real chain, so the round machine reads one shape in simulation and in life.
 
-Sets of members are integers used as bit masks (bit i = member i), exactly as in the contract:
-a member's removal or withdrawal then takes effect everywhere at once, without a loop.
+Sets of members are integers (bit i = member i), exactly as in the contract: a member's removal or
+withdrawal then takes effect everywhere at once, without a loop.
 All times are chain time, in whole seconds.
 """
 
@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
+from typing import TypeAlias
 
 from swarm.protocol.election import leader_of_slot, slot_start, slots_elapsed
 from swarm.types import NO_DIGEST, Address, Digest, MemberId, PlanId
@@ -20,20 +21,24 @@ from swarm.types import NO_DIGEST, Address, Digest, MemberId, PlanId
 MAX_MEMBERS = 256
 
 
-def members_in(mask: int) -> Iterator[MemberId]:
-    """The members of a mask, in member order."""
-    while mask:
-        low = mask & -mask
-        yield MemberId(low.bit_length() - 1)
-        mask ^= low
+MemberSet: TypeAlias = int
+"""Which members: bit i stands for member i."""
 
 
-def mask_of(members: Iterable[int]) -> int:
-    """The mask that holds these members."""
-    mask = 0
+def members_in(members: MemberSet) -> Iterator[MemberId]:
+    """The members of a set, in member order."""
+    while members:
+        lowest = members & -members
+        yield MemberId(lowest.bit_length() - 1)
+        members ^= lowest
+
+
+def member_set(members: Iterable[int]) -> MemberSet:
+    """The set that holds these members."""
+    found = 0
     for member in members:
-        mask |= 1 << member
-    return mask
+        found |= 1 << member
+    return found
 
 
 class VerifyLevel(IntEnum):
@@ -42,7 +47,7 @@ class VerifyLevel(IntEnum):
     HELD = 1
     """Holds the model: root, schema and finite values checked."""
     SHARED = 2
-    """Recomputed the chunks that were drawn for it (`protocol.shares`)."""
+    """Recomputed the chunks that were drawn for it (`protocol.rechecks`)."""
     FULL = 3
     """Recomputed every chunk."""
 
@@ -113,7 +118,7 @@ class Member:
 
 
 @dataclass
-class Participant:
+class Consent:
     """A member's consent to one plan."""
 
     member: MemberId
@@ -137,12 +142,12 @@ class Submission:
 
 @dataclass
 class Candidate:
-    """A posted merge. Several may stand at once; the first that a quorum attests is final."""
+    """A posted merge. Several may stand at once; the first that a majority attests is final."""
 
     leader: MemberId
     model: Digest
-    omitted: int
-    attesters: int
+    omitted: MemberSet
+    attesters: MemberSet
     posted_at: int
     reasons: bytes = b""
 
@@ -164,11 +169,11 @@ class Round:
     """Participants seen since then (when the attempt before was opened) count as live at the
     opening, however long ago that was; those silent throughout it are not waited for."""
     base: Digest = NO_DIGEST
-    roster: int = 0
-    left: int = 0
+    roster: MemberSet = 0
+    left: MemberSet = 0
     """Roster members that withdrew while the round ran."""
-    submitted: int = 0
-    revealed: int = 0
+    submitted: MemberSet = 0
+    revealed: MemberSet = 0
     reveals_xor: int = 0
     min_peers_at: int = 0
     """When the min_peers-th submission came; 0 before."""
@@ -203,7 +208,7 @@ class Round:
         """Chain time from which two leader cycles without a final model may be voided."""
         return self.slot_begins_at(2 * len(self.eligible))
 
-    def candidate(self, model: Digest, omitted: int) -> Candidate | None:
+    def candidate(self, model: Digest, omitted: MemberSet) -> Candidate | None:
         """The posted merge with exactly this model and these omissions."""
         for candidate in self.candidates:
             if candidate.model == model and candidate.omitted == omitted:
@@ -225,10 +230,10 @@ class Plan:
     merge: Digest
     rules: Rules
     status: PlanStatus = PlanStatus.PROPOSED
-    participants: int = 0
-    consents: dict[MemberId, Participant] = field(default_factory=dict)
+    participants: MemberSet = 0
+    consents: dict[MemberId, Consent] = field(default_factory=dict)
     min_consents_at: int = 0
-    stop_votes: int = 0
+    stop_votes: MemberSet = 0
     statistics: Digest = NO_DIGEST
     model: Digest = NO_DIGEST
     """The newest final model; `model0` before the first."""
@@ -254,44 +259,44 @@ class Plan:
         return seen_at + self.rules.liveness_s
 
 
-def quorum(voters: int) -> int:
+def majority(voters: int) -> int:
     """More than half of `voters`."""
     return voters // 2 + 1
 
 
-def supermajority(voters: int) -> int:
+def two_thirds(voters: int) -> int:
     """Two thirds of `voters`, rounded up."""
     return -(-2 * voters // 3)
 
 
-def present_in(round: Round, members: int) -> int:
+def present_in(round: Round, members: MemberSet) -> MemberSet:
     """Those of the roster who neither withdrew from the plan nor ceased to be members."""
     return round.roster & ~round.left & members
 
 
-def submitters(round: Round, members: int) -> int:
+def submitters(round: Round, members: MemberSet) -> MemberSet:
     """The submitters that count now: once closed, these are the frozen submitters that remain."""
     return round.submitted & present_in(round, members)
 
 
-def contributors(round: Round, candidate_omitted: int) -> int:
+def contributors(round: Round, omitted: MemberSet) -> MemberSet:
     """Whose updates a merge with these omissions contains."""
-    return round.submitted & ~candidate_omitted
+    return round.submitted & ~omitted
 
 
-def pending(plan: Plan, round: Round, members: int, now: int) -> int:
+def pending(plan: Plan, round: Round, members: MemberSet, now: int) -> MemberSet:
     """Live roster members that have not submitted: the ones that an open round waits for."""
     missing = present_in(round, members) & ~round.submitted
-    return mask_of(m for m in members_in(missing) if now <= plan.live_until(m, round))
+    return member_set(m for m in members_in(missing) if now <= plan.live_until(m, round))
 
 
-def has_quorum(round: Round, candidate: Candidate, members: int) -> bool:
+def has_majority(round: Round, candidate: Candidate, members: MemberSet) -> bool:
     """Whether more than half of the remaining frozen submitters attested `candidate`."""
     voters = submitters(round, members)
-    return (candidate.attesters & voters).bit_count() >= quorum(voters.bit_count())
+    return (candidate.attesters & voters).bit_count() >= majority(voters.bit_count())
 
 
-def may_close(plan: Plan, round: Round, members: int, now: int) -> bool:
+def may_close(plan: Plan, round: Round, members: MemberSet, now: int) -> bool:
     """Whether `close()` would be accepted at chain time `now`."""
     rules = plan.rules
     return (
@@ -303,7 +308,7 @@ def may_close(plan: Plan, round: Round, members: int, now: int) -> bool:
     )
 
 
-def may_void(plan: Plan, round: Round, members: int, now: int) -> bool:
+def may_void(plan: Plan, round: Round, members: MemberSet, now: int) -> bool:
     """Whether `void()` would be accepted at chain time `now`."""
     rules = plan.rules
     if round.status is RoundStatus.OPEN:
@@ -317,7 +322,7 @@ def may_void(plan: Plan, round: Round, members: int, now: int) -> bool:
     return False
 
 
-def may_open(plan: Plan, members: int, now: int) -> bool:
+def may_open(plan: Plan, members: MemberSet, now: int) -> bool:
     """Whether `open()` would be accepted at chain time `now`.
 
     The first round waits until every member has consented, or for `consent_s` after the
@@ -348,8 +353,8 @@ def merge_seconds(before_s: int, took_s: int, slot_s: int) -> int:
     return min((before_s + took_s + 1) // 2, slot_s)
 
 
-def winner(round: Round, members: int) -> Candidate | None:
+def winner(round: Round, members: MemberSet) -> Candidate | None:
     """The candidate that made a final round final."""
     if round.status is not RoundStatus.FINAL:
         return None
-    return next((c for c in round.candidates if has_quorum(round, c, members)), None)
+    return next((c for c in round.candidates if has_majority(round, c, members)), None)

@@ -6,11 +6,11 @@
 from __future__ import annotations
 
 import pytest
+from harness.evm import EvmContract
 
 from swarm.protocol.election import commitment_to
 from swarm.protocol.ledger import Founder, Kind
 from swarm.protocol.state import Rules
-from swarm.testing.evm import EvmContract
 from swarm.types import NO_ADDRESS, Address, Digest, PlanId
 
 DIGEST = Digest(b"\x11" * 32)

@@ -13,6 +13,7 @@ from collections import Counter
 from copy import deepcopy
 from typing import Any
 
+from harness.evm import EvmContract, LedgerContract
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -41,7 +42,6 @@ from swarm.protocol.state import (
     members_in,
     submitters,
 )
-from swarm.testing.evm import EvmContract, LedgerContract
 from swarm.types import NO_ADDRESS, NO_DIGEST, Address, Digest, MemberId, PlanId
 
 START = 1_700_000_000
@@ -228,7 +228,7 @@ class Consortium(RuleBasedStateMachine):
         seen["final with several candidates"] += len(done.candidates) > 1
         seen["final with omissions"] += fields["omitted"] != 0
         seen["final with a submitter gone"] += (
-            submitters(done, self.ledger.member_mask) != done.submitted
+            submitters(done, self.ledger.present_members) != done.submitted
         )
         seen["final by a later attempt"] += done.attempt > 1
         seen["statistics merged"] += done.number == 0
@@ -301,14 +301,14 @@ class Consortium(RuleBasedStateMachine):
             return []
         nodes = {
             number: self.ledger.members[number].node
-            for number in members_in(plan.participants & self.ledger.member_mask)
+            for number in members_in(plan.participants & self.ledger.present_members)
         }
         current = plan.round
         if not nodes:
             return self.consents(draw, plan)
         anyone = draw.choice(list(nodes.values()))
         if current is None or current.status in (RoundStatus.FINAL, RoundStatus.VOID):
-            if may_open(plan, self.ledger.member_mask, self.now):
+            if may_open(plan, self.ledger.present_members, self.now):
                 return [(anyone, "open", plan.id)]
             return self.consents(draw, plan)
         at = (plan.id, current.number, current.attempt)
@@ -339,7 +339,7 @@ class Consortium(RuleBasedStateMachine):
             early = current.slot_at(self.now) < (current.first_slot_of(leader) or 0)
             if early and draw.random() < 0.9:
                 continue
-            gone = current.submitted & ~submitters(current, self.ledger.member_mask)
+            gone = current.submitted & ~submitters(current, self.ledger.present_members)
             omitted = gone | (draw.getrandbits(6) & current.submitted if draw.random() < 0.4 else 0)
             reasons = bytes(draw.randint(1, 5) for _ in range(omitted.bit_count()))
             model = digest(current.number, current.attempt, draw.choice([1, 2]))
@@ -347,7 +347,7 @@ class Consortium(RuleBasedStateMachine):
         return moves
 
     def consents(self, draw: random.Random, plan: Plan) -> list[tuple[Any, ...]]:
-        missing = self.ledger.member_mask & ~plan.participants
+        missing = self.ledger.present_members & ~plan.participants
         return [
             (self.ledger.members[n].node, "consent", plan.id, digest(3), 50, self.commitment(draw))
             for n in members_in(missing)
@@ -454,7 +454,7 @@ class Consortium(RuleBasedStateMachine):
             self.call(member.account, "setNode", node)
             self.made += 1
             node = address(3, self.made)
-        if self.ledger.member_mask.bit_count() == 1 or draw.random() < 0.2:
+        if self.ledger.present_members.bit_count() == 1 or draw.random() < 0.2:
             self.call(self.any_key(draw), "leave")
 
     def noise(self, draw: random.Random) -> None:
@@ -526,7 +526,7 @@ class Consortium(RuleBasedStateMachine):
         self.version = version
         if self.accepted:
             assert self.real.members() == self.spec.members()
-            assert self.real.ask("memberMask") == self.ledger.member_mask
+            assert self.real.ask("presentMembers") == self.ledger.present_members
         self.accepted = False
         for plan in self.changed:
             self.check_plan(plan)

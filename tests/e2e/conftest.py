@@ -12,8 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-
-from swarm.testing.plans import write_tiny_plan
+from harness.plans import write_tiny_plan
 
 DEADLINE_S = 240.0
 

@@ -6,13 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from harness.plans import write_tiny_plan
 from web3 import HTTPProvider
 
 from swarm.chain.client import deploy
 from swarm.learning.sites import deal
 from swarm.node.control import ask
 from swarm.node.setup import read_cards
-from swarm.testing.plans import write_tiny_plan
 from swarm.testnet.layout import create_testnet
 from swarm.testnet.processes import start_node, stop_nodes, wait_ready
 from swarm.testnet.run import Testnet, begin_plan

@@ -12,11 +12,10 @@ from typing import Any
 
 import psutil
 import pytest
+from harness.faults.wires import why_not
+from harness.plans import write_tiny_plan
 
-from swarm.testing.faults.wires import why_not
-from swarm.testing.plans import write_tiny_plan
-
-COMMAND = (sys.executable, "-m", "swarm.testing.faults")
+COMMAND = (sys.executable, "-m", "harness.faults")
 FAULTS = """\
 about = "A leader dies, a proposer dies, two halves are cut apart: six rounds all the same."
 plan = "tiny"

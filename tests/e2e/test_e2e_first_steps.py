@@ -14,8 +14,7 @@ from typing import Any
 
 import psutil
 import pytest
-
-from swarm.testing.plans import write_tiny_plan
+from harness.plans import write_tiny_plan
 
 DOCS = Path(__file__).parents[2] / "docs"
 

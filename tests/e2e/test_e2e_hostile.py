@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from harness.plans import write_tiny_plan
 
 from swarm.chain.client import ConsortiumClient
 from swarm.learning.sites import deal
 from swarm.node.control import ask
 from swarm.protocol.state import Omission, winner
-from swarm.testing.plans import write_tiny_plan
 from swarm.testnet.layout import create_testnet, write_testnet
 from swarm.testnet.processes import start_node, stop_nodes, wait_ready
 from swarm.testnet.run import Testnet, begin_plan
@@ -82,7 +82,7 @@ def test_an_update_that_cannot_be_used_is_left_out_and_named(
     for number, reason in enumerate(reasons, start=1):
         round = client.past_round(PlanId(1), number, attempts[number])
         assert round is not None
-        won = winner(round, client.member_mask())
+        won = winner(round, client.present_members())
         assert won is not None
         assert won.omitted == 1 << hostile
         assert won.reasons == bytes([reason])

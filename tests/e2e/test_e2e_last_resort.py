@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from harness.faults.nodes import Nodes, open_nodes
+from harness.faults.plan import FaultPlan
+from harness.plans import slow, write_tiny_plan
 
 from swarm.errors import SwarmError
 from swarm.learning.sites import deal
 from swarm.node.control import ask
-from swarm.testing.faults.nodes import Nodes, open_nodes
-from swarm.testing.faults.plan import FaultPlan
-from swarm.testing.plans import slow, write_tiny_plan
 from swarm.testnet.run import begin_plan
 
 ROUNDS = 12

@@ -155,7 +155,7 @@ def test_a_round_on_a_real_chain_reads_back_as_the_specification_says(chain: Cha
 
     assert reader.plan(plan) == ledger.plans[plan]
     assert reader.members() == ledger.members
-    assert reader.member_mask() == ledger.member_mask
+    assert reader.present_members() == ledger.present_members
     assert reader.validators() == ledger.validators()
     past = reader.past_round(plan, 1, 1)
     assert past is not None

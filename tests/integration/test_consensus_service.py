@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 import trio
+from harness.chain import GENESIS_TIME_S, Member, found
 
 from swarm.chain import qbft, service
 from swarm.chain.block import InvalidTransaction, Transaction
@@ -23,7 +24,6 @@ from swarm.chain.service import VOTE_KEY, ChainService, open_chain, recover_vote
 from swarm.chain.signer import NodeKeys
 from swarm.chain.startup import decode_record
 from swarm.chain.store import VoteStore
-from swarm.testing.chain import GENESIS_TIME_S, Member, found
 from swarm.types import Address, Digest
 
 DEADLINE_S = 20

@@ -1,4 +1,4 @@
-"""Everything that reads bytes is offered mutations of valid ones: see `swarm.testing.fuzz`."""
+"""Everything that reads bytes is offered mutations of valid ones: see `harness.fuzz`."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 import trio
-
-from swarm.testing.fuzz import all_targets
-from swarm.testing.fuzz.campaign import Session, Target, TooSlow, attack
-from swarm.testing.fuzz.mutations import Mutator
+from harness.fuzz import all_targets
+from harness.fuzz.campaign import Session, Target, TooSlow, attack
+from harness.fuzz.mutations import Mutator
 
 SEED = 20_260
 DEFAULT_INPUTS = 300

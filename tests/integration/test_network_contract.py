@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 import trio
+from harness.memory_network import MemoryNetwork, MemorySwitch
 
 from swarm.errors import LocalError, PeerUnreachable, ProtocolViolation, RemoteError
 from swarm.network import Network, open_network
 from swarm.network.identity import Identity
-from swarm.testing.memory_network import MemoryNetwork, MemorySwitch
 from swarm.types import Address, Digest
 
 AnyNetwork = Network | MemoryNetwork

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 import pytest
 import trio
+from harness.chain import GENESIS_TIME_S, Member, calldata, found
 from web3 import HTTPProvider, Web3
 from web3.exceptions import ContractCustomError, ContractLogicError, Web3RPCError
 
@@ -22,7 +23,6 @@ from swarm.chain.http import HttpLimits, open_http
 from swarm.chain.pool import Pool
 from swarm.chain.rpc import RpcMethods
 from swarm.errors import ConfigurationError
-from swarm.testing.chain import GENESIS_TIME_S, Member, calldata, found
 from swarm.types import Digest, to_hex
 
 GENESIS, _ = found(4)

@@ -15,13 +15,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import trio
+from harness.plans import write_tiny_plan
 
 from swarm.errors import ConfigurationError, LocalError, PlanError, TrainerError
 from swarm.learning import bundle
 from swarm.learning.messages import Progress
 from swarm.learning.supervisor import DESCRIPTION, Trainer, TrainerConfig, open_trainer
 from swarm.tensors import open_file
-from swarm.testing.plans import write_tiny_plan
 from swarm.types import Digest
 
 DEADLINE_S = 90

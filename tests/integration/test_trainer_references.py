@@ -8,11 +8,11 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from harness.plans import write_tiny_plan
 
 from swarm.learning.evaluate import Answer, Job, JobSite, run
+from swarm.learning.federated import run_federated
 from swarm.learning.state import write_arrays, write_state
-from swarm.testing.federated import run_federated
-from swarm.testing.plans import write_tiny_plan
 
 
 def job(plan: Path, **settings: object) -> Job:

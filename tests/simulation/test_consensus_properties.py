@@ -7,14 +7,14 @@ from collections.abc import Iterable
 from types import SimpleNamespace
 
 import pytest
+from harness.consensus import ConsensusWorld, Day
+from harness.planted import MixedSeals, NoLock, NoStartupCheck, SmallerQuorum, UngatedTimer
+from harness.simnet import Violation
+from harness.validators import SimValidator
 
 from swarm.chain.messages import Prepare
 from swarm.chain.qbft import QBFT
 from swarm.errors import ProtocolViolation
-from swarm.testing.consensus import ConsensusWorld, Day
-from swarm.testing.planted import MixedSeals, NoLock, NoStartupCheck, SmallerQuorum, UngatedTimer
-from swarm.testing.simnet import Violation
-from swarm.testing.validators import SimValidator
 
 
 def live(seed: int, day: Day, kind: type[SimValidator] = SimValidator) -> ConsensusWorld:

@@ -9,13 +9,13 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
+from harness import simulate
+from harness.joint import RULES, JointWorld
+from harness.planted import FAULTS, Fault, find
+from harness.simulate import Job, liars_for, live, main
+from harness.trouble import Trouble
 
 from swarm.protocol.machine import RoundMachine
-from swarm.testing import simulate
-from swarm.testing.joint import RULES, JointWorld
-from swarm.testing.planted import FAULTS, Fault, find
-from swarm.testing.simulate import Job, liars_for, live, main
-from swarm.testing.trouble import Trouble
 
 SHORT = Trouble(until_s=10, liars=1)
 
@@ -52,7 +52,7 @@ def test_the_same_seed_gives_the_same_story():
 
 
 def test_another_process_with_another_hash_seed_tells_the_same_story():
-    command = [sys.executable, "-m", "swarm.testing.simulate", "--seed", "8", "--story"]
+    command = [sys.executable, "-m", "harness.simulate", "--seed", "8", "--story"]
     stories = [
         subprocess.run(
             command,

@@ -7,10 +7,10 @@ from collections import Counter
 from functools import partial
 
 import pytest
+from harness.joint import DISHONEST
+from harness.rounds import PLAN, Consortium, Vice
 
 from swarm.protocol.state import PlanStatus, Rules, VerifyLevel
-from swarm.testing.joint import DISHONEST
-from swarm.testing.rounds import PLAN, Consortium, Vice
 from swarm.types import MemberId
 
 TROUBLE_S = 40.0

@@ -33,10 +33,10 @@ from swarm.bench.rounds import RoundOptions, count_traffic, room, write_plan
 from swarm.bench.transfer import best_ratio
 from swarm.cli.bench import counts, sizes
 from swarm.errors import LocalError
+from swarm.learning.federated import open_sites
 from swarm.learning.loading import load_plan
 from swarm.learning.merge import SUM
 from swarm.learning.sites import deal
-from swarm.testing.federated import open_sites
 
 ROOT = Path(__file__).parents[2]
 

@@ -20,7 +20,7 @@ import trio.testing
 
 from swarm.blobs.download import ATTEMPTS
 from swarm.blobs.fetch import Fetched, fetch
-from swarm.blobs.growing import Growing
+from swarm.blobs.partial import PartialBlob
 from swarm.blobs.store import BlobStore
 from swarm.blobs.tree import Manifest
 from swarm.errors import (
@@ -207,7 +207,7 @@ def test_a_fetched_file_is_closed_at_once_and_not_when_garbage_is_collected(
     try:
         fetched = run_fetch(store, peers)
         assert fetched.faults.keys() == {ALICE, BOB}
-        assert not [thing for thing in gc.get_objects() if isinstance(thing, Growing)]
+        assert not [thing for thing in gc.get_objects() if isinstance(thing, PartialBlob)]
     finally:
         gc.enable()
 

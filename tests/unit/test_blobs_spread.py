@@ -13,17 +13,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import trio
+from harness.memory_network import MemoryNetwork, MemorySwitch
 
 from swarm.blobs import download
 from swarm.blobs.download import Spread
 from swarm.blobs.fetch import Wish
-from swarm.blobs.growing import Draft
+from swarm.blobs.partial import Draft
 from swarm.blobs.store import BlobStore
 from swarm.errors import ChunkPending
 from swarm.network.bulk_transfer import PENDING_S
 from swarm.node.exchange import Exchange
 from swarm.tensors import Layout, TensorSpec, create_file
-from swarm.testing.memory_network import MemoryNetwork, MemorySwitch
 from swarm.types import Address, Digest
 
 LAYOUT = Layout.from_specs([TensorSpec("w", "F32", (500_000,))])  # 2 MB, 246 chunks of 8 KiB

@@ -13,6 +13,7 @@ from eth.vm.forks.london.blocks import LondonBlock
 from eth.vm.forks.london.transactions import LondonTransactionBuilder
 from eth_abi.abi import decode
 from eth_keys.main import KeyAPI
+from harness.chain import GENESIS_TIME_S, Member, calldata, found
 
 from swarm.chain import evm
 from swarm.chain.block import Block, ChainRules, InvalidBlock, InvalidTransaction
@@ -20,7 +21,6 @@ from swarm.chain.codec import decode_transaction
 from swarm.chain.engine import CallFailed, Engine
 from swarm.chain.genesis import CONTRACT_ADDRESS
 from swarm.errors import ChainError, ConfigurationError, ProtocolViolation
-from swarm.testing.chain import GENESIS_TIME_S, Member, calldata, found
 from swarm.types import Address, to_hex
 
 GENESIS, MEMBERS = found(4)

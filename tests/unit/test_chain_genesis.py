@@ -6,6 +6,7 @@ from importlib.resources import files
 from pathlib import Path
 
 import pytest
+from harness.chain import GENESIS_TIME_S, PROBE_BYTECODE, Member, calldata, found
 
 from swarm.chain.block import ChainRules
 from swarm.chain.engine import Engine
@@ -19,7 +20,6 @@ from swarm.chain.genesis import (
     write_genesis,
 )
 from swarm.errors import ConfigurationError
-from swarm.testing.chain import GENESIS_TIME_S, PROBE_BYTECODE, Member, calldata, found
 from swarm.types import NO_ADDRESS, Address
 
 CARDS = [Member(number).card for number in range(4)]

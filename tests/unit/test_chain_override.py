@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from harness.chain import GENESIS_TIME_S, Member
 
 from swarm.chain.contract import artifact
 from swarm.chain.engine import Engine
@@ -20,7 +21,6 @@ from swarm.chain.store import VoteStore
 from swarm.errors import ConfigurationError
 from swarm.node.override import apply_override, describe, prepare_signature
 from swarm.node.setup import create_node, found_network, install_network
-from swarm.testing.chain import GENESIS_TIME_S, Member
 from swarm.types import Address, Digest
 
 MEMBERS = [Member(number) for number in range(5)]

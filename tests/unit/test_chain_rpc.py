@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from harness.chain import GENESIS_TIME_S, Member, calldata, found
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -12,7 +13,6 @@ from swarm.chain.engine import Engine
 from swarm.chain.filters import MAX_FILTERS
 from swarm.chain.pool import Pool
 from swarm.chain.rpc import MAX_BATCH, RpcMethods
-from swarm.testing.chain import GENESIS_TIME_S, Member, calldata, found
 from swarm.types import to_hex
 
 GENESIS, MEMBERS = found(4)

@@ -10,11 +10,11 @@ import time
 from pathlib import Path
 
 import pytest
+from harness.chain import GENESIS_TIME_S, calldata, found
 
 from swarm.chain.engine import CHAIN_FILE, Engine
 from swarm.chain.store import VoteStore
 from swarm.errors import ConfigurationError, LocalError
-from swarm.testing.chain import GENESIS_TIME_S, calldata, found
 
 GENESIS, MEMBERS = found(2)
 
@@ -23,7 +23,7 @@ import sys
 from pathlib import Path
 from swarm.chain.engine import Engine
 from swarm.chain.store import VoteStore
-from swarm.testing.chain import found
+from harness.chain import found
 
 genesis, members = found(2)
 path = Path(sys.argv[1])

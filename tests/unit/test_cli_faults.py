@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import trio
 from click.testing import CliRunner, Result
+from harness.plans import write_tiny_plan
 
 from swarm.cli import main
 from swarm.errors import ContractError
 from swarm.node.refusals import in_words
-from swarm.testing.plans import write_tiny_plan
 
 
 def swarm(*arguments: object) -> Result:
@@ -164,7 +164,7 @@ def test_a_refusal_of_the_contract_is_told_in_words() -> None:
     assert "0x0a0b" in str(
         in_words(ContractError("PlanDigestMismatch", {"expected": b"\x0a\x0b", "given": b"\x01"}))
     )
-    assert "RoundNoQuorum" in str(in_words(ContractError("RoundNoQuorum", {"round": 1})))
+    assert "RoundNoMajority" in str(in_words(ContractError("RoundNoMajority", {"round": 1})))
     # Fields that a later contract names otherwise must not hide the refusal.
     assert "PlanUnknown" in str(in_words(ContractError("PlanUnknown", {})))
 

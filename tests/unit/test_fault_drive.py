@@ -6,11 +6,10 @@ import time
 from typing import Any
 
 import pytest
-
-from swarm.testing.faults.drive import Drive
-from swarm.testing.faults.growth import Growth, Holding
-from swarm.testing.faults.plan import Fault, FaultPlan, When
-from swarm.testing.faults.watch import Place
+from harness.faults.drive import Drive
+from harness.faults.growth import Growth, Holding
+from harness.faults.plan import Fault, FaultPlan, When
+from harness.faults.watch import Place
 
 NAMES = ["ada", "ben", "cy", "di"]
 

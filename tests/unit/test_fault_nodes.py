@@ -12,8 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-
-from swarm.testing.faults.nodes import Nodes, processes_in
+from harness.faults.nodes import Nodes, processes_in
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
 SEEN_S = 10.0

@@ -8,15 +8,15 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from harness.faults import verdict
+from harness.faults.drive import Kill
+from harness.faults.plan import GROWTH, FaultPlan, faults_of, read_plan
+from harness.faults.replica import Replica, Told
+from harness.faults.runner import Runner
+from harness.faults.watch import Place
 
 from swarm.errors import ConfigurationError
 from swarm.learning.sites import deal
-from swarm.testing.faults import verdict
-from swarm.testing.faults.drive import Kill
-from swarm.testing.faults.plan import GROWTH, FaultPlan, faults_of, read_plan
-from swarm.testing.faults.replica import Replica, Told
-from swarm.testing.faults.runner import Runner
-from swarm.testing.faults.watch import Place
 
 SHIPPED = sorted((Path(__file__).parents[1] / "faults").glob("*.toml"))
 LEAST = 'about = "x"\nplan = "tiny"\nrounds = 3\n'

@@ -6,11 +6,10 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-
-from swarm.testing.faults import turns
-from swarm.testing.faults.plan import FaultPlan
-from swarm.testing.faults.turns import LEAST_ROUNDS, LONGEST_TURN_S, slowdown, take_turns
-from swarm.testing.faults.verdict import Outcome, auc_gap, compare
+from harness.faults import turns
+from harness.faults.plan import FaultPlan
+from harness.faults.turns import LEAST_ROUNDS, LONGEST_TURN_S, slowdown, take_turns
+from harness.faults.verdict import Outcome, auc_gap, compare
 
 ROUNDS = 100
 TICK_S = 0.01

@@ -10,9 +10,9 @@ import pytest
 
 import swarm
 from swarm.learning.evaluate import train_alone
+from swarm.learning.federated import run_federated
 from swarm.learning.loading import load_plan
 from swarm.learning.sites import deal
-from swarm.testing.federated import run_federated
 
 HEART = Path(__file__).parents[2] / "examples" / "heart"
 PATIENTS = {"cleveland": 303, "budapest": 294, "zurich_basel": 123, "long_beach": 200}

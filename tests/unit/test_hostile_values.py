@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 import rlp
+from harness.chain import GENESIS_TIME_S, Member, found
 
 from swarm.chain import rpc as rpc_module
 from swarm.chain.block import ChainRules, InvalidTransaction
@@ -25,7 +26,6 @@ from swarm.learning.sites import deal
 from swarm.node.config import load_config
 from swarm.node.control import read_running
 from swarm.node.keys import RANDOM_PASSWORD_COST, create_key, load_key
-from swarm.testing.chain import GENESIS_TIME_S, Member, found
 from swarm.types import PlanId
 
 PASSWORD = "long enough"

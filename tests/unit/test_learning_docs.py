@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from swarm.learning.federated import run_federated
 from swarm.learning.messages import Rules
 from swarm.learning.plan import Plan
-from swarm.testing.federated import run_federated
 
 PAGE = (Path(__file__).parents[2] / "docs" / "plans.md").read_text()
 

@@ -8,12 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from harness.plans import write_tiny_plan
 from torch import nn
 
 import swarm
 from swarm.errors import ConfigurationError, PlanError
 from swarm.learning import checkpoint
 from swarm.learning.batches import as_tensors, batches, concatenate, rows_in, shuffled
+from swarm.learning.federated import merge_states, run_federated
 from swarm.learning.loading import load_plan, rules_of
 from swarm.learning.loop import LocalTraining, Workplace, choose_device
 from swarm.learning.state import (
@@ -25,8 +27,6 @@ from swarm.learning.state import (
     write_arrays,
     write_state,
 )
-from swarm.testing.federated import merge_states, run_federated
-from swarm.testing.plans import write_tiny_plan
 from swarm.types import NO_DIGEST, Digest
 
 CPU = torch.device("cpu")

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from harness.merging import merge_files
+from harness.plans import write_tiny_plan
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
@@ -15,6 +17,7 @@ from torch import nn
 from swarm.blobs.tree import HASH_BYTES, Manifest
 from swarm.errors import PlanError, SchemaMismatch
 from swarm.learning import checkpoint
+from swarm.learning.federated import open_sites, run_federated
 from swarm.learning.loading import load_plan
 from swarm.learning.loop import Workplace
 from swarm.learning.merge import MEAN
@@ -29,9 +32,6 @@ from swarm.learning.state import (
 from swarm.learning.travel import completed, to_wire, travelling
 from swarm.node.merging import check_update
 from swarm.tensors import Layout, open_file
-from swarm.testing.federated import open_sites, run_federated
-from swarm.testing.merging import merge_files
-from swarm.testing.plans import write_tiny_plan
 from swarm.types import Digest
 
 MODEL = "return nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 1))"

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from harness.evm import Book, EvmContract, LedgerContract
 
 from swarm.errors import ContractError
 from swarm.protocol.election import commitment_to, reveal_term, round_seed, slot_start
@@ -27,10 +28,9 @@ from swarm.protocol.state import (
     RoundStatus,
     Rules,
     VerifyLevel,
-    mask_of,
+    member_set,
     submitters,
 )
-from swarm.testing.evm import Book, EvmContract, LedgerContract
 from swarm.types import NO_ADDRESS, NO_DIGEST, Address, Digest, MemberId, PlanId
 
 START = 1_700_000_000
@@ -90,10 +90,10 @@ class Site:
 
     def merge(self, who: int, model: Digest = MODEL_A, *omitted: int) -> None:
         reasons = bytes([Omission.UNREACHABLE]) * len(omitted)
-        self.send(who, "merge", *self.at, model, mask_of(omitted), reasons)
+        self.send(who, "merge", *self.at, model, member_set(omitted), reasons)
 
     def attest(self, who: int, model: Digest = MODEL_A, *omitted: int) -> None:
-        self.send(who, "attest", *self.at, model, mask_of(omitted), 3, META)
+        self.send(who, "attest", *self.at, model, member_set(omitted), 3, META)
 
 
 def account(number: int) -> Address:
@@ -130,7 +130,7 @@ def test_a_lone_leader_cannot_make_its_own_merge_final(found: Found) -> None:
     place = (*site.at, MODEL_A, 0)
     assert site.refused(leader, "attest", *place, 3, META).name == "RoundAlreadyAttested"
     assert site.refused(leader, "merge", *place, b"").name == "RoundAlreadyMerged"
-    assert site.refused(leader, "finalise", *place).name == "RoundNoQuorum"
+    assert site.refused(leader, "finalise", *place).name == "RoundNoMajority"
 
 
 def test_a_majority_of_the_frozen_submitters_makes_a_merge_final(found: Found) -> None:
@@ -281,12 +281,12 @@ def test_a_member_removed_in_the_middle_counts_no_longer(found: Found) -> None:
     site.send(account(voters[1]), "vote", proposal, True)
     assert site.round.submitted == 0b1111  # three of four: it is a validator
     site.send(account(voters[2]), "vote", proposal, True)
-    assert submitters(site.round, mask_of(voters)) == mask_of(voters)
+    assert submitters(site.round, member_set(voters)) == member_set(voters)
     assert site.refused(gone, "close", *site.at).name == "ConsortiumNotMember"
     leader = site.leader
     site.merge(leader, MODEL_A, gone)
     site.attest(next(n for n in voters if n != leader), MODEL_A, gone)
-    assert site.round.roster == mask_of(voters)
+    assert site.round.roster == member_set(voters)
 
 
 def test_a_merge_before_the_leaders_slot_is_refused_and_after_it_accepted(found: Found) -> None:

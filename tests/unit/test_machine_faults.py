@@ -6,11 +6,11 @@ import copy
 from dataclasses import replace
 
 import pytest
+from harness.rounds import PLAN, Consortium, Vice
 
 from swarm.protocol import machine as m
 from swarm.protocol.access import may_read
 from swarm.protocol.state import Candidate, PlanStatus, RoundStatus, Rules, VerifyLevel
-from swarm.testing.rounds import PLAN, Consortium, Vice
 from swarm.types import Digest
 
 RULES = Rules(rounds=4, statistics_round=False, min_peers=2, liveness_s=10)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from harness.rounds import Consortium, Vice
+
 from swarm.protocol.machine import in_reserve
 from swarm.protocol.state import PlanStatus, RoundStatus, Rules, VerifyLevel
-from swarm.testing.rounds import Consortium, Vice
 
 RULES = Rules(rounds=5, statistics_round=False, min_peers=2)
 HELD = Rules(rounds=5, statistics_round=False, min_peers=2, verify_level=VerifyLevel.HELD)
@@ -130,7 +131,7 @@ def test_no_more_attest_at_once_than_the_quorum_needs_and_the_rest_step_in_for_t
     here, leader = world.plan.round, world.plan.round.candidates[0].leader
     voters = [i for i in range(4) if i != leader]
     reserve = [i for i in voters if in_reserve(here, here.candidates[0], 0b1111, i)]
-    assert len(reserve) == 1  # three of four make the quorum, and the leader has attested
+    assert len(reserve) == 1  # three of four make the majority, and the leader has attested
     world.kill(next(i for i in voters if i not in reserve))
     assert world.run(10, lambda: world.final_round() == 1)  # not without the one in reserve
 

@@ -10,8 +10,9 @@ from threading import Event
 
 import numpy as np
 import pytest
+from harness.merging import merge_files
 
-from swarm.blobs.growing import Draft
+from swarm.blobs.partial import Draft
 from swarm.errors import BlobError
 from swarm.learning.merge import MEAN, SUM
 from swarm.node import merging
@@ -23,7 +24,6 @@ from swarm.node.merging import (
     merge_as_they_come,
 )
 from swarm.tensors import DType, Layout, TensorFile, TensorSpec, create_file, open_file
-from swarm.testing.merging import merge_files
 
 LAYOUT = Layout.from_specs(
     [
@@ -171,7 +171,7 @@ from pathlib import Path
 from swarm.blobs.store import BlobStore
 from swarm.learning.merge import MEAN
 from swarm.node.merging import check_update
-from swarm.testing.merging import merge_files
+from harness.merging import merge_files
 from swarm.tensors import Layout, TensorSpec, create_file
 
 def anonymous_kb():

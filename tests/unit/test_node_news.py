@@ -4,13 +4,13 @@ from dataclasses import replace
 
 import pytest
 import trio
+from harness.chain import Member as ChainMember
 
 from swarm.chain.block import Transaction
 from swarm.chain.codec import decode_transaction
 from swarm.chain.contract import Event, call_data
 from swarm.node.chain_link import ChainLink, WaitingCall
-from swarm.protocol.state import Member, Participant, Plan, PlanStatus, Round, RoundStatus, Rules
-from swarm.testing.chain import Member as ChainMember
+from swarm.protocol.state import Consent, Member, Plan, PlanStatus, Round, RoundStatus, Rules
 from swarm.types import NO_DIGEST, Address, Digest, MemberId, PlanId, to_hex
 
 PLAN = PlanId(1)
@@ -18,7 +18,7 @@ MEMBERS = {
     MemberId(i): Member(MemberId(i), Address(bytes([i]) * 20), Address(bytes([9, i] * 10)), f"m{i}")
     for i in range(3)
 }
-CONSENTS = {i: Participant(i, 100, NO_DIGEST) for i in MEMBERS}
+CONSENTS = {i: Consent(i, 100, NO_DIGEST) for i in MEMBERS}
 ROUND = Round(4, 1, RoundStatus.OPEN, opened_at=50, roster=7)
 D = Digest(bytes(32))
 

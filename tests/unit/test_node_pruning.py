@@ -11,7 +11,7 @@ import trio.lowlevel
 import trio.testing
 
 from swarm.node.node import PRUNE_EVERY_S, Node
-from swarm.node.participant import Participant
+from swarm.node.participant import Driver
 from swarm.node.pruning import Pruning
 from swarm.node.work import Work
 from swarm.protocol.state import Member, Plan, PlanStatus, Round, RoundStatus, Rules
@@ -71,7 +71,7 @@ def test_what_was_deleted_and_is_made_again_is_new() -> None:
     assert pruning.look({UPDATE}, NOTHING, NOTHING) == set()
 
 
-def participant(status: RoundStatus, plan_status: PlanStatus, passing: Passing) -> Participant:
+def participant(status: RoundStatus, plan_status: PlanStatus, passing: Passing) -> Driver:
     """In a plan whose round 4 stands so, with these blobs made or pulled for rounds."""
     round = Round(4, 1, status, opened_at=50, roster=7)
     plan = Plan(
@@ -85,7 +85,7 @@ def participant(status: RoundStatus, plan_status: PlanStatus, passing: Passing) 
     nothing: Any = SimpleNamespace(busy_s=0.0, plan=None)
     exchange.busy_s = 0.0
     work = Work(MemberId(0), exchange, nothing, records, nothing, passing=passing)
-    one = Participant(nothing, nothing, work, 3, lambda: (0, 0))
+    one = Driver(nothing, nothing, work, 3, lambda: (0, 0))
     trio.run(one.observe, plan, {}, [])
     return one
 

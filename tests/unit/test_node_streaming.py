@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import trio
 import trio.testing
+from harness.memory_network import MemorySwitch
+from harness.merging import merge_files
 
 from swarm.blobs import download
 from swarm.blobs.store import BlobStore
@@ -23,7 +25,7 @@ from swarm.node.merging import Incoming
 from swarm.node.records import Records
 from swarm.node.work import Work
 from swarm.protocol import machine as m
-from swarm.protocol.shares import CHECKERS, share_of
+from swarm.protocol.rechecks import CHECKERS, rechecks_of
 from swarm.protocol.state import (
     Candidate,
     Member,
@@ -34,8 +36,6 @@ from swarm.protocol.state import (
     VerifyLevel,
 )
 from swarm.tensors import Layout, TensorSpec, create_file
-from swarm.testing.memory_network import MemorySwitch
-from swarm.testing.merging import merge_files
 from swarm.types import NO_DIGEST, Address, Digest, MemberId, PlanId
 
 ELEMENTS = 250_000
@@ -328,7 +328,7 @@ def test_a_shared_check_pulls_only_its_chunks_and_finds_a_wrong_one_among_them(
     finders = {i for i, event in verdicts.items() if isinstance(event, m.CandidateRefused)}
     assert len(finders) == CHECKERS
     for i in checkers:
-        share = share_of(i, checkers, SEED, model, LAYOUT.chunks)
+        share = rechecks_of(i, checkers, SEED, model, LAYOUT.chunks)
         assert (wrong in share) == (i in finders)
         event = verdicts[i]
         if isinstance(event, m.CandidateRefused):
@@ -343,7 +343,7 @@ def test_every_chunk_is_drawn_for_two_checkers_and_everybody_has_about_as_many(
     checkers: int,
 ) -> None:
     members = [MemberId(3 * i) for i in range(checkers)]
-    shares = {i: share_of(i, members, SEED, NO_DIGEST, 1000) for i in members}
+    shares = {i: rechecks_of(i, members, SEED, NO_DIGEST, 1000) for i in members}
     counts = [sum(chunk in share for share in shares.values()) for chunk in range(1000)]
     assert set(counts) == {min(CHECKERS, checkers)}
     even = 1000 * min(CHECKERS, checkers) / checkers
@@ -403,7 +403,7 @@ def test_a_merge_whose_round_is_over_waits_for_no_update_and_blames_nobody(
 def test_another_model_or_seed_draws_other_chunks() -> None:
     members = [MemberId(i) for i in range(5)]
     draws = {
-        tuple(share_of(members[0], members, seed, model, 300))
+        tuple(rechecks_of(members[0], members, seed, model, 300))
         for seed in (SEED, Digest(b"t" * 32))
         for model in (NO_DIGEST, Digest(b"m" * 32))
     }

@@ -6,6 +6,14 @@ from dataclasses import replace
 
 import msgspec
 import pytest
+from harness.validators import (
+    GENESIS,
+    GENESIS_HASH,
+    SimKeys,
+    make_block,
+    read_block,
+    sim_address,
+)
 
 from swarm.chain import qbft, steps
 from swarm.chain.block import Block
@@ -22,14 +30,6 @@ from swarm.chain.messages import (
 )
 from swarm.chain.startup import VoteRecord, decode_record, encode_record, recovered_record
 from swarm.errors import ProtocolViolation
-from swarm.testing.validators import (
-    GENESIS,
-    GENESIS_HASH,
-    SimKeys,
-    make_block,
-    read_block,
-    sim_address,
-)
 from swarm.types import NO_DIGEST
 
 FOUR = tuple(sim_address(i) for i in range(4))

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from harness.plans import write_tiny_plan
 
 from swarm.errors import LocalError, PlanError
 from swarm.learning.loading import load_plan
 from swarm.learning.loop import LocalTraining
 from swarm.learning.plan import Site
-from swarm.testing.plans import write_tiny_plan
 from swarm.testnet.layout import TestnetFile, TestnetNode
 from swarm.testnet.run import Testnet, follow
 

@@ -1,0 +1,62 @@
+"""Which transactions a round still waits for, so that they share one block.
+
+A block costs every node its execution, and its validators three messages each. What all wait for
+comes within a fraction of a second: the submissions of a round, and then the merge with the
+attestations that make it final. If whoever proposes a block knows what is still to come, two blocks
+are enough for a round. This is advice for a proposer and no rule: a block with more or fewer of
+them is as valid. So it may be wrong where that costs a moment only: a call that waits is taken for
+one that counts, even if it waits for an earlier one of its sender or is going to be refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from swarm.protocol.state import (
+    MemberSet,
+    Plan,
+    RoundStatus,
+    majority,
+    member_set,
+    pending,
+    submitters,
+)
+from swarm.types import NO_DIGEST, Digest, MemberId
+
+
+class Waiting(NamedTuple):
+    """A transaction that waits for a block: `function` called by `sender` for one round; of a
+    merge or an attestation also which merge it is, as (model, omitted)."""
+
+    function: str
+    sender: MemberId
+    number: int
+    attempt: int
+    choice: tuple[Digest, int] = (NO_DIGEST, 0)
+
+
+def is_more_awaited(
+    plan: Plan, members: MemberSet, waiting: Iterable[Waiting], now: int
+) -> bool | None:
+    """Whether more transactions of the plan's round would have to come for it to close or end.
+
+    plan, members: as the newest block left them. waiting: calls of this plan. Returns False when
+    those that wait are enough, and None when nothing of them belongs to the round.
+    """
+    round = plan.round
+    if round is None:
+        return None
+    calls = [w for w in waiting if (w.number, w.attempt) == (round.number, round.attempt)]
+    if round.status is RoundStatus.OPEN:
+        came = member_set(w.sender for w in calls if w.function == "submit")
+        return bool(pending(plan, round, members, now) & ~came) if came else None
+    if round.status is RoundStatus.CLOSED:
+        voters = submitters(round, members)
+        for_each = {(c.model, c.omitted): c.attesters for c in round.candidates}
+        votes = [w for w in calls if w.function in ("merge", "attest")]
+        for vote in votes:
+            for_each[vote.choice] = for_each.get(vote.choice, 0) | 1 << vote.sender
+        most = max(((those & voters).bit_count() for those in for_each.values()), default=0)
+        return most < majority(voters.bit_count()) if votes else None
+    return None

@@ -1,0 +1,24 @@
+"""Hostile bytes for everything that reads bytes: seeded, bounded, in one process.
+
+    python -m tests.campaigns fuzz --seconds 60 --seed 7        every protocol, a minute in all
+    python -m tests.campaigns fuzz --protocol control --seconds 600
+
+A *target* is one place where bytes from outside come in. What it is offered are mutations of what
+real code sends (`mutations`), because noise alone never gets past the first check. It may accept
+them or refuse them with one of our errors; anything else that it raises, an answer that takes
+longer than its deadline, and memory, handles or tasks that stay behind are findings, reported with
+the seed and the bytes. Every so often, and at the end, an honest request must still be answered.
+
+`decoders` holds the pure functions, `services` what runs behind them (chain, JSON-RPC, contract),
+`wires` what listens on sockets.
+"""
+
+from __future__ import annotations
+
+from harness.fuzz import decoders, services, wires
+from harness.fuzz.campaign import Target
+
+
+def all_targets() -> list[Target]:
+    """Every place where bytes come in."""
+    return [*decoders.targets(), *services.targets(), *wires.targets()]

@@ -1,0 +1,394 @@
+"""Faults planted on purpose: the simulator is itself tested.
+
+Each `Fault` is one rule of the protocol left out or bent, in a subclass of what is shipped, and
+what the simulator says when it notices. `find` runs seeds until one does. A world may be drawn
+rougher than usual, so that the occasion on which the rule matters comes soon.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from harness.joint import JointWorld, Peer
+from harness.rounds import Site
+from harness.simnet import Violation
+from harness.trouble import Trouble
+from swarm.chain.block import Block
+from swarm.chain.justification import Verifier
+from swarm.chain.messages import COMMIT, Certificate, Commit
+from swarm.chain.qbft import QBFT
+from swarm.errors import ContractError, SwarmError
+from swarm.protocol import machine as m
+from swarm.protocol.election import commitment_to
+from swarm.protocol.ledger import Ledger
+from swarm.protocol.state import (
+    Candidate,
+    Plan,
+    Round,
+    RoundStatus,
+    Submission,
+    has_majority,
+    submitters,
+)
+from swarm.types import Address, Digest, PlanId
+
+# In the consensus.
+
+
+class SmallerQuorum(QBFT):
+    """One validator less than two thirds is a quorum."""
+
+    def _two_thirds(self, validator_count: int) -> int:
+        return super()._two_thirds(validator_count) - 1
+
+
+class NoLock(QBFT):
+    """A change of round forgets the block that was prepared."""
+
+    def _change_round(self, round_number: int) -> None:
+        self._lock = None
+        super()._change_round(round_number)
+
+
+class MixedSeals(QBFT):
+    """Commits of any rounds make a certificate together."""
+
+    def _count(self, sender: Address, vote: Any) -> None:
+        super()._count(sender, vote)
+        if isinstance(vote, Commit):
+            self._tally[COMMIT, vote.round, vote.block_hash] = len(self.validators)
+
+    def _seals(self, round_number: int, block_hash: bytes) -> list[bytes]:
+        seals: dict[Address, bytes] = {}
+        for validator, votes in self._votes.items():
+            for vote in votes.values():
+                if isinstance(vote, Commit) and vote.block_hash == block_hash:
+                    seals[validator] = vote.signature
+        return list(seals.values())
+
+
+class UngatedTimer(QBFT):
+    """The timer of a round runs though nobody else is in it."""
+
+    def _is_round_timer_due(self, arrived: int) -> bool:
+        return True
+
+
+class NoStartupCheck(QBFT):
+    """A node votes at once, whatever became of its vote store."""
+
+    def _settle_startup(self) -> None:
+        self._resume = 0
+
+
+class TrustingVerifier(Verifier):
+    """A proposal in a later round needs no reasons."""
+
+    def required_block(self, *_: object) -> Digest | None:
+        return None
+
+
+class UncheckedJustification(QBFT):
+    """Whatever the proposer of a later round proposes is accepted, round-changes or none."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        known = self._verify
+        self._verify = TrustingVerifier(known.genesis, known.keys, known.decode, known.two_thirds)
+
+
+class SendsBeforeStoring(Peer):
+    """A vote leaves before it is on disk."""
+
+    stores_before_sending = False
+
+
+class TrustsPeers(Peer):
+    """Blocks that a peer hands over are believed without their certificates."""
+
+    def check_imported(self, block: Block, certificate: Certificate) -> None:
+        """Believe."""
+
+
+# In the contract.
+
+
+class HalfIsEnough(Ledger):
+    """One attestation less than a majority makes a model final."""
+
+    def _finalise_if_majority(
+        self, plan: Plan, round: Round, candidate: Candidate, now: int
+    ) -> None:
+        voters = submitters(round, self.present_members)
+        enough = candidate.attesters.bit_count() + 1 > voters.bit_count() // 2
+        with_all = voters if enough else candidate.attesters
+        saved, candidate.attesters = candidate.attesters, with_all
+        super()._finalise_if_majority(plan, round, candidate, now)
+        candidate.attesters = saved
+
+
+class SelfQuorum(Ledger):
+    """A lone leader's own merge is final at once."""
+
+    def merge(
+        self, sender: Address, now: int, plan_id: PlanId, number: int, attempt: int, *rest: Any
+    ) -> None:
+        """Merge, and count as if all had attested."""
+        super().merge(sender, now, plan_id, number, attempt, *rest)
+        plan = self.plans[plan_id]
+        round = plan.round
+        candidate = round and round.candidate(rest[0], rest[1])
+        if round and candidate and round.number == number:
+            saved, candidate.attesters = candidate.attesters, round.submitted
+            self._finalise_if_majority(plan, round, candidate, now)
+            candidate.attesters = saved
+
+
+class LateSubmit(Ledger):
+    """A submission after the close is let in."""
+
+    def submit(
+        self,
+        sender: Address,
+        now: int,
+        plan_id: PlanId,
+        number: int,
+        attempt: int,
+        update: Digest,
+        samples: int,
+        *rest: Any,
+    ) -> None:
+        """Submit, at any time."""
+        round = self.plans[plan_id].round
+        member = self._operator(sender)
+        late = round is not None and round.status is RoundStatus.CLOSED
+        if round and late and (round.number, round.attempt) == (number, attempt):
+            submission = Submission(member.id, update, samples, rest[2], False)
+            round.submissions[member.id] = submission
+            round.submitted |= 1 << member.id
+            return
+        super().submit(sender, now, plan_id, number, attempt, update, samples, *rest)
+
+
+class StaleCommitment(Ledger):
+    """A reveal is taken, whatever it was committed to."""
+
+    def submit(
+        self,
+        sender: Address,
+        now: int,
+        plan_id: PlanId,
+        number: int,
+        attempt: int,
+        update: Digest,
+        samples: int,
+        reveal: bytes,
+        *rest: Any,
+    ) -> None:
+        """Submit, and pretend that the reveal was committed to."""
+        consent = self.plans[plan_id].consents.get(self._operator(sender).id)
+        if consent is not None and reveal != bytes(32):
+            consent.commitment = commitment_to(reveal)
+        super().submit(sender, now, plan_id, number, attempt, update, samples, reveal, *rest)
+
+
+class SubmitsTwice(Ledger):
+    """Who submitted may submit again."""
+
+    def submit(
+        self, sender: Address, now: int, plan_id: PlanId, number: int, attempt: int, *rest: Any
+    ) -> None:
+        """Submit, and forget that it was done before."""
+        round = self.plans[plan_id].round
+        member = self._operator(sender)
+        if round is not None:
+            round.submitted &= ~(1 << member.id)
+        super().submit(sender, now, plan_id, number, attempt, *rest)
+
+
+class ForgetsWithdrawals(Ledger):
+    """Whoever withdrew in mid-round still counts."""
+
+    def withdraw(self, sender: Address, now: int, plan_id: PlanId) -> None:
+        """Withdraw from later rounds only."""
+        super().withdraw(sender, now, plan_id)
+        round = self.plans[plan_id].round
+        if round is not None:
+            round.left = 0
+
+
+class EmptySeed(Ledger):
+    """The draw forgets what was revealed."""
+
+    def _close(self, plan: Plan, round: Round, now: int) -> None:
+        round.reveals_xor = 0
+        super()._close(plan, round, now)
+
+
+class WrongDigest(Ledger):
+    """An attestation counts for the first posted merge, whichever it names."""
+
+    def _candidate(self, round: Round, model: Digest, omitted: int) -> Candidate:
+        super()._candidate(round, model, omitted)
+        return round.candidates[0]
+
+
+class SecondFinal(Ledger):
+    """A second leader's merge makes a round final that was final already."""
+
+    def __init__(self, *founders: Any) -> None:
+        self.past: dict[PlanId, Round] = {}
+        super().__init__(*founders)
+
+    def _finalise_if_majority(
+        self, plan: Plan, round: Round, candidate: Candidate, now: int
+    ) -> None:
+        if has_majority(round, candidate, self.present_members):
+            self.past[plan.id] = round
+        super()._finalise_if_majority(plan, round, candidate, now)
+
+    def merge(
+        self,
+        sender: Address,
+        now: int,
+        plan_id: PlanId,
+        number: int,
+        attempt: int,
+        model: Digest,
+        *rest: Any,
+    ) -> None:
+        """Merge; also when the round is over, as long as it is the last one."""
+        past, plan = self.past.get(plan_id), self.plans[plan_id]
+        if past is None or (past.number, past.attempt) != (number, attempt):
+            super().merge(sender, now, plan_id, number, attempt, model, *rest)
+        elif past.first_slot_of(self._operator(sender).id) is None:
+            raise ContractError("RoundNotLeader")
+        elif number == 0:
+            plan.statistics = model
+        else:
+            plan.model = model
+
+
+# At the nodes.
+
+
+class AttestsUnseen(m.RoundMachine):
+    """A node attests whatever is posted."""
+
+    def _verify(self, plan: Plan, round: Round, candidate: Candidate, now: float) -> None:
+        self._verdicts[round.number, round.attempt, candidate.model, candidate.omitted] = True
+
+
+class NeverFetches(m.RoundMachine):
+    """A node that missed a model does not pull it."""
+
+    def _fetch_newest(self, plan: Plan, now: float) -> None:
+        pass
+
+
+class TrainsTwice(m.RoundMachine):
+    """A node does not wait for the end of a training that it stopped."""
+
+    def _drop_training(self, wanted: tuple[int, Digest] | None) -> None:
+        super()._drop_training(wanted)
+        if self._stopping and self._training is not None:
+            self._asked.pop(("train", *self._training), None)
+            self._training, self._stopping = None, False
+
+
+class AnyOmission(Site):
+    """A merge may leave out what it likes."""
+
+    def _omits_good_update(self, command: m.Verify) -> bool:
+        return False
+
+
+# The list.
+
+NODES = 4
+QUICK = Trouble(until_s=20, patience_s=250)
+BRIEF = Trouble(until_s=20, patience_s=120)
+CRASHY = Trouble(until_s=20, patience_s=250, crashes=8, proposer_deaths=4)
+WINDY = replace(CRASHY, cuts=6)
+FORGETFUL = Trouble(until_s=30, patience_s=250, lost_votes=8, forgets=1, proposer_deaths=4)
+LEAVING = replace(QUICK, withdrawals=3)
+SPLIT = Trouble(until_s=40, patience_s=250, cuts=6, leader_deaths=4, fetch_loss=0.6)
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One planted fault: what is put in place of what is shipped, and what is said about it."""
+
+    planted: type
+    said: str
+    """Words of the violation that name what the fault breaks, with | between alternatives; another
+    finding does not count."""
+    liars: int = 0
+    trouble: Trouble = QUICK
+
+    @property
+    def name(self) -> str:
+        """What the command calls it."""
+        return self.planted.__name__
+
+    def names(self, violation: str) -> bool:
+        """Whether this violation is what the fault breaks."""
+        return any(words in violation for words in self.said.split("|"))
+
+    def parts(self) -> dict[str, Any]:
+        """The parts of a JointWorld that carry the fault."""
+        if issubclass(self.planted, QBFT):
+            peer = type(self.name, (Peer,), {"machine_class": self.planted})
+            return {"peer_class": peer}
+        for base, part in (
+            (Peer, "peer_class"),
+            (Ledger, "ledger_class"),
+            (m.RoundMachine, "machine_class"),
+            (Site, "site_class"),
+        ):
+            if issubclass(self.planted, base):
+                return {part: self.planted}
+        raise TypeError(f"{self.name} is no part of a world")
+
+
+FAULTS: Sequence[Fault] = (
+    Fault(SmallerQuorum, "without a proof", trouble=CRASHY),
+    Fault(NoLock, "forgot the block", trouble=CRASHY),
+    Fault(SendsBeforeStoring, "sent two", trouble=CRASHY),
+    Fault(MixedSeals, "without a proof", trouble=WINDY),
+    Fault(UngatedTimer, "without a quorum", trouble=CRASHY),
+    Fault(NoStartupCheck, "sent two|forgot the block", trouble=FORGETFUL),
+    Fault(UncheckedJustification, "a quorum may have decided", 1, WINDY),
+    Fault(TrustsPeers, "two blocks at height", 1),
+    Fault(HalfIsEnough, "without more than half"),
+    Fault(SelfQuorum, "without more than half"),
+    Fault(LateSubmit, "after the close", 1),
+    Fault(StaleCommitment, "had not committed to", 1),
+    Fault(SubmitsTwice, "submitted twice", 1),
+    Fault(ForgetsWithdrawals, "everybody knows already", trouble=LEAVING),
+    Fault(EmptySeed, "not drawn from its reveals"),
+    Fault(WrongDigest, "without more than half", 1),
+    Fault(SecondFinal, "two final models", 1, SPLIT),
+    Fault(AttestsUnseen, "attests a", 1),
+    Fault(NeverFetches, "has not ended", trouble=BRIEF),
+    Fault(TrainsTwice, "two trainings at once"),
+    Fault(AnyOmission, "leaves out its own good update", 1),
+)
+
+
+def find(fault: Fault, within: int) -> tuple[int, str] | None:
+    """The first seed that notices, and what it says; None if no seed below `within` does.
+
+    A seed that notices something else is passed over: it may be the fault, but proves less.
+    """
+    for seed in range(within):
+        trouble = replace(fault.trouble, liars=fault.liars)
+        world = JointWorld(NODES, seed, trouble, **fault.parts())
+        try:
+            world.run_through()
+        except (Violation, SwarmError) as noticed:
+            if fault.names(str(noticed)):
+                return seed, str(noticed)
+    return None

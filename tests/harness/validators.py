@@ -1,0 +1,364 @@
+"""Validators for the simulator: the real QBFT machine over a chain made of numbers.
+
+`SimValidator` does with the machine's commands what the shipped driver does, with the simulated
+network, disk and clock in place of real ones; a block's payload is the numbers of the transactions
+in it, and a signature costs one hash. `ValidatorWorld` is what it asks of the world around it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
+from typing import Any, Protocol
+
+import msgspec
+
+from harness.simnet import Port, Timer
+from swarm.chain import steps
+from swarm.chain.block import Block
+from swarm.chain.messages import (
+    Blocks,
+    Certificate,
+    CertifiedBlock,
+    Commit,
+    GetBlocks,
+    GetStatus,
+    Prepare,
+    Transactions,
+    check_certificate,
+    decode_certificate,
+    encode,
+)
+from swarm.chain.qbft import QBFT
+from swarm.chain.startup import decode_record, encode_record
+from swarm.errors import ProtocolViolation
+from swarm.types import NO_ADDRESS, Address, Digest
+
+GENESIS_HASH = Digest(b"\x67" * 32)
+SYNC_BLOCKS = 16
+"""Blocks in one answer; less than in life, so that days of a minute need several."""
+FAR_BEHIND = 20
+"""Who is handed this many blocks in its life has been away for long, or is new."""
+
+
+class SimKeys:
+    """Signatures that take no time: the signer's address and a hash. Only honest code is run."""
+
+    def __init__(self, address: Address) -> None:
+        self.address = address
+
+    def sign(self, digest: bytes) -> bytes:
+        """65 bytes that name the signer."""
+        return self.address + hashlib.blake2s(self.address + digest).digest() + bytes(13)
+
+    def recover(self, digest: bytes, signature: bytes) -> Address | None:
+        """The named signer, if the hash fits."""
+        address = signature[:20]
+        fits = signature[20:52] == hashlib.blake2s(address + digest).digest()
+        return Address(address) if fits else None
+
+
+class _Content(msgspec.Struct, array_like=True):
+    height: int
+    parent: bytes
+    timestamp: int
+    proposer: bytes
+    transactions: tuple[int, ...]
+
+
+_content = msgspec.msgpack.Decoder(_Content)
+
+
+def make_block(
+    parent: Block, timestamp: int, proposer: Address, transactions: Iterable[int]
+) -> Block:
+    """A block holding these transactions."""
+    content = _Content(
+        parent.height + 1, parent.hash, timestamp, proposer, tuple(sorted(transactions))
+    )
+    return read_block(msgspec.msgpack.encode(content))
+
+
+@lru_cache(maxsize=512)
+def read_block(payload: bytes) -> Block:
+    """Read a payload. Raises ProtocolViolation if it is none."""
+    try:
+        content = _content.decode(payload)
+    except msgspec.MsgspecError as error:
+        raise ProtocolViolation(f"not a block: {error}") from None
+    return Block(
+        content.height,
+        Digest(hashlib.blake2s(payload).digest()),
+        Digest(content.parent),
+        content.timestamp,
+        Address(content.proposer),
+        payload,
+    )
+
+
+@lru_cache(maxsize=512)
+def transactions_of(block: Block) -> tuple[int, ...]:
+    """The numbers in this block."""
+    return _content.decode(block.payload).transactions if block.payload else ()
+
+
+@lru_cache(maxsize=512)
+def check_seals(certificate: Certificate, validators: tuple[Address, ...]) -> None:
+    """Raise ProtocolViolation unless a quorum of these validators sealed."""
+    check_certificate(certificate, GENESIS_HASH, validators, SimKeys(NO_ADDRESS))
+
+
+GENESIS = Block(0, GENESIS_HASH, Digest(bytes(32)), 0, NO_ADDRESS, b"")
+
+
+def sim_address(number: int) -> Address:
+    """The address of the simulated validator of this number."""
+    return Address(bytes([number + 1]) * 20)
+
+
+class ValidatorWorld(Protocol):
+    """What a validator asks of the world around it."""
+
+    rivals: dict[tuple[int, int], tuple[Digest, Digest]]
+    """The two blocks that a liar proposed at a height in a round."""
+
+    @property
+    def addresses(self) -> Sequence[Address]: ...
+
+    def validators(self, height: int) -> tuple[Address, ...]: ...
+    def count(self, what: str) -> None: ...
+    def note_vote(self, node: SimValidator, vote: Any) -> None: ...
+    def note_commit(self, node: SimValidator, block: Block, certificate: Certificate) -> None: ...
+
+
+class SimValidator:
+    """One life of one validator: drives a QBFT machine through a `Port`."""
+
+    machine_class: type[QBFT] = QBFT
+    stores_before_sending = True
+
+    def __init__(self, port: Port, world: ValidatorWorld) -> None:
+        self.port = port
+        self.world = world
+        self.keys = SimKeys(port.name)
+        self.chain: list[Block] = [GENESIS]
+        self.certificates: list[Certificate] = [Certificate(0, 0, GENESIS_HASH, ())]
+        self.pool: set[int] = set()
+        self.included: set[int] = set()
+        self._timers: dict[str, Timer] = {}
+        self._busy_until_s = 0.0
+        while stored := port.disk.get(f"block {len(self.chain)}"):
+            self._append(*stored)
+        self._caught_up = 0
+        raw = port.disk.get("vote")
+        self.machine = self.machine_class(
+            address=port.name,
+            genesis=GENESIS_HASH,
+            keys=self.keys,
+            decode=read_block,
+            record=None if raw is None else decode_record(raw),
+            sealed_height=self._sealed_height(),
+        )
+        self._advance()
+        self._poll()
+
+    @property
+    def head(self) -> Block:
+        """The last block this node committed."""
+        return self.chain[-1]
+
+    # From the network.
+
+    def receive(self, sender: Address, message: Any) -> None:
+        """A message of any kind arrived; a violation is named, and changes nothing."""
+        try:
+            match message:
+                case Prepare() | Commit():
+                    self.step(steps.MessageReceived(sender, message))
+                case Transactions(raw=raw):
+                    self.learn(int.from_bytes(number, "big") for number in raw)
+                case GetBlocks(first=first):
+                    self.send_blocks(sender, first)
+                case Blocks():
+                    self._import(sender, message)
+                case _:
+                    self.step(steps.MessageReceived(sender, message))
+        except ProtocolViolation as error:
+            self.world.count("messages refused")
+            self.port.log(f"refuses a message of {self.port.label(sender)}: {error}")
+
+    def connected(self, peer: Address) -> None:
+        """A link came up: the machine says hello, and pending transactions are told again."""
+        self._gossip([peer])
+        self.step(steps.PeerConnected(peer))
+
+    def submit(self, number: int) -> None:
+        """A user of this node sends a transaction."""
+        self.learn([number])
+        self._gossip(self.world.addresses)
+
+    def learn(self, numbers: Iterable[int]) -> None:
+        """Take transactions into the pool."""
+        new = set(numbers) - self.included - self.pool
+        if new:
+            self.pool |= new
+            self.step(steps.TransactionsPending())
+
+    def _gossip(self, peers: Iterable[Address]) -> None:
+        if self.pool:
+            message = Transactions(tuple(n.to_bytes(4, "big") for n in sorted(self.pool)[:64]))
+            for peer in peers:
+                if peer != self.port.name:
+                    self.port.send(peer, message)
+
+    def _poll(self) -> None:
+        """Now and then: tell pending transactions, ask one peer where it is."""
+        self._gossip(self.world.addresses)
+        peer = self.port.rng.choice(self.world.addresses)
+        if peer != self.port.name:
+            self.port.send(peer, GetStatus())
+        self.port.call_later(3.0, self._poll)
+
+    # The machine.
+
+    def step(self, event: steps.Event) -> None:
+        """Give the machine one event and do what it says."""
+        for command in self.machine.handle(event, self.port.clock_s):
+            self.do(command)
+
+    def later(self, work_s: float, event: Callable[[], steps.Event]) -> None:
+        """The one worker thread: jobs take time and end in order."""
+        now_s = self.port.clock_s
+        self._busy_until_s = max(self._busy_until_s, now_s) + work_s
+        self.port.call_later(self._busy_until_s - now_s, lambda: self.step(event()))
+
+    def do(self, command: steps.Command) -> None:
+        """Carry out one command."""
+        match command:
+            case steps.Broadcast(message):
+                self.broadcast(message)
+            case steps.Send(to, message):
+                self.port.send(to, message)
+            case steps.StoreVote(token, record):
+                self._store(token, encode_record(record))
+            case steps.ExecuteBlock(block):
+                self.later(
+                    0.003, lambda: steps.BlockExecuted(block.hash, block.parent == self.head.hash)
+                )
+            case steps.BuildBlock():
+                self.later(0.003, lambda: self._build(command))
+            case steps.CommitBlock(block, certificate):
+                self.port.call_later(0.002, lambda: self._commit(block, certificate))
+            case steps.SetTimer(name, token, delay_s):
+                self._cancel(name)
+                self._timers[name] = self.port.call_later(
+                    delay_s, lambda: self.step(steps.TimerExpired(name, token))
+                )
+            case steps.CancelTimer(name):
+                self._cancel(name)
+            case steps.RequestBlocks(peer, first):
+                self.port.send(peer, GetBlocks(first))
+            case steps.SendBlocks(to, first):
+                self.send_blocks(to, first)
+            case steps.Report(subject, text):
+                self.world.count("reports")
+                self.port.log(f"reports {self.port.label(subject)}: {text}")
+
+    def broadcast(self, message: Any) -> None:
+        """Send to all other validators."""
+        self.world.note_vote(self, message)
+        for validator in self.machine.validators:
+            if validator != self.port.name:
+                self.port.send(validator, message)
+
+    def _store(self, token: int, record: bytes) -> None:
+        def written() -> steps.Event:
+            self.port.disk.put("vote", record)
+            self.port.disk.sync()
+            return steps.VoteStored(token)
+
+        if self.stores_before_sending:
+            self.later(self.port.rng.uniform(0.0005, 0.005), written)
+        else:
+            self.step(steps.VoteStored(token))
+            self.port.disk.put("vote", record)
+
+    def _build(self, command: steps.BuildBlock) -> steps.BlockBuilt:
+        block = None
+        if self.head.height + 1 == command.height and (self.pool or command.round > 0):
+            block = make_block(self.head, command.timestamp, self.port.name, self.pool)
+        return steps.BlockBuilt(command.height, command.round, block)
+
+    def _cancel(self, name: str) -> None:
+        if name in self._timers:
+            self._timers.pop(name).cancel()
+
+    # The chain.
+
+    def _commit(self, block: Block, certificate: Certificate) -> None:
+        if block.height != self.head.height + 1:
+            return
+        self.port.disk.put(f"block {block.height}", (block, certificate))
+        self._append(block, certificate)
+        self.port.log(f"commits {block.height} {block.hash.hex()[:8]}")
+        self.world.note_commit(self, block, certificate)
+        self._advance(sealed=self._bears_our_seal(certificate))
+        if block.proposer == self.port.name:
+            self._push()
+
+    def _append(self, block: Block, certificate: Certificate) -> None:
+        self.chain.append(block)
+        self.certificates.append(certificate)
+        self.included.update(transactions_of(block))
+        self.pool -= self.included
+
+    def _advance(self, *, sealed: bool = False) -> None:
+        validators = self.world.validators(self.head.height + 1)
+        self.step(steps.HeadAdvanced(self.head, validators, bool(self.pool), sealed))
+
+    def _push(self) -> None:
+        """Hand our block to the members that follow without voting."""
+        for peer in self.world.addresses:
+            if peer not in self.machine.validators:
+                self.send_blocks(peer, self.head.height)
+
+    def _bears_our_seal(self, certificate: Certificate) -> bool:
+        return any(seal[:20] == self.port.name for seal in certificate.seals)
+
+    def _sealed_height(self) -> int:
+        heights = range(1, len(self.chain))
+        return max((h for h in heights if self._bears_our_seal(self.certificates[h])), default=0)
+
+    def send_blocks(self, to: Address, first: int) -> None:
+        """Hand over certified blocks, as many as one message holds."""
+        last = min(self.head.height, first + SYNC_BLOCKS - 1)
+        blocks = [
+            CertifiedBlock(self.chain[h].payload, encode(self.certificates[h]))
+            for h in range(max(first, 1), last + 1)
+        ]
+        if blocks:
+            self.port.send(to, Blocks(self.head.height, tuple(blocks)))
+
+    def _import(self, sender: Address, message: Blocks) -> None:
+        before = self.head.height
+        for item in message.blocks:
+            block = read_block(item.block)
+            if block.height != self.head.height + 1:
+                continue
+            certificate = decode_certificate(item.certificate)
+            self.check_imported(block, certificate)
+            self._commit(block, certificate)
+        imported = self.head.height - before
+        if imported > 1:
+            if self._caught_up < FAR_BEHIND <= self._caught_up + imported:
+                self.world.count("syncs from far behind")
+            self._caught_up += imported
+        if imported and message.head > self.head.height:
+            self.port.send(sender, GetBlocks(self.head.height + 1))
+
+    def check_imported(self, block: Block, certificate: Certificate) -> None:
+        """Raise ProtocolViolation unless the validators of this height decided this block."""
+        if (certificate.height, certificate.block_hash) != (block.height, block.hash):
+            raise ProtocolViolation(f"the certificate beside block {block.height} is of another")
+        check_seals(certificate, self.world.validators(block.height))

@@ -1,0 +1,152 @@
+"""How a node tells its chain what a round still waits for, and its exchange what may be asked."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import trio
+
+from swarm.node.chain_link import ChainLink, News, WaitingCall
+from swarm.node.node import Node
+from swarm.node.participant import Driver
+from swarm.node.work import Work
+from swarm.protocol import state
+from swarm.protocol.machine import ChainObserved
+from swarm.protocol.state import (
+    Member,
+    Plan,
+    PlanStatus,
+    Round,
+    RoundStatus,
+    Rules,
+)
+from swarm.types import NO_DIGEST, Address, Digest, MemberId, PlanId
+
+PLAN = PlanId(1)
+D, UPDATE, MODEL = (Digest(bytes([number]) * 32) for number in range(3))
+NODES = [Address(bytes([number]) * 20) for number in range(1, 5)]
+MEMBERS = {
+    MemberId(0): Member(MemberId(0), NODES[0], NODES[0], "m0"),
+    # It has left, and come back under another number.
+    MemberId(1): Member(MemberId(1), NODES[1], NODES[1], "m1", present=False),
+    MemberId(2): Member(MemberId(2), NODES[1], NODES[1], "m1"),
+}
+OPEN = Round(4, 1, RoundStatus.OPEN, opened_at=2**40, roster=0b101)
+CLOSED = Round(4, 1, RoundStatus.CLOSED, opened_at=2**40, roster=0b101, submitted=0b101)
+NOTHING: Any = SimpleNamespace()
+
+
+def plan_in(round: Round) -> Plan:
+    consents = {i: state.Consent(i, 100, NO_DIGEST, seen_at=2**40) for i in MEMBERS}
+    return Plan(
+        PLAN, MemberId(0), "p", D, D, D, 1, D, Rules(9, False, 2), PlanStatus.RUNNING, 0b101,
+        consents, round=round,
+    )  # fmt: skip
+
+
+def node_in(round: Round, exchange: Any = NOTHING, chain: Any = NOTHING) -> Node:
+    node = Node(
+        NOTHING, NOTHING, NODES[0], b"", chain, NOTHING, NOTHING, NOTHING, exchange,
+        SimpleNamespace(has=lambda digest: True), {},
+    )  # fmt: skip
+    node.members, node.plans = dict(MEMBERS), {PLAN: plan_in(round)}
+    return node
+
+
+def submit(node: Address, plan: int = PLAN) -> WaitingCall:
+    return WaitingCall(node, "submit", (plan, 4, 1, UPDATE, 10, D, D, D))
+
+
+def vote(node: Address, function: str, omitted: int = 0) -> WaitingCall:
+    return WaitingCall(node, function, (PLAN, 4, 1, MODEL, omitted, b""))
+
+
+@pytest.mark.parametrize(
+    ("round", "calls", "more"),
+    [
+        (OPEN, [submit(NODES[0])], True),
+        (OPEN, [submit(NODES[0]), submit(NODES[1])], False),
+        (OPEN, [submit(NODES[0]), submit(NODES[3])], True),  # of no member
+        (OPEN, [submit(NODES[0], plan=7)], None),
+        (OPEN, [], None),
+        (CLOSED, [vote(NODES[0], "merge")], True),
+        (CLOSED, [vote(NODES[0], "merge"), vote(NODES[1], "attest")], False),
+        (CLOSED, [vote(NODES[0], "merge"), vote(NODES[1], "merge", omitted=1)], True),
+    ],
+)
+def test_a_node_knows_from_what_waits_whether_a_round_waits_for_more(
+    round: Round, calls: list[WaitingCall], more: bool | None
+) -> None:
+    assert node_in(round)._awaits_more(calls) is more
+
+
+def test_a_round_that_waits_for_more_decides_for_all() -> None:
+    node = node_in(OPEN)
+    node.plans[PlanId(2)] = plan_in(OPEN)
+    complete = [submit(NODES[0]), submit(NODES[1])]
+    assert node._awaits_more([*complete, submit(NODES[0], plan=2)]) is True
+
+
+def test_what_a_node_has_seen_of_the_chain_is_told_to_who_waits_for_it() -> None:
+    told: list[str] = []
+    exchange: Any = SimpleNamespace(rules_changed=lambda: told.append("exchange"))
+    chain = ChainLink(NOTHING, NOTHING, on_observed=lambda: told.append("chain"))
+
+    async def news(*_: object) -> News:
+        return News(7, None, {}, {})
+
+    chain.news = news  # type: ignore[assignment]
+
+    async def scenario() -> None:
+        async with trio.open_nursery() as nursery:
+            await node_in(OPEN, exchange, chain)._observe(nursery)
+
+    trio.run(scenario)
+    assert sorted(told) == ["chain", "exchange"]
+
+
+def participant_in(round: Round, told: list[str]) -> Driver:
+    exchange: Any = SimpleNamespace(
+        rules=[], soon=[], busy_s=0.0, rules_changed=lambda: told.append("exchange")
+    )
+    work = Work(MemberId(0), exchange, NOTHING, NOTHING, NOTHING, passing={4: {UPDATE}})
+    work.members = dict(MEMBERS)
+    machine: Any = SimpleNamespace(
+        plan=plan_in(round), members=0b101, wake_at=float("inf"), handle=lambda event, now: []
+    )
+    one = Driver(machine, NOTHING, work, 3, lambda: (0, 0))
+    machine.plan.model_round = 0
+
+    async def no_following(_: object) -> None:
+        await trio.lowlevel.checkpoint()
+
+    one._consider_following = no_following  # type: ignore[method-assign]
+    return one
+
+
+def test_a_participant_that_has_taken_in_a_block_says_so() -> None:
+    told: list[str] = []
+    one = participant_in(OPEN, told)
+
+    async def scenario() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(one.run)
+            await one._send.send(ChainObserved(plan_in(OPEN), 0b101))
+            with trio.fail_after(5):
+                while not told:  # noqa: ASYNC110 - the fake tells nobody
+                    await trio.sleep(0.001)
+            nursery.cancel_scope.cancel()
+
+    trio.run(scenario)
+    assert told == ["exchange"]
+
+
+def test_only_the_roster_is_kept_waiting_and_only_for_an_update_of_this_round() -> None:
+    one = participant_in(OPEN, [])
+    assert one._may_read_soon(NODES[1], UPDATE)
+    assert not one._may_read_soon(NODES[1], MODEL)
+    assert not one._may_read_soon(NODES[3], UPDATE)
+    one.work.passing[3] = one.work.passing.pop(4)
+    assert not one._may_read_soon(NODES[1], UPDATE)
