@@ -85,8 +85,13 @@ def compile_contracts(texts: dict[str, str]) -> dict[str, object]:
     }
 
 
+def artifact_text(texts: dict[str, str]) -> str:
+    """The artifact of these sources, as the file has it."""
+    return json.dumps(compile_contracts(texts), indent=1, sort_keys=True) + "\n"
+
+
 def main() -> None:
-    text = json.dumps(compile_contracts(sources()), indent=1, sort_keys=True) + "\n"
+    text = artifact_text(sources())
     if "--check" in sys.argv[1:]:
         if not ARTIFACT.exists() or ARTIFACT.read_text() != text:
             sys.exit(

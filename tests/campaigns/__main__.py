@@ -12,6 +12,7 @@ TOOLS = {
     "simulate": "harness.simulate",
     "faults": "harness.faults.__main__",
     "fuzz": "harness.fuzz.__main__",
+    "mutants": "harness.mutation.__main__",
 }
 
 
