@@ -16,6 +16,18 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
     filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")])
 )
 
+ALONE = ("integration", "e2e")
+"""Folders of tests with real processes, sockets and clocks: one after the other, in one worker."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of one file stay together, in order; those that take real time stay with each other."""
+    for item in items:
+        folder = item.path.parent.name
+        group = "real time" if folder in ALONE else item.nodeid.partition("::")[0]
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 CONTRACTS = Path(__file__).parents[1] / "contracts"
 
 

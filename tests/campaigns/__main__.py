@@ -1,13 +1,13 @@
-"""Run one campaign: `python -m tests.campaigns simulate --seeds 1000 --nodes 4`."""
+"""The command line of the campaigns."""
 
 from __future__ import annotations
 
 import os
 import sys
 from importlib import import_module
-from pathlib import Path
 
-TESTS = str(Path(__file__).parents[1])
+from tests.campaigns.results import ROOT, campaigns, fault_of, record
+
 TOOLS = {
     "simulate": "harness.simulate",
     "faults": "harness.faults.__main__",
@@ -16,16 +16,43 @@ TOOLS = {
 }
 
 
+def run(tool: str, arguments: list[str]) -> int:
+    """One of the tools; its exit status."""
+    return int(import_module(TOOLS[tool]).main(arguments) or 0)
+
+
+def show() -> int:
+    """What there is, and how fresh each result is; 1 if any is not."""
+    faults = {campaign: fault_of(campaign) for campaign in campaigns().values()}
+    width = max(len(campaign.name) for campaign in faults)
+    for campaign, fault in faults.items():
+        print(f"{campaign.name:{width}}  {fault or 'holds'}\n{'':{width}}    {campaign.about}")
+    return 1 if any(faults.values()) else 0
+
+
 def main(arguments: list[str]) -> int:
-    """Run the tool that the first argument names with the others; its exit status."""
-    if not arguments or arguments[0] not in TOOLS:
-        print(f"usage: python -m tests.campaigns {'|'.join(TOOLS)} …", file=sys.stderr)
-        return 2
-    # Here and in every process that the tool starts.
-    sys.path.insert(0, TESTS)
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [TESTS, os.environ.get("PYTHONPATH")]))
-    status = import_module(TOOLS[arguments[0]]).main(arguments[1:])
-    return int(status or 0)
+    """Do what the first argument says; the exit status."""
+    # For this process and every one that a tool starts.
+    tests = str(ROOT / "tests")
+    sys.path.insert(0, tests)
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [tests, os.environ.get("PYTHONPATH")]))
+    match arguments:
+        case []:
+            show()
+            return 0
+        case ["check"]:
+            return show()
+        case ["record", *names] if names and set(names) <= campaigns().keys():
+            held = [record(campaigns()[name], run) for name in names]
+            return 0 if all(held) else 1
+        case [tool, *rest] if tool in TOOLS:
+            return run(tool, rest)
+    print(
+        f"usage: python -m tests.campaigns [check | record CAMPAIGN… | {' | '.join(TOOLS)} …]\n"
+        f"campaigns: {', '.join(campaigns())}",
+        file=sys.stderr,
+    )
+    return 2
 
 
 if __name__ == "__main__":

@@ -23,6 +23,9 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
 
 from harness.joint import JointWorld
 from harness.planted import FAULTS, find
@@ -133,6 +136,18 @@ class Tally:
         hours = self.virtual_s / 3600
         return f"{self.done / spent_s:.1f} seeds/s, {hours / spent_s:.3f} simulated hours/s"
 
+    def summary(self, nodes: int) -> dict[str, object]:
+        """The same for programs."""
+        return {
+            "nodes": nodes,
+            "seeds": self.done,
+            "least_heights": self.least_heights,
+            "least_rounds": self.least_rounds,
+            "healed_within_s": round(self.slowest_s, 1),
+            "simulated_hours": round(self.virtual_s / 3600, 1),
+            "counted": dict(sorted(self.counted.items())),
+        }
+
     def tell(self, nodes: int) -> str:
         """What was covered."""
         lines = [f"{number:13,}  {what}" for what, number in sorted(self.counted.items())]
@@ -156,7 +171,9 @@ def tell(job: Job) -> int:
     return status
 
 
-def simulate(jobs: list[Job], processes: int, minutes: float | None = None) -> int:
+def simulate(
+    jobs: list[Job], processes: int, minutes: float | None = None, json: Path | None = None
+) -> int:
     """Live all these days, or those that fit into so many minutes, and print what they cover; stop
     at the first that breaks a promise."""
     tally, told = Tally(), time.monotonic()
@@ -175,13 +192,15 @@ def simulate(jobs: list[Job], processes: int, minutes: float | None = None) -> i
         if minutes is not None and time.monotonic() > tally.began + 60 * minutes:
             break
     print(tally.tell(jobs[0].nodes))
+    if json is not None:
+        json.write_bytes(msgspec.json.encode(tally.summary(jobs[0].nodes)))
     return 0
 
 
-def simulate_planted(wanted: list[str]) -> int:
+def simulate_planted(wanted: list[str], json: Path | None = None) -> int:
     """Plant the known faults, and print a table of what finds each; 1 if any goes unnoticed."""
     faults = [f for f in FAULTS if not wanted or f.name in wanted]
-    unnoticed = 0
+    unnoticed, told = 0, dict[str, str]()
     print(f"{'fault':24}{'found by':10}{'s':>6}  what was noticed")
     for fault in faults:
         began = time.monotonic()
@@ -189,8 +208,11 @@ def simulate_planted(wanted: list[str]) -> int:
         seed, said = found or ("nothing", f"not within {PLANTED_WITHIN} seeds")
         unnoticed += found is None
         label = f"seed {seed}" if found else seed
+        told[fault.name] = f"{label}: {said}"
         print(f"{fault.name:24}{label:10}{time.monotonic() - began:6.1f}  {said}", flush=True)
     print(f"{len(faults) - unnoticed} of {len(faults)} planted faults found")
+    if json is not None:
+        json.write_bytes(msgspec.json.encode(told))
     return 1 if unnoticed else 0
 
 
@@ -208,6 +230,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--story", action="store_true", help="tell all that happened")
     made.add_argument("--evm", action="store_true", help="the real contract, on an EVM: slower")
     made.add_argument("--jobs", type=int, default=1, help="processes at a time (default: 1)")
+    made.add_argument("--json", type=Path, help="write what was covered here")
     made.add_argument("--minutes", type=float, help="stop after so many minutes, and tell")
     made.add_argument(
         "--planted", nargs="*", metavar="FAULT", help="plant known faults: these, or all"
@@ -219,7 +242,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command; the exit status."""
     given = parser().parse_args(arguments)
     if given.planted is not None:
-        return simulate_planted(given.planted)
+        return simulate_planted(given.planted, given.json)
     seeds = range(given.first, given.first + given.seeds) if given.seed is None else [given.seed]
     jobs = [
         Job(
@@ -230,7 +253,7 @@ def main(arguments: list[str] | None = None) -> int:
         )
         for seed in seeds
     ]
-    return tell(jobs[0]) if given.story else simulate(jobs, given.jobs, given.minutes)
+    return tell(jobs[0]) if given.story else simulate(jobs, given.jobs, given.minutes, given.json)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import faulthandler
+import json
 import logging
 import sys
 import tempfile
@@ -31,12 +32,14 @@ def main(given: list[str] | None = None) -> int:
     arguments.add_argument("--protocol", choices=sorted(targets), help="only this one")
     arguments.add_argument("--seconds", type=float, default=60, help="for all together (60)")
     arguments.add_argument("--seed", type=int, default=1)
+    arguments.add_argument("--json", type=Path, help="write what was tried here")
     chosen = arguments.parse_args(given)
     wanted = [targets[chosen.protocol]] if chosen.protocol else list(targets.values())
     quiet_libp2p()
     logging.getLogger("swarm").setLevel(logging.CRITICAL)
     warnings.simplefilter("ignore")
     console, findings = Console(), 0
+    told = dict[str, dict[str, object]]()
     table = _table()
     for target in wanted:
         # A loop without end in a parser cannot be cancelled: end the process, and say where.
@@ -50,8 +53,17 @@ def main(given: list[str] | None = None) -> int:
             _print_finding(error)
             continue
         _add_row(table, tally)
+        told[tally.name] = {
+            "inputs": tally.tried,
+            "accepted": tally.accepted,
+            "refused": dict(tally.refused),
+            "longest_s": round(tally.longest_s, 4),
+            "grown_bytes": tally.grown_bytes,
+        }
     faulthandler.cancel_dump_traceback_later()
     console.print(table)
+    if chosen.json is not None:
+        chosen.json.write_text(json.dumps(told))
     return 1 if findings else 0
 
 

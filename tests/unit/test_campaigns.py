@@ -1,0 +1,94 @@
+"""The kept results of campaigns: what counts as fresh, and what does not."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT))
+
+from tests.campaigns import results  # noqa: E402
+
+Git = Callable[..., str]
+
+
+@pytest.fixture
+def git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Git:
+    """A small repository with one file that a campaign covers and one that it does not."""
+
+    def run(*arguments: str) -> str:
+        command = ["git", "-C", str(tmp_path), "-c", "user.name=t", "-c", "user.email=t@t"]
+        told = subprocess.run([*command, *arguments], check=True, capture_output=True, text=True)
+        return told.stdout.strip()
+
+    monkeypatch.setattr(results, "ROOT", tmp_path)
+    monkeypatch.setattr(results, "RESULTS", tmp_path / "results")
+    run("init", "-q")
+    (tmp_path / "covered.py").write_text("1")
+    (tmp_path / "other.py").write_text("1")
+    run("add", "-A")
+    run("commit", "-qm", "first")
+    return run
+
+
+CAMPAIGN = results.Campaign("days", "some days", "simulate", ("--seeds", "2"), ("covered.py",))
+
+
+def tool(status: int) -> Callable[[str, list[str]], int]:
+    def run(name: str, arguments: list[str]) -> int:
+        assert (name, arguments[:3]) == ("simulate", ["--seeds", "2", "--json"])
+        Path(arguments[3]).write_text('{"seeds": 2}')
+        return status
+
+    return run
+
+
+def test_a_campaign_without_a_result_is_named(git: Git) -> None:
+    assert results.fault_of(CAMPAIGN) == "there is no result"
+
+
+def test_a_result_is_fresh_until_something_that_it_covers_changes(git: Git, tmp_path: Path) -> None:
+    assert results.record(CAMPAIGN, tool(0))
+    kept = json.loads((tmp_path / "results" / "days.json").read_text())
+    assert kept["commit"] == git("rev-parse", "HEAD")
+    assert kept["outcome"] == {"seeds": 2}
+    assert results.fault_of(CAMPAIGN) is None
+    (tmp_path / "other.py").write_text("2")
+    git("commit", "-qam", "something else")
+    assert results.fault_of(CAMPAIGN) is None
+    (tmp_path / "covered.py").write_text("2")
+    git("commit", "-qam", "what it covers")
+    assert str(results.fault_of(CAMPAIGN)).startswith("covered.py changed since ")
+
+
+def test_a_result_that_did_not_hold_is_no_result(git: Git) -> None:
+    assert not results.record(CAMPAIGN, tool(1))
+    assert "did not hold" in str(results.fault_of(CAMPAIGN))
+
+
+def test_a_result_of_an_unknown_commit_is_no_result(git: Git, tmp_path: Path) -> None:
+    results.record(CAMPAIGN, tool(0))
+    path = tmp_path / "results" / "days.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"commit": "0" * 40}))
+    assert "not in this history" in str(results.fault_of(CAMPAIGN))
+
+
+def test_what_is_not_committed_is_not_recorded(git: Git, tmp_path: Path) -> None:
+    (tmp_path / "covered.py").write_text("2")
+    with pytest.raises(SystemExit, match="commit first"):
+        results.record(CAMPAIGN, tool(0))
+
+
+def test_every_campaign_covers_paths_that_exist_and_runs_a_tool_that_exists() -> None:
+    from tests.campaigns.__main__ import TOOLS
+
+    for campaign in results.campaigns().values():
+        assert campaign.tool in TOOLS
+        for path in campaign.paths:
+            assert (ROOT / path).exists(), f"{campaign.name} covers {path}, which does not exist"
