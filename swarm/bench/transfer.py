@@ -42,7 +42,7 @@ from swarm.errors import LocalError
 from swarm.network import open_network
 from swarm.network.identity import Identity
 from swarm.network.tls import TlsIdentity
-from swarm.node.exchange import Exchange
+from swarm.rounds.exchange import Exchange
 from swarm.tensors import Layout, TensorSpec, create_file
 from swarm.types import to_digest
 

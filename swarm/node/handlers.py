@@ -14,17 +14,17 @@ from swarm.errors import ConfigurationError, ContractError
 from swarm.learning import bundle
 from swarm.learning.messages import Loaded
 from swarm.node.control import Handler
-from swarm.node.layouts import layout_of
 from swarm.node.refusals import in_words
 from swarm.protocol.election import commitment_to, secret_for
 from swarm.protocol.ledger import Kind, Proposal, votes_for, votes_needed
 from swarm.protocol.state import Member, Plan, Rules, VerifyLevel, members_in
 from swarm.protocol.workflow import FEDERATED_AVERAGING
+from swarm.rounds.layouts import layout_of
 from swarm.types import NO_ADDRESS, NO_DIGEST, Digest, PlanId, to_hex
 
 if TYPE_CHECKING:
     from swarm.node.node import Node
-    from swarm.node.participant import Driver
+    from swarm.rounds.driver import Driver
 
 DEADLINE_S = 60.0
 FULL_BELOW_BYTES = 16 * 2**20

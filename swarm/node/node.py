@@ -28,7 +28,6 @@ import msgspec
 import trio
 
 from swarm.blobs.store import BlobStore
-from swarm.chain.http import open_http
 from swarm.errors import MACHINE_FAULTS, ChainError, LocalError, SwarmError
 from swarm.learning.merge import self_check
 from swarm.learning.supervisor import Trainer, TrainerConfig, open_trainer
@@ -37,22 +36,23 @@ from swarm.network.network import Network, open_network
 from swarm.node.chain_link import ChainLink, WaitingCall
 from swarm.node.config import NodeConfig, data_path, load_config
 from swarm.node.control import Running, only_node_in, open_control
-from swarm.node.drafts import Drafts
 from swarm.node.embedded import open_node_chain, read_network
-from swarm.node.exchange import Exchange
 from swarm.node.handlers import Handlers
+from swarm.node.http import open_http
 from swarm.node.keys import load_key
 from swarm.node.library import METHOD as BUNDLE_METHOD
 from swarm.node.library import Library
-from swarm.node.participant import Driver, Stage
 from swarm.node.password import find_password
-from swarm.node.pruning import Pruning
-from swarm.node.records import Records
 from swarm.node.upkeep import keep_up
-from swarm.node.work import Work
 from swarm.protocol.awaited_calls import Waiting, is_more_awaited
 from swarm.protocol.machine import MergeAnnounced, RoundMachine
 from swarm.protocol.state import Member, Plan, Round, member_set, member_with_node
+from swarm.rounds.drafts import Drafts
+from swarm.rounds.driver import Driver, Stage
+from swarm.rounds.exchange import Exchange
+from swarm.rounds.records import Records
+from swarm.rounds.retention import Pruning
+from swarm.rounds.training import Work
 from swarm.types import Address, Digest, MemberId, PlanId, to_hex
 
 log = logging.getLogger("swarm.node")

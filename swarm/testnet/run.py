@@ -16,8 +16,8 @@ from typing import Any
 from swarm.errors import ConfigurationError, LocalError, PlanError, SwarmError
 from swarm.learning.sites import deal
 from swarm.node.control import ask
-from swarm.node.records import REASONS
 from swarm.protocol.state import Omission
+from swarm.rounds.records import REASONS
 from swarm.testnet.layout import (
     ALL_MODELS,
     TestnetFile,

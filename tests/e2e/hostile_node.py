@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from swarm.node.exchange import Exchange
 from swarm.node.node import start_node
-from swarm.node.work import Work
 from swarm.protocol import machine as m
+from swarm.rounds.exchange import Exchange
+from swarm.rounds.training import Work
 from swarm.tensors import Layout, create_file, open_file
 from swarm.types import Address, Digest
 

@@ -9,7 +9,7 @@ from threading import Event
 from swarm.blobs.partial import Draft
 from swarm.blobs.tree import Manifest
 from swarm.learning.merge import MergeMethod
-from swarm.node.merging import Incoming, merge_as_they_come
+from swarm.rounds.chunk_merge import Incoming, merge_as_they_come
 from swarm.tensors import Layout
 
 

@@ -19,7 +19,7 @@ from swarm.blobs.download import Spread
 from swarm.blobs.fetch import Wish
 from swarm.blobs.store import BlobStore
 from swarm.network import Network, open_network
-from swarm.node.exchange import Exchange
+from swarm.rounds.exchange import Exchange
 from swarm.tensors import Layout, TensorSpec, create_file
 from swarm.types import Digest
 

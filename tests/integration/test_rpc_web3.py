@@ -19,10 +19,10 @@ from web3 import HTTPProvider, Web3
 from web3.exceptions import ContractCustomError, ContractLogicError, Web3RPCError
 
 from swarm.chain.engine import Engine
-from swarm.chain.http import HttpLimits, open_http
 from swarm.chain.pool import Pool
 from swarm.chain.rpc import RpcMethods
 from swarm.errors import ConfigurationError
+from swarm.node.http import HttpLimits, open_http
 from swarm.types import Digest, to_hex
 
 GENESIS, _ = found(4)

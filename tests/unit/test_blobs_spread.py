@@ -22,7 +22,7 @@ from swarm.blobs.partial import Draft
 from swarm.blobs.store import BlobStore
 from swarm.errors import ChunkPending
 from swarm.network.bulk_transfer import PENDING_S
-from swarm.node.exchange import Exchange
+from swarm.rounds.exchange import Exchange
 from swarm.tensors import Layout, TensorSpec, create_file
 from swarm.types import Address, Digest
 

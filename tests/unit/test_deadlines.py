@@ -48,9 +48,9 @@ ACCOUNTED = {
     "chain.client:deploy:wait": POSITIONAL,
     "chain.client:transact:wait": "with the deadline of the transaction",
     "chain.endpoint:ask:make_request": "the provider has a timeout, or is in this process",
-    "chain.http:_next_event:receive_some": "`read_head` and `read_body` set the deadline",
-    "chain.http:_write:send_all": "`send` and `read_body` set the deadline",
-    "chain.http:linger:send_eof": "shutdown(2), which does not wait",
+    "node.http:_next_event:receive_some": "`read_head` and `read_body` set the deadline",
+    "node.http:_write:send_all": "`send` and `read_body` set the deadline",
+    "node.http:linger:send_eof": "shutdown(2), which does not wait",
     "chain.service:_run_lane:async for": IDLE,
     "chain.service:heads:wait": IDLE,
     "learning.supervisor:_exactly:receive_some": CALLER,
@@ -96,7 +96,7 @@ ACCOUNTED = {
     "node.handlers:wait_for_head:wait_for_head": "`control` gives every answer a deadline",
     "node.node:run:wait_for_head": IDLE,
     "node.node:stop_on_signal:async for": IDLE,
-    "node.settling:_with_updates:wait": "set by a pull, which has a deadline; its failure cancels",
+    "rounds.collection:_with_updates:wait": "set by a pull, which has one; its failure cancels",
     "testnet.processes:stop_nodes:wait": POSITIONAL,
 }
 TIMEOUTS = {"timeout", "timeout_s", "deadline_s", "within_s", "timeout_seconds"}

@@ -15,7 +15,7 @@ BEFORE_ANY_THREAD = {
     "chain/genesis.py",  # likewise, when it founds, joins or starts
     "learning/sites.py",  # before a testnet is dealt
     "learning/loading.py",  # in the trainer, whose replies hold these rules
-    "node/layouts.py",  # on trio's thread alone
+    "rounds/layouts.py",  # on trio's thread alone
 }
 
 

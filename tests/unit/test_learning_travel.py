@@ -30,7 +30,7 @@ from swarm.learning.state import (
     write_state,
 )
 from swarm.learning.travel import completed, to_wire, travelling
-from swarm.node.merging import check_update
+from swarm.rounds.chunk_merge import check_update
 from swarm.tensors import Layout, open_file
 from swarm.types import Digest
 

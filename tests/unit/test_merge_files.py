@@ -15,8 +15,8 @@ from harness.merging import merge_files
 from swarm.blobs.partial import Draft
 from swarm.errors import BlobError
 from swarm.learning.merge import MEAN, SUM
-from swarm.node import merging
-from swarm.node.merging import (
+from swarm.rounds import chunk_merge
+from swarm.rounds.chunk_merge import (
     Incoming,
     UnusableUpdate,
     check_update,
@@ -170,7 +170,7 @@ import sys
 from pathlib import Path
 from swarm.blobs.store import BlobStore
 from swarm.learning.merge import MEAN
-from swarm.node.merging import check_update
+from swarm.rounds.chunk_merge import check_update
 from harness.merging import merge_files
 from swarm.tensors import Layout, TensorSpec, create_file
 
@@ -223,7 +223,7 @@ def test_what_a_merge_needs_is_loaded_before_the_first_one_waits_for_it(
     dtype: DType, megabytes: int, asked: list[object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[object] = []
-    monkeypatch.setattr(merging, "is_fused", lambda *what: seen.append(what))
+    monkeypatch.setattr(chunk_merge, "is_fused", lambda *what: seen.append(what))
     elements = (megabytes << 20) // (8 if dtype == "F64" else 4)
-    merging.prepare(Layout.from_specs([TensorSpec("w", dtype, (elements,))]))
+    chunk_merge.prepare(Layout.from_specs([TensorSpec("w", dtype, (elements,))]))
     assert seen == asked

@@ -10,8 +10,6 @@ import trio
 
 from swarm.node.chain_link import ChainLink, News, WaitingCall
 from swarm.node.node import Node
-from swarm.node.participant import Driver
-from swarm.node.work import Work
 from swarm.protocol import state
 from swarm.protocol.machine import ChainObserved
 from swarm.protocol.state import (
@@ -22,6 +20,8 @@ from swarm.protocol.state import (
     RoundStatus,
     Rules,
 )
+from swarm.rounds.driver import Driver
+from swarm.rounds.training import Work
 from swarm.types import NO_DIGEST, Address, Digest, MemberId, PlanId
 
 PLAN = PlanId(1)

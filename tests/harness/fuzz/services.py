@@ -26,7 +26,6 @@ from swarm.chain.codec import read_transaction
 from swarm.chain.endpoint import InProcessProvider
 from swarm.chain.engine import Engine
 from swarm.chain.genesis import CONTRACT_ADDRESS, make_genesis
-from swarm.chain.http import open_http
 from swarm.chain.messages import (
     COMMIT,
     PREPARE,
@@ -53,6 +52,7 @@ from swarm.chain.store import VoteStore
 from swarm.errors import UNREADABLE, ChainError
 from swarm.node import control
 from swarm.node.control import Reply, open_control
+from swarm.node.http import open_http
 from swarm.protocol.ledger import Kind
 from swarm.protocol.state import Rules, VerifyLevel
 from swarm.types import NO_ADDRESS, Address, Digest, PlanId, to_hex

@@ -11,10 +11,10 @@ import trio.lowlevel
 import trio.testing
 
 from swarm.node.node import PRUNE_EVERY_S, Node
-from swarm.node.participant import Driver
-from swarm.node.pruning import Pruning
-from swarm.node.work import Work
 from swarm.protocol.state import Member, Plan, PlanStatus, Round, RoundStatus, Rules
+from swarm.rounds.driver import Driver
+from swarm.rounds.retention import Pruning
+from swarm.rounds.training import Work
 from swarm.types import NO_DIGEST, Digest, MemberId, PlanId
 
 Passing = dict[int, set[Digest]]

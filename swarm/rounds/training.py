@@ -23,9 +23,9 @@ import trio
 from swarm.blobs.fetch import Wish
 from swarm.errors import PlanError, SwarmError
 from swarm.learning.messages import Progress
-from swarm.node.merging import prepare
-from swarm.node.settling import FETCH_PATIENCE_S, Settling
 from swarm.protocol import machine as m
+from swarm.rounds.chunk_merge import prepare
+from swarm.rounds.collection import FETCH_PATIENCE_S, Settling
 from swarm.tensors import Layout
 from swarm.types import Digest, to_hex
 

@@ -14,8 +14,8 @@ from swarm.blobs.fetch import Wish
 from swarm.blobs.store import BlobStore
 from swarm.errors import AskedTooEarly, BlobError, PeerUnreachable, RemoteError, SwarmError
 from swarm.network.blob_exchange import EARLY_S, when_readable
-from swarm.node.exchange import Exchange
-from swarm.node.oversleeping import once_more_if_overslept
+from swarm.rounds.exchange import Exchange
+from swarm.rounds.suspension import once_more_if_overslept
 from swarm.types import Address, Digest
 
 PEER, STRANGER = Address(b"\x01" * 20), Address(b"\x02" * 20)

@@ -17,8 +17,6 @@ import trio
 
 from swarm.errors import ChainError, ContractError
 from swarm.learning.messages import Progress
-from swarm.node.records import RECENT_ROUNDS, Meters
-from swarm.node.work import Work
 from swarm.protocol import machine as m
 from swarm.protocol.access import may_read
 from swarm.protocol.state import (
@@ -32,6 +30,8 @@ from swarm.protocol.state import (
     member_with_node,
     winner,
 )
+from swarm.rounds.records import RECENT_ROUNDS, Meters
+from swarm.rounds.training import Work
 from swarm.types import NO_DIGEST, Address, Digest, MemberId, PlanId, to_hex
 
 log = logging.getLogger("swarm.plan")

@@ -19,7 +19,7 @@ from blake3 import blake3
 from swarm.blobs.download import Spread
 from swarm.blobs.partial import Draft
 from swarm.errors import SwarmError
-from swarm.node.exchange import Exchange
+from swarm.rounds.exchange import Exchange
 from swarm.tensors import Layout
 from swarm.types import Digest, MemberId, PlanId
 

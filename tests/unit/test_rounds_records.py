@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from swarm.node.records import KEPT_ROUNDS, MAX_LINES, Meters, Records
 from swarm.protocol.state import Candidate, Omission, Round, RoundStatus
+from swarm.rounds.records import KEPT_ROUNDS, MAX_LINES, Meters, Records
 from swarm.types import Digest, MemberId
 
 MODEL = Digest(b"\x07" * 32)

@@ -25,17 +25,6 @@ from swarm.blobs.tree import Manifest
 from swarm.errors import BlobError, LocalError, RemoteError, SchemaMismatch, SwarmError
 from swarm.learning.merge import METHODS, MergeMethod
 from swarm.learning.supervisor import Trainer
-from swarm.node.drafts import Drafts
-from swarm.node.exchange import Exchange
-from swarm.node.layouts import initial_layout_of, layout_of
-from swarm.node.merging import (
-    Incoming,
-    UnusableUpdate,
-    check_update,
-    find_wrong_chunk,
-    merge_as_they_come,
-)
-from swarm.node.records import REASONS, Records
 from swarm.protocol import machine as m
 from swarm.protocol.rechecks import rechecks_of
 from swarm.protocol.state import (
@@ -46,6 +35,17 @@ from swarm.protocol.state import (
     members_in,
     submitters,
 )
+from swarm.rounds.chunk_merge import (
+    Incoming,
+    UnusableUpdate,
+    check_update,
+    find_wrong_chunk,
+    merge_as_they_come,
+)
+from swarm.rounds.drafts import Drafts
+from swarm.rounds.exchange import Exchange
+from swarm.rounds.layouts import initial_layout_of, layout_of
+from swarm.rounds.records import REASONS, Records
 from swarm.tensors import Layout
 from swarm.types import NO_DIGEST, Address, Digest, MemberId, to_hex
 

@@ -12,13 +12,13 @@ import trio
 
 from swarm.blobs.store import BlobStore
 from swarm.learning.messages import Evaluated, Loaded, Rules, Tensor, Trained
-from swarm.node.drafts import Drafts
-from swarm.node.exchange import Exchange
-from swarm.node.layouts import initial_layout_of, layout_of
-from swarm.node.records import Records
-from swarm.node.work import Work
 from swarm.protocol import machine as m
 from swarm.protocol.state import Member
+from swarm.rounds.drafts import Drafts
+from swarm.rounds.exchange import Exchange
+from swarm.rounds.layouts import initial_layout_of, layout_of
+from swarm.rounds.records import Records
+from swarm.rounds.training import Work
 from swarm.tensors import Layout, TensorSpec, create_file
 from swarm.types import NO_DIGEST, Address, Digest, MemberId, PlanId
 

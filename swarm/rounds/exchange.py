@@ -19,7 +19,7 @@ from swarm.blobs.fetch import Wish, fetch_wish, follow
 from swarm.blobs.partial import Draft
 from swarm.blobs.store import BlobStore
 from swarm.errors import AskedTooEarly, ChunkPending, RemoteError
-from swarm.node.oversleeping import once_more_if_overslept
+from swarm.rounds.suspension import once_more_if_overslept
 from swarm.types import Address, Digest, to_hex
 
 Rule = Callable[[Address, Digest], bool]

@@ -19,11 +19,6 @@ from swarm.blobs import download
 from swarm.blobs.store import BlobStore
 from swarm.errors import ChunkPending
 from swarm.learning.merge import MEAN
-from swarm.node.drafts import Drafts, draft_name
-from swarm.node.exchange import Exchange
-from swarm.node.merging import Incoming
-from swarm.node.records import Records
-from swarm.node.work import Work
 from swarm.protocol import machine as m
 from swarm.protocol.rechecks import CHECKERS, rechecks_of
 from swarm.protocol.state import (
@@ -35,6 +30,11 @@ from swarm.protocol.state import (
     Submission,
     VerifyLevel,
 )
+from swarm.rounds.chunk_merge import Incoming
+from swarm.rounds.drafts import Drafts, draft_name
+from swarm.rounds.exchange import Exchange
+from swarm.rounds.records import Records
+from swarm.rounds.training import Work
 from swarm.tensors import Layout, TensorSpec, create_file
 from swarm.types import NO_DIGEST, Address, Digest, MemberId, PlanId
 
