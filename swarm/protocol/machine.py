@@ -13,12 +13,15 @@ OPEN, in the roster, no result yet    Train; `check_in` before the liveness inte
 OPEN, result ready                    `submit` with the reveal and the next commitment
 OPEN, submitted, nobody live missing  `close`
 CLOSED, a submitter, level FULL       Merge, to know what every candidate must be
+CLOSED, another leads, not FULL       Follow its merge, so that most of the model is here by then
 CLOSED, this node's slot has come     Merge, then `merge`, unless an earlier leader's merge is right
 CLOSED, a candidate stands            equal to the own merge: `attest`; otherwise Verify, `attest`
 CLOSED, a merge is on its way         as if it stood, but this node leads none the later
 CLOSED, the majority needs others only  `attest`, but half a second later
 CLOSED, a majority has attested         `finalise` (only after a withdrawal: `attest` finalises)
 OPEN or CLOSED beyond hope            `void`
+another round or attempt has begun    DropDrafts of those before
+a new final model is here             Evaluate it, once
 the plan has ended                    Fetch the last model; stop
 
 Refused or failed requests are asked for again later, each with its own growing pause. Time is
@@ -232,9 +235,10 @@ class StopTraining:
 
 @dataclass(frozen=True)
 class Fetch:
-    """Pull a final model or statistics record from whoever has it."""
+    """Pull a final model, or else a statistics record, from whoever has it."""
 
     digest: Digest
+    is_model: bool
 
 
 @dataclass(frozen=True)
@@ -284,6 +288,37 @@ class Verify:
 
 
 @dataclass(frozen=True)
+class Follow:
+    """Collect the model of a closed round while `leader` merges these updates; `gone` as in Merge.
+
+    No event ends it: what it has not brought is pulled once the merge is posted.
+    """
+
+    number: int
+    attempt: int
+    leader: MemberId
+    updates: tuple[FrozenUpdate, ...]
+    gone: MemberSet
+
+
+@dataclass(frozen=True)
+class DropDrafts:
+    """Models in the making are of no use any more, but for this round and attempt."""
+
+    number: int
+    attempt: int
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Score a final model on this site's own rows. No event ends it: failing costs the score."""
+
+    number: int
+    model: Digest
+    statistics: Digest
+
+
+@dataclass(frozen=True)
 class Transact:
     """Send a transaction of the contract. `arguments` follow the plan, round and attempt."""
 
@@ -300,7 +335,18 @@ class Report:
     text: str
 
 
-Command = Train | StopTraining | Fetch | Merge | Verify | Transact | Report
+Command = (
+    Train
+    | StopTraining
+    | Fetch
+    | Merge
+    | Verify
+    | Follow
+    | DropDrafts
+    | Evaluate
+    | Transact
+    | Report
+)
 
 
 @dataclass
@@ -352,6 +398,10 @@ class RoundMachine:
     """Merges that wait for a block, the first of each leader."""
     _misled: set[tuple[int, int]] = field(default_factory=set)
     """Attempts in which an attestation came before what it attests: then it waits for that."""
+    _followed: set[tuple[int, int, MemberId]] = field(default_factory=set)
+    """The leaders whose merges are followed, or were."""
+    _evaluated: int = 0
+    """The newest round whose model was scored, or is being scored."""
     _plan_failures: int = 0
     _commands: list[Command] = field(default_factory=list)
     _now: float = 0.0
@@ -475,6 +525,8 @@ class RoundMachine:
         self._checked_at = {k: v for k, v in self._checked_at.items() if k[:2] >= here}
         self._announced = {k: v for k, v in self._announced.items() if k[:2] >= here}
         self._misled = {k for k in self._misled if k >= here}
+        self._followed = {k for k in self._followed if k[:2] >= here}
+        self._commands.append(DropDrafts(*here))
         # A failing trainer's pauses go on (`_training_failures`), everything else starts afresh.
         # A request under way is remembered until it ends, however late that is: its owner answers.
         self._asked = {k: a for k, a in self._asked.items() if a.running or k[0] == "fetch"}
@@ -482,6 +534,7 @@ class RoundMachine:
     # Decisions: what should be, compared with what is.
 
     def _decide(self, plan: Plan, now: float) -> None:
+        self._consider_evaluating(plan)
         if not self.members & (1 << self.me):
             self._drop_training(None)
             return
@@ -503,12 +556,20 @@ class RoundMachine:
             if not self._on_probation:
                 self._drop_training(None)
             self._settle_round(plan, round, now)
+            self._consider_following(plan, round, now)
         self._consider_void(plan, round, now)
 
     def _fetch_newest(self, plan: Plan, now: float) -> None:
         for digest in (plan.statistics, plan.model):
             if digest != NO_DIGEST and not self.holds(digest):
-                self._ask(("fetch", digest), now, Fetch(digest))
+                is_model = digest != plan.statistics
+                self._ask(("fetch", digest), now, Fetch(digest, is_model))
+
+    def _consider_evaluating(self, plan: Plan) -> None:
+        """Have each new final model scored once, as soon as it is here."""
+        if plan.model_round > self._evaluated and self.holds(plan.model):
+            self._evaluated = plan.model_round
+            self._commands.append(Evaluate(plan.model_round, plan.model, plan.statistics))
 
     def _consider_open(self, plan: Plan, round: Round | None, now: float) -> None:
         number, attempt = (0, 0) if round is None else (round.number, round.attempt)
@@ -679,6 +740,21 @@ class RoundMachine:
             self._transact(
                 "merge", round.number, round.attempt, now, mine.model, mine.omitted, mine.reasons
             )
+
+    def _consider_following(self, plan: Plan, round: Round, now: float) -> None:
+        """Have the model collected while its leader merges it, unless this node merges itself."""
+        here, bit = (round.number, round.attempt), 1 << self.me
+        is_of_use = plan.rules.verify_level is not VerifyLevel.FULL and bool(round.eligible)
+        if not is_of_use or round.candidates or not submitters(round, self.members) & bit:
+            return
+        slot = round.slot_at(int(now))
+        self._wake(round.slot_begins_at(slot + 1))
+        leader = round.leader_at(int(now))
+        merges = here in self._merged or ("merge job", *here) in self._asked
+        if leader == self.me or merges or (*here, leader) in self._followed:
+            return
+        self._followed.add((*here, leader))
+        self._commands.append(Follow(*here, leader, frozen_updates(round), self._gone()))
 
     def _merge(self, plan: Plan, round: Round, now: float) -> None:
         key = ("merge job", round.number, round.attempt)

@@ -30,10 +30,8 @@ from swarm.protocol.rechecks import rechecks_of
 from swarm.protocol.state import (
     Member,
     Omission,
-    Round,
     VerifyLevel,
     members_in,
-    submitters,
 )
 from swarm.rounds.chunk_merge import (
     Incoming,
@@ -91,6 +89,7 @@ class Settling:
 
     async def merge(self, command: m.Merge) -> m.Event:
         number = command.number
+        self.drafts.expect((number, command.attempt, self.me))
         try:
             layout = await self._layout_of(number, command.updates)
             omitted = dict.fromkeys(members_in(command.gone), Omission.WITHDRAWN)
@@ -194,20 +193,19 @@ class Settling:
             return range(layout.chunks)
         return rechecks_of(self.me, checkers, command.seed, command.candidate.model, layout.chunks)
 
-    async def follow(self, round: Round, members: int, leader: MemberId) -> None:
+    async def follow(self, command: m.Follow) -> None:
         """Collect the model of a closed round while its leader merges it."""
-        place = (round.number, round.attempt, leader)
-        updates = m.frozen_updates(round)
-        spread = self._spread(leader, updates, round.submitted & ~submitters(round, members))
+        number, attempt, leader = command.number, command.attempt, command.leader
+        spread = self._spread(leader, command.updates, command.gone)
         if spread is None:
             return
         try:
-            layout = await self._layout_of(round.number, updates)
+            layout = await self._layout_of(number, command.updates)
             # A small one comes as soon when it has its name.
-            if layout.file_bytes > SMALL_BYTES and not self.drafts.follows(place):
-                await self.drafts.follow(place, layout, spread)
+            if layout.file_bytes > SMALL_BYTES:
+                await self.drafts.follow((number, attempt, leader), layout, spread)
         except SwarmError as error:
-            log.info("round %d is not followed while it is merged: %s", round.number, error)
+            log.info("round %d is not followed while it is merged: %s", number, error)
 
     async def _collect(
         self,

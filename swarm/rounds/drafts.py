@@ -84,13 +84,6 @@ class Drafts:
         they may ask for it before its merge is in a block."""
         self._merged[place] = model
 
-    def follows(self, place: Place) -> bool:
-        return place in self._followed
-
-    def has_merged(self, here: tuple[int, int], me: MemberId) -> bool:
-        """Whether this node has merged this attempt itself, or is about to."""
-        return (*here, me) in self._named
-
     async def follow(self, place: Place, layout: Layout, spread: Spread) -> None:
         """Collect a leader's model until it is whole, or `take` or `forget` ends it."""
         self._followed[place] = following = _Following()
@@ -125,9 +118,11 @@ class Drafts:
     async def forget(self, but: tuple[int, int]) -> None:
         """Drop all drafts but those of this round and attempt."""
         self._merged = {p: model for p, model in self._merged.items() if p[:2] == but}
+        dropped = []
         for place in [p for p in self._named if p[:2] != but]:
             if place in self._followed:
                 self._followed.pop(place).scope.cancel()
-            draft = self.exchange.drafts.pop(self._named.pop(place), None)
+            dropped.append(self.exchange.drafts.pop(self._named.pop(place), None))
+        for draft in dropped:
             if draft is not None:
                 await trio.to_thread.run_sync(draft.discard)

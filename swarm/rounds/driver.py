@@ -25,7 +25,6 @@ from swarm.protocol.state import (
     PlanStatus,
     Round,
     RoundStatus,
-    VerifyLevel,
     member_set,
     member_with_node,
     winner,
@@ -64,8 +63,6 @@ class Driver:
     last_report: str = ""
     _newest: Plan | None = None
     """As last observed: the machine may not have seen it yet."""
-    _evaluated: int = 0
-    _drafts_of: tuple[int, int] = (0, 0)
 
     def __post_init__(self) -> None:
         self._send, self._receive = trio.open_memory_channel[m.Event](EVENTS_WAITING)
@@ -112,8 +109,6 @@ class Driver:
                     self._obey(command, nursery)
                 if isinstance(event, m.ChainObserved):
                     self.work.exchange.rules_changed()
-                self._consider_evaluation(nursery)
-                await self._consider_following(nursery)
 
     @property
     def stage(self) -> Stage | None:
@@ -148,13 +143,18 @@ class Driver:
                 nursery.start_soon(self.work.prepare)
             case m.StopTraining():
                 self.work.stop_training()
-            case m.Fetch(digest):
-                is_model = self.plan is None or digest != self.plan.statistics
-                nursery.start_soon(self._perform, self.work.fetch, command, is_model)
+            case m.Fetch():
+                nursery.start_soon(self._perform, self.work.fetch, command)
             case m.Merge():
                 nursery.start_soon(self._perform, self.work.merge, command)
             case m.Verify():
                 nursery.start_soon(self._perform, self.work.verify, command)
+            case m.Follow():
+                nursery.start_soon(self.work.follow, command)
+            case m.DropDrafts(number, attempt):
+                nursery.start_soon(self.work.drafts.forget, (number, attempt))
+            case m.Evaluate(number, model, statistics):
+                nursery.start_soon(self.work.evaluate, number, model, statistics)
             case m.Transact():
                 nursery.start_soon(self._perform, self._transact, command)
             case m.Report(text):
@@ -192,39 +192,6 @@ class Driver:
         # Only the newest matters: when other events are waiting, this one may be lost.
         with suppress(trio.WouldBlock):
             self._send.send_nowait(m.TrainingProgressed(int(progress.fraction * 1000)))
-
-    def _consider_evaluation(self, nursery: trio.Nursery) -> None:
-        """Score each new final model once, as soon as it is here."""
-        plan = self.plan
-        if plan is None or plan.model_round <= self._evaluated:
-            return
-        if self.work.exchange.store.has(plan.model):
-            self._evaluated = plan.model_round
-            self.work.records.at(plan.model_round).model = to_hex(plan.model)
-            nursery.start_soon(self.work.evaluate, plan.model_round, plan.model, plan.statistics)
-
-    async def _consider_following(self, nursery: trio.Nursery) -> None:
-        """Collect the model while its leader merges it, unless this node merges itself."""
-        plan, members = self.plan, self.machine.members
-        round = None if plan is None else plan.round
-        if plan is None or round is None:
-            return
-        here = (round.number, round.attempt)
-        if here != self._drafts_of:
-            self._drafts_of = here
-            await self.work.drafts.forget(here)
-        if round.status is not RoundStatus.CLOSED or round.candidates or not round.eligible:
-            return
-        leader = round.leader_at(int(time.time()))
-        if plan.rules.verify_level is VerifyLevel.FULL:
-            return
-        if leader == self.work.me:
-            self.work.drafts.expect((*here, leader))
-            return
-        drafts = self.work.drafts
-        if drafts.follows((*here, leader)) or drafts.has_merged(here, self.work.me):
-            return
-        nursery.start_soon(self.work.follow, round, members, leader)
 
     def _may_read(self, sender: Address, blob: Digest) -> bool:
         """The plan's rule for the exchange; called in worker threads, on snapshots only."""

@@ -106,6 +106,7 @@ class Work(Settling):
 
     async def evaluate(self, number: int, model: Digest, statistics: Digest) -> None:
         """Score a final model on this site's own rows. Failing costs the score, nothing else."""
+        self.records.at(number).model = to_hex(model)
         try:
             scores = await self.trainer.evaluate(
                 self.exchange.store.path(model), self._path(statistics), await self._initial()
@@ -126,10 +127,10 @@ class Work(Settling):
         else:
             await self.trainer.export(path, out, await self._initial())
 
-    async def fetch(self, command: m.Fetch, is_model: bool) -> m.Event:
+    async def fetch(self, command: m.Fetch) -> m.Event:
         try:
             wish = None
-            if is_model:
+            if command.is_model:
                 layout = await self._layout_of_model(command.digest)
                 wish = Wish(layout.file_bytes, layout)
             await self.exchange.pull(

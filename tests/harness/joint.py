@@ -344,6 +344,8 @@ class JointWorld(Consortium):
         for node in there:
             if node.honest and plan.model not in node.disk:
                 return f"n{node.id} does not hold the last model"
+            if node.honest and node.evaluated.get(plan.model_round) != plan.model:
+                return f"n{node.id} has not scored the last model"
             if node.id < self._founding and node.address not in self.validators_at[height]:
                 return f"n{node.id} does not validate"
         return None

@@ -80,6 +80,8 @@ class SimNode:
     vices: frozenset[Vice] = frozenset()
     disk: set[Digest] = field(default_factory=lambda: {MODEL0})
     training_fails: bool = False
+    evaluated: dict[int, Digest] = field(default_factory=dict)
+    """The final models that it scored, by round."""
     reports: list[str] = field(default_factory=list)
     site: Site | None = None
     """Its present life, or its last."""
@@ -108,6 +110,8 @@ class Site:
         self._wake_at = float("inf")
         self._training: m.Train | None = None
         self._stopping = False
+        self._following: set[tuple[int, int, MemberId]] = set()
+        self._evaluated: set[int] = set()
         if Vice.MEDDLES in node.vices:
             port.call_later(port.rng.uniform(1, 4), self._meddle)
 
@@ -147,12 +151,18 @@ class Site:
             case m.StopTraining():
                 self._stopping = True
                 self.port.call_later(rng.uniform(0.01, 2), partial(self._stopped, self._training))
-            case m.Fetch(digest):
+            case m.Fetch(digest, _):
                 self.port.call_later(world.fetch_s, partial(self._fetch, digest))
             case m.Merge():
                 self.port.call_later(world.merge_s, partial(self._merge, command, 0.0))
             case m.Verify():
                 self.port.call_later(world.merge_s, partial(self._verify, command, 0.0))
+            case m.Follow():
+                self._follow(command)
+            case m.DropDrafts(number, attempt):
+                self._following = {f for f in self._following if f[:2] == (number, attempt)}
+            case m.Evaluate(number, model, _):
+                self._evaluate(number, model)
             case m.Transact():
                 self._transact(command)
             case m.Report(text):
@@ -272,6 +282,25 @@ class Site:
         out = command.candidate.omitted & ~command.gone
         left_out = [u for u in command.updates if out >> u.member & 1]
         return len(self._collect(left_out)) < len(left_out)
+
+    def _follow(self, command: m.Follow) -> None:
+        here, leader = (command.number, command.attempt), command.leader
+        if leader == self.node.id:
+            raise Violation(f"{self._name} follows itself")
+        if (*here, leader) in self._following:
+            raise Violation(f"{self._name} follows n{leader} twice")
+        if any(f[:2] != here for f in self._following):
+            raise Violation(f"{self._name} keeps drafts of rounds that are over")
+        self._following.add((*here, leader))
+        self.world.count("merges followed")
+
+    def _evaluate(self, number: int, model: Digest) -> None:
+        if model not in self.node.disk:
+            raise Violation(f"{self._name} is to score a model that it does not hold")
+        if number in self._evaluated:
+            raise Violation(f"{self._name} scores round {number} twice")
+        self._evaluated.add(number)
+        self.node.evaluated[number] = model
 
     # Transactions.
 

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from harness.rounds import Consortium, Vice
+import copy
+from dataclasses import replace
 
+import pytest
+from harness.rounds import PLAN, Consortium, Vice
+
+from swarm.protocol import machine as m
 from swarm.protocol.machine import in_reserve
-from swarm.protocol.state import PlanStatus, RoundStatus, Rules, VerifyLevel
+from swarm.protocol.state import PlanStatus, Round, RoundStatus, Rules, VerifyLevel
+from swarm.types import MemberId
 
 RULES = Rules(rounds=5, statistics_round=False, min_peers=2)
 HELD = Rules(rounds=5, statistics_round=False, min_peers=2, verify_level=VerifyLevel.HELD)
@@ -213,3 +219,76 @@ def test_a_minority_that_was_cut_off_catches_up():
     assert world.run_rounds(5, 120)
     world.run(10)
     assert all(world.plan.model in node.disk for node in world.nodes)
+
+
+def test_every_node_scores_every_final_model_once_as_soon_as_it_holds_it():
+    world = started(4, HELD)
+    assert world.run_rounds(5, 120)
+    world.run(10)
+    finals = {number: next(iter(models)) for number, models in world.finals.items()}
+    assert all(node.evaluated == finals for node in world.nodes)
+
+
+def test_a_node_that_starts_again_scores_the_newest_model_again_and_no_older_one():
+    world = started(4)
+    world.run_rounds(3, 120)
+    world.kill(2)
+    world.nodes[2].evaluated.clear()
+    world.restart(2)
+    assert world.run_rounds(5, 120)
+    world.run(10)
+    assert min(world.nodes[2].evaluated) >= 3
+    assert world.nodes[2].evaluated[5] == world.plan.model
+
+
+def just_closed(
+    level: VerifyLevel, leads: bool = False
+) -> tuple[m.RoundMachine, list[m.Command], Round]:
+    """A machine of the leader, or of the one after the next, that has just seen the round closed;
+    what it then says; and the round."""
+    world = started(4, replace(RULES, verify_level=level))
+    world.run(60, lambda: world.plan.round.status is RoundStatus.CLOSED)
+    plan, members = world.snapshot()
+    leader = plan.round.leader_at(plan.round.closed_at)
+    node = world.nodes[leader if leads else (leader + 2) % 4]
+    machine = m.RoundMachine(PLAN, node.id, node.secret, node.disk.__contains__)
+    commands = machine.handle(m.ChainObserved(plan, members), plan.round.closed_at)
+    return machine, commands, plan.round
+
+
+def followed(commands: list[m.Command]) -> list[MemberId]:
+    return [command.leader for command in commands if isinstance(command, m.Follow)]
+
+
+@pytest.mark.parametrize("level", [VerifyLevel.HELD, VerifyLevel.SHARED])
+def test_a_merge_is_followed_once_and_the_next_leaders_as_soon_as_its_slot_begins(
+    level: VerifyLevel,
+) -> None:
+    machine, commands, round = just_closed(level)
+    assert followed(commands) == [round.leader_at(round.closed_at)]
+    assert followed(machine.handle(m.TimePassed(), round.closed_at)) == []
+    begins = round.slot_begins_at(1)
+    assert machine.wake_at <= begins
+    assert followed(machine.handle(m.TimePassed(), begins)) == [round.leader_at(begins)]
+    own = round.slot_begins_at(2)
+    commands = machine.handle(m.TimePassed(), own)
+    assert round.leader_at(own) == machine.me
+    assert followed(commands) == []
+    assert any(isinstance(command, m.Merge) for command in commands)
+
+
+def test_nobody_follows_where_all_merge_themselves_and_no_leader_follows() -> None:
+    assert followed(just_closed(VerifyLevel.FULL)[1]) == []
+    _, commands, _ = just_closed(VerifyLevel.HELD, leads=True)
+    assert followed(commands) == []
+    assert any(isinstance(command, m.Merge) for command in commands)
+
+
+def test_a_new_attempt_drops_the_drafts_of_the_last_one_and_may_follow_the_same_leader() -> None:
+    machine, commands, round = just_closed(VerifyLevel.HELD)
+    assert m.DropDrafts(round.number, 1) in commands
+    plan = copy.deepcopy(machine.plan)
+    plan.round.attempt = 2
+    commands = machine.handle(m.ChainObserved(plan, machine.members), round.closed_at)
+    assert m.DropDrafts(round.number, 2) in commands
+    assert followed(commands) == [round.leader_at(round.closed_at)]

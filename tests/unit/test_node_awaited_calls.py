@@ -118,11 +118,6 @@ def participant_in(round: Round, told: list[str]) -> Driver:
     )
     one = Driver(machine, NOTHING, work, 3, lambda: (0, 0))
     machine.plan.model_round = 0
-
-    async def no_following(_: object) -> None:
-        await trio.lowlevel.checkpoint()
-
-    one._consider_following = no_following  # type: ignore[method-assign]
     return one
 
 

@@ -127,7 +127,7 @@ def test_a_node_that_came_late_pulls_the_initial_model_before_it_trains(
     newest = add(theirs, layout_of(trainer.described), 5)
 
     async def scenario() -> None:
-        held = await work.fetch(m.Fetch(newest), is_model=True)
+        held = await work.fetch(m.Fetch(newest, True))
         assert held == m.BlobHeld(newest)
         assert not ours.has(work.model0)
         done = await work.train(m.Train(7, 1, "train", newest, NO_DIGEST))
@@ -152,8 +152,8 @@ def test_the_initial_model_is_fetched_whole_and_a_later_one_must_not_be(
     work.model0, impostor = add(theirs, whole, 1), add(theirs, whole, 9)
 
     async def scenario() -> None:
-        assert await work.fetch(m.Fetch(work.model0), is_model=True) == m.BlobHeld(work.model0)
-        failed = await work.fetch(m.Fetch(impostor), is_model=True)
+        assert await work.fetch(m.Fetch(work.model0, True)) == m.BlobHeld(work.model0)
+        failed = await work.fetch(m.Fetch(impostor, True))
         assert isinstance(failed, m.FetchFailed)
         assert "has 24496 bytes where at most 4296 are expected" in failed.reason
 

@@ -25,9 +25,6 @@ from swarm.protocol.state import (
     Candidate,
     Member,
     Omission,
-    Round,
-    RoundStatus,
-    Submission,
     VerifyLevel,
 )
 from swarm.rounds.chunk_merge import Incoming
@@ -110,16 +107,6 @@ class Consortium:
         for network in self.networks:
             network.set_members({member.node: () for member in self.members.values()})
 
-    def round(self) -> Round:
-        submissions = {
-            u.member: Submission(u.member, u.update, u.samples, NO_DIGEST, True)
-            for u in self.updates
-        }
-        everyone = (1 << len(self.members)) - 1
-        return Round(
-            1, 1, RoundStatus.CLOSED, roster=everyone, submitted=everyone, submissions=submissions
-        )
-
     def merge(self, min_peers: int = 2) -> m.Merge:
         return m.Merge(1, 1, "mean", NO_DIGEST, self.updates, 0, min_peers, 5.0)
 
@@ -155,13 +142,12 @@ def play(
     async def scenario() -> m.Event:
         async with AsyncExitStack() as stack:
             await consortium.open(stack)
-            round = consortium.round()
-            everyone = round.roster
+            follow = m.Follow(1, 1, LEADER, consortium.updates, 0)
             consortium.work[0].drafts.expect((1, 1, LEADER))
             with trio.fail_after(30):
                 async with trio.open_nursery() as nursery:
                     for work in consortium.work[1:]:
-                        nursery.start_soon(work.follow, round, everyone, LEADER)
+                        nursery.start_soon(work.follow, follow)
                     merged = await consortium.work[0].merge(merge or consortium.merge())
                     if isinstance(merged, m.Merged):
                         for i in range(1, len(consortium.work)):
