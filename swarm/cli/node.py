@@ -25,7 +25,7 @@ def start(directory: Path) -> None:
     \b
     swarm node start hospital
     """
-    from swarm.node.node import start_node
+    from swarm.node.process import start_node
 
     start_node(directory, typed_password(directory))
 

@@ -18,6 +18,7 @@ from blake3 import blake3
 
 from swarm.blobs.download import Spread
 from swarm.blobs.partial import Draft
+from swarm.blobs.store import BlobStore
 from swarm.errors import SwarmError
 from swarm.rounds.exchange import Exchange
 from swarm.tensors import Layout
@@ -55,6 +56,7 @@ class Drafts:
     """
 
     plan: PlanId
+    store: BlobStore
     exchange: Exchange
     _named: dict[Place, Digest] = field(default_factory=dict)
     _merged: dict[Place, Digest] = field(default_factory=dict)
@@ -69,14 +71,14 @@ class Drafts:
         """This node will merge: who asks for its draft already is made to wait."""
         if place not in self._named:
             self._named[place] = draft_name(self.plan, place)
-            self.exchange.drafts[self._named[place]] = None
+            self.exchange.serve_draft(self._named[place], None)
 
     async def begin(self, place: Place, layout: Layout) -> Draft:
         """A draft to merge into, served from now on; an earlier one of this place is dropped."""
         self.expect(place)
         name = self._named[place]
-        draft = await trio.to_thread.run_sync(self.exchange.store.draft, name.hex(), layout)
-        self.exchange.drafts[name] = draft
+        draft = await trio.to_thread.run_sync(self.store.draft, name.hex(), layout)
+        self.exchange.serve_draft(name, draft)
         return draft
 
     def finished(self, place: Place, model: Digest) -> None:
@@ -122,7 +124,7 @@ class Drafts:
         for place in [p for p in self._named if p[:2] != but]:
             if place in self._followed:
                 self._followed.pop(place).scope.cancel()
-            dropped.append(self.exchange.drafts.pop(self._named.pop(place), None))
+            dropped.append(self.exchange.drop_draft(self._named.pop(place)))
         for draft in dropped:
             if draft is not None:
                 await trio.to_thread.run_sync(draft.discard)

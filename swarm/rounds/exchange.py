@@ -8,7 +8,8 @@ takes whether an update of it is here already.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -47,6 +48,19 @@ class Exchange:
     _news: trio.Event = field(default_factory=trio.Event)
     _pulling: int = 0
     _began: float = 0.0
+
+    def allow(self, rule: Rule, soon: Rule | None = None) -> None:
+        """One more rule by which others may read, and one by which they may wait to."""
+        self.rules.append(rule)
+        if soon is not None:
+            self.soon.append(soon)
+
+    def serve_draft(self, name: Digest, draft: Draft | None) -> None:
+        self.drafts[name] = draft
+
+    def drop_draft(self, name: Digest) -> Draft | None:
+        """Serve a draft no longer; what was served under this name."""
+        return self.drafts.pop(name, None)
 
     # What this node serves: called in worker threads.
 
@@ -117,7 +131,7 @@ class Exchange:
         wish: Wish,
         on_fault: OnFault | None,
     ) -> None:
-        with _Pulling(self):
+        with self._busy():
             await fetch_wish(
                 self.store,
                 root,
@@ -129,6 +143,19 @@ class Exchange:
                 on_fault=on_fault,
             )
 
+    @contextmanager
+    def _busy(self) -> Iterator[None]:
+        """Counts the time in which something is being pulled, overlaps once."""
+        if self._pulling == 0:
+            self._began = time.monotonic()
+        self._pulling += 1
+        try:
+            yield
+        finally:
+            self._pulling -= 1
+            if self._pulling == 0:
+                self.busy_s += time.monotonic() - self._began
+
     async def follow(
         self, name: Digest, draft: Draft, spread: Spread, is_patient: Callable[[], bool]
     ) -> None:
@@ -136,20 +163,3 @@ class Exchange:
         await follow(
             draft, name, spread, self.source, stall_s=FOLLOW_STALL_S, is_patient=is_patient
         )
-
-
-class _Pulling:
-    """Counts the time in which something is being pulled, overlaps once."""
-
-    def __init__(self, exchange: Exchange) -> None:
-        self.exchange = exchange
-
-    def __enter__(self) -> None:
-        if self.exchange._pulling == 0:
-            self.exchange._began = time.monotonic()
-        self.exchange._pulling += 1
-
-    def __exit__(self, *_: object) -> None:
-        self.exchange._pulling -= 1
-        if self.exchange._pulling == 0:
-            self.exchange.busy_s += time.monotonic() - self.exchange._began

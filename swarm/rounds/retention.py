@@ -1,11 +1,79 @@
-"""Which blobs of a node may go."""
+"""Which blobs of a node are kept, and for how long."""
 
 from __future__ import annotations
 
-from collections.abc import Set
+import logging
+from collections.abc import Callable, Set
 from dataclasses import dataclass, field
 
+import trio
+
+from swarm.blobs.store import BlobStore
+from swarm.errors import LocalError
+from swarm.protocol.machine import blobs_to_keep
+from swarm.protocol.state import Plan, PlanStatus, RoundStatus
+from swarm.rounds.records import Records
 from swarm.types import Digest
+
+log = logging.getLogger("swarm.node")
+
+PRUNE_EVERY_S = 30.0
+
+
+@dataclass
+class PlanBlobs:
+    """One plan's blobs at one node: what is still needed of them, and what has served."""
+
+    store: BlobStore
+    records: Records
+    keep_models: int
+    _made: dict[int, set[Digest]] = field(default_factory=dict)
+    """What was made or pulled for a round, by its number."""
+    _plan: Plan | None = None
+
+    def observe(self, plan: Plan) -> None:
+        """The plan as it stands at a new head."""
+        self._plan = plan
+
+    def note(self, number: int, *blobs: Digest) -> None:
+        """These were made or pulled for a round."""
+        self._made.setdefault(number, set()).update(blobs)
+
+    def made_for(self, number: int) -> Set[Digest]:
+        return self._made.get(number, frozenset())
+
+    def models(self) -> dict[int, Digest]:
+        """The final models that are kept here, by training round."""
+        newest = list(self.records.models().items())[-self.keep_models :]
+        return {n: digest for n, digest in newest if self.store.has(digest)}
+
+    @property
+    def are_known(self) -> bool:
+        """Whether the plan was observed, and so what it needs."""
+        return self._plan is not None
+
+    def needed(self) -> set[Digest]:
+        """The blobs that the plan still needs, here or for others: updates until their round is
+        final or the plan stopped."""
+        if self._plan is None:
+            return set()
+        recent, over = blobs_to_keep(self._plan, self.models().values()), last_over(self._plan)
+        return set(recent).union(*(made for n, made in self._made.items() if n > over))
+
+    def take_spent(self) -> set[Digest]:
+        """What was made or pulled for rounds that are over; told once."""
+        over = -1 if self._plan is None else last_over(self._plan)
+        spent = [n for n in self._made if n <= over]
+        return set[Digest]().union(*(self._made.pop(n) for n in spent))
+
+
+def last_over(plan: Plan) -> int:
+    """The newest round that is over: final, or ended with its plan; -1 before the first."""
+    if plan.status is PlanStatus.STOPPED:
+        return plan.rules.rounds
+    if plan.round is None:
+        return -1
+    return plan.round.number - (plan.round.status is not RoundStatus.FINAL)
 
 
 @dataclass
@@ -24,3 +92,36 @@ class Pruning:
         dropped = (here - needed) & (self._known | spent)
         self._known = needed | (here - dropped)
         return dropped
+
+
+@dataclass
+class Retention:
+    """Deletes what no plan of a node needs any more, for as long as `run` runs."""
+
+    store: BlobStore
+    are_needs_known: Callable[[], bool]
+    take_needs: Callable[[], tuple[set[Digest], set[Digest]]]
+    """What all plans need, and what is spent; each blob is told spent once."""
+    _pruning: Pruning = field(default_factory=Pruning)
+    _moved_on: trio.Event = field(default_factory=trio.Event)
+
+    def look_soon(self) -> None:
+        """A round has opened, closed or ended."""
+        self._moved_on.set()
+
+    async def run(self) -> None:
+        """Look whenever a round moves on, and now and then: what was still on its way when its
+        round ended comes after that."""
+        while True:
+            with trio.move_on_after(PRUNE_EVERY_S):
+                await self._moved_on.wait()
+            self._moved_on = trio.Event()
+            if not self.are_needs_known():
+                continue
+            whole = self.store.roots()
+            here = whole | (await trio.to_thread.run_sync(self.store.unfinished)).keys()
+            dropped = self._pruning.look(here, *self.take_needs())
+            try:
+                await trio.to_thread.run_sync(self.store.discard, dropped)
+            except LocalError as error:
+                log.warning("blobs that are not needed any more are still here: %s", error)

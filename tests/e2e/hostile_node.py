@@ -13,22 +13,22 @@ from typing import Any
 
 import numpy as np
 
-from swarm.node.node import start_node
+from swarm.node.process import start_node
 from swarm.protocol import machine as m
 from swarm.rounds.exchange import Exchange
-from swarm.rounds.training import Work
+from swarm.rounds.training import Training
 from swarm.tensors import Layout, create_file, open_file
 from swarm.types import Address, Digest
 
 promised: set[Digest] = set()
-train_honestly = Work._train
+train_honestly = Training._train
 read_honestly = Exchange.read_chunk
 
 
-async def train(self: Work, command: m.Train) -> m.Event:
+async def train(self: Training, command: m.Train) -> m.Event:
     event = await train_honestly(self, command)
     assert isinstance(event, m.TrainingFinished)
-    store = self.exchange.store
+    store = self.store
     honest = open_file(store.path(event.update))
     tensors: dict[str, Any] = {name: np.array(honest[name]) for name in honest}
     layout = Layout.read(store.path(event.update))
@@ -50,7 +50,7 @@ async def train(self: Work, command: m.Train) -> m.Event:
         for name, values in tensors.items():
             file[name][...] = values
     update = store.add(out)
-    self._note(command.number, update)
+    self.blobs.note(command.number, update)
     return dataclasses.replace(event, update=update)
 
 
@@ -63,6 +63,6 @@ def read_chunk(self: Exchange, sender: Address, root: Digest, index: int) -> byt
     return bytes(len(chunk)) if root in promised else chunk
 
 
-Work._train = train  # type: ignore[method-assign]
+Training._train = train  # type: ignore[method-assign]
 Exchange.read_chunk = read_chunk  # type: ignore[method-assign]
 start_node(Path(sys.argv[2]))

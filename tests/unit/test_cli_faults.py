@@ -176,7 +176,7 @@ def test_a_disk_that_fills_up_ends_a_node_with_one_sentence(
         async with trio.open_nursery():
             raise OSError(errno.ENOSPC, "No space left on device", "blobs/ab.part")
 
-    monkeypatch.setattr("swarm.node.node.run_node", fill)
+    monkeypatch.setattr("swarm.node.process.run_node", fill)
     swarm("init", tmp_path / "mary", "--name", "mary", "--unattended")
     result = swarm("node", "start", tmp_path / "mary")
     assert result.output.splitlines()[-1] == "Error: blobs/ab.part: No space left on device"

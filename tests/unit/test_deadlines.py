@@ -93,10 +93,10 @@ ACCOUNTED = {
     "node.control:ask:sendall": SOCKET,
     "node.control:only_node_in:flock": "LOCK_NB: it does not wait",
     "node.embedded:_next_head:wait_for_head": IDLE,
-    "node.handlers:wait_for_head:wait_for_head": "`control` gives every answer a deadline",
+    "node.commands:wait_for_head:wait_for_head": "`control` gives every answer a deadline",
     "node.node:run:wait_for_head": IDLE,
-    "node.node:stop_on_signal:async for": IDLE,
-    "rounds.collection:_with_updates:wait": "set by a pull, which has one; its failure cancels",
+    "node.process:stop_on_signal:async for": IDLE,
+    "rounds.collection:use:wait": "set by a pull, which has one; its failure cancels",
     "testnet.processes:stop_nodes:wait": POSITIONAL,
 }
 TIMEOUTS = {"timeout", "timeout_s", "deadline_s", "within_s", "timeout_seconds"}

@@ -20,8 +20,11 @@ from swarm.protocol.state import (
     RoundStatus,
     Rules,
 )
+from swarm.rounds.address_book import AddressBook
 from swarm.rounds.driver import Driver
-from swarm.rounds.training import Work
+from swarm.rounds.inbox import Inbox
+from swarm.rounds.retention import PlanBlobs
+from swarm.rounds.serving import Serving
 from swarm.types import NO_DIGEST, Address, Digest, MemberId, PlanId
 
 PLAN = PlanId(1)
@@ -49,7 +52,7 @@ def plan_in(round: Round) -> Plan:
 def node_in(round: Round, exchange: Any = NOTHING, chain: Any = NOTHING) -> Node:
     node = Node(
         NOTHING, NOTHING, NODES[0], b"", chain, NOTHING, NOTHING, NOTHING, exchange,
-        SimpleNamespace(has=lambda digest: True), {},
+        SimpleNamespace(has=lambda digest: True), NOTHING, {},
     )  # fmt: skip
     node.members, node.plans = dict(MEMBERS), {PLAN: plan_in(round)}
     return node
@@ -107,28 +110,16 @@ def test_what_a_node_has_seen_of_the_chain_is_told_to_who_waits_for_it() -> None
     assert sorted(told) == ["chain", "exchange"]
 
 
-def participant_in(round: Round, told: list[str]) -> Driver:
-    exchange: Any = SimpleNamespace(
-        rules=[], soon=[], busy_s=0.0, rules_changed=lambda: told.append("exchange")
-    )
-    work = Work(MemberId(0), exchange, NOTHING, NOTHING, NOTHING, passing={4: {UPDATE}})
-    work.members = dict(MEMBERS)
-    machine: Any = SimpleNamespace(
-        plan=plan_in(round), members=0b101, wake_at=float("inf"), handle=lambda event, now: []
-    )
-    one = Driver(machine, NOTHING, work, 3, lambda: (0, 0))
-    machine.plan.model_round = 0
-    return one
-
-
-def test_a_participant_that_has_taken_in_a_block_says_so() -> None:
+def test_a_driver_whose_machine_has_taken_in_a_block_says_so() -> None:
     told: list[str] = []
-    one = participant_in(OPEN, told)
+    machine: Any = SimpleNamespace(wake_at=float("inf"), handle=lambda event, now: [])
+    inbox = Inbox()
+    one = Driver(machine, inbox, lambda: told.append("exchange"), *[NOTHING] * 7)
 
     async def scenario() -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(one.run)
-            await one._send.send(ChainObserved(plan_in(OPEN), 0b101))
+            await inbox.put(ChainObserved(plan_in(OPEN), 0b101))
             with trio.fail_after(5):
                 while not told:  # noqa: ASYNC110 - the fake tells nobody
                     await trio.sleep(0.001)
@@ -138,10 +129,17 @@ def test_a_participant_that_has_taken_in_a_block_says_so() -> None:
     assert told == ["exchange"]
 
 
+def serving_with(number: int, made: Digest) -> Serving:
+    """The rules of a node whose round 4 is open, with this made for a round."""
+    machine: Any = SimpleNamespace(plan=plan_in(OPEN), members=0b101)
+    blobs = PlanBlobs(NOTHING, NOTHING, keep_models=3)
+    blobs.note(number, made)
+    return Serving(machine, AddressBook(MemberId(0), dict(MEMBERS)), NOTHING, blobs)
+
+
 def test_only_the_roster_is_kept_waiting_and_only_for_an_update_of_this_round() -> None:
-    one = participant_in(OPEN, [])
-    assert one._may_read_soon(NODES[1], UPDATE)
-    assert not one._may_read_soon(NODES[1], MODEL)
-    assert not one._may_read_soon(NODES[3], UPDATE)
-    one.work.passing[3] = one.work.passing.pop(4)
-    assert not one._may_read_soon(NODES[1], UPDATE)
+    serving = serving_with(4, UPDATE)
+    assert serving.may_read_soon(NODES[1], UPDATE)
+    assert not serving.may_read_soon(NODES[1], MODEL)
+    assert not serving.may_read_soon(NODES[3], UPDATE)
+    assert not serving_with(3, UPDATE).may_read_soon(NODES[1], UPDATE)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from swarm.learning.messages import Loaded, Rules, Tensor
-from swarm.node.handlers import chain_rules
+from swarm.node.proposal import chain_rules
 from swarm.protocol.state import VerifyLevel
 
 

@@ -14,13 +14,17 @@ from swarm.blobs.store import BlobStore
 from swarm.learning.messages import Evaluated, Loaded, Rules, Tensor, Trained
 from swarm.protocol import machine as m
 from swarm.protocol.state import Member
-from swarm.rounds.drafts import Drafts
+from swarm.rounds.address_book import AddressBook
+from swarm.rounds.collection import Collection
+from swarm.rounds.evaluating import Evaluating
 from swarm.rounds.exchange import Exchange
-from swarm.rounds.layouts import initial_layout_of, layout_of
+from swarm.rounds.inbox import Inbox
+from swarm.rounds.layouts import Layouts, initial_layout_of, layout_of
 from swarm.rounds.records import Records
-from swarm.rounds.training import Work
+from swarm.rounds.retention import PlanBlobs
+from swarm.rounds.training import Training
 from swarm.tensors import Layout, TensorSpec, create_file
-from swarm.types import NO_DIGEST, Address, Digest, MemberId, PlanId
+from swarm.types import NO_DIGEST, Address, Digest, MemberId
 
 PEER = Address(b"\x01" * 20)
 TRUNK = Tensor(name="trunk", dtype="F32", shape=(5000,))
@@ -100,13 +104,21 @@ def stores(tmp_path: Path) -> tuple[BlobStore, BlobStore]:
     return BlobStore(tmp_path / "ours"), BlobStore(tmp_path / "theirs")
 
 
-def work_of(tmp_path: Path, ours: BlobStore, theirs: BlobStore, trainer: FakeTrainer) -> Work:
-    exchange = Exchange(ours, PeerSource(theirs), max_blob_bytes=10**6)
-    records = Records(tmp_path / "records.json")
-    drafts = Drafts(PlanId(1), exchange)
-    work = Work(MemberId(0), exchange, trainer, records, drafts)  # type: ignore[arg-type]
-    work.members = {MemberId(1): Member(MemberId(1), PEER, PEER, "them")}
-    return work
+class Node:
+    """What of a node pulls, trains and evaluates, beside a peer that has what it lacks."""
+
+    def __init__(
+        self, directory: Path, ours: BlobStore, theirs: BlobStore, trainer: Any, alone: bool = False
+    ) -> None:
+        exchange = Exchange(ours, PeerSource(theirs), max_blob_bytes=10**6)
+        peer = Member(MemberId(1), PEER, PEER, "them")
+        book = AddressBook(MemberId(0), {} if alone else {peer.id: peer})
+        records = Records(directory / "records.json")
+        blobs = PlanBlobs(ours, records, keep_models=3)
+        self.layouts = Layouts(book.me, trainer, ours)
+        self.collection = Collection(book, ours, exchange, self.layouts, blobs)
+        self.training = Training(trainer, ours, self.collection, blobs, records, Inbox())
+        self.evaluating = Evaluating(trainer, ours, self.layouts, self.collection, records)
 
 
 def test_what_travels_and_the_initial_model_have_layouts_of_their_own() -> None:
@@ -122,23 +134,23 @@ def test_a_node_that_came_late_pulls_the_initial_model_before_it_trains(
 ) -> None:
     ours, theirs = stores
     trainer = FakeTrainer(loaded([NARROW_HEAD], [TRUNK, HEAD]))
-    work = work_of(tmp_path, ours, theirs, trainer)
-    work.model0 = add(theirs, initial_layout_of(trainer.described), 1)
+    node = Node(tmp_path, ours, theirs, trainer)
+    node.layouts.model0 = add(theirs, initial_layout_of(trainer.described), 1)
     newest = add(theirs, layout_of(trainer.described), 5)
 
     async def scenario() -> None:
-        held = await work.fetch(m.Fetch(newest, True))
+        held = await node.collection.fetch(m.Fetch(newest, True))
         assert held == m.BlobHeld(newest)
-        assert not ours.has(work.model0)
-        done = await work.train(m.Train(7, 1, "train", newest, NO_DIGEST))
+        assert not ours.has(node.layouts.model0)
+        done = await node.training.train(m.Train(7, 1, "train", newest, NO_DIGEST))
         assert isinstance(done, m.TrainingFinished)
-        await work.evaluate(7, newest, NO_DIGEST)
-        await work.export(newest, tmp_path / "exported")
+        await node.evaluating.evaluate(m.Evaluate(7, newest, NO_DIGEST))
+        await node.evaluating.export(newest, tmp_path / "exported")
 
     trio.run(scenario)
-    here = ours.path(work.model0)
+    here = ours.path(node.layouts.model0)
     assert trainer.given == [("train", here), ("evaluate", here), ("export", here)]
-    assert ours.verify(work.model0)
+    assert ours.verify(node.layouts.model0)
     assert (tmp_path / "exported").read_bytes() == b"whole"
 
 
@@ -147,13 +159,16 @@ def test_the_initial_model_is_fetched_whole_and_a_later_one_must_not_be(
 ) -> None:
     ours, theirs = stores
     trainer = FakeTrainer(loaded([NARROW_HEAD], [TRUNK, HEAD]))
-    work = work_of(tmp_path, ours, theirs, trainer)
+    node = Node(tmp_path, ours, theirs, trainer)
     whole = initial_layout_of(trainer.described)
-    work.model0, impostor = add(theirs, whole, 1), add(theirs, whole, 9)
+    model0, impostor = add(theirs, whole, 1), add(theirs, whole, 9)
+    node.layouts.model0 = model0
 
     async def scenario() -> None:
-        assert await work.fetch(m.Fetch(work.model0, True)) == m.BlobHeld(work.model0)
-        failed = await work.fetch(m.Fetch(impostor, True))
+        assert await node.collection.fetch(m.Fetch(node.layouts.model0, True)) == m.BlobHeld(
+            node.layouts.model0
+        )
+        failed = await node.collection.fetch(m.Fetch(impostor, True))
         assert isinstance(failed, m.FetchFailed)
         assert "has 24496 bytes where at most 4296 are expected" in failed.reason
 
@@ -165,9 +180,9 @@ def test_a_whole_model_in_its_own_types_is_copied_without_the_trainer(
 ) -> None:
     ours, theirs = stores
     trainer = FakeTrainer(loaded([HEAD], []))
-    work = work_of(tmp_path, ours, theirs, trainer)
+    node = Node(tmp_path, ours, theirs, trainer)
     model = add(ours, layout_of(trainer.described), 4)
-    trio.run(work.export, model, tmp_path / "exported")
+    trio.run(node.evaluating.export, model, tmp_path / "exported")
     assert (tmp_path / "exported").read_bytes() == ours.path(model).read_bytes()
     assert trainer.given == []
 
@@ -177,13 +192,12 @@ def test_without_the_initial_model_nothing_is_trained(
 ) -> None:
     ours, theirs = stores
     trainer = FakeTrainer(loaded([NARROW_HEAD], [TRUNK, HEAD]))
-    work = work_of(tmp_path, ours, theirs, trainer)
-    work.members = {}
-    work.model0 = add(theirs, initial_layout_of(trainer.described), 1)
+    node = Node(tmp_path, ours, theirs, trainer, alone=True)
+    node.layouts.model0 = add(theirs, initial_layout_of(trainer.described), 1)
     base = add(ours, layout_of(trainer.described), 5)
 
     async def scenario() -> None:
-        failed = await work.train(m.Train(7, 1, "train", base, NO_DIGEST))
+        failed = await node.training.train(m.Train(7, 1, "train", base, NO_DIGEST))
         assert isinstance(failed, m.TrainingFailed)
         assert not failed.fault_of_plan
 

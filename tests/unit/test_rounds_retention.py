@@ -10,14 +10,12 @@ import trio
 import trio.lowlevel
 import trio.testing
 
-from swarm.node.node import PRUNE_EVERY_S, Node
+from swarm.node.node import Node
 from swarm.protocol.state import Member, Plan, PlanStatus, Round, RoundStatus, Rules
-from swarm.rounds.driver import Driver
-from swarm.rounds.retention import Pruning
-from swarm.rounds.training import Work
+from swarm.rounds.retention import PRUNE_EVERY_S, PlanBlobs, Pruning
 from swarm.types import NO_DIGEST, Digest, MemberId, PlanId
 
-Passing = dict[int, set[Digest]]
+Made = dict[int, set[Digest]]
 
 NOTHING = frozenset[Digest]()
 MODEL, UPDATE, OTHER = (Digest(bytes([number]) * 32) for number in range(1, 4))
@@ -71,28 +69,25 @@ def test_what_was_deleted_and_is_made_again_is_new() -> None:
     assert pruning.look({UPDATE}, NOTHING, NOTHING) == set()
 
 
-def participant(status: RoundStatus, plan_status: PlanStatus, passing: Passing) -> Driver:
-    """In a plan whose round 4 stands so, with these blobs made or pulled for rounds."""
+def blobs_in(status: RoundStatus, plan_status: PlanStatus, made: Made) -> PlanBlobs:
+    """Of a plan whose round 4 stands so, with these made or pulled for rounds."""
     round = Round(4, 1, status, opened_at=50, roster=7)
     plan = Plan(
         PlanId(1), MemberId(0), "p", MODEL, MODEL, MODEL, 3, NO_DIGEST, Rules(9, False, 2),
         plan_status, 7, {}, round=round,
     )  # fmt: skip
-    exchange: Any = SimpleNamespace(rules=[], soon=[])
-    records: Any = SimpleNamespace(
-        models=dict, opened=lambda *_: None, closed=lambda *_: None, at=lambda number: None
-    )
-    nothing: Any = SimpleNamespace(busy_s=0.0, plan=None)
-    exchange.busy_s = 0.0
-    work = Work(MemberId(0), exchange, nothing, records, nothing, passing=passing)
-    one = Driver(nothing, nothing, work, 3, lambda: (0, 0))
-    trio.run(one.observe, plan, {}, [])
-    return one
+    nothing: Any = SimpleNamespace()
+    records: Any = SimpleNamespace(models=dict)
+    blobs = PlanBlobs(nothing, records, keep_models=3)
+    for number, digests in made.items():
+        blobs.note(number, *digests)
+    blobs.observe(plan)
+    return blobs
 
 
 @pytest.mark.parametrize("status", [RoundStatus.OPEN, RoundStatus.CLOSED])
 def test_the_blobs_of_a_round_are_needed_while_it_runs(status: RoundStatus) -> None:
-    one = participant(status, PlanStatus.RUNNING, {3: {OTHER}, 4: {UPDATE}})
+    one = blobs_in(status, PlanStatus.RUNNING, {3: {OTHER}, 4: {UPDATE}})
     assert one.needed() == {MODEL, UPDATE}
     assert one.take_spent() == {OTHER}
 
@@ -104,21 +99,21 @@ def test_the_blobs_of_a_round_are_needed_while_it_runs(status: RoundStatus) -> N
 def test_they_are_spent_when_it_is_final_or_its_plan_stopped(
     status: RoundStatus, plan_status: PlanStatus
 ) -> None:
-    one = participant(status, plan_status, {4: {UPDATE}})
+    one = blobs_in(status, plan_status, {4: {UPDATE}})
     assert one.needed() == {MODEL}
     assert one.take_spent() == {UPDATE}
     assert one.take_spent() == set()
 
 
 def test_what_comes_after_its_round_is_spent_too() -> None:
-    one = participant(RoundStatus.FINAL, PlanStatus.RUNNING, {})
+    one = blobs_in(RoundStatus.FINAL, PlanStatus.RUNNING, {})
     assert one.take_spent() == set()
-    one.work.passing[4] = {UPDATE}
+    one.note(4, UPDATE)
     assert one.take_spent() == {UPDATE}
 
 
 def test_what_is_made_for_a_round_that_is_not_known_yet_is_kept() -> None:
-    one = participant(RoundStatus.FINAL, PlanStatus.RUNNING, {5: {UPDATE}})
+    one = blobs_in(RoundStatus.FINAL, PlanStatus.RUNNING, {5: {UPDATE}})
     assert one.needed() == {MODEL, UPDATE}
     assert one.take_spent() == set()
 
@@ -139,12 +134,23 @@ def test_a_node_deletes_nothing_before_it_knows_what_it_needs(
         roots=lambda: frozenset({MODEL, OTHER}), unfinished=dict, discard=dropped.append
     )
     node = Node(
-        nothing, nothing, nothing, b"", nothing, nothing, nothing, store, nothing, nothing, {}
+        nothing,
+        nothing,
+        nothing,
+        b"",
+        nothing,
+        nothing,
+        nothing,
+        store,
+        nothing,
+        nothing,
+        nothing,
+        {},
     )
 
     async def scenario() -> None:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(node._keep_pruned)
+            nursery.start_soon(node._retention.run)
             await trio.sleep(10 * PRUNE_EVERY_S)
             assert not dropped  # nothing of the chain is known
             node.height = 5
@@ -154,12 +160,15 @@ def test_a_node_deletes_nothing_before_it_knows_what_it_needs(
             node.members = {me.id: me}
             node._joining.add(PlanId(1))
             await trio.sleep(10 * PRUNE_EVERY_S)
-            assert not dropped  # the plan's participant is still being made
-            node.participants[PlanId(1)] = ready
+            assert not dropped  # its part in the plan is still being put together
+            node.participations[PlanId(1)] = ready
             await trio.sleep(10 * PRUNE_EVERY_S)
             nursery.cancel_scope.cancel()
 
-    ready = participant(RoundStatus.OPEN, PlanStatus.RUNNING, {})
+    blobs = blobs_in(RoundStatus.OPEN, PlanStatus.RUNNING, {})
+    ready: Any = SimpleNamespace(
+        knows_needs=blobs.are_known, needed=blobs.needed, take_spent=blobs.take_spent
+    )
     trio.run(scenario, clock=trio.testing.MockClock(autojump_threshold=0))
     assert {OTHER} in dropped
     assert all(MODEL not in each for each in dropped)

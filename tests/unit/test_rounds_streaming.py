@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -27,11 +27,17 @@ from swarm.protocol.state import (
     Omission,
     VerifyLevel,
 )
+from swarm.rounds.address_book import AddressBook
+from swarm.rounds.checking import Checking
 from swarm.rounds.chunk_merge import Incoming
+from swarm.rounds.collection import Collection
 from swarm.rounds.drafts import Drafts, draft_name
 from swarm.rounds.exchange import Exchange
+from swarm.rounds.following import Following
+from swarm.rounds.layouts import Layouts
+from swarm.rounds.merging import Merging
 from swarm.rounds.records import Records
-from swarm.rounds.training import Work
+from swarm.rounds.retention import PlanBlobs
 from swarm.tensors import Layout, TensorSpec, create_file
 from swarm.types import NO_DIGEST, Address, Digest, MemberId, PlanId
 
@@ -59,6 +65,28 @@ class Site(Exchange):
         return self.alter(root, index, bytes(super().read_chunk(sender, root, index)))
 
 
+class Node:
+    """What of a node collects, merges, follows and checks; its trainer is not asked."""
+
+    def __init__(
+        self,
+        me: MemberId,
+        members: dict[MemberId, Member],
+        store: BlobStore,
+        exchange: Exchange,
+        drafts: Drafts,
+        records: Records,
+    ) -> None:
+        book, trainer = AddressBook(me, members), cast(Any, None)
+        blobs = PlanBlobs(store, records, keep_models=3)
+        layouts = Layouts(me, trainer, store, _known=(LAYOUT, LAYOUT))
+        self.drafts = drafts
+        self.collection = collection = Collection(book, store, exchange, layouts, blobs)
+        self.merging = Merging(book, store, layouts, collection, drafts, blobs, records)
+        self.checking = Checking(book, store, exchange, layouts, collection, drafts, blobs)
+        self.following = Following(book, layouts, drafts)
+
+
 class Consortium:
     """Nodes that each hold their own update of round 1; node 0 leads."""
 
@@ -73,7 +101,7 @@ class Consortium:
         }
         self.stores = [BlobStore(directory / str(i)) for i in range(nodes)]
         self.updates = tuple(self._update(i) for i in range(nodes))
-        self.work: list[Work] = []
+        self.nodes: list[Node] = []
         self.sites: list[Site] = []
         self.networks: list[Any] = []
 
@@ -98,12 +126,10 @@ class Consortium:
             site.rules.append(lambda sender, blob: True)
             network.serve_blobs(site)
             records = Records(self.directory / f"{i}.jsonl")
-            drafts = Drafts(PlanId(1), site)
-            work = Work(i, site, None, records, drafts, members=self.members)  # type: ignore[arg-type]
-            work._layouts = (LAYOUT, LAYOUT)
+            drafts = Drafts(PlanId(1), self.stores[i], site)
+            self.nodes.append(Node(i, self.members, self.stores[i], site, drafts, records))
             self.networks.append(network)
             self.sites.append(site)
-            self.work.append(work)
         for network in self.networks:
             network.set_members({member.node: () for member in self.members.values()})
 
@@ -137,20 +163,20 @@ def play(
     heard: dict[int, m.Event] = {}
 
     async def check(i: int, merged: m.Merged) -> None:
-        heard[i] = await consortium.work[i].verify(consortium.verify(merged, level))
+        heard[i] = await consortium.nodes[i].checking.verify(consortium.verify(merged, level))
 
     async def scenario() -> m.Event:
         async with AsyncExitStack() as stack:
             await consortium.open(stack)
             follow = m.Follow(1, 1, LEADER, consortium.updates, 0)
-            consortium.work[0].drafts.expect((1, 1, LEADER))
+            consortium.nodes[0].drafts.expect((1, 1, LEADER))
             with trio.fail_after(30):
                 async with trio.open_nursery() as nursery:
-                    for work in consortium.work[1:]:
-                        nursery.start_soon(work.follow, follow)
-                    merged = await consortium.work[0].merge(merge or consortium.merge())
+                    for node in consortium.nodes[1:]:
+                        nursery.start_soon(node.following.follow, follow)
+                    merged = await consortium.nodes[0].merging.merge(merge or consortium.merge())
                     if isinstance(merged, m.Merged):
-                        for i in range(1, len(consortium.work)):
+                        for i in range(1, len(consortium.nodes)):
                             nursery.start_soon(check, i, merged)
                     else:
                         nursery.cancel_scope.cancel()
@@ -202,14 +228,14 @@ def test_a_followed_model_may_be_checked_again(tmp_path: Path) -> None:
 
     async def open_and_check_twice(stack: AsyncExitStack) -> None:
         await Consortium.open(consortium, stack)
-        work = consortium.work[1]
-        verify = work.verify
+        checking = consortium.nodes[1].checking
+        verify = checking.verify
 
         async def twice(command: m.Verify) -> m.Event:
             first.append(await verify(command))
             return await verify(command)
 
-        work.verify = twice  # type: ignore[method-assign]
+        checking.verify = twice  # type: ignore[method-assign]
 
     consortium.open = open_and_check_twice  # type: ignore[method-assign]
     _, heard = play(consortium, VerifyLevel.SHARED)
@@ -221,7 +247,7 @@ def test_a_merged_model_may_be_asked_for_before_its_merge_is_in_a_block(tmp_path
     consortium = Consortium(tmp_path, 3)
     merged, _ = play(consortium, VerifyLevel.HELD)
     assert isinstance(merged, m.Merged)
-    drafts = consortium.work[0].drafts
+    drafts = consortium.nodes[0].drafts
     assert merged.model in drafts.names
     trio.run(drafts.forget, (2, 1))
     assert drafts.names == frozenset()
@@ -304,7 +330,7 @@ def test_a_shared_check_pulls_only_its_chunks_and_finds_a_wrong_one_among_them(
 
             async def check(i: int) -> None:
                 command = consortium.verify(merged, VerifyLevel.SHARED)
-                verdicts[i] = await consortium.work[i].verify(command)
+                verdicts[i] = await consortium.nodes[i].checking.verify(command)
 
             async with trio.open_nursery() as nursery:
                 for i in checkers:
@@ -343,7 +369,7 @@ def test_a_check_whose_updates_are_deleted_under_it_is_given_up_and_ends_nothing
 
     async def open_with_deletions(stack: AsyncExitStack) -> None:
         await Consortium.open(consortium, stack)
-        late = consortium.work[1]
+        late = consortium.nodes[1].collection
         late._incoming = lambda update: Incoming(tmp_path / "pruned.blob", None, update.samples)  # type: ignore[method-assign]
 
     consortium.open = open_with_deletions  # type: ignore[method-assign]
@@ -365,20 +391,20 @@ def test_a_merge_whose_round_is_over_waits_for_no_update_and_blames_nobody(
     async def scenario() -> m.Event:
         async with AsyncExitStack() as stack:
             await consortium.open(stack)
-            leader = consortium.work[LEADER]
+            leader = consortium.nodes[LEADER]
             consortium.sites[2].rules[:] = [lambda sender, blob: False]  # for it, all is over
 
             async def end_round() -> None:
                 if waits_first:
                     await trio.sleep(0.1)
-                leader.end_rounds(1)
+                leader.collection.end_rounds(1)
 
             with trio.fail_after(1):
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(end_round)
                     if not waits_first:
                         await trio.testing.wait_all_tasks_blocked()
-                    return await leader.merge(consortium.merge())
+                    return await leader.merging.merge(consortium.merge())
 
     failed = trio.run(scenario)
     assert isinstance(failed, m.MergeFailed)

@@ -1,0 +1,53 @@
+"""What the command line may ask of a running node, and what all commands have in common.
+
+Arguments and answers are JSON. `member_commands`, `plan_commands` and `model_commands` hold most of
+them, by what they are about; the node serves them by name on its control socket.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from swarm.chain.client import Receipt
+from swarm.errors import ContractError
+from swarm.node.chain_link import ChainLink
+from swarm.node.control import Handler
+from swarm.node.refusals import in_words
+from swarm.node.status import NodeStatus
+
+DEADLINE_S = 60.0
+
+
+@dataclass(frozen=True)
+class NodeCommands:
+    """What a node is asked about itself."""
+
+    chain: ChainLink
+    read_status: Callable[[], NodeStatus]
+
+    @property
+    def by_name(self) -> dict[str, Handler]:
+        return {"status": self.status, "wait_for_head": self.wait_for_head}
+
+    async def status(self) -> object:
+        return self.read_status()
+
+    async def wait_for_head(self, above: int) -> object:
+        """The head's height as soon as it is greater, for those who would ask again and again."""
+        return await self.chain.wait_for_head(above)
+
+
+async def transact(chain: ChainLink, function: str, *arguments: object) -> Receipt:
+    """Send a transaction and wait for its block. Raises ConfigurationError with the contract's
+    refusal, ChainError."""
+    try:
+        return await chain.transact(function, *arguments, deadline_s=DEADLINE_S)
+    except ContractError as error:
+        raise in_words(error) from error
+
+
+def number_in(receipt: Receipt, event: str, argument: str) -> int:
+    """The number that the contract gave to what a transaction made, from its own event."""
+    [made] = [e for e in receipt.events if e.name == event]
+    return int(str(made.arguments[argument]))

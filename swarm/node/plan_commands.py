@@ -1,0 +1,142 @@
+"""What people may ask about plans: read, propose, consent, withdraw, stop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from swarm.blobs.store import BlobStore
+from swarm.errors import ConfigurationError, ContractError
+from swarm.learning import bundle
+from swarm.node.chain_link import ChainLink
+from swarm.node.commands import number_in, transact
+from swarm.node.control import Handler
+from swarm.node.library import Library
+from swarm.node.proposal import chain_rules
+from swarm.node.trainers import Trainers
+from swarm.protocol.election import commitment_to, secret_for
+from swarm.protocol.state import Plan, members_in
+from swarm.protocol.workflow import FEDERATED_AVERAGING
+from swarm.types import Digest, MemberId, PlanId, to_hex
+
+
+@dataclass(frozen=True)
+class PlanCommands:
+    """`on_proposed` hears of the initial model of each plan that is proposed here."""
+
+    chain: ChainLink
+    library: Library
+    trainers: Trainers
+    store: BlobStore
+    election_secret: bytes
+    max_samples: int | None
+    """What this site declares, if not all that it has."""
+    on_proposed: Callable[[Digest], None]
+
+    @property
+    def by_name(self) -> dict[str, Handler]:
+        return {
+            "plans": self.plans,
+            "show_plan": self.show_plan,
+            "propose_plan": self.propose_plan,
+            "consent": self.consent,
+            "withdraw": self.withdraw,
+            "stop_plan": self.stop_plan,
+        }
+
+    async def plans(self) -> object:
+        names, count = await self._names(), await self.chain.plan_count()
+        return [_describe(await self._plan(number), names) for number in range(1, count + 1)]
+
+    async def show_plan(self, plan: int) -> object:
+        found = await self._plan(plan)
+        code = await trio.to_thread.run_sync(self.library.read, found.digest)
+        files = {name: text.decode(errors="replace") for name, text in code.files.items()}
+        return _describe(found, await self._names()) | {"code": files}
+
+    async def propose_plan(self, path: str, rounds: int | None) -> object:
+        code = await trio.to_thread.run_sync(bundle.read, Path(path))
+        await trio.to_thread.run_sync(self.library.add, code)
+        out = self.store.scratch(f"model0-{code.digest.hex()[:16]}")
+        await trio.to_thread.run_sync(lambda: out.unlink(missing_ok=True))
+        trainer = await self.trainers.of(code.digest)
+        loaded = await trainer.describe()
+        rules = chain_rules(loaded, rounds)
+        await trainer.initialise(out)
+        model0 = await trio.to_thread.run_sync(self.store.add, out)
+        self.on_proposed(model0)
+        workflow = FEDERATED_AVERAGING
+        receipt = await transact(
+            self.chain,
+            "proposePlan",
+            loaded.name,
+            code.digest,
+            model0,
+            workflow.id,
+            workflow.version,
+            workflow.merge_id,
+            rules,
+        )
+        proposed = await self._plan(number_in(receipt, "PlanProposed", "plan"))
+        return _describe(proposed, await self._names())
+
+    async def consent(self, plan: int, path: str | None) -> object:
+        found = await self._plan(plan)
+        if path is not None:
+            code = await trio.to_thread.run_sync(bundle.read, Path(path))
+            if code.digest != found.digest:
+                raise ConfigurationError(
+                    f"the code in {path} has the digest {to_hex(code.digest)}, but plan {plan} is "
+                    f"{to_hex(found.digest)}: read the plan with `swarm plan show {plan}`, and "
+                    "consent to that, or ask the proposer"
+                )
+            await trio.to_thread.run_sync(self.library.add, code)
+        await trio.to_thread.run_sync(self.library.read, found.digest)
+        trainer = await self.trainers.of(found.digest)
+        loaded = await trainer.describe()
+        if loaded.has_statistics != found.rules.statistics_round:
+            raise ConfigurationError(
+                f"plan {plan} was proposed with other rules than its code has: do not join it"
+            )
+        samples = await trainer.count_samples()
+        most = self.max_samples or samples.train
+        commitment = commitment_to(secret_for(self.election_secret, found.id, *found.place))
+        await transact(self.chain, "consent", found.id, found.digest, most, commitment)
+        return {"digest": to_hex(found.digest), "max_samples": most}
+
+    async def withdraw(self, plan: int) -> object:
+        await transact(self.chain, "withdraw", plan)
+        return {}
+
+    async def stop_plan(self, plan: int) -> object:
+        await transact(self.chain, "stop", plan)
+        found = await self._plan(plan)
+        return {"status": found.status.name.lower(), "votes": found.stop_votes.bit_count()}
+
+    async def _plan(self, number: int) -> Plan:
+        try:
+            return (await self.chain.snapshot(PlanId(number))).plan
+        except ContractError as error:
+            raise ConfigurationError(f"there is no plan {number}: see `swarm plan list`") from error
+
+    async def _names(self) -> dict[MemberId, str]:
+        return {i: member.name for i, member in (await self.chain.members()).items()}
+
+
+def _describe(plan: Plan, names: dict[MemberId, str]) -> dict[str, Any]:
+    return {
+        "id": plan.id,
+        "name": plan.name,
+        "digest": to_hex(plan.digest),
+        "status": plan.status.name.lower(),
+        "proposer": names.get(plan.proposer, str(plan.proposer)),
+        "participants": [names.get(i, str(i)) for i in members_in(plan.participants)],
+        "model0": to_hex(plan.model0),
+        "model": to_hex(plan.model),
+        "model_round": plan.model_round,
+        "rules": asdict(plan.rules) | {"verify_level": plan.rules.verify_level.name.lower()},
+    }

@@ -1,0 +1,73 @@
+"""The process of a node, from `swarm node start` to what ends it."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import signal
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from swarm.errors import MACHINE_FAULTS, SwarmError
+from swarm.node.node import open_node
+
+log = logging.getLogger("swarm.node")
+
+M_ARENA_MAX = -8  # as <malloc.h> has it
+
+
+async def run_node(directory: Path, password: str | None = None) -> None:
+    """Run a node until SIGINT or SIGTERM. Raises what ends it otherwise."""
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async with trio.open_nursery() as nursery:
+
+            async def stop_on_signal() -> None:
+                async for number in signals:
+                    log.info("%s: ending", signal.Signals(number).name)
+                    nursery.cancel_scope.cancel()
+
+            nursery.start_soon(stop_on_signal)
+            async with open_node(directory, password) as node:
+                await node.run()
+
+
+def start_node(directory: Path, password: str | None = None) -> None:
+    """Blocks; the entry of `swarm node start`.
+
+    Raises SwarmError or OSError (a full disk, say) for what a person can mend.
+    """
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True
+    )
+    # Training competes for the processor: let threads take turns faster than every 5 ms.
+    sys.setswitchinterval(1e-3)
+    _share_memory()
+    try:
+        trio.run(run_node, directory.resolve(), password)
+    except BaseExceptionGroup as group:
+        expected, rest = group.split(_can_be_mended)
+        if expected is None or rest is not None:
+            raise
+        raise _first(expected) from None
+
+
+def _share_memory() -> None:
+    """Let all threads draw from two pools of glibc's. By default each has one of its own and keeps
+    what it ever needed, and work here moves from thread to thread: a node would grow for hours."""
+    with suppress(AttributeError, OSError):  # another libc
+        ctypes.CDLL(None).mallopt(M_ARENA_MAX, 2)
+
+
+def _can_be_mended(error: BaseException) -> bool:
+    return isinstance(error, SwarmError) or (
+        isinstance(error, OSError) and error.errno in MACHINE_FAULTS
+    )
+
+
+def _first(group: BaseExceptionGroup[Any]) -> BaseException:
+    first = group.exceptions[0]
+    return _first(first) if isinstance(first, BaseExceptionGroup) else first

@@ -1,0 +1,36 @@
+"""The rules of a plan's proposal: what its code says, as the contract enforces it."""
+
+from __future__ import annotations
+
+from swarm.learning.messages import Loaded
+from swarm.protocol.state import Rules, VerifyLevel
+from swarm.rounds.layouts import layout_of
+
+FULL_BELOW_BYTES = 16 * 2**20
+"""Models up to this size are recomputed by everyone, unless the plan says otherwise."""
+
+SLOT_BYTES_PER_S = 25 * 10**6
+"""How much of a model a leader is expected to have merged in each second of its first slot."""
+
+
+def chain_rules(loaded: Loaded, rounds: int | None) -> Rules:
+    """`rounds` is how many, if not as many as the plan says. Raises PlanError for a model that
+    cannot be exchanged."""
+    said = loaded.rules
+    size = layout_of(loaded)
+    levels = {
+        "auto": VerifyLevel.FULL if size.file_bytes <= FULL_BELOW_BYTES else VerifyLevel.HELD,
+        "held": VerifyLevel.HELD,
+        "shared": VerifyLevel.SHARED,
+        "full": VerifyLevel.FULL,
+    }
+    max_round_s = max(10, round(said.max_round_s))
+    return Rules(
+        rounds=rounds or said.rounds,
+        statistics_round=loaded.has_statistics,
+        min_peers=said.min_peers,
+        verify_level=levels[said.verify],
+        max_round_s=max_round_s,
+        # A leader that is still pulling is not a dead one; recent merges widen the slots further.
+        slot_s=min(max_round_s, Rules.slot_s + round(size.file_bytes / SLOT_BYTES_PER_S)),
+    )

@@ -1,0 +1,140 @@
+"""What a node says of itself, to people and programs. Nothing secret is in it: anyone at this site
+may be shown all of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from swarm.learning.messages import Progress
+from swarm.protocol.state import Member, Plan, RoundStatus
+from swarm.rounds.participation import Participation
+from swarm.rounds.records import RECENT_ROUNDS
+from swarm.types import NO_DIGEST, Digest, MemberId, to_hex
+
+
+class TrainingStatus(msgspec.Struct, frozen=True):
+    """How far the running training is."""
+
+    fraction: float
+    epoch: int
+    loss: float
+
+
+class StartingPlan(msgspec.Struct, frozen=True):
+    """A plan that this node has joined and not looked at yet."""
+
+    id: int
+
+
+class PlanStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """Where one plan stands at this node. Digests in hex, members by name."""
+
+    id: int
+    name: str
+    digest: str
+    status: str
+    rounds: int
+    """How many it has."""
+    round: int | None
+    attempt: int | None
+    phase: str | None
+    leader: str | None
+    """Of a closed round, whose slot it is."""
+    submitted: list[str]
+    training: TrainingStatus | None
+    model: str
+    model_round: int
+    model_held: bool
+    statistics: str | None
+    halted: str | None
+    """Why this node has stopped training it, if it has."""
+    last_report: str
+    records: list[dict[str, Any]]
+    """Of the newest rounds, oldest first: `swarm.rounds.records`."""
+
+
+class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """One node. Members by name, addresses in hex."""
+
+    name: str
+    pid: int
+    trainer_pid: int | None
+    tasks: int
+    """Of trio: to see whether they grow."""
+    account: str
+    peer_id: str
+    p2p: list[str]
+    rpc_url: str
+    dir: str
+    contract: str
+    chain_id: int
+    height: int
+    round: int | None
+    chain: dict[str, Any]
+    """What the chain says of itself: `swarm.chain.service`, or an external endpoint's URL."""
+    members: list[str]
+    connected: list[str]
+    bytes_sent: int
+    bytes_received: int
+    plans: list[PlanStatus | StartingPlan]
+
+
+def plan_status(part: Participation) -> PlanStatus | StartingPlan:
+    plan = part.plan
+    if plan is None:
+        return StartingPlan(part.id)
+    round, names = plan.round, part.names()
+    return PlanStatus(
+        id=plan.id,
+        name=plan.name,
+        digest=to_hex(plan.digest),
+        status=plan.status.name.lower(),
+        rounds=plan.rules.rounds,
+        round=None if round is None else round.number,
+        attempt=None if round is None else round.attempt,
+        phase=None if round is None else round.status.name.lower(),
+        leader=_leader(plan, names),
+        submitted=[]
+        if round is None
+        else [names.get(i, str(i)) for i in sorted(round.submissions)],
+        training=training_status(part.progress),
+        model=to_hex(plan.model),
+        model_round=plan.model_round,
+        model_held=part.holds(plan.model),
+        statistics=_hex_or_none(plan.statistics),
+        halted=part.halted,
+        last_report=part.last_report,
+        records=part.rounds(RECENT_ROUNDS),
+    )
+
+
+def training_status(progress: Progress | None) -> TrainingStatus | None:
+    if progress is None:
+        return None
+    return TrainingStatus(progress.fraction, progress.epoch, progress.loss)
+
+
+def name_validators(said: dict[str, object], members: Iterable[Member]) -> dict[str, Any]:
+    """The chain's own status, with names in the place of addresses."""
+    names = {to_hex(m.node): m.name for m in members}
+    named: dict[str, Any] = dict(said)
+    for key in ("validators", "waiting_for"):
+        if isinstance(named.get(key), list):
+            named[key] = [names.get(a, a) for a in named[key]]
+    if "proposer" in named:
+        named["proposer"] = names.get(str(named["proposer"]), named["proposer"])
+    return named
+
+
+def _leader(plan: Plan, names: dict[MemberId, str]) -> str | None:
+    if plan.round is None or plan.round.status is not RoundStatus.CLOSED:
+        return None
+    return names.get(plan.round.leader_at(int(time.time())))
+
+
+def _hex_or_none(digest: Digest) -> str | None:
+    return None if digest == NO_DIGEST else to_hex(digest)

@@ -1,0 +1,44 @@
+"""The trainer processes of a node: one for each plan's code, from the first use on."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from swarm.learning.supervisor import Trainer, TrainerConfig, open_trainer
+from swarm.node.config import NodeConfig, data_path
+from swarm.node.library import Library
+from swarm.types import Digest
+
+
+@dataclass
+class Trainers:
+    """They end with `resources`."""
+
+    directory: Path
+    config: NodeConfig
+    library: Library
+    resources: AsyncExitStack
+    _opened: dict[Digest, Trainer] = field(default_factory=dict)
+
+    async def of(self, code: Digest) -> Trainer:
+        """The trainer for the plan with this code."""
+        if code not in self._opened:
+            opened = open_trainer(self._config_of(code))
+            self._opened[code] = await self.resources.enter_async_context(opened)
+        return self._opened[code]
+
+    def _config_of(self, code: Digest) -> TrainerConfig:
+        training = self.config.training
+        return TrainerConfig(
+            plan=self.library.path(code),
+            digest=code,
+            site=self.config.name,
+            workspace=self.directory / "trainer" / code.hex(),
+            data=data_path(self.directory, self.config),
+            options=self.config.data.options,
+            device=training.device,
+            seed=training.seed,
+            log=self.directory / "trainer.log",
+        )

@@ -1,0 +1,58 @@
+"""Scoring final models on this site's own rows, and writing them for people."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import trio
+
+from swarm.blobs.store import BlobStore
+from swarm.errors import SwarmError
+from swarm.learning.supervisor import Trainer
+from swarm.protocol import machine as m
+from swarm.rounds.collection import Collection
+from swarm.rounds.layouts import Layouts
+from swarm.rounds.records import Records
+from swarm.tensors import Layout
+from swarm.types import NO_DIGEST, Digest, to_hex
+
+log = logging.getLogger("swarm.plan")
+
+
+@dataclass
+class Evaluating:
+    """One plan's final models at one node."""
+
+    trainer: Trainer
+    store: BlobStore
+    layouts: Layouts
+    collection: Collection
+    records: Records
+
+    async def evaluate(self, command: m.Evaluate) -> None:
+        """Failing costs the score, nothing else."""
+        number, statistics = command.number, command.statistics
+        self.records.at(number).model = to_hex(command.model)
+        try:
+            scores = await self.trainer.evaluate(
+                self.store.path(command.model),
+                None if statistics == NO_DIGEST else self.store.path(statistics),
+                await self.collection.initial_model(),
+            )
+        except SwarmError as error:
+            log.warning("the model of round %d could not be scored: %s", number, error)
+            return
+        self.records.at(number).metrics = {"validation": scores.validation, "test": scores.test}
+        self.records.save()
+
+    async def export(self, model: Digest, out: Path) -> None:
+        """Write a model that is here to the new file `out`, whole and in the plan's own types."""
+        path = self.store.path(model)
+        whole = await self.layouts.initial()
+        if await trio.to_thread.run_sync(Layout.read, path) == whole:
+            await trio.to_thread.run_sync(shutil.copyfile, path, out)
+        else:
+            await self.trainer.export(path, out, await self.collection.initial_model())

@@ -1,0 +1,200 @@
+"""One node's part in one plan, put together, as the rest of the node sees it.
+
+chain ── heads ─► Participation ─► inbox ─► Driver ◄─► round machine
+                    │ history, blobs          │ commands
+                    ▼                         ▼
+                  records      training, collection, merging, checking, …, transactions
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from swarm.blobs.store import BlobStore
+from swarm.learning.messages import Progress
+from swarm.learning.supervisor import Trainer
+from swarm.protocol import machine as m
+from swarm.protocol.state import Member, Plan, Round, RoundStatus, member_set
+from swarm.rounds.address_book import AddressBook
+from swarm.rounds.checking import Checking
+from swarm.rounds.collection import Collection
+from swarm.rounds.drafts import Drafts
+from swarm.rounds.driver import Driver
+from swarm.rounds.evaluating import Evaluating
+from swarm.rounds.exchange import Exchange
+from swarm.rounds.following import Following
+from swarm.rounds.history import History, Past
+from swarm.rounds.inbox import Inbox
+from swarm.rounds.layouts import Layouts
+from swarm.rounds.merging import Merging
+from swarm.rounds.records import KEPT_ROUNDS, Meters, Records
+from swarm.rounds.retention import PlanBlobs, last_over
+from swarm.rounds.serving import Serving
+from swarm.rounds.training import Training
+from swarm.rounds.transactions import Sender, Transactions
+from swarm.types import Digest, MemberId, PlanId
+
+Stage = tuple[int, int, RoundStatus]
+"""Round, attempt and status of a plan's newest round."""
+
+
+class Chain(Sender, Past, Protocol):
+    """What is needed of the chain: transactions, and rounds of the past."""
+
+
+@dataclass
+class Participation:
+    """`run` it in a nursery; call `observe` with every new snapshot of the chain."""
+
+    machine: m.RoundMachine
+    driver: Driver
+    inbox: Inbox
+    book: AddressBook
+    layouts: Layouts
+    collection: Collection
+    training: Training
+    evaluating: Evaluating
+    history: History
+    records: Records
+    blobs: PlanBlobs
+    stage: Stage | None = None
+    """Where the plan's newest round stands; None before its first."""
+
+    async def run(self) -> None:
+        await self.driver.run()
+
+    async def observe(
+        self, plan: Plan, members: dict[MemberId, Member], ended: list[Round]
+    ) -> None:
+        """A new head: the plan as it stands there, all members ever, and the rounds that are known
+        to have ended since the last one."""
+        self.book.members = members
+        self.layouts.model0 = plan.model0
+        present = member_set(i for i, member in members.items() if member.present)
+        await self.history.note(self.machine.plan, plan, present, ended)
+        self.blobs.observe(plan)
+        round = plan.round
+        self.stage = None if round is None else (round.number, round.attempt, round.status)
+        self.collection.end_rounds(last_over(plan))
+        await self.inbox.put(m.ChainObserved(plan, present))
+
+    def announce(self, merge: m.MergeAnnounced) -> None:
+        """A merge waits for a block. It is in order to miss that: the block will tell of it."""
+        self.inbox.offer(merge)
+
+    # What people and the rest of the node may ask.
+
+    @property
+    def id(self) -> PlanId:
+        return self.machine.plan_id
+
+    @property
+    def plan(self) -> Plan | None:
+        """The plan as the round machine sees it; None before its first look."""
+        return self.machine.plan
+
+    @property
+    def halted(self) -> str | None:
+        """Why this node has stopped training the plan, if it has."""
+        return self.machine.halted
+
+    @property
+    def last_report(self) -> str:
+        return self.driver.last_report
+
+    @property
+    def progress(self) -> Progress | None:
+        """How far the running training is."""
+        return self.training.progress
+
+    @property
+    def trainer_pid(self) -> int | None:
+        return self.training.pid
+
+    def holds(self, blob: Digest) -> bool:
+        """Whether a blob is complete here."""
+        return self.machine.holds(blob)
+
+    def names(self) -> dict[MemberId, str]:
+        return self.book.names()
+
+    def rounds(self, newest: int = KEPT_ROUNDS) -> list[dict[str, Any]]:
+        """What is remembered of the newest rounds, oldest first."""
+        return self.records.as_list(self.book.names(), newest)
+
+    def models(self) -> dict[int, Digest]:
+        """The final models that are kept here, by training round."""
+        return self.blobs.models()
+
+    @property
+    def knows_needs(self) -> bool:
+        """Whether it has observed its plan, and so knows what that needs."""
+        return self.blobs.are_known
+
+    def needed(self) -> set[Digest]:
+        return self.blobs.needed()
+
+    def take_spent(self) -> set[Digest]:
+        return self.blobs.take_spent()
+
+    async def evaluate(self, number: int, model: Digest, statistics: Digest) -> dict[str, Any]:
+        """Score a model of this plan once more; its metrics by part of this site's rows."""
+        await self.evaluating.evaluate(m.Evaluate(number, model, statistics))
+        return self.records.at(number).metrics
+
+    async def export(self, model: Digest, out: Path) -> None:
+        await self.evaluating.export(model, out)
+
+
+def open_participation(
+    plan: PlanId,
+    me: MemberId,
+    election_secret: bytes,
+    *,
+    chain: Chain,
+    store: BlobStore,
+    exchange: Exchange,
+    trainer: Trainer,
+    records: Records,
+    keep_models: int,
+    traffic: Callable[[], tuple[int, int]],
+) -> Participation:
+    """Put together one node's part in one plan, and have the exchange serve by its rules.
+
+    `traffic` is (bytes sent, bytes received) by this node so far.
+    """
+
+    def read_meters() -> Meters:
+        return Meters(time.monotonic(), exchange.busy_s, *traffic())
+
+    inbox, book = Inbox(), AddressBook(me)
+    machine = m.RoundMachine(plan, me, election_secret, store.has)
+    blobs = PlanBlobs(store, records, keep_models)
+    layouts = Layouts(me, trainer, store)
+    drafts = Drafts(plan, store, exchange)
+    collection = Collection(book, store, exchange, layouts, blobs)
+    training = Training(trainer, store, collection, blobs, records, inbox)
+    evaluating = Evaluating(trainer, store, layouts, collection, records)
+    driver = Driver(
+        machine,
+        inbox,
+        exchange.rules_changed,
+        training,
+        collection,
+        Merging(book, store, layouts, collection, drafts, blobs, records),
+        Checking(book, store, exchange, layouts, collection, drafts, blobs),
+        Following(book, layouts, drafts),
+        evaluating,
+        Transactions(plan, chain, records),
+    )
+    serving = Serving(machine, book, drafts, blobs)
+    exchange.allow(serving.may_read, serving.may_read_soon)
+    history = History(records, chain, read_meters)
+    return Participation(
+        machine, driver, inbox, book, layouts, collection, training, evaluating, history, records,
+        blobs,
+    )  # fmt: skip
