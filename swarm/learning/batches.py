@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -17,8 +17,14 @@ from torch.utils.data import ConcatDataset, Dataset, default_collate
 
 from swarm.errors import PlanError
 
-if TYPE_CHECKING:
-    from swarm.learning.plan import Plan
+
+class HasLoss(Protocol):
+    """What is needed of a plan here."""
+
+    @property
+    def batch_size(self) -> int: ...
+
+    def loss(self, model: torch.nn.Module, batch: Any) -> torch.Tensor: ...
 
 
 def derive_seed(*words: str | int) -> int:
@@ -99,7 +105,7 @@ def to_device(batch: Any, device: torch.device) -> Any:
     return batch
 
 
-def mean_loss(plan: Plan, model: torch.nn.Module, part: Any) -> float:
+def mean_loss(plan: HasLoss, model: torch.nn.Module, part: Any) -> float:
     """The plan's loss over a part of the data, each row counting the same."""
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     order, size = range(rows_in(part)), max(plan.batch_size, 256)

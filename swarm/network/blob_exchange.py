@@ -35,7 +35,7 @@ from swarm.network.connection import Connection
 from swarm.network.limits import MIB, NetworkLimits
 from swarm.network.muxer import Stream
 from swarm.network.pacing import Pacer
-from swarm.network.peers import Peer
+from swarm.network.standing import Standing
 from swarm.network.wire import (
     BLOB,
     CHUNK_HEADER,
@@ -90,7 +90,7 @@ class BlobServer:
         except (LocalError, OSError) as error:
             raise RemoteError(refusal(error)) from error
 
-    async def serve(self, peer: Peer, stream: Stream) -> None:
+    async def serve(self, peer: Standing, stream: Stream) -> None:
         """One fetch, from the request to the last chunk."""
         with trio.fail_after(self._limits.handshake_s):
             wanted = await read_frame(

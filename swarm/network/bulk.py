@@ -284,10 +284,12 @@ class BulkChannel:
         """Where the peer listens: where it was dialled, where it may be dialled, where it is."""
         host, _, port = connection.remote.rpartition(":")
         protocol = "ip6" if ":" in host else "ip4"
-        if connection.dialler != connection.peer.address:
+        address = connection.peer.address
+        if connection.dialler != address:
             yield tcp.Endpoint(host, int(port), protocol)
             return
-        yield from connection.peer.endpoints
+        if address in self._peers:  # or it has just ceased to be a member
+            yield from self._peers[address].endpoints
         for listening in grant.ports:
             yield tcp.Endpoint(host, listening, protocol)
 

@@ -26,7 +26,7 @@ from typing import Protocol, cast
 
 from swarm.errors import ChunkPending, LocalError, PeerUnreachable, ProtocolViolation, RemoteError
 from swarm.network.pacing import Pacer
-from swarm.network.peers import Peer
+from swarm.network.standing import Standing
 from swarm.network.tickets import Ticket
 from swarm.network.wire import CHUNK_HEADER, CHUNK_REFUSED, MAX_REFUSAL_CHARS, short
 from swarm.types import Address, Digest
@@ -78,7 +78,7 @@ class Sending:
     def __init__(
         self,
         secured: ssl.SSLSocket,
-        peer: Peer,
+        peer: Standing,
         ticket: Ticket,
         reader: ChunkReader,
         pacer: Pacer,
@@ -191,7 +191,7 @@ class Receiving:
     def __init__(
         self,
         secured: ssl.SSLSocket,
-        peer: Peer,
+        peer: Standing,
         indices: Sequence[int],
         take: Take,
         buffers: Sequence[memoryview],

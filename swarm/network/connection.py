@@ -26,7 +26,8 @@ from swarm.errors import (
 from swarm.network.limits import NetworkLimits
 from swarm.network.multistream import NegotiationError, answer, propose
 from swarm.network.muxer import Muxer, Stream
-from swarm.network.peers import Peer, Signal
+from swarm.network.signals import Signal
+from swarm.network.standing import Standing
 from swarm.network.wire import (
     CONTROL,
     Message,
@@ -41,7 +42,7 @@ from swarm.types import Address
 
 RequestHandler = Callable[[Address, bytes], Awaitable[bytes]]
 MessageHandler = Callable[[Address, bytes], Awaitable[None] | None]
-StreamHandler = Callable[[Peer, Stream], Awaitable[None]]
+StreamHandler = Callable[[Standing, Stream], Awaitable[None]]
 
 
 @dataclass
@@ -67,7 +68,7 @@ class Connection:
     def __init__(
         self,
         muxer: Muxer,
-        peer: Peer,
+        peer: Standing,
         dialler: Address,
         remote: str,
         handlers: Handlers,

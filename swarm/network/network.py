@@ -33,8 +33,9 @@ from swarm.network.identity import Identity, address_of
 from swarm.network.limits import NetworkLimits
 from swarm.network.muxer import Muxer
 from swarm.network.pacing import Pacer
-from swarm.network.peers import Peer, PeerTraffic, Signal, Traffic
+from swarm.network.peers import Peer, PeerTraffic, Traffic
 from swarm.network.secure import HANDSHAKE_ERRORS, MemberNoise, NotAMember, connect, welcome
+from swarm.network.signals import Signal
 from swarm.network.wire import BLOB, short
 from swarm.types import Address, Digest, to_hex
 
@@ -87,7 +88,7 @@ class Network:
             endpoints = self._usable_endpoints(address, texts)
             peer = self._peers.get(address)
             if peer is None:
-                peer = self._peers[address] = Peer(address, endpoints)
+                peer = self._peers[address] = Peer(address, endpoints=endpoints)
                 if self._nursery is not None:
                     self._nursery.start_soon(self._keep_connected, peer)
             elif peer.endpoints != endpoints:
@@ -415,8 +416,8 @@ class Network:
 
     def _adopt(self, new: Connection) -> bool:
         """Make `new` the connection of its peer, unless the one there is to be kept."""
-        peer = new.peer
-        if self._peers.get(peer.address) is not peer:
+        peer = self._peers.get(new.peer.address)
+        if peer is None or peer is not new.peer:
             return False  # removed during the handshake
         old = peer.connection
         if old is not None and not old.is_closed:

@@ -6,7 +6,7 @@ head. The contract says who validates; a node that is a member and no validator 
 and takes off those that are silent, by the rule of the shipped node. At the end all blocks are
 replayed on a fresh ledger, which must come to the same state.
 
-`JointWorld.run_through` lives through what `harness.trouble` makes happen, and returns how
+`JointWorld.run_through` lives through what `harness.mischief` makes happen, and returns how
 long it took until all was well again.
 """
 
@@ -17,13 +17,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
+from typing import Protocol
 
 from harness.consensus import ConsensusWorld, Day
 from harness.evm import LedgerContract
 from harness.liars import TwoFacedValidator
-from harness.rounds import PLAN, TRANSACTION_DEADLINE_S, Consortium, Site, Vice
+from harness.rounds import PLAN, TRANSACTION_DEADLINE_S, Consortium, SimNode, Site, Vice
 from harness.simnet import Port, SimNet, Violation
-from harness.trouble import Mischief, Trouble
+from harness.trouble import Trouble
 from harness.validators import SimValidator, transactions_of
 from swarm.chain.block import Block
 from swarm.chain.messages import Certificate
@@ -141,6 +142,16 @@ class Validators(ConsensusWorld):
             self.joint.carry_out(block)
 
 
+class Disturber(Protocol):
+    """What makes trouble in a joint world; `harness.mischief` does."""
+
+    def schedule(self) -> None: ...
+    def end(self) -> None: ...
+    def strike(self, block: Block) -> None: ...
+    def welcome(self, member: Member) -> None: ...
+    def move(self, node: SimNode, key: Address) -> None: ...
+
+
 class JointWorld(Consortium):
     """N nodes with real consensus and real rounds, and a seed's trouble."""
 
@@ -148,6 +159,7 @@ class JointWorld(Consortium):
         self,
         nodes: int,
         seed: int,
+        disturber: Callable[[JointWorld], Disturber],
         trouble: Trouble | None = None,
         *,
         rules: Rules = RULES,
@@ -196,7 +208,7 @@ class JointWorld(Consortium):
         self._founding = nodes
         self._contributors: set[int] = set()
         self._gone: set[MemberId] = set()
-        self._mischief = Mischief(self)
+        self._disturber = disturber(self)
         for i in range(nodes):
             self.send(i, "consent", *self.consent_of(i))
         self._remember(0)
@@ -242,7 +254,7 @@ class JointWorld(Consortium):
             if self.outcomes[number] is None:
                 self._follow_up(i, function)
         self._remember(block.height)
-        self._mischief.strike(block)
+        self._disturber.strike(block)
 
     def changed(self) -> None:
         """Nodes see a block when they commit it."""
@@ -263,11 +275,11 @@ class JointWorld(Consortium):
         self._members = None
         if function == "setNode":
             key = self.members_now()[MemberId(i)].node
-            self.at(self.net.rng.uniform(0, 3), partial(self._mischief.move, self.nodes[i], key))
+            self.at(self.net.rng.uniform(0, 3), partial(self._disturber.move, self.nodes[i], key))
         elif function in ("propose", "vote"):
             members = list(self.members_now().values())
             for member in members[len(self.nodes) :]:
-                self._mischief.welcome(member)
+                self._disturber.welcome(member)
             gone = {m.id for m in members if not m.present}
             self.counted["members removed"] += len(gone - self._gone)
             self._gone = gone
@@ -308,9 +320,9 @@ class JointWorld(Consortium):
         Raises Violation if a promise is broken, or the plan does not end in time.
         """
         trouble = self.trouble
-        self._mischief.schedule()
+        self._disturber.schedule()
         self.net.run(trouble.until_s)
-        self._mischief.end()
+        self._disturber.end()
         began_s = self.net.now_s
         if not self._run_until_done(began_s + trouble.patience_s):
             raise Violation(f"{self._undone()} {trouble.patience_s:g} s after the heal")

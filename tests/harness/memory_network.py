@@ -26,7 +26,8 @@ from swarm.errors import (
 from swarm.network import BlobProvider, NetworkLimits, PeerTraffic, Traffic
 from swarm.network.blob_exchange import pending_pauses, when_readable
 from swarm.network.bulk_transfer import refusal
-from swarm.network.peers import Peer, Signal
+from swarm.network.peers import Peer
+from swarm.network.signals import Signal
 from swarm.types import Address, Digest, to_hex
 
 

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from harness.joint import JointWorld, Peer
+from harness.joint import Peer
+from harness.mischief import joint_world
 from harness.rounds import Site
 from harness.simnet import Violation
 from harness.trouble import Trouble
@@ -385,7 +386,7 @@ def find(fault: Fault, within: int) -> tuple[int, str] | None:
     """
     for seed in range(within):
         trouble = replace(fault.trouble, liars=fault.liars)
-        world = JointWorld(NODES, seed, trouble, **fault.parts())
+        world = joint_world(NODES, seed, trouble, **fault.parts())
         try:
             world.run_through()
         except (Violation, SwarmError) as noticed:

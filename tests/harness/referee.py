@@ -9,16 +9,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from harness.simnet import Violation
 from swarm.protocol.election import commitment_to, reveal_term, round_seed
 from swarm.protocol.machine import FrozenUpdate
 from swarm.protocol.state import Plan, Round, RoundStatus, Rules, VerifyLevel, members_in
-from swarm.types import NO_DIGEST, Digest, MemberId
-
-if TYPE_CHECKING:
-    from harness.rounds import SimNode
+from swarm.types import NO_DIGEST, Address, Digest, MemberId
 
 NO_REVEAL = bytes(32)
 
@@ -33,10 +30,23 @@ def true_model(base: Digest, updates: Iterable[FrozenUpdate]) -> Digest:
     return name("model", base, [(u.update, u.samples) for u in updates])
 
 
+class Watched(Protocol):
+    """What the referee looks at of a node."""
+
+    @property
+    def id(self) -> MemberId: ...
+    @property
+    def account(self) -> Address: ...
+    @property
+    def disk(self) -> set[Digest]: ...
+    @property
+    def honest(self) -> bool: ...
+
+
 class Referee:
     """Told of every accepted transaction; raises Violation."""
 
-    def __init__(self, nodes: Sequence[SimNode], rules: Rules) -> None:
+    def __init__(self, nodes: Sequence[Watched], rules: Rules) -> None:
         self.nodes = nodes
         self.rules = rules
         self.finals: dict[int, set[Digest]] = {}
@@ -53,7 +63,7 @@ class Referee:
 
     def accepted(
         self,
-        node: SimNode,
+        node: Watched,
         now: int,
         function: str,
         arguments: tuple[Any, ...],
@@ -105,7 +115,7 @@ class Referee:
 
     def _submitted(
         self,
-        node: SimNode,
+        node: Watched,
         update: Digest,
         samples: int,
         reveal: bytes,
@@ -129,7 +139,7 @@ class Referee:
         self._commitments[node.id] = commitment
 
     def _merged(
-        self, node: SimNode, now: int, round: Round, model: Digest, omitted: int, reasons: bytes
+        self, node: Watched, now: int, round: Round, model: Digest, omitted: int, reasons: bytes
     ) -> None:
         first = round.first_slot_of(node.id)
         if first is None or round.slot_at(now) < first:
@@ -139,7 +149,7 @@ class Referee:
             raise Violation(f"a merge of {kept} updates was accepted")
         self._attests(node, round, model, omitted)
 
-    def _attests(self, node: SimNode, round: Round | None, model: Digest, omitted: int) -> None:
+    def _attests(self, node: Watched, round: Round | None, model: Digest, omitted: int) -> None:
         assert round is not None
         self._attested.setdefault((model, omitted), set()).add(node.id)
         if not node.honest:

@@ -28,6 +28,7 @@ from pathlib import Path
 import msgspec
 
 from harness.joint import JointWorld
+from harness.mischief import joint_world
 from harness.planted import FAULTS, find
 from harness.simnet import Violation
 from harness.trouble import Trouble
@@ -71,7 +72,7 @@ def liars_for(seed: int, nodes: int) -> int:
 
 def world_of(job: Job) -> JointWorld:
     """The world in which this day happens."""
-    return JointWorld(job.nodes, job.seed, Trouble(liars=job.liars), evm=job.evm)
+    return joint_world(job.nodes, job.seed, Trouble(liars=job.liars), evm=job.evm)
 
 
 def live(job: Job) -> Outcome:

@@ -10,7 +10,8 @@ from dataclasses import replace
 
 import pytest
 from harness import simulate
-from harness.joint import RULES, JointWorld
+from harness.joint import RULES
+from harness.mischief import joint_world
 from harness.planted import FAULTS, Fault, find
 from harness.simulate import Job, liars_for, live, main
 from harness.trouble import Trouble
@@ -34,7 +35,7 @@ def test_rounds_and_consensus_fail_together_and_no_promise_is_broken(nodes, liar
 
 def test_the_contract_on_an_evm_takes_the_place_of_its_specification():
     worlds = [
-        JointWorld(4, 5, SHORT, rules=replace(RULES, rounds=1), evm=evm) for evm in (False, True)
+        joint_world(4, 5, SHORT, rules=replace(RULES, rounds=1), evm=evm) for evm in (False, True)
     ]
     for world in worlds:
         world.run_through()
@@ -45,7 +46,7 @@ def test_the_contract_on_an_evm_takes_the_place_of_its_specification():
 def test_the_same_seed_gives_the_same_story():
     stories = []
     for seed in (5, 5, 6):
-        world = JointWorld(4, seed, SHORT)
+        world = joint_world(4, seed, SHORT)
         world.run_through()
         stories.append(world.trace)
     assert stories[0] == stories[1] != stories[2]
@@ -119,7 +120,7 @@ def test_every_kind_of_trouble_comes_up_in_a_few_days():
 
 def test_a_broken_promise_ends_the_command_with_the_end_of_the_story(capsys, monkeypatch):
     monkeypatch.setattr(
-        simulate, "world_of", lambda job: JointWorld(3, job.seed, CALM, machine_class=NeverOpens)
+        simulate, "world_of", lambda job: joint_world(3, job.seed, CALM, machine_class=NeverOpens)
     )
     assert main(["--seeds", "5", "--nodes", "3", "--first", "3"]) == 1
     printed = capsys.readouterr().out
@@ -131,7 +132,7 @@ def test_a_broken_promise_ends_the_command_with_the_end_of_the_story(capsys, mon
 def test_a_day_on_which_too_little_happened_is_an_error(monkeypatch):
     one_round, patient = replace(RULES, rounds=1), replace(CALM, patience_s=200)
     monkeypatch.setattr(
-        simulate, "world_of", lambda job: JointWorld(3, job.seed, patient, rules=one_round)
+        simulate, "world_of", lambda job: joint_world(3, job.seed, patient, rules=one_round)
     )
     assert "only 1 rounds" in str(live(Job(0, 3, 0)).fault)
 

@@ -79,7 +79,7 @@ ACCOUNTED = {
     "network.muxer:_write_frame:wait": STALL,
     "network.muxer:_write_frames:wait": IDLE,
     "network.network:_keep_connected:wait": IDLE,
-    "network.peers:wait:wait": CALLER,
+    "network.signals:wait:wait": CALLER,
     "network.tcp:dial:open_tcp_stream": CALLER,
     "network.tcp:handle:accept": "`Network._accept`, which gives a stranger `handshake_s`",
     "network.tcp:peek:recv": "after `wait_readable`, and within the handshake's deadline",
