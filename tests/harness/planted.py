@@ -289,6 +289,22 @@ class NeverFetches(m.RoundMachine):
         pass
 
 
+class NeverScores(m.RoundMachine):
+    """A node does not score what became final."""
+
+    def _consider_evaluating(self, plan: Plan) -> None:
+        pass
+
+
+class KeepsDrafts(m.RoundMachine):
+    """A node does not drop the drafts of attempts that are over."""
+
+    def handle(self, event: m.Event, now: float) -> list[m.Command]:
+        """Leave that command out."""
+        commands = super().handle(event, now)
+        return [command for command in commands if not isinstance(command, m.DropDrafts)]
+
+
 class TrainsTwice(m.RoundMachine):
     """A node does not wait for the end of a training that it stopped."""
 
@@ -374,6 +390,8 @@ FAULTS: Sequence[Fault] = (
     Fault(SecondFinal, "two final models", 1, SPLIT),
     Fault(AttestsUnseen, "attests a", 1),
     Fault(NeverFetches, "has not ended", trouble=BRIEF),
+    Fault(NeverScores, "has not scored", trouble=BRIEF),
+    Fault(KeepsDrafts, "keeps drafts"),
     Fault(TrainsTwice, "two trainings at once"),
     Fault(AnyOmission, "leaves out its own good update", 1),
 )
