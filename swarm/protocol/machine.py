@@ -14,6 +14,7 @@ OPEN, result ready                    `submit` with the reveal and the next comm
 OPEN, submitted, nobody live missing  `close`
 CLOSED, a submitter, level FULL       Merge, to know what every candidate must be
 CLOSED, another leads, not FULL       Follow its merge, so that most of the model is here by then
+CLOSED, this node leads, not FULL     ExpectDraft: those who follow it may ask before it merges
 CLOSED, this node's slot has come     Merge, then `merge`, unless an earlier leader's merge is right
 CLOSED, a candidate stands            equal to the own merge: `attest`; otherwise Verify, `attest`
 CLOSED, a merge is on its way         as if it stood, but this node leads none the later
@@ -302,6 +303,14 @@ class Follow:
 
 
 @dataclass(frozen=True)
+class ExpectDraft:
+    """This node is about to merge: whoever asks for what it has of the model is made to wait."""
+
+    number: int
+    attempt: int
+
+
+@dataclass(frozen=True)
 class DropDrafts:
     """Models in the making are of no use any more, but for this round and attempt."""
 
@@ -342,6 +351,7 @@ Command = (
     | Merge
     | Verify
     | Follow
+    | ExpectDraft
     | DropDrafts
     | Evaluate
     | Transact
@@ -399,7 +409,7 @@ class RoundMachine:
     _misled: set[tuple[int, int]] = field(default_factory=set)
     """Attempts in which an attestation came before what it attests: then it waits for that."""
     _followed: set[tuple[int, int, MemberId]] = field(default_factory=set)
-    """The leaders whose merges are followed, or were."""
+    """The leaders whose merges are followed, or were; this node's own is expected."""
     _evaluated: int = 0
     """The newest round whose model was scored, or is being scored."""
     _plan_failures: int = 0
@@ -750,11 +760,14 @@ class RoundMachine:
         slot = round.slot_at(int(now))
         self._wake(round.slot_begins_at(slot + 1))
         leader = round.leader_at(int(now))
-        merges = here in self._merged or ("merge job", *here) in self._asked
-        if leader == self.me or merges or (*here, leader) in self._followed:
+        if (*here, leader) in self._followed:
             return
-        self._followed.add((*here, leader))
-        self._commands.append(Follow(*here, leader, frozen_updates(round), self._gone()))
+        if leader == self.me:
+            self._followed.add((*here, leader))
+            self._commands.append(ExpectDraft(*here))
+        elif here not in self._merged and ("merge job", *here) not in self._asked:
+            self._followed.add((*here, leader))
+            self._commands.append(Follow(*here, leader, frozen_updates(round), self._gone()))
 
     def _merge(self, plan: Plan, round: Round, now: float) -> None:
         key = ("merge job", round.number, round.attempt)

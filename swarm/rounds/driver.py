@@ -73,6 +73,8 @@ class Driver:
                 nursery.start_soon(self._perform, self.transactions.transact, command)
             case m.Follow():
                 nursery.start_soon(self.following.follow, command)
+            case m.ExpectDraft():
+                self.merging.expect(command)
             case m.DropDrafts():
                 nursery.start_soon(self.following.drop, command)
             case m.Evaluate():

@@ -46,9 +46,12 @@ class Merging:
             layout = await self.layouts.travelling()
             await trio.to_thread.run_sync(prepare, layout, abandon_on_cancel=True)  # type: ignore[call-arg]
 
+    def expect(self, command: m.ExpectDraft) -> None:
+        """Who asks for the model already is made to wait, not refused."""
+        self.drafts.expect((command.number, command.attempt, self.book.me))
+
     async def merge(self, command: m.Merge) -> m.Event:
         number, place = command.number, (command.number, command.attempt, self.book.me)
-        self.drafts.expect(place)
         try:
             layout = await self.layouts.of_round(number, command.updates)
             omitted = dict.fromkeys(members_in(command.gone), Omission.WITHDRAWN)

@@ -159,6 +159,8 @@ class Site:
                 self.port.call_later(world.merge_s, partial(self._verify, command, 0.0))
             case m.Follow():
                 self._follow(command)
+            case m.ExpectDraft(number, attempt):
+                self._expect(number, attempt)
             case m.DropDrafts(number, attempt):
                 self._following = {f for f in self._following if f[:2] == (number, attempt)}
             case m.Evaluate(number, model, _):
@@ -293,6 +295,16 @@ class Site:
             raise Violation(f"{self._name} keeps drafts of rounds that are over")
         self._following.add((*here, leader))
         self.world.count("merges followed")
+
+    def _expect(self, number: int, attempt: int) -> None:
+        plan = self.machine.plan
+        if plan is None or plan.round is None:
+            raise Violation(f"{self._name} expects to merge a round that it does not know")
+        round, now = plan.round, int(self.port.clock_s)
+        if (round.number, round.attempt) != (number, attempt) or (
+            round.leader_at(now) != self.node.id
+        ):
+            raise Violation(f"{self._name} expects to merge though another leads")
 
     def _evaluate(self, number: int, model: Digest) -> None:
         if model not in self.node.disk:

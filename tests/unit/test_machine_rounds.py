@@ -274,14 +274,27 @@ def test_a_merge_is_followed_once_and_the_next_leaders_as_soon_as_its_slot_begin
     commands = machine.handle(m.TimePassed(), own)
     assert round.leader_at(own) == machine.me
     assert followed(commands) == []
+    assert m.ExpectDraft(round.number, round.attempt) in commands
     assert any(isinstance(command, m.Merge) for command in commands)
 
 
 def test_nobody_follows_where_all_merge_themselves_and_no_leader_follows() -> None:
     assert followed(just_closed(VerifyLevel.FULL)[1]) == []
-    _, commands, _ = just_closed(VerifyLevel.HELD, leads=True)
+    machine, commands, round = just_closed(VerifyLevel.HELD, leads=True)
     assert followed(commands) == []
+    expected = m.ExpectDraft(round.number, round.attempt)
+    assert expected in commands
+    assert expected not in machine.handle(m.TimePassed(), round.closed_at)
     assert any(isinstance(command, m.Merge) for command in commands)
+
+
+def test_a_leader_whose_clock_is_behind_the_chains_makes_those_wait_who_follow_it_already() -> None:
+    machine, _, round = just_closed(VerifyLevel.HELD, leads=True)
+    slow = m.RoundMachine(PLAN, machine.me, machine.node_secret, machine.holds)
+    early = m.ChainObserved(machine.plan, machine.members)
+    commands = slow.handle(early, round.closed_at - 1.5)
+    assert m.ExpectDraft(round.number, round.attempt) in commands
+    assert not any(isinstance(command, m.Merge) for command in commands)
 
 
 def test_a_new_attempt_drops_the_drafts_of_the_last_one_and_may_follow_the_same_leader() -> None:
