@@ -10,10 +10,10 @@ the block that would come next, at the present time: the tag for trying a transa
 
 from __future__ import annotations
 
-import inspect
-import math
+import logging
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import msgspec
 from eth_abi.abi import decode as decode_abi
@@ -21,45 +21,57 @@ from eth_abi.exceptions import DecodingError
 
 from swarm.chain import codec, evm
 from swarm.chain.engine import At, Engine
-from swarm.chain.filters import Filters, LogFilter
+from swarm.chain.filters import MAX_LOGS, Filters, find_logs
 from swarm.chain.pool import Pool
 from swarm.chain.rpc_format import (
-    RpcFault,
     block_object,
     data_hex,
-    log_objects,
     pending_transaction_object,
     quantity,
-    read_address,
-    read_data,
-    read_digest,
-    read_quantity,
     receipt_object,
     transaction_object,
+)
+from swarm.chain.rpc_parameters import (
+    SERVER,
+    Call,
+    Height,
+    LogQuery,
+    Parameter,
+    RpcFault,
+    read_address,
+    read_call,
+    read_count,
+    read_data,
+    read_digest,
+    read_filter_name,
+    read_flag,
+    read_height,
+    read_log_query,
+    read_overrides,
+    read_parameters,
+    read_percentiles,
+    read_place,
+    read_slot,
 )
 from swarm.chain.store import StoredBlock
 from swarm.errors import UNREADABLE, ChainError, LocalError
 from swarm.types import Address, Digest
 
+log = logging.getLogger("swarm.chain")
+
 MAX_BODY_BYTES = 1024 * 1024
 MAX_BATCH = 100
-MAX_LOGS = 10_000
 BATCH_S = 20.0
 """What of a batch has not been answered by then is refused: a thread cannot be taken back."""
-PRECOMPILES = 2**16
-"""Below: the EVM's built-in functions. Some take minutes in Python for the gas of a second; the
-contract uses none, so nothing is lost by not serving them."""
+MAX_ANSWER_BYTES = 16 * 1024 * 1024
+"""Of one request, or of a batch, whose calls are refused once so much has been said."""
+MAX_BLOCK_NAMES = 10_000
+"""That a block filter reports at once; the next ones come when it is asked again."""
 _MAX_FEE_BLOCKS = 1024
 # py-evm raises Python's recursion limit to a depth at which decoding nested JSON overruns the C
 # stack and kills the process: nesting is bounded before anything is decoded.
 _MAX_BRACKETS = 2000
-_PARSE_ERROR, _INVALID_REQUEST, _NO_METHOD, _BAD_PARAMS, _SERVER = (
-    -32700,
-    -32600,
-    -32601,
-    -32602,
-    -32000,
-)
+_PARSE_ERROR, _INVALID_REQUEST, _NO_METHOD = -32700, -32600, -32601
 _TOO_MANY, _INTERNAL = -32005, -32603
 _REVERTED = 3
 _ERROR_STRING, _PANIC = bytes.fromhex("08c379a0"), bytes.fromhex("4e487b71")
@@ -74,6 +86,14 @@ _PANICS = {
     0x41: "out of memory",
     0x51: "uninitialized function",
 }
+
+
+@dataclass(frozen=True)
+class Method:
+    """What answers to a name: called with the parameters as they were read."""
+
+    answer: Callable[..., object]
+    parameters: tuple[Parameter, ...] = ()
 
 
 class RpcMethods:
@@ -97,138 +117,171 @@ class RpcMethods:
         self._submit = submit
         self._now = now
         self._filters = Filters(engine)
-        self._methods: dict[str, Callable[..., object]] = {
-            "web3_clientVersion": lambda: client_version,
-            "net_version": lambda: str(engine.chain_id),
-            "net_listening": lambda: True,
-            "eth_chainId": lambda: quantity(engine.chain_id),
-            "eth_syncing": lambda: False,
-            "eth_accounts": lambda: [],
-            "eth_gasPrice": lambda: quantity(0),
-            "eth_maxPriorityFeePerGas": lambda: quantity(0),
-            "eth_blockNumber": lambda: quantity(engine.head.height),
-            "eth_feeHistory": self._fee_history,
-            "eth_getBalance": self._balance,
-            "eth_getCode": self._code,
-            "eth_getStorageAt": self._storage,
-            "eth_getTransactionCount": self._transaction_count,
-            "eth_getBlockByNumber": self._block_by_number,
-            "eth_getBlockByHash": self._block_by_hash,
-            "eth_getTransactionByHash": self._transaction_by_hash,
-            "eth_getTransactionReceipt": self._receipt,
-            "eth_sendRawTransaction": self._send,
-            "eth_call": self._call,
-            "eth_estimateGas": self._estimate_gas,
-            "eth_getLogs": self._logs,
-            "eth_newFilter": self._new_filter,
-            "eth_newBlockFilter": self._new_block_filter,
-            "eth_getFilterChanges": self._filter_changes,
-            "eth_getFilterLogs": self._filter_logs,
-            "eth_uninstallFilter": self._uninstall_filter,
+        self._logged: set[tuple[str, str]] = set()
+        address = Parameter("address", read_address)
+        name = Parameter("hash", read_digest)
+        block = Parameter("block", read_place, "latest")
+        full = Parameter("full transactions", read_flag, False)
+        criteria = Parameter("filter", read_log_query)
+        installed = Parameter("filter id", read_filter_name)
+        call = Parameter("call", read_call)
+        overrides = Parameter("state overrides", read_overrides, None)
+        self.methods: Mapping[str, Method] = {
+            "web3_clientVersion": Method(lambda: client_version),
+            "net_version": Method(lambda: str(engine.chain_id)),
+            "net_listening": Method(lambda: True),
+            "eth_chainId": Method(lambda: quantity(engine.chain_id)),
+            "eth_syncing": Method(lambda: False),
+            "eth_accounts": Method(lambda: []),
+            "eth_gasPrice": Method(lambda: quantity(0)),
+            "eth_maxPriorityFeePerGas": Method(lambda: quantity(0)),
+            "eth_blockNumber": Method(lambda: quantity(engine.head.height)),
+            "eth_feeHistory": Method(
+                self._fee_history,
+                (
+                    Parameter("block count", read_count),
+                    Parameter("newest block", read_height),
+                    Parameter("percentiles", read_percentiles, ()),
+                ),
+            ),
+            "eth_getBalance": Method(self._balance, (address, block)),
+            "eth_getCode": Method(self._code, (address, block)),
+            "eth_getStorageAt": Method(
+                self._storage, (address, Parameter("slot", read_slot), block)
+            ),
+            "eth_getTransactionCount": Method(self._transaction_count, (address, block)),
+            "eth_getBlockByNumber": Method(
+                self._block_by_number, (Parameter("block", read_height), full)
+            ),
+            "eth_getBlockByHash": Method(self._block_by_hash, (name, full)),
+            "eth_getTransactionByHash": Method(self._transaction_by_hash, (name,)),
+            "eth_getTransactionReceipt": Method(self._receipt, (name,)),
+            "eth_sendRawTransaction": Method(self._send, (Parameter("transaction", read_data),)),
+            "eth_call": Method(self._call, (call, block, overrides)),
+            "eth_estimateGas": Method(
+                self._estimate_gas, (call, Parameter("block", read_place, "pending"), overrides)
+            ),
+            "eth_getLogs": Method(self._logs, (criteria,)),
+            "eth_newFilter": Method(self._filters.add, (criteria,)),
+            "eth_newBlockFilter": Method(lambda: self._filters.add(None)),
+            "eth_getFilterChanges": Method(self._filter_changes, (installed,)),
+            "eth_getFilterLogs": Method(self._filter_logs, (installed,)),
+            "eth_uninstallFilter": Method(self._filters.remove, (installed,)),
         }
-        self._signatures = {name: inspect.signature(f) for name, f in self._methods.items()}
 
     def handle_bytes(self, body: bytes) -> bytes:
         """Answer one HTTP body; empty if there is nothing to answer (notifications only)."""
         if len(body) > MAX_BODY_BYTES:
-            fault = RpcFault(_INVALID_REQUEST, f"the request has more than {MAX_BODY_BYTES} bytes")
-            return msgspec.json.encode(_error(None, fault))
+            return _refused_whole(f"the request has more than {MAX_BODY_BYTES} bytes")
         if body.count(b"[") + body.count(b"{") > _MAX_BRACKETS:
-            fault = RpcFault(_INVALID_REQUEST, "the request is nested too deeply or has too much")
-            return msgspec.json.encode(_error(None, fault))
+            return _refused_whole("the request is nested too deeply or has too much")
         try:
             request = msgspec.json.decode(body)
         except UNREADABLE as error:
-            return msgspec.json.encode(_error(None, RpcFault(_PARSE_ERROR, str(error))))
-        response = self.handle(request)
-        return b"" if response is None else msgspec.json.encode(response)
+            return _refused_whole(str(error), _PARSE_ERROR)
+        if isinstance(request, list):
+            return self._handle_batch(request)
+        return _encode(self.handle(request))
 
-    def handle(self, request: object) -> object:
-        """Answer a decoded request or batch; None for notifications. Never raises for its fault."""
-        if not isinstance(request, list):
-            return self._handle_one(request)
-        if not 0 < len(request) <= MAX_BATCH:
-            return _error(None, RpcFault(_INVALID_REQUEST, f"a batch has 1 to {MAX_BATCH} calls"))
+    def _handle_batch(self, requests: list[object]) -> bytes:
+        if not 0 < len(requests) <= MAX_BATCH:
+            return _refused_whole(f"a batch has 1 to {MAX_BATCH} calls")
         until_s = time.monotonic() + BATCH_S
-        answers = [self._handle_one(item, until_s) for item in request]
-        return [answer for answer in answers if answer is not None] or None
+        answers: list[bytes] = []
+        size = 0
+        for request in requests:
+            has_room = size < MAX_ANSWER_BYTES and time.monotonic() < until_s
+            encoded = _encode(self.handle(request, has_room))
+            size += len(encoded)
+            if encoded:
+                answers.append(encoded)
+        return b"[" + b",".join(answers) + b"]" if answers else b""
 
-    def _handle_one(self, request: object, until_s: float = math.inf) -> object:
+    def handle(self, request: object, has_room: bool = True) -> dict[str, object] | None:
+        """Answer a decoded request; None for a notification, which has no `id`.
+
+        Never raises for the request's fault, nor for one of ours that it brings to light. Without
+        room, because its batch has taken too much already, it is refused.
+        """
         if not isinstance(request, Mapping):
             return _error(None, RpcFault(_INVALID_REQUEST, "a request is a JSON object"))
         name = request.get("id")
         if isinstance(name, bool) or not isinstance(name, str | int | float | None):
             return _error(None, RpcFault(_INVALID_REQUEST, "the id is a string or a number"))
-        try:
-            if time.monotonic() > until_s:
-                raise RpcFault(_TOO_MANY, f"the batch takes over {BATCH_S:g} s: ask for less")
-            result = self._dispatch(request)
-        except RpcFault as fault:
-            return _error(name, fault)
-        except ChainError as error:
-            return _error(name, RpcFault(_SERVER, str(error)))
-        except LocalError as error:
-            return _error(name, RpcFault(_INTERNAL, str(error)))
+        if request.get("jsonrpc") != "2.0" or not isinstance(request.get("method"), str):
+            words = 'a request has "jsonrpc": "2.0" and a method'
+            return _error(name, RpcFault(_INVALID_REQUEST, words))
+        answer = self._answer(request["method"], request.get("params"), has_room)
         if "id" not in request:
             return None
-        return {"jsonrpc": "2.0", "id": name, "result": result}
+        if isinstance(answer, RpcFault):
+            return _error(name, answer)
+        return {"jsonrpc": "2.0", "id": name, "result": answer}
 
-    def _dispatch(self, request: Mapping[str, object]) -> object:
-        name, params = request.get("method"), request.get("params") or []
-        if request.get("jsonrpc") != "2.0" or not isinstance(name, str):
-            raise RpcFault(_INVALID_REQUEST, 'a request has "jsonrpc": "2.0" and a method')
-        method = self._methods.get(name)
+    def _answer(self, name: str, params: object, has_room: bool) -> object:
+        """The result, or an RpcFault."""
+        method = self.methods.get(name)
         if method is None:
-            raise RpcFault(_NO_METHOD, f"the method {name[:64]} does not exist/is not available")
-        if not isinstance(params, list):
-            raise RpcFault(_BAD_PARAMS, "the parameters are a list")
+            shown = ascii(name[:64])[1:-1]
+            return RpcFault(_NO_METHOD, f"the method {shown} does not exist/is not available")
         try:
-            self._signatures[name].bind(*params)
-        except TypeError as error:
-            raise RpcFault(_BAD_PARAMS, f"{name}: {error}") from None
-        return method(*params)
+            if not has_room:
+                raise RpcFault(_TOO_MANY, "the batch asks for too much at once: ask for less")
+            return method.answer(*read_parameters(method.parameters, params))
+        except RpcFault as fault:
+            return fault
+        except ChainError as error:
+            return RpcFault(SERVER, str(error))
+        except LocalError as error:
+            return RpcFault(_INTERNAL, str(error))
+        except Exception as error:
+            # Whatever a stranger's request brings to light must end with the request: this is the
+            # last place before the node itself.
+            kind = (name, type(error).__name__)
+            if kind not in self._logged:
+                self._logged.add(kind)
+                log.exception("%s failed; the next failures of this kind are not logged", name)
+            return RpcFault(_INTERNAL, f"{name} failed inside the node; its log says more")
 
     # State
 
-    def _balance(self, address: object, at: object = "latest") -> str:
-        read_address(address)
-        self._state_tag(at)
+    def _balance(self, address: Address, place: Height | Digest) -> str:
+        self._at(place)
         return quantity(0)
 
-    def _code(self, address: object, at: object = "latest") -> str:
-        return data_hex(self._engine.code(read_address(address), self._state_tag(at)))
+    def _code(self, address: Address, place: Height | Digest) -> str:
+        return data_hex(self._engine.code(address, self._at(place)))
 
-    def _storage(self, address: object, slot: object, at: object = "latest") -> str:
-        number = read_quantity(slot, padded=True)
-        value = self._engine.storage(read_address(address), number, self._state_tag(at))
+    def _storage(self, address: Address, slot: int, place: Height | Digest) -> str:
+        value = self._engine.storage(address, slot, self._at(place))
         return data_hex(value.to_bytes(32, "big"))
 
-    def _transaction_count(self, address: object, at: object = "latest") -> str:
-        account, tag = read_address(address), self._state_tag(at)
-        if tag == "pending":
-            return quantity(self._pool.next_nonce(account))
-        return quantity(self._engine.nonce(account, tag))
+    def _transaction_count(self, address: Address, place: Height | Digest) -> str:
+        at = self._at(place)
+        if at == "pending":
+            return quantity(self._pool.next_nonce(address))
+        return quantity(self._engine.nonce(address, at))
 
     # Blocks and transactions
 
-    def _block_by_number(self, at: object, full: object = False) -> object:
-        stored = self._stored(at)
-        return None if stored is None else block_object(stored, full=_flag(full))
+    def _block_by_number(self, at: Height, full: bool) -> object:
+        height = self._height(at)
+        stored = self._engine.stored_block(height) if height <= self._head() else None
+        return None if stored is None else block_object(stored, full=full)
 
-    def _block_by_hash(self, name: object, full: object = False) -> object:
-        stored = self._engine.stored_block_named(read_digest(name))
-        return None if stored is None else block_object(stored, full=_flag(full))
+    def _block_by_hash(self, name: Digest, full: bool) -> object:
+        stored = self._engine.stored_block_named(name)
+        return None if stored is None else block_object(stored, full=full)
 
-    def _transaction_by_hash(self, name: object) -> object:
-        digest = read_digest(name)
-        found = self._find(digest)
+    def _transaction_by_hash(self, name: Digest) -> object:
+        found = self._find(name)
         if found is not None:
             return transaction_object(*found)
-        waiting = self._pool.get(digest)
+        waiting = self._pool.get(name)
         return None if waiting is None else pending_transaction_object(waiting)
 
-    def _receipt(self, name: object) -> object:
-        found = self._find(read_digest(name))
+    def _receipt(self, name: Digest) -> object:
+        found = self._find(name)
         return None if found is None else receipt_object(*found)
 
     def _find(self, name: Digest) -> tuple[StoredBlock, int] | None:
@@ -238,15 +291,14 @@ class RpcMethods:
         stored = self._engine.stored_block(place[0])
         return None if stored is None else (stored, place[1])
 
-    def _send(self, raw: object) -> str:
-        return data_hex(self._submit(read_data(raw)))
+    def _send(self, raw: bytes) -> str:
+        return data_hex(self._submit(raw))
 
-    def _fee_history(self, count: object, newest: object, percentiles: object = None) -> object:
+    def _fee_history(self, count: int, newest: Height, percentiles: tuple[float, ...]) -> object:
         last = self._height(newest)
-        if last > self._engine.head.height:
-            raise RpcFault(_SERVER, "request beyond head block")
-        number = count if isinstance(count, int) else read_quantity(count)
-        wanted = min(number, _MAX_FEE_BLOCKS, last + 1)
+        if last > self._head():
+            raise RpcFault(SERVER, "request beyond head block")
+        wanted = min(count, _MAX_FEE_BLOCKS, last + 1)
         blocks = [self._engine.stored_block(h) for h in range(last - wanted + 1, last + 1)]
         headers = [codec.stored_body(stored.payload).header for stored in blocks if stored]
         history: dict[str, object] = {
@@ -254,27 +306,25 @@ class RpcMethods:
             "baseFeePerGas": [quantity(0)] * (len(headers) + 1),
             "gasUsedRatio": [header.gas_used / header.gas_limit for header in headers],
         }
-        if isinstance(percentiles, list) and percentiles:
-            if len(percentiles) > 100:
-                raise RpcFault(_BAD_PARAMS, "at most 100 percentiles")
+        if percentiles:
             history["reward"] = [[quantity(0)] * len(percentiles) for _ in headers]
         return history
 
     # Execution
 
-    def _call(self, call: object, at: object = "latest", overrides: object = None) -> str:
-        to, sender, data, gas = self._read_call(call, overrides)
-        result = self._simulate(to, sender, data, at, gas)
+    def _call(self, call: Call, place: Height | Digest, overrides: None) -> str:
+        result = self._simulate(call, self._at(place), call.gas)
         if result.failure is not None:
             raise _execution_fault(result)
         return data_hex(result.output)
 
-    def _estimate_gas(self, call: object, at: object = "pending", overrides: object = None) -> str:
+    def _estimate_gas(self, call: Call, place: Height | Digest, overrides: None) -> str:
         """The least gas limit that suffices, within about 2 %."""
-        to, sender, data, gas = self._read_call(call, overrides)
-        fixed = codec.intrinsic_gas(data)
-        limit = min(gas or self._engine.rules.transaction_gas, self._engine.rules.transaction_gas)
-        result = self._simulate(to, sender, data, at, limit - fixed)
+        at = self._at(place)
+        fixed = codec.intrinsic_gas(call.data)
+        largest = self._engine.rules.transaction_gas
+        limit = min(call.gas or largest, largest)
+        result = self._simulate(call, at, limit - fixed)
         if result.failure is not None:
             raise _execution_fault(result)
         # Gas that a callee leaves unused is held back from it (EIP-150), and refunds come last:
@@ -282,138 +332,102 @@ class RpcMethods:
         low, high = result.gas_used, limit - fixed
         trial = low + low // 63 + 1
         while low + low // 50 < high:
-            if trial < high and self._simulate(to, sender, data, at, trial).failure is None:
+            if trial < high and self._simulate(call, at, trial).failure is None:
                 high = trial
             else:
                 low = min(trial, high)
             trial = (low + high) // 2
         return quantity(fixed + high)
 
-    def _simulate(
-        self, to: Address, sender: Address | None, data: bytes, at: object, gas: int | None
-    ) -> evm.CallResult:
-        now = int(self._now())
+    def _simulate(self, call: Call, at: At, gas: int | None) -> evm.CallResult:
         if gas is not None and gas < 0:
             return evm.CallResult(b"", 0, "intrinsic gas too low")
-        return self._engine.simulate(to, data, sender, self._state_tag(at), timestamp=now, gas=gas)
-
-    def _read_call(
-        self, call: object, overrides: object
-    ) -> tuple[Address, Address | None, bytes, int | None]:
-        if not isinstance(call, Mapping):
-            raise RpcFault(_BAD_PARAMS, "a call is an object with to and data")
-        if overrides:
-            raise RpcFault(_BAD_PARAMS, "state overrides are not supported")
-        if call.get("to") is None:
-            raise RpcFault(_SERVER, "contracts cannot be created on this chain")
-        if call.get("value") is not None and read_quantity(call["value"]) != 0:
-            raise RpcFault(_SERVER, "insufficient funds for transfer: nobody has any wei here")
-        if int.from_bytes(read_address(call["to"]), "big") < PRECOMPILES:
-            raise RpcFault(_SERVER, "the EVM's built-in functions are not served here")
-        data = call.get("input", call.get("data"))
-        sender, gas = call.get("from"), call.get("gas")
-        return (
-            read_address(call["to"]),
-            None if sender is None else read_address(sender),
-            b"" if data is None else read_data(data),
-            None if gas is None else read_quantity(gas),
-        )
+        now = int(self._now())
+        return self._engine.simulate(call.to, call.data, call.sender, at, timestamp=now, gas=gas)
 
     # Logs
 
-    def _logs(self, criteria: object) -> list[object]:
-        return self._select(self._log_filter(criteria))
-
-    def _log_filter(self, criteria: object) -> LogFilter:
-        if not isinstance(criteria, Mapping):
-            raise RpcFault(_BAD_PARAMS, "a filter is an object")
-        if criteria.get("blockHash") is not None:
-            if criteria.get("fromBlock") is not None or criteria.get("toBlock") is not None:
-                raise RpcFault(_BAD_PARAMS, "give either blockHash or fromBlock and toBlock")
-            stored = self._engine.stored_block_named(read_digest(criteria["blockHash"]))
-            if stored is None:
-                raise RpcFault(_SERVER, "unknown block")
-            first = last = stored.height
-        else:
-            first = self._height(criteria.get("fromBlock"))
-            last = self._height(criteria.get("toBlock"))
-        return LogFilter.read(first, last, criteria.get("address"), criteria.get("topics"))
-
-    def _select(self, wanted: LogFilter) -> list[object]:
-        if wanted.first > wanted.last:
-            raise RpcFault(_BAD_PARAMS, "invalid block range params: fromBlock is after toBlock")
-        found: list[object] = []
-        head = self._engine.head.height
-        if wanted.first > head:
-            return found
-        for height, bloom in self._engine.blooms(wanted.first, min(wanted.last, head)):
-            if not wanted.may_match(bloom):
-                continue
-            stored = self._engine.stored_block(height)
-            if stored is None:
-                continue
-            found.extend(log for log in log_objects(stored) if wanted.matches(log))
-            if len(found) > MAX_LOGS:
-                raise RpcFault(_TOO_MANY, f"query returned more than {MAX_LOGS} results")
+    def _logs(self, query: LogQuery) -> object:
+        first, last = self._range(query)
+        if first > last:
+            raise RpcFault(SERVER, "invalid block range: fromBlock is after toBlock")
+        last = min(last, self._head())
+        found, reached = find_logs(self._engine, query, first, last)
+        if reached < last or len(found) > MAX_LOGS:
+            raise RpcFault(_TOO_MANY, f"query returned more than {MAX_LOGS} results")
         return found
 
-    def _new_filter(self, criteria: object) -> str:
-        return self._filters.add(self._log_filter(criteria))
+    def _range(self, query: LogQuery) -> tuple[int, int]:
+        """The heights that a query means, now."""
+        if query.block is not None:
+            stored = self._engine.stored_block_named(query.block)
+            if stored is None:
+                raise RpcFault(SERVER, "unknown block")
+            return stored.height, stored.height
+        return self._height(query.first), self._height(query.last)
 
-    def _new_block_filter(self) -> str:
-        return self._filters.add(None)
+    def _filter_changes(self, name: str) -> object:
+        query, first, last = self._filters.advance(name)
+        if query is None:
+            reached = min(last, first + MAX_BLOCK_NAMES - 1)
+            if reached < last:
+                self._filters.go_back(name, reached + 1)
+            return [data_hex(self._engine.block(h).hash) for h in range(first, reached + 1)]
+        if query.block is not None:
+            return []  # a block that was there already
+        # The tags mean "without end" here: a filter reports what is new.
+        first = max(first, query.first) if isinstance(query.first, int) else first
+        wanted = min(last, query.last) if isinstance(query.last, int) else last
+        if query.last == "earliest":
+            wanted = 0
+        found, reached = find_logs(self._engine, query, first, wanted)
+        if reached < wanted:
+            self._filters.go_back(name, reached + 1)
+        return found
 
-    def _filter_changes(self, name: object) -> list[object]:
-        wanted, first, last = self._filters.advance(name)
-        if first > last:
-            return []
-        if wanted is None:
-            return [data_hex(self._engine.block(h).hash) for h in range(first, last + 1)]
-        return self._select(wanted.between(first, last))
+    def _filter_logs(self, name: str) -> object:
+        query = self._filters.get(name)
+        if query is None:
+            raise RpcFault(SERVER, "filter not found")
+        return self._logs(query)
 
-    def _filter_logs(self, name: object) -> list[object]:
-        wanted = self._filters.get(name)
-        if wanted is None:
-            raise RpcFault(_SERVER, "filter not found")
-        return self._select(wanted)
+    # Heights
 
-    def _uninstall_filter(self, name: object) -> bool:
-        return self._filters.remove(name)
+    def _head(self) -> int:
+        return self._engine.head.height
 
-    # Tags
-
-    def _state_tag(self, at: object) -> At:
+    def _at(self, place: Height | Digest) -> At:
         """Which state a method is asked about. Raises RpcFault if the block is not here."""
-        if at == "pending":
+        if place == "pending":
             return "pending"
-        if isinstance(at, Mapping):  # EIP-1898
-            name = at.get("blockHash")
-            at = at.get("blockNumber") if name is None else self._height_of(read_digest(name))
-        height = at if isinstance(at, int) else self._height(at)
-        if height > self._engine.head.height:
-            raise RpcFault(_SERVER, "header not found")
+        if isinstance(place, bytes):
+            stored = self._engine.stored_block_named(place)
+            height = None if stored is None else stored.height
+        else:
+            height = self._height(place)
+        if height is None or height > self._head():
+            raise RpcFault(SERVER, "header not found")
         return height
 
-    def _height_of(self, name: Digest) -> int:
-        stored = self._engine.stored_block_named(name)
-        if stored is None:
-            raise RpcFault(_SERVER, "header not found")
-        return stored.height
-
-    def _height(self, at: object) -> int:
-        if at in (None, "latest", "safe", "finalized", "pending"):
-            return self._engine.head.height
-        return 0 if at == "earliest" else read_quantity(at)
-
-    def _stored(self, at: object) -> StoredBlock | None:
-        height = self._height(at)
-        return self._engine.stored_block(height) if height <= self._engine.head.height else None
+    def _height(self, at: Height) -> int:
+        if isinstance(at, int):
+            return at
+        return 0 if at == "earliest" else self._head()
 
 
-def _flag(value: object) -> bool:
-    if not isinstance(value, bool):
-        raise RpcFault(_BAD_PARAMS, "the second parameter is true or false")
-    return value
+def _encode(answer: dict[str, object] | None) -> bytes:
+    """The JSON of an answer; of a refusal, if that would be too long."""
+    if answer is None:
+        return b""
+    encoded = msgspec.json.encode(answer)
+    if len(encoded) <= MAX_ANSWER_BYTES:
+        return encoded
+    words = f"the answer has {len(encoded)} bytes, more than {MAX_ANSWER_BYTES}: ask for less"
+    return msgspec.json.encode(_error(answer["id"], RpcFault(_TOO_MANY, words)))
+
+
+def _refused_whole(words: str, code: int = _INVALID_REQUEST) -> bytes:
+    return msgspec.json.encode(_error(None, RpcFault(code, words)))
 
 
 def _error(name: object, fault: RpcFault) -> dict[str, object]:
@@ -425,7 +439,7 @@ def _error(name: object, fault: RpcFault) -> dict[str, object]:
 
 def _execution_fault(result: evm.CallResult) -> RpcFault:
     if result.revert_data is None:
-        return RpcFault(_SERVER, result.failure or "execution failed")
+        return RpcFault(SERVER, result.failure or "execution failed")
     reason = _revert_reason(result.revert_data)
     message = f"execution reverted: {reason}" if reason else "execution reverted"
     return RpcFault(_REVERTED, message, data_hex(result.revert_data))

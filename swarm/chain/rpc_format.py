@@ -1,7 +1,7 @@
-"""How blocks, transactions, receipts and logs look in JSON, and how parameters are read.
+"""How blocks, transactions, receipts and logs look in JSON.
 
-Quantities are the shortest hexadecimal (`0x0`, `0x41`), data has two digits for each byte; anything
-else is refused, as EIP-1474 wants.
+Quantities are the shortest hexadecimal (`0x0`, `0x41`), data has two digits for each byte, as
+EIP-1474 wants. `rpc_parameters` reads the same.
 """
 
 from __future__ import annotations
@@ -11,66 +11,8 @@ from typing import Any
 
 from swarm.chain import codec
 from swarm.chain.store import StoredBlock
-from swarm.types import Address, Digest
 
-_BAD_PARAMS = -32602
-_MAX_DATA_CHARS = 256 * 1024
 JsonObject = dict[str, object]
-
-
-class RpcFault(Exception):
-    """An error that is answered to the client: `code` as in JSON-RPC 2.0 and EIP-1474."""
-
-    def __init__(self, code: int, message: str, data: str | None = None) -> None:
-        super().__init__(message)
-        self.code = code
-        self.message = message
-        self.data = data
-
-
-# Parameters
-
-
-def read_data(value: object) -> bytes:
-    """Bytes from `0x` and an even number of digits."""
-    if not isinstance(value, str) or not value.startswith("0x") or len(value) > _MAX_DATA_CHARS:
-        raise RpcFault(_BAD_PARAMS, f"{_shown(value)} is not 0x-prefixed hexadecimal data")
-    try:
-        return bytes.fromhex(value[2:])
-    except ValueError:
-        raise RpcFault(_BAD_PARAMS, f"{_shown(value)} is not hexadecimal data") from None
-
-
-def read_quantity(value: object, *, padded: bool = False) -> int:
-    """A number below 2**256 from `0x` and digits; `padded` allows leading zeros."""
-    digits = value[2:] if isinstance(value, str) and value.startswith("0x") else ""
-    if not 0 < len(digits) <= 64 or not all(c in "0123456789abcdefABCDEF" for c in digits):
-        raise RpcFault(_BAD_PARAMS, f"{_shown(value)} is not a 0x-prefixed hexadecimal number")
-    if not padded and len(digits) > 1 and digits[0] == "0":
-        raise RpcFault(_BAD_PARAMS, f"{_shown(value)} is a number with leading zeros")
-    return int(digits, 16)
-
-
-def read_address(value: object) -> Address:
-    return Address(_sized(value, 20, "an address"))
-
-
-def read_digest(value: object) -> Digest:
-    return Digest(_sized(value, 32, "a hash"))
-
-
-def _sized(value: object, size: int, what: str) -> bytes:
-    content = read_data(value)
-    if len(content) != size:
-        raise RpcFault(_BAD_PARAMS, f"{_shown(value)} is not {what} of {size} bytes")
-    return content
-
-
-def _shown(value: object) -> str:
-    return repr(value)[:80]
-
-
-# Results
 
 
 def quantity(number: int) -> str:

@@ -6,17 +6,19 @@ refused, and so is one whose `Host` is a name (a page can point its own name at 
 change the name that the browser sends). Addresses, `localhost` and configured names pass.
 
 HTTP/1.1 by h11, which touches no socket, over trio: two paths need no framework, and here every
-wait has a deadline. Connections, heads and bodies are bounded; a client that reads its answer too
-slowly is cut off; calls run in worker threads, a few at a time.
+wait has a deadline. Connections, heads and bodies are bounded, and so is what is held of bodies and
+answers for all clients together; a client that reads its answer too slowly is cut off; calls run in
+worker threads, a few at a time. A fault inside a request ends that request.
 """
 
 from __future__ import annotations
 
 import ipaddress
+import logging
 import re
 import socket
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Protocol
 from urllib.parse import urlsplit
@@ -26,6 +28,8 @@ import msgspec
 import trio
 
 from swarm.errors import ConfigurationError
+
+log = logging.getLogger("swarm.chain")
 
 MAX_BODY_BYTES = 1024 * 1024
 _MAX_HEAD_BYTES = 16 * 1024
@@ -41,6 +45,8 @@ class HttpLimits:
 
     connections: int = 256
     """At once; further ones are closed unread."""
+    held_bytes: int = 64 * 1024 * 1024
+    """Of bodies and answers, over all connections; what would need more is answered with 503."""
     head_s: float = 30.0
     """From one answer to the end of the next request's head."""
     body_s: float = 10.0
@@ -111,6 +117,10 @@ def _listen(listen: str) -> socket.socket:
     return listener
 
 
+Hold = Callable[[int], None]
+"""Counts so many more bytes as held for a client; raises _Refused if there is no room."""
+
+
 class _Refused(Exception):
     def __init__(self, code: int, reason: str) -> None:
         super().__init__(reason)
@@ -132,6 +142,8 @@ class _Server:
         self._hosts = hosts
         self._limits = limits
         self._connections = 0
+        self._held_bytes = 0
+        self._fault_logged = False
         self._threads = trio.CapacityLimiter(_WORKERS)
 
     async def serve(self, stream: trio.SocketStream) -> None:
@@ -147,32 +159,66 @@ class _Server:
 
     async def _serve_requests(self, client: _Client) -> None:
         while True:
-            code, body = 200, b""
-            try:
-                request = await client.read_head()
-                with trio.fail_after(self._limits.answer_s):
-                    body = await self._answer(request, client)
-            except _Refused as refused:
-                code, body = refused.code, _explain(str(refused))
-            except trio.TooSlowError:
-                code, body = 503, _explain("the answer takes too long; ask for less")
-            await client.send(code, body)
+            with self._holding() as hold:
+                code, body = await self._respond(client, hold)
+                await client.send(code, body)
             if not client.may_ask_again():
                 await client.linger()
                 return
 
-    async def _answer(self, request: h11.Request, client: _Client) -> bytes:
+    async def _respond(self, client: _Client, hold: Hold) -> tuple[int, bytes]:
+        """Read a request and answer it: the status code and the body."""
+        try:
+            request = await client.read_head()
+            with trio.fail_after(self._limits.answer_s):
+                return 200, await self._answer(request, client, hold)
+        except _Refused as refused:
+            return refused.code, _explain(str(refused))
+        except trio.TooSlowError:
+            return 503, _explain("the answer takes too long; ask for less")
+        except _Gone:
+            raise
+        except Exception:
+            # One request's trouble stays in that request, whatever it is.
+            if not self._fault_logged:
+                self._fault_logged = True
+                log.exception("a request failed; further failures are not logged")
+            return 500, _explain("the request failed inside the node; its log says more")
+
+    async def _answer(self, request: h11.Request, client: _Client, hold: Hold) -> bytes:
         self._check_caller(request)
         place = (request.method, request.target.split(b"?")[0])
         if place == (b"GET", b"/status"):
-            await client.read_body()
-            return msgspec.json.encode(self._status())
-        if place != (b"POST", b"/"):
+            await client.read_body(hold)
+            answer = msgspec.json.encode(self._status())
+        elif place == (b"POST", b"/"):
+            body = await client.read_body(hold)
+            if self._threads.statistics().tasks_waiting >= _MAX_WAITING:
+                raise _Refused(503, "too many requests wait for an answer; try again later")
+            answer = await trio.to_thread.run_sync(
+                self._rpc.handle_bytes, body, limiter=self._threads
+            )
+        else:
             raise _Refused(404, "there is POST / for JSON-RPC and GET /status")
-        body = await client.read_body()
-        if self._threads.statistics().tasks_waiting >= _MAX_WAITING:
-            raise _Refused(503, "too many requests wait for an answer; try again later")
-        return await trio.to_thread.run_sync(self._rpc.handle_bytes, body, limiter=self._threads)
+        hold(len(answer))
+        return answer
+
+    @contextmanager
+    def _holding(self) -> Iterator[Hold]:
+        """Gives a function that counts bytes as held until the end of the block."""
+        mine = 0
+
+        def hold(size: int) -> None:
+            nonlocal mine
+            if self._held_bytes + size > self._limits.held_bytes:
+                raise _Refused(503, "the node holds too much for its clients; try again later")
+            self._held_bytes += size
+            mine += size
+
+        try:
+            yield hold
+        finally:
+            self._held_bytes -= mine
 
     def _check_caller(self, request: h11.Request) -> None:
         headers = dict(request.headers)
@@ -210,13 +256,14 @@ class _Client:
                 return event
         raise _Gone
 
-    async def read_body(self) -> bytes:
-        """Raises _Refused if it is too long, or too slow."""
+    async def read_body(self, hold: Hold) -> bytes:
+        """Raises _Refused if it is too long, too slow, or more than there is room for."""
         body = bytearray()
         with trio.move_on_after(self._limits.body_s):
             if self._http.they_are_waiting_for_100_continue:
                 await self._write(h11.InformationalResponse(status_code=100, headers=[]))
             while isinstance(event := await self._next_event(), h11.Data):
+                hold(len(event.data))
                 body += event.data
                 if len(body) > MAX_BODY_BYTES:
                     raise _Refused(413, f"a request has at most {MAX_BODY_BYTES} bytes")
@@ -270,10 +317,10 @@ class _Client:
             raise _Gone
 
     async def _write(self, *events: h11.Event) -> None:
-        data = b"".join(self._http.send(event) or b"" for event in events)
         try:
+            data = b"".join(self._http.send(event) or b"" for event in events)
             await self._stream.send_all(data)
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
+        except (h11.LocalProtocolError, trio.BrokenResourceError, trio.ClosedResourceError):
             raise _Gone from None
 
 

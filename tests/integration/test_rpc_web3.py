@@ -361,3 +361,55 @@ def test_clients_that_say_nothing_or_read_nothing_are_cut_off_and_counted(chain)
             assert b"404" in await again.receive_some(65536)
 
     trio.run(serve)
+
+
+def post(body: bytes) -> bytes:
+    head = f"POST / HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {len(body)}\r\n\r\n"
+    return head.encode() + body
+
+
+def test_a_fault_inside_a_request_is_answered_with_500_and_ends_nothing_else(chain, caplog):
+    class Faulty:
+        def handle_bytes(self, body: bytes) -> bytes:
+            raise OverflowError("int too large")
+
+    def no_status() -> object:
+        raise KeyError("peers")
+
+    async def serve() -> None:
+        async with open_http("127.0.0.1:0", Faulty(), no_status) as url:
+            port = urlsplit(url).port or 0
+            for _ in range(2):
+                stream = await trio.open_tcp_stream("127.0.0.1", port)
+                for request in (post(b"{}"), b"GET /status HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"):
+                    await stream.send_all(request)
+                    assert (await stream.receive_some(65536)).startswith(b"HTTP/1.1 500")
+
+    trio.run(serve)
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+
+
+def test_what_is_held_for_all_clients_together_is_bounded(chain):
+    class Verbose:
+        def handle_bytes(self, body: bytes) -> bytes:
+            return b"x" * 2**22
+
+    limits = HttpLimits(held_bytes=2**22 + 2**20)
+
+    async def serve() -> None:
+        async with open_http("127.0.0.1:0", Verbose(), dict, limits=limits) as url:
+            port = urlsplit(url).port or 0
+            deaf = [await trio.open_tcp_stream("127.0.0.1", port) for _ in range(4)]
+            codes = []
+            for stream in deaf:
+                await stream.send_all(post(b"{}"))
+                codes.append((await stream.receive_some(12))[9:12])
+            assert codes == [b"200", b"503", b"503", b"503"]
+            with suppress(trio.BrokenResourceError):  # the deaf one goes, and takes its share along
+                await deaf[0].aclose()
+            await trio.sleep(0.1)
+            again = await trio.open_tcp_stream("127.0.0.1", port)
+            await again.send_all(post(b"{}"))
+            assert (await again.receive_some(12))[9:12] == b"200"
+
+    trio.run(serve)

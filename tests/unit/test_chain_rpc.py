@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from harness.chain import GENESIS_TIME_S, Member, calldata, found
+from harness.fuzz import rpc_grammar
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -118,17 +119,19 @@ def test_bad_parameters_are_named(rpc, method, params):
 
 def test_what_does_not_exist_is_null_and_a_state_that_does_not_exist_is_an_error(rpc):
     nowhere = "0x" + "11" * 32
+    far = hex(2**63 - 1)  # go-ethereum counts no further
+    assert code(rpc, "eth_getBlockByNumber", hex(2**63)) == -32602
     assert ask(rpc, "eth_getBlockByNumber", "0x9", False) is None
-    assert ask(rpc, "eth_getBlockByNumber", "0x" + "f" * 64, False) is None
+    assert ask(rpc, "eth_getBlockByNumber", far, False) is None
     assert ask(rpc, "eth_getBlockByHash", nowhere, False) is None
     assert ask(rpc, "eth_getTransactionByHash", nowhere) is None
     assert ask(rpc, "eth_getTransactionReceipt", nowhere) is None
     assert code(rpc, "eth_getBalance", ANN, "0x9") == -32000
     assert code(rpc, "eth_getBalance", ANN, {"blockHash": nowhere}) == -32000
     assert code(rpc, "eth_getFilterChanges", "0x1") == -32000
-    assert code(rpc, "eth_feeHistory", "0x1", "0x" + "f" * 64) == -32000
-    assert ask(rpc, "eth_getLogs", {"fromBlock": "0x0", "toBlock": "0x" + "f" * 64}) == []
-    assert ask(rpc, "eth_getLogs", {"fromBlock": "0x9", "toBlock": "0x" + "f" * 64}) == []
+    assert code(rpc, "eth_feeHistory", "0x1", far) == -32000
+    assert ask(rpc, "eth_getLogs", {"fromBlock": "0x0", "toBlock": far}) == []
+    assert ask(rpc, "eth_getLogs", {"fromBlock": "0x9", "toBlock": far}) == []
 
 
 def test_a_state_is_asked_for_by_number_hash_or_object(rpc, engine):
@@ -223,6 +226,115 @@ def test_a_refused_transaction_says_why(rpc):
     assert "not a member" in error["message"]
 
 
+def test_a_notification_is_never_answered_even_where_it_fails(rpc):
+    for method, params in (("eth_getCode", [7]), ("nonsense", []), ("eth_blockNumber", [])):
+        call = {"jsonrpc": "2.0", "method": method, "params": params}
+        assert rpc.handle_bytes(json.dumps(call).encode()) == b""
+    assert json.loads(rpc.handle_bytes(b'{"jsonrpc": "2.0", "method": 5}'))["id"] is None
+
+
+def test_a_fault_of_ours_ends_its_request_and_is_logged_once(rpc, monkeypatch, caplog):
+    def overflow(*_: object) -> bytes:
+        raise OverflowError("int too large")
+
+    monkeypatch.setattr(Engine, "code", overflow)
+    for _ in range(3):
+        assert code(rpc, "eth_getCode", ANN) == -32603
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+    assert ask(rpc, "eth_blockNumber") == "0x0"
+
+
+def test_a_block_is_a_number_a_tag_or_an_object_and_nothing_else(rpc):
+    for nonsense in (True, False, {}, 1, 0, -(2**70), 2**70, 1.5, [], ["latest"], "1", "-0x1", ""):
+        for method in ("eth_getCode", "eth_getBalance", "eth_getTransactionCount"):
+            error = ask(rpc, method, ANN, nonsense)
+            assert isinstance(error, dict)
+            assert error["code"] == -32602
+            assert error["message"].startswith("block: ")
+        assert code(rpc, "eth_getBlockByNumber", nonsense, False) == -32602
+        assert code(rpc, "eth_feeHistory", "0x1", nonsense) == -32602
+    both = {"blockNumber": "0x0", "blockHash": "0x" + "11" * 32}
+    assert code(rpc, "eth_getCode", ANN, both) == -32602
+    assert ask(rpc, "eth_getCode", ANN, None) == ask(rpc, "eth_getCode", ANN, "latest") == "0x"
+
+
+def test_the_fee_history_takes_no_nonsense(rpc):
+    for count in (-1, 0, True, 1.5, "1", "0x0", 2**70, None, []):
+        assert code(rpc, "eth_feeHistory", count, "latest") == -32602
+    for percentiles in ("50", [-1], [101], [50, 25], [True], ["50"], {}, [None]):
+        assert code(rpc, "eth_feeHistory", 1, "latest", percentiles) == -32602
+    history = ask(rpc, "eth_feeHistory", 4, "latest", [25, 50.5])
+    assert isinstance(history, dict)
+    assert history["reward"] == [["0x0", "0x0"]]
+
+
+def test_a_filter_keeps_its_tags_and_ends_where_it_says(rpc, engine):
+    growing = ask(rpc, "eth_newFilter", {"fromBlock": "latest"})
+    ended = ask(rpc, "eth_newFilter", {"fromBlock": "0x0", "toBlock": "0x1"})
+    later = ask(rpc, "eth_newFilter", {"fromBlock": "0x2"})
+    note(engine, MEMBERS[0])
+    note(engine, MEMBERS[1])
+
+    def heights(method: str, name: object) -> list[str]:
+        logs = ask(rpc, method, name)
+        assert isinstance(logs, list)
+        return [log["blockNumber"] for log in logs]
+
+    assert heights("eth_getFilterLogs", growing) == ["0x2"]  # "latest" is the head of now
+    assert heights("eth_getFilterChanges", growing) == ["0x1", "0x2"]
+    assert heights("eth_getFilterChanges", growing) == []
+    assert heights("eth_getFilterChanges", ended) == ["0x1"]
+    assert heights("eth_getFilterChanges", later) == ["0x2"]
+
+
+def test_what_is_too_much_for_one_answer_comes_in_parts(rpc, engine, monkeypatch):
+    monkeypatch.setattr("swarm.chain.filters.MAX_LOGS", 1)
+    monkeypatch.setattr("swarm.chain.rpc.MAX_LOGS", 1)
+    monkeypatch.setattr("swarm.chain.rpc.MAX_BLOCK_NAMES", 2)
+    logs, blocks = ask(rpc, "eth_newFilter", {}), ask(rpc, "eth_newBlockFilter")
+    for _ in range(3):
+        note(engine, MEMBERS[0])
+
+    def parts(name: object) -> list[int]:
+        return [len(rpc.methods["eth_getFilterChanges"].answer(name)) for _ in range(3)]
+
+    assert code(rpc, "eth_getLogs", {"fromBlock": "0x0"}) == -32005
+    assert parts(logs) == [2, 1, 0]
+    assert parts(blocks) == [2, 1, 0]
+
+
+def test_answers_are_bounded_alone_and_in_a_batch(rpc, monkeypatch):
+    call = {"jsonrpc": "2.0", "id": 1, "method": "eth_getBlockByNumber", "params": ["0x0"]}
+    size = len(rpc.handle_bytes(json.dumps(call).encode()))
+    monkeypatch.setattr("swarm.chain.rpc.MAX_ANSWER_BYTES", 2 * size)
+    answers = json.loads(rpc.handle_bytes(json.dumps([call] * 5).encode()))
+    assert [a.get("error", {}).get("code") for a in answers] == [None, None] + 3 * [-32005]
+    monkeypatch.setattr("swarm.chain.rpc.MAX_ANSWER_BYTES", size - 1)
+    assert json.loads(rpc.handle_bytes(json.dumps(call).encode()))["error"]["code"] == -32005
+
+
+def test_every_method_answers_whatever_its_parameters_are(rpc, caplog):
+    """Each position of each method, with each value of the grammar."""
+    tried = 0
+    for method, position, params in rpc_grammar.calls(rpc.methods):
+        request = {"jsonrpc": "2.0", "id": tried, "method": method, "params": params}
+        answer = json.loads(rpc.handle_bytes(json.dumps(request).encode()))
+        assert answer["id"] == tried
+        assert ("result" in answer) != ("error" in answer)
+        if "error" in answer:
+            wrong, message = answer["error"]["code"], answer["error"]["message"]
+            assert wrong in (-32602, -32000, 3)
+            assert message.isprintable()
+            assert len(message) < 400
+            names = [each.name for each in rpc.methods[method].parameters]
+            if wrong == -32602:
+                assert message.startswith(names[position] if position < len(names) else "params")
+        tried += 1
+    assert tried > 5000
+    assert caplog.records == []
+    assert ask(rpc, "eth_blockNumber") == "0x0"
+
+
 WORDS = st.sampled_from(
     ["0x", "0x0", "0x1", "0x01", "latest", "pending", "earliest", ANN, "0x" + "11" * 32, "\ud800"]
 )
@@ -235,21 +347,6 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(KEYS, inner, max_size=4),
     max_leaves=12,
 )
-
-
-@settings(
-    max_examples=150,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
-@given(st.data())
-def test_no_parameters_bring_a_method_down(rpc, data):
-    method = data.draw(st.sampled_from(sorted(rpc._methods)))
-    count = data.draw(st.integers(0, len(rpc._signatures[method].parameters)))
-    params = data.draw(st.lists(JSON, min_size=count, max_size=count))
-    answer = rpc.handle({"jsonrpc": "2.0", "id": 1, "method": method, "params": params})
-    assert ("result" in answer) != ("error" in answer)
 
 
 @settings(

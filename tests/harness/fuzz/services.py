@@ -7,6 +7,7 @@ decided. After each batch the four must still agree on a new transaction.
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
@@ -18,6 +19,7 @@ import trio
 from eth_account import Account
 
 from harness.chain import GENESIS_TIME_S, Member, found
+from harness.fuzz import rpc_grammar
 from harness.fuzz.campaign import ACCEPTED, Session, Target
 from swarm.chain import contract
 from swarm.chain.block import ChainRules
@@ -68,6 +70,7 @@ def targets() -> list[Target]:
     return [
         Target("chain-service", "msgpack", _open_chain, deadline_s=5.0),
         Target("json-rpc", "json", _open_rpc, deadline_s=10.0),
+        Target("json-rpc-parameters", "bytes", _open_rpc_parameters, deadline_s=10.0),
         Target("calldata", "bytes", _open_contract, deadline_s=5.0),
         Target("http", "bytes", _open_http, deadline_s=8.0),
         Target("endpoint", "json", _open_endpoint, deadline_s=5.0),
@@ -396,6 +399,32 @@ async def _open_rpc(directory: Path) -> AsyncIterator[Session]:
             assert len(rpc._filters._filters) <= 64
 
         yield Session(lambda: questions, offer, check)
+
+
+@asynccontextmanager
+async def _open_rpc_parameters(directory: Path) -> AsyncIterator[Session]:
+    """Every method, with parameters of a grammar instead of mutated ones."""
+    dice = random.Random(0)
+    with _consortium(directory) as (engine, rpc, members):
+
+        def samples() -> list[bytes]:
+            return [_drawn_question(rpc, dice) for _ in range(4)]
+
+        async def offer(data: bytes) -> str:
+            answer = rpc.handle_bytes(data)
+            assert b"-32603" not in answer, answer
+            return _verdict(answer)
+
+        async def check() -> None:
+            assert _verdict(rpc.handle_bytes(_questions(engine, members)[0])) == ACCEPTED
+
+        yield Session(samples, offer, check)
+
+
+def _drawn_question(rpc: RpcMethods, dice: random.Random) -> bytes:
+    method, params = rpc_grammar.drawn(rpc.methods, dice)
+    call = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
+    return json.dumps(call).encode()
 
 
 # HTTP.
