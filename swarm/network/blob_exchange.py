@@ -115,7 +115,7 @@ class BlobServer:
         for start in range(0, len(batch), step):
             part = batch[start : start + step]
             await trio.sleep(self._pacer.reserve(len(part)))
-            await stream.write(part)
+            await stream.write_in_time(part, self._limits.take_stall_s)
 
     async def _read_batches(
         self, sender: Address, wanted: ChunksWanted, batches: trio.MemorySendChannel[bytes]

@@ -95,6 +95,7 @@ class Connection:
         self._inbound_bytes = 0
         self._received = Signal()
         self._handling = 0
+        self._refusals: deque[trio.Event] = deque()
         self._streams = 0
         self.fetching = trio.CapacityLimiter(limits.max_fetches)
 
@@ -249,10 +250,10 @@ class Connection:
                     self._messages.clear()
                     self._message_bytes = 0
                     self.peer.count(sent=len(batch))
-                    await control.write(batch)
+                    await control.write_in_time(batch, self._limits.take_stall_s)
                 else:
                     frame, written = self._frames.popleft()
-                    await control.write(frame)
+                    await control.write_in_time(frame, self._limits.take_stall_s)
                     written.set()
         except PeerUnreachable:
             self.close()
@@ -273,8 +274,8 @@ class Connection:
                         waiting.response = frame
                         waiting.arrived.set()
                 elif self._handling >= limits.max_inbound_requests:
-                    nursery.start_soon(self._refuse, frame, "too many requests at once")
                     self.peer.blame("too many requests at once", frame.method)
+                    await self._refuse_one_too_many(frame)
                 else:
                     self._handling += 1
                     nursery.start_soon(self._handle_request, frame)
@@ -337,6 +338,24 @@ class Connection:
 
     async def _refuse(self, request: Request, reason: str) -> None:
         await self._queue_frame(encode_frame(Response(request.id, None, reason))).wait()
+
+    async def _refuse_one_too_many(self, request: Request) -> None:
+        """Queue a refusal; whoever asks on without reading is not read until it has read.
+
+        No task waits for it: a member that sends requests as fast as it can would own thousands.
+        Raises PeerUnreachable if it reads nothing for long.
+        """
+        limits = self._limits
+        refusal = Response(request.id, None, "too many requests at once")
+        self._refusals.append(self._queue_frame(encode_frame(refusal)))
+        while self._refusals and self._refusals[0].is_set():
+            self._refusals.popleft()
+        if len(self._refusals) > limits.max_queued_refusals:
+            with trio.move_on_after(limits.take_stall_s) as patience:
+                await self._refusals.popleft().wait()
+            if patience.cancelled_caught:
+                self.peer.blame("asks and does not read", f"for {limits.take_stall_s:g} s")
+                raise PeerUnreachable("the peer asks and does not read")
 
     async def _accept_streams(self, nursery: trio.Nursery) -> None:
         try:

@@ -19,22 +19,25 @@ class NetworkLimits:
     # Sizes.
     max_payload_bytes: int = 2 * MIB
     """One message, one request, one answer."""
-    max_frame_bytes: int = 4 * MIB
+    max_frame_bytes: int = 2 * MIB + 64 * KIB
     """One frame on the wire; anything that announces more is refused unread."""
     max_chunk_bytes: int = 1 * MIB
     """One chunk of a blob."""
     max_chunks_per_fetch: int = 65_536
     """Chunks asked for in one exchange."""
-    max_buffered_bytes: int = 48 * MIB
-    """Received and not yet read, over all streams of a connection."""
+    max_buffered_bytes: int = 24 * MIB
+    """Received and not yet read, over all streams of a connection: the windows that are granted
+    (4 MiB for each fetch, 256 KiB for each other stream), and a little."""
 
     # Counts.
     max_queued_messages: int = 1024
     """One-way messages waiting to be sent; beyond it the oldest is dropped and counted."""
-    max_queued_message_bytes: int = 16 * MIB
+    max_queued_message_bytes: int = 8 * MIB
     """The same in bytes."""
     max_inbound_requests: int = 16
     """Requests of a peer that are handled at once; the next one is refused."""
+    max_queued_refusals: int = 16
+    """Refusals of such requests that wait to be sent; until then nothing more is read."""
     max_outbound_requests: int = 256
     """Own requests to a peer that wait for an answer at once."""
     max_fetches: int = 4
@@ -45,8 +48,11 @@ class NetworkLimits:
     """Connections of a member that carry blobs to it, at once."""
     max_connections: int = 4
     """Authenticated connections of a member at once, while it is settled which one is kept."""
-    max_half_open: int = 64
-    """Connections that have not proved to be a member's, over all peers."""
+    max_half_open: int = 128
+    """Connections that have not proved to be a member's, over all peers; for a further one, one of
+    them is closed (see `half_open`)."""
+    max_half_open_per_subnet: int = 32
+    """The same from one network, /24 or /64."""
     max_half_open_per_host: int = 16
     """The same from one IP address."""
     max_addresses: int = 8
@@ -72,6 +78,9 @@ class NetworkLimits:
     """A request to a member without a connection waits this long for one to come back."""
     write_stall_s: float = 15.0
     """A connection that cannot take 64 KiB within this time is closed."""
+    take_stall_s: float = 60.0
+    """A peer that gives a stream no room for 64 KiB within this time loses it, and with the control
+    stream the connection. All streams share the link: hence longer."""
     read_stall_s: float = 30.0
     """A frame that has begun must go on within this time."""
     max_penalty_s: float = 60.0

@@ -233,6 +233,19 @@ class Stream:
         except BaseLibp2pError as error:
             raise PeerUnreachable(f"the stream ended: {error}") from error
 
+    async def write_in_time(self, data: bytes | memoryview, stall_s: float) -> None:
+        """The same; the peer must make room for each frame within `stall_s`.
+
+        Whoever grants a few bytes of window at a time would otherwise hold what is to be written
+        for as long as it likes.
+        """
+        view = memoryview(data)
+        for start in range(0, len(view), FRAME_DATA_BYTES):
+            with trio.move_on_after(stall_s) as patience:
+                await self.write(view[start : start + FRAME_DATA_BYTES])
+            if patience.cancelled_caught:
+                raise PeerUnreachable(f"the peer took nothing for {stall_s:g} s")
+
     def try_write(self, data: bytes | memoryview) -> bool:
         """Write a frame's worth at once if the peer and the queue have room for it; whether it was.
 

@@ -17,9 +17,10 @@ from __future__ import annotations
 
 import logging
 import random
+import ssl
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
 
 import trio
 
@@ -29,6 +30,7 @@ from swarm.network.blob_exchange import MANIFEST_METHOD, BlobProvider, BlobServe
 from swarm.network.bulk import GRANT_METHOD, BulkChannel, BulkUnavailable
 from swarm.network.bulk_transfer import Take
 from swarm.network.connection import Connection, Handlers, MessageHandler, RequestHandler
+from swarm.network.half_open import HalfOpen
 from swarm.network.identity import Identity, address_of
 from swarm.network.limits import NetworkLimits
 from swarm.network.muxer import Muxer
@@ -65,7 +67,9 @@ class Network:
         self._former = PeerTraffic()
         self._on_connect: list[Callable[[Address], None]] = []
         self._changed = Signal()
-        self._half_open: Counter[str] = Counter()
+        self._half_open = HalfOpen(
+            limits.max_half_open, limits.max_half_open_per_subnet, limits.max_half_open_per_host
+        )
         self._refused_hosts: Counter[str] = Counter()
         self._nursery: trio.Nursery | None = None
         self._pacer = Pacer(limits.max_upload_bytes_per_s)
@@ -302,49 +306,37 @@ class Network:
 
     async def _accept(self, stream: tcp.TcpStream) -> None:
         host = stream.remote[0]
-        with self._counted_half_open(host) as within_bounds:
-            if not within_bounds:
-                return
+        muxer: Muxer | None = None
+        bulk: tuple[ssl.SSLSocket, Peer] | None = None
+        with self._half_open.admit(host) as place:
             try:
                 with trio.fail_after(self._limits.handshake_s):
-                    is_bulk = await stream.peek(len(TLS_OPENING)) == TLS_OPENING
-                    if is_bulk:
-                        secured, peer = await self._bulk.welcome(stream.detach())
+                    if await stream.peek(len(TLS_OPENING)) == TLS_OPENING:
+                        bulk = await self._bulk.welcome(stream.detach())
                     else:
                         muxer = await welcome(stream, self._noise, self._limits.max_buffered_bytes)
             except (*HANDSHAKE_ERRORS, trio.TooSlowError) as error:
                 self._note_refusal(host, error)
                 return
-        if is_bulk:
+        if place.cancelled_caught:
+            self._note_refusal(host, "it was half-open for longest when there were too many")
+        elif bulk is not None:
             await stream.close()  # what was detached lives on
-            await self._bulk.serve_connection(secured, peer)
-            return
-        address = address_of(muxer.peer_id)
-        known = self._peers.get(address) if address is not None else None
-        if address is not None and known is not None:
-            await self._run_connection(muxer, known, address, stream)
+            await self._bulk.serve_connection(*bulk)
+        elif muxer is not None:
+            address = address_of(muxer.peer_id)
+            known = self._peers.get(address) if address is not None else None
+            if address is not None and known is not None:
+                await self._run_connection(muxer, known, address, stream)
 
-    @contextmanager
-    def _counted_half_open(self, host: str) -> Iterator[bool]:
-        within_bounds = (
-            self._half_open.total() < self._limits.max_half_open
-            and self._half_open[host] < self._limits.max_half_open_per_host
-        )
-        self._half_open[host] += 1
-        try:
-            yield within_bounds
-        finally:
-            self._half_open[host] -= 1
-            if not self._half_open[host]:
-                del self._half_open[host]
-
-    def _note_refusal(self, host: str, error: Exception) -> None:
+    def _note_refusal(self, host: str, error: Exception | str) -> None:
         """Count a refused connection; the first from each host is logged."""
         if host not in self._refused_hosts and len(self._refused_hosts) >= MAX_LOGGED_HOSTS:
             host = "others"
         self._refused_hosts[host] += 1
         if self._refused_hosts[host] == 1:
-            reason = error if isinstance(error, NotAMember) else type(error).__name__
+            named = isinstance(error, NotAMember | str)
+            reason = error if named else type(error).__name__
             log.warning("refused a connection from %s: %s", host, short(reason))
 
     async def _keep_connected(self, peer: Peer) -> None:
@@ -401,6 +393,7 @@ class Network:
         if peer.running >= self._limits.max_connections:
             peer.blame("too many connections at once", peer.running)
             return
+        self._half_open.remember_member(stream.remote[0])
         remote = f"{stream.remote[0]}:{stream.remote[1]}"
         connection = Connection(muxer, peer, dialler, remote, self._handlers, self._limits)
         peer.running += 1

@@ -31,6 +31,7 @@ from swarm.network.wire import (
     BLOB,
     CHUNK_HEADER,
     CONTROL,
+    ChunksWanted,
     Message,
     Request,
     Response,
@@ -220,17 +221,110 @@ def test_random_handshakes_are_refused_logged_once_and_leave_nothing(
     assert len(refusals) == 1
 
 
-def test_a_flood_of_half_open_connections_does_not_keep_members_out_for_long() -> None:
+async def occupy(port: int, source: str, connections: int) -> None:
+    """Hold so many silent connections from an address, each made anew as soon as it is closed."""
+
+    async def hold() -> None:
+        while True:
+            with trio.socket.socket() as sock, suppress(OSError):
+                await sock.bind((source, 0))
+                await sock.connect(("127.0.0.1", port))
+                await sock.recv(1)
+            await trio.sleep(0.01)
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(connections):
+            nursery.start_soon(hold)
+
+
+@pytest.mark.parametrize(
+    ("sources", "connections"),
+    [
+        ([f"127.0.0.{11 + n}" for n in range(4)], 16),  # one network
+        ([f"127.{1 + n}.0.1" for n in range(12)], 16),  # more networks than there are places
+    ],
+)
+def test_strangers_that_hold_connections_keep_no_member_out(sources, connections) -> None:
     async def scenario() -> None:
-        limits = NetworkLimits(handshake_s=0.4, max_half_open=8, max_half_open_per_host=4)
+        limits = NetworkLimits(max_half_open=64)
         async with honest_pair(limits) as (a, c):
-            idle = [await knock(a) for _ in range(30)]
-            await until(lambda: a._half_open["127.0.0.1"] <= 4)
-            c.set_members({})
-            c.set_members({a.address: a.addresses})
-            await c.wait_connected([a.address], 5)
-            for stream in idle:
-                await stream.close()
+            port = parse_endpoint(a.addresses[0]).port
+            async with trio.open_nursery() as nursery:
+                for source in sources:
+                    nursery.start_soon(occupy, port, source, connections)
+                await until(lambda: len(a._half_open) >= 30)
+                for _ in range(5):
+                    c.set_members({})
+                    await until(lambda: c.address not in a.connected)
+                    c.set_members({a.address: a.addresses})
+                    await c.wait_connected([a.address], 2)
+                    assert len(a._half_open) <= limits.max_half_open
+                nursery.cancel_scope.cancel()
+
+    run(scenario)
+
+
+def test_a_member_that_asks_and_never_reads_costs_few_tasks_and_is_closed() -> None:
+    async def scenario() -> None:
+        limits = NetworkLimits(take_stall_s=1.5)
+        async with honest_pair(limits) as (a, _), hostile_member(a) as muxer:
+            control = await open_control(muxer)
+            await until(lambda: ADDRESSES[1] in a.connected)
+            connection = a._peers[ADDRESSES[1]].connection
+            assert connection is not None
+            before = trio.lowlevel.current_statistics().tasks_living
+            requests = b"".join(encode_frame(Request(i, "nothing", b"")) for i in range(500))
+            highest = 0
+
+            async def flood() -> None:
+                with suppress(PeerUnreachable):
+                    while True:
+                        await control.write(requests)
+
+            async def trickle() -> None:
+                """Just enough window that the connection seems alive."""
+                while not muxer.event_shutting_down.is_set():
+                    await control._stream.send_window_update(64)
+                    await trio.sleep(0.3)
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(flood)
+                nursery.start_soon(trickle)
+                while ADDRESSES[1] in a.connected:
+                    tasks = trio.lowlevel.current_statistics().tasks_living - before
+                    highest = max(highest, tasks)
+                    assert len(connection._frames) <= 2 * limits.max_inbound_requests + 1
+                    await trio.sleep(0.01)
+                nursery.cancel_scope.cancel()
+            assert highest <= limits.max_inbound_requests + 4  # and the two of this test
+            assert score(a)["too many requests at once"] > 16
+
+    run(scenario)
+
+
+def test_a_stream_whose_peer_takes_a_few_bytes_at_a_time_is_given_up() -> None:
+    class Endless:
+        def manifest(self, sender: Address, root: Digest) -> bytes:
+            raise AssertionError
+
+        def read_chunk(self, sender: Address, root: Digest, index: int) -> bytes:
+            return bytes(2**20)
+
+    async def scenario() -> None:
+        async with honest_pair(NetworkLimits(take_stall_s=1.0)) as (a, _):
+            a.serve_blobs(Endless())
+            async with hostile_member(a) as muxer:
+                await open_control(muxer)
+                stream = await muxer.open()
+                await ms.propose(stream, BLOB)
+                await stream.write(encode_frame(ChunksWanted(ROOT, list(range(1000)))))
+                connection = a._peers[ADDRESSES[1]].connection
+                assert connection is not None
+                await until(lambda: connection._streams == 1)
+                with trio.fail_after(5):
+                    while connection._streams:
+                        await stream._stream.send_window_update(64)
+                        await trio.sleep(0.1)
 
     run(scenario)
 
