@@ -36,6 +36,7 @@ FIRST_BATCH_BYTES, MAX_BATCH_BYTES = 16 << 20, 128 << 20
 SHORT_BATCH_S, LONG_BATCH_S = 0.25, 1.0  # a batch grows or shrinks until it takes between these
 TAKE_OVER_AFTER_S = 1.0
 SLOWEST_BYTES_PER_S = 8 << 10  # a chunk that takes longer than at this pace is silence
+SLACK = 4  # a peer at a quarter of the pace that is needed may still catch up; a slower one may not
 
 
 Take = Callable[[Sequence[tuple[int, bytes | memoryview]]], None]
@@ -65,6 +66,10 @@ class BlobSource(Protocol):
         `take` may block on the disk, so it is called in a worker thread; what it raises is raised.
         """
         ...
+
+
+class TooSlow(PeerUnreachable):
+    """A peer gives chunks, but at a pace at which the blob cannot come in time."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +129,7 @@ class Download:
         self.is_patient: Callable[[], bool] = lambda: False
         self.target: Partial | Draft | None = None
         self.began = trio.current_time()
+        self.until = math.inf  # the end of the time that the fetch has
         self.unclaimed: deque[int] = deque()
         self.claims: dict[int, tuple[Address, float]] = {}  # asked for, from whom, since when
         self.remaining: set[int] = set()
@@ -177,7 +183,7 @@ class Download:
                 return
             except RemoteError as error:
                 self._note_fault(peer, error)
-                if isinstance(error, BlobError | ProtocolViolation):
+                if isinstance(error, BlobError | ProtocolViolation | TooSlow):
                     self._release(peer)
                     continue
             except LocalError as error:
@@ -297,21 +303,39 @@ class Download:
             token = trio.lowlevel.current_trio_token()
             arrival.on_first = lambda: token.run_sync_soon(self._admit_all)
         patience_s = self.stall_s + target.chunk_bytes / SLOWEST_BYTES_PER_S
-        was_silent = False
         fault: RemoteError | LocalError | None = None
 
         async def give_up_on_silence(scope: trio.CancelScope) -> None:
-            nonlocal was_silent
+            nonlocal fault
             seen = -1
             while seen < arrival.bytes:
                 seen = arrival.bytes
                 await trio.sleep(patience_s)
-            was_silent = True
+            fault = PeerUnreachable(f"no chunk within {patience_s:g} s")
+            scope.cancel()
+
+        async def give_up_on_dripping(scope: trio.CancelScope) -> None:
+            nonlocal fault
+            while True:
+                await trio.sleep(self.stall_s)
+                now = trio.current_time()
+                # The chunk that is on its way counts: what of it is here cannot be told.
+                pace = (arrival.bytes + target.chunk_bytes) / (now - began)
+                missing_bytes = len(arrival.wanted) * target.chunk_bytes
+                if pace * SLACK * (self.until - now) < missing_bytes:
+                    break
+            left_s = max(0.0, self.until - now)
+            fault = TooSlow(
+                f"{arrival.bytes} bytes in {now - began:.0f} s: at that pace the other "
+                f"{missing_bytes} do not come within {left_s:.0f} s"
+            )
             scope.cancel()
 
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(give_up_on_silence, nursery.cancel_scope)
+                if self.until < math.inf:
+                    nursery.start_soon(give_up_on_dripping, nursery.cancel_scope)
                 try:
                     await self.source.fetch_chunks(
                         peer, self.root, batch, arrival.take, stall_s=self.stall_s
@@ -327,8 +351,6 @@ class Download:
             self._give_back(peer, target, batch)
         if fault is not None:
             raise fault
-        if was_silent:
-            raise PeerUnreachable(f"no chunk within {patience_s:g} s")
         if arrival.wanted:
             raise PeerUnreachable(f"the stream ended {len(arrival.wanted)} chunks early")
         self._adapt_batch(standing, trio.current_time() - began)

@@ -15,9 +15,10 @@ receives. A peer that awaits a chunk itself makes the asker wait (`ChunkPending`
 arrived at one flows on to the next.
 
 Whose fault a failure is decides what follows. Wrong bytes: that peer is not asked again. Silence, a
-broken connection, "not here": it is asked again a few times, as long as the deadline allows. A
-manifest that is genuine but not wanted (too long, other tensors): the blob itself is refused, no
-peer can help. What was verified stays on disk, and the next fetch goes on from there.
+broken connection, "not here": it is asked again a few times, as long as the deadline allows. Chunks
+at a pace at which the rest cannot be here by then: it is left. A manifest that is genuine but not
+wanted (too long, other tensors): the blob itself is refused, no peer can help. What was verified
+stays on disk, and the next fetch goes on from there.
 """
 
 from __future__ import annotations
@@ -145,6 +146,7 @@ class _Fetch:
                 return Fetched(manifest, {}, {})
             await self._open_partial(manifest)
         download.find = self._fetch_manifest
+        download.until = trio.current_time() + deadline_s
         try:
             with trio.move_on_after(deadline_s) as whole:
                 await download.work()

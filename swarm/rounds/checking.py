@@ -19,7 +19,7 @@ from swarm.protocol.rechecks import rechecks_of
 from swarm.protocol.state import Omission, VerifyLevel, members_in
 from swarm.rounds.address_book import AddressBook
 from swarm.rounds.chunk_merge import Incoming, check_update, find_wrong_chunk
-from swarm.rounds.collection import FETCH_PATIENCE_S, Collection, Job
+from swarm.rounds.collection import FETCH_PATIENCE_S, Collection, Job, Patience
 from swarm.rounds.drafts import Drafts
 from swarm.rounds.exchange import Exchange
 from swarm.rounds.layouts import Layouts
@@ -93,7 +93,7 @@ class Checking:
         out = command.candidate.omitted & ~command.gone
         left_out = [u for u in command.updates if out >> u.member & 1]
         unusable = await self.collection.collect(
-            command.number, left_out, layout, command.patience_s
+            command.number, left_out, layout, Patience.of(command)
         )
         wronged = [u.member for u in left_out if u.member not in unusable]
         if not wronged:
@@ -106,7 +106,7 @@ class Checking:
         model = command.candidate.model
         kept = [u for u in command.updates if not command.candidate.omitted >> u.member & 1]
         method = METHODS[command.method]
-        job = Job(command.number, kept, layout, method, command.patience_s)
+        job = Job(command.number, kept, layout, method, Patience.of(command))
         wrong, missing = await self._recheck(job, model, self._share(command, layout))
         if missing:
             names = ", ".join(f"{self.book.name(i)} ({REASONS[o]})" for i, o in missing.items())

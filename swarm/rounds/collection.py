@@ -38,6 +38,21 @@ FETCH_PATIENCE_S = 10.0
 LEAST_PATIENCE_S = 2.0
 
 
+@dataclass(frozen=True)
+class Patience:
+    """How long an update is waited for without progress, and in all."""
+
+    silence_s: float
+    whole_s: float
+
+    @classmethod
+    def of(cls, command: m.Merge | m.Verify) -> Patience:
+        """A round is void after three slots for each leader. With one for each to pull in, and one
+        for each to check in, the merge of the last leader is in time if all others are gone."""
+        silence_s = max(command.patience_s, LEAST_PATIENCE_S)
+        return cls(silence_s, 2 * silence_s * len(command.updates))
+
+
 class RoundOver(RemoteError):
     """What a round needed of others is not waited for any more: there, it is deleted by now."""
 
@@ -50,7 +65,7 @@ class Job:
     updates: Sequence[m.FrozenUpdate]
     layout: Layout
     method: MergeMethod
-    patience_s: float
+    patience: Patience
 
 
 @dataclass
@@ -97,7 +112,7 @@ class Collection:
     # Updates.
 
     async def collect(
-        self, number: int, updates: Iterable[m.FrozenUpdate], layout: Layout, patience_s: float
+        self, number: int, updates: Iterable[m.FrozenUpdate], layout: Layout, patience: Patience
     ) -> dict[MemberId, Omission]:
         """Pull and check these updates, all at once. Returns those that cannot be used, and why."""
         faults: dict[MemberId, Omission] = {}
@@ -105,7 +120,7 @@ class Collection:
 
         async def collect(update: m.FrozenUpdate) -> None:
             try:
-                fault = await self._fault_of_update(number, update, layout, patience_s)
+                fault = await self._fault_of_update(number, update, layout, patience)
             except (LocalError, RoundOver) as error:
                 trouble.append(error)
                 return
@@ -144,7 +159,7 @@ class Collection:
                 job.layout.file_bytes, job.layout, only=only, on_open=opened[update.member].set
             )
             try:
-                fault = await self._fault_of_pull(job.number, update, wish, job.patience_s)
+                fault = await self._fault_of_pull(job.number, update, wish, job.patience)
             except (LocalError, RoundOver) as error:
                 trouble.append(error)
                 scope.cancel()
@@ -204,10 +219,10 @@ class Collection:
             raise RoundOver(f"round {number} is over")
 
     async def _fault_of_update(
-        self, number: int, update: m.FrozenUpdate, layout: Layout, patience_s: float
+        self, number: int, update: m.FrozenUpdate, layout: Layout, patience: Patience
     ) -> Omission | None:
         wish = Wish(layout.file_bytes, layout)
-        fault = await self._fault_of_pull(number, update, wish, patience_s)
+        fault = await self._fault_of_pull(number, update, wish, patience)
         if fault is not None:
             return fault
         try:
@@ -220,7 +235,7 @@ class Collection:
         return None
 
     async def _fault_of_pull(
-        self, number: int, update: m.FrozenUpdate, wish: Wish, patience_s: float
+        self, number: int, update: m.FrozenUpdate, wish: Wish, patience: Patience
     ) -> Omission | None:
         if wish.max_bytes > SMALL_BYTES:
             wish = replace(wish, spread=self.book.spread_of_update(update.member))
@@ -236,7 +251,8 @@ class Collection:
                 await self.exchange.pull(
                     update.update,
                     author + self.book.others(),
-                    patience_s=max(patience_s, LEAST_PATIENCE_S),
+                    patience_s=patience.silence_s,
+                    within_s=patience.whole_s,
                     wish=wish,
                     on_fault=note,
                 )

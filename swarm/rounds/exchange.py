@@ -7,6 +7,7 @@ takes whether an update of it is here already.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -101,23 +102,24 @@ class Exchange:
         peers: Iterable[Address],
         *,
         patience_s: float,
+        within_s: float = math.inf,
         wish: Wish | None = None,
         on_fault: OnFault | None = None,
     ) -> None:
         """Bring a blob here from these peers, in order of preference.
 
-        `patience_s` is how long a peer may make no progress; the whole may take as long as the
-        slowest link needs. Peers whose time ran out while this process was stopped are asked once
-        more. Who asks for a blob that is already on its way waits for it: its bytes
-        travel once. `on_fault` hears of each peer's faults. Raises RemoteError (BlobError,
-        PeerUnreachable) or LocalError.
+        `patience_s` is how long a peer may make no progress; the whole may take `within_s`, and no
+        longer than the slowest link needs. A peer whose pace is far below that is given up. Peers
+        whose time ran out while this process was stopped are asked once more. Who asks for a blob
+        that is already on its way waits for it: its bytes travel once. `on_fault` hears of each
+        peer's faults. Raises RemoteError (BlobError, PeerUnreachable) or LocalError.
         """
         on_its_way = self._on_its_way.setdefault(root, trio.Lock())
         try:
             async with on_its_way:
                 asked, wanted = list(peers), wish or Wish(self.max_blob_bytes)
                 await once_more_if_overslept(
-                    partial(self._pull, root, asked, patience_s, wanted, on_fault)
+                    partial(self._pull, root, asked, patience_s, within_s, wanted, on_fault)
                 )
         finally:
             if not on_its_way.locked():
@@ -128,6 +130,7 @@ class Exchange:
         root: Digest,
         peers: list[Address],
         patience_s: float,
+        within_s: float,
         wish: Wish,
         on_fault: OnFault | None,
     ) -> None:
@@ -138,7 +141,7 @@ class Exchange:
                 peers,
                 self.source,
                 wish,
-                deadline_s=patience_s + wish.max_bytes / SLOWEST_LINK_BYTES_PER_S,
+                deadline_s=min(within_s, patience_s + wish.max_bytes / SLOWEST_LINK_BYTES_PER_S),
                 stall_s=patience_s,
                 on_fault=on_fault,
             )

@@ -20,7 +20,7 @@ from swarm.protocol import machine as m
 from swarm.protocol.state import Omission, members_in
 from swarm.rounds.address_book import AddressBook
 from swarm.rounds.chunk_merge import merge_as_they_come, prepare
-from swarm.rounds.collection import Collection, Job
+from swarm.rounds.collection import Collection, Job, Patience
 from swarm.rounds.drafts import Drafts
 from swarm.rounds.layouts import Layouts
 from swarm.rounds.records import REASONS, Records
@@ -61,7 +61,7 @@ class Merging:
                 if len(chosen) < command.min_peers:
                     raise self._too_few(command, len(chosen), omitted)
                 draft = await self.drafts.begin(place, layout)
-                job = Job(number, chosen, layout, METHODS[command.method], command.patience_s)
+                job = Job(number, chosen, layout, METHODS[command.method], Patience.of(command))
                 model, faults = await self._merge(job, draft)
                 omitted |= faults
         except SwarmError as error:

@@ -18,7 +18,7 @@ import trio
 import trio.lowlevel
 import trio.testing
 
-from swarm.blobs.download import ATTEMPTS
+from swarm.blobs.download import ATTEMPTS, TooSlow
 from swarm.blobs.fetch import Fetched, fetch
 from swarm.blobs.partial import PartialBlob
 from swarm.blobs.store import BlobStore
@@ -183,6 +183,38 @@ def test_one_honest_peer_is_enough(store: BlobStore, origin: BlobStore) -> None:
     assert fetched.bytes_from == {ALICE: LAYOUT.file_bytes}
     assert fetched.faults == {}
     assert peers.asked[ALICE] == list(range(LAYOUT.chunks))  # each once, in order
+
+
+def test_who_drips_is_left_long_before_the_time_is_over(
+    store: BlobStore, origin: BlobStore
+) -> None:
+    heard: list[tuple[float, RemoteError]] = []
+    peers = Peers(origin, {ALICE: honest(pace_s=4.0)})  # always just in time, 600 s in all
+
+    def note(_: Address, error: RemoteError) -> None:
+        heard.append((trio.current_time(), error))
+
+    with pytest.raises(PeerUnreachable, match="do not come within"):
+        run_fetch(store, peers, deadline_s=60.0, on_fault=note)
+    ((at, error),) = heard
+    assert isinstance(error, TooSlow)
+    assert at < 15  # the clock begins at 0
+    assert len(peers.asked[ALICE]) < 5
+
+
+def test_who_drips_keeps_no_chunk_from_one_who_does_not(
+    store: BlobStore, origin: BlobStore
+) -> None:
+    peers = Peers(origin, {ALICE: honest(pace_s=4.0), BOB: honest(pace_s=0.01)})
+    fetched = run_fetch(store, peers, deadline_s=60.0)
+    assert_whole(store, origin)
+    assert fetched.bytes_from[BOB] > 0.9 * LAYOUT.file_bytes
+
+
+def test_who_is_slow_but_in_time_is_waited_for(store: BlobStore, origin: BlobStore) -> None:
+    in_time_s = 0.95 * 60.0 / LAYOUT.chunks
+    run_fetch(store, Peers(origin, {ALICE: honest(in_time_s)}), deadline_s=60.0)
+    assert_whole(store, origin)
 
 
 def test_a_fetch_with_real_threads_and_real_time(

@@ -27,6 +27,7 @@ from swarm.protocol.state import (
     Omission,
     VerifyLevel,
 )
+from swarm.rounds import collection
 from swarm.rounds.address_book import AddressBook
 from swarm.rounds.checking import Checking
 from swarm.rounds.chunk_merge import Incoming
@@ -297,6 +298,47 @@ def test_an_update_that_is_not_finite_is_left_out_and_the_merge_begins_again(
     assert merged.reasons == bytes([Omission.NOT_FINITE])
     assert merged.model == consortium.expected(but=2)
     assert all(isinstance(event, m.CandidateVerified) for event in heard)
+
+
+def test_a_submitter_that_drips_is_left_out_as_unreachable_in_good_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    consortium = Consortium(tmp_path, 4)
+    dripper = consortium.members[MemberId(3)].node
+    monkeypatch.setattr(collection, "LEAST_PATIENCE_S", 0.1)
+
+    class Dripping:
+        """A network over which one member's chunks come one by one, each just in time."""
+
+        def __init__(self, network: Any) -> None:
+            self.fetch_manifest = network.fetch_manifest
+            self.network = network
+
+        async def fetch_chunks(
+            self, peer: Address, root: Digest, indices: Any, take: Any, **how: Any
+        ) -> None:
+            if peer != dripper:
+                await self.network.fetch_chunks(peer, root, indices, take, **how)
+                return
+            for index in indices:
+                await trio.sleep(0.09)
+                await self.network.fetch_chunks(peer, root, [index], take, **how)
+
+    async def scenario() -> m.Event:
+        async with AsyncExitStack() as stack:
+            await consortium.open(stack)
+            site = consortium.sites[LEADER]
+            site.source = Dripping(site.source)
+            with trio.fail_after(5):  # the whole update would take 22 s
+                return await consortium.nodes[LEADER].merging.merge(
+                    replace(consortium.merge(), patience_s=0.1)
+                )
+
+    merged = trio.run(scenario)
+    assert isinstance(merged, m.Merged)
+    assert merged.omitted == 1 << 3
+    assert merged.reasons == bytes([Omission.UNREACHABLE])
+    assert merged.model == consortium.expected(but=3)
 
 
 def test_a_merge_without_enough_updates_fails_in_words(tmp_path: Path) -> None:
