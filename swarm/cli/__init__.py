@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from swarm.errors import MACHINE_FAULTS, SwarmError
+from swarm.visible import visible, visible_lines
 
 GROUPS = {
     "init": ("swarm.cli.init", "Make a new node's directory: its key, configuration, join card."),
@@ -47,13 +48,13 @@ class LazyGroup(click.Group):
         try:
             return super().invoke(ctx)
         except SwarmError as error:
-            click.echo(f"Error: {error}", err=True)
+            click.echo("\n".join(visible_lines(f"Error: {error}")), err=True)
             ctx.exit(error.exit_status)
         except BrokenPipeError:
             raise  # whoever read our output has seen enough; click ends quietly
         except OSError as error:
             # A path that the user gave cannot be read or written, or the disk is full.
-            click.echo(f"Error: {_place(error)}{error.strerror or error}", err=True)
+            click.echo(visible(f"Error: {_place(error)}{error.strerror or error}"), err=True)
             ctx.exit(1 if error.errno in MACHINE_FAULTS else 2)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from swarm.cli.options import DIRECTORY, FILE, typed_password
+from swarm.visible import visible
 
 
 @click.group("chain")
@@ -87,9 +88,9 @@ def sign(directory: Path, file: Path, without: tuple[str, ...], yes: bool) -> No
 
     password = typed_password(directory)
     with prepare_signature(directory, file, without, password) as prepared:
-        click.echo(describe(prepared.proposed, prepared.members))
+        click.echo(visible(describe(prepared.proposed, prepared.members)))
         for warning in prepared.warnings:
-            click.echo(f"warning: {warning}", err=True)
+            click.echo(f"warning: {visible(warning)}", err=True)
         if not yes:
             click.confirm("Are all of them gone for good, and have the others agreed?", abort=True)
         signed, needed = prepared.sign()

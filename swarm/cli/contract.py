@@ -8,7 +8,15 @@ from typing import Any
 
 import click
 
-from swarm.cli.options import FILE, ask_node, json_option, node_option, print_json, print_table
+from swarm.cli.options import (
+    FILE,
+    ask_node,
+    for_people,
+    json_option,
+    node_option,
+    print_json,
+    print_table,
+)
 
 
 @click.group("contract")
@@ -25,7 +33,7 @@ def info(node: Path, as_json: bool) -> None:
     if as_json:
         print_json(answer)
         return
-    for key, value in answer.items():
+    for key, value in for_people(answer).items():
         click.echo(f"{key:>18}  {', '.join(value) if isinstance(value, list) else value}")
 
 
@@ -84,6 +92,7 @@ def vote(node: Path, proposal: int, against: bool) -> None:
 
 
 def _tell(answer: dict[str, Any]) -> None:
+    answer = for_people(answer)
     votes = f"{answer['ayes']} for, {answer['noes']} against"
     state = "open" if answer["status"] == "open" else "carried out"
     missing = f", {answer['needed']} needed" if state == "open" else ""

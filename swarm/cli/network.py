@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from swarm.cli.options import FILE
+from swarm.visible import visible
 
 
 @click.group("network")
@@ -32,6 +33,6 @@ def found(cards: tuple[Path, ...], timestamp: int, output: Path) -> None:
 
     genesis = found_network(read_cards(cards), timestamp)
     write_genesis(output, genesis)
-    names = ", ".join(founder.name for founder in genesis.founders)
+    names = ", ".join(visible(founder.name) for founder in genesis.founders)
     click.echo(f"{output}: chain id {genesis.chain_id}, founders {names}")
     click.echo("Every founder must see the same chain id. Put the file into each node's directory.")

@@ -6,7 +6,15 @@ from pathlib import Path
 
 import click
 
-from swarm.cli.options import DIRECTORY, json_option, print_json, print_table, short, typed_password
+from swarm.cli.options import (
+    DIRECTORY,
+    for_people,
+    json_option,
+    print_json,
+    print_table,
+    short,
+    typed_password,
+)
 
 
 @click.group("node")
@@ -41,6 +49,7 @@ def status(directory: Path, as_json: bool) -> None:
     if as_json:
         print_json(answer)
         return
+    answer = for_people(answer)
     chain = answer["chain"]
     print_table(
         ("node", "height", "validators", "connected", "rpc"),

@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 import click
 import msgspec
 
+from swarm.visible import visible, visible_in, visible_json
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 WIDEST_TABLE = 1000
@@ -50,6 +52,11 @@ def ask_node(node: Path, method: str, /, **arguments: Any) -> Any:
     return ask(node, method, **arguments)
 
 
+def for_people(answer: Any) -> Any:
+    """A node's answer as it is printed: names in it are others', and must not hide anything."""
+    return visible_in(answer)
+
+
 def typed_password(directory: Path) -> str | None:
     """The password of the node's key from the terminal, if nothing else gives it."""
     from swarm.node.config import load_config
@@ -83,19 +90,21 @@ def signals_end_it() -> Iterator[None]:
 
 
 def print_json(value: object) -> None:
-    click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+    click.echo(visible_json(msgspec.json.format(msgspec.json.encode(value), indent=2).decode()))
 
 
 def print_table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """A plain table for people, as wide as it needs to be: addresses are there to be copied."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in headings:
-        table.add_column(heading, no_wrap=True)
+        table.add_column(Text(visible(heading)), no_wrap=True)
     for row in rows:
-        table.add_row(*("" if cell is None else str(cell) for cell in row))
+        # As Text: a name may hold what rich takes for markup.
+        table.add_row(*(Text("" if cell is None else visible(cell)) for cell in row))
     Console(highlight=False, soft_wrap=True, width=WIDEST_TABLE).print(table)
 
 

@@ -6,7 +6,16 @@ from pathlib import Path
 
 import click
 
-from swarm.cli.options import ask_node, json_option, node_option, print_json, print_table, short
+from swarm.cli.options import (
+    ask_node,
+    for_people,
+    json_option,
+    node_option,
+    print_json,
+    print_table,
+    short,
+)
+from swarm.visible import visible, visible_lines
 
 PLAN_PATH = click.Path(exists=True, path_type=Path)
 
@@ -33,6 +42,7 @@ def propose(node: Path, path: Path, rounds: int | None, as_json: bool) -> None:
     if as_json:
         print_json(answer)
         return
+    answer = for_people(answer)
     click.echo(f"plan {answer['id']} ({answer['name']}), digest {answer['digest']}")
     click.echo(f"Next, at every institution: `swarm plan show {answer['id']}`, read it, and ")
     click.echo(f"`swarm plan consent {answer['id']}`.")
@@ -73,11 +83,16 @@ def show(node: Path, plan: int, as_json: bool) -> None:
     if as_json:
         print_json(answer)
         return
+    code = answer.pop("code")
+    answer = for_people(answer)
     click.echo(f"plan {answer['id']}: {answer['name']}, proposed by {answer['proposer']}")
     click.echo(f"digest {answer['digest']}")
     click.echo("rules  " + ", ".join(f"{k} {v}" for k, v in answer["rules"].items()))
-    for name, code in answer["code"].items():
-        click.echo(f"\n----- {name}\n{code}")
+    for name, text in code.items():
+        click.echo(f"\n----- {visible(name)}")
+        # Numbered, so that no line of code looks like the beginning of another file.
+        for number, line in enumerate(visible_lines(text.removesuffix("\n")), 1):
+            click.echo(f"{number:5}  {line}".rstrip())
 
 
 @command.command()
@@ -91,7 +106,7 @@ def consent(node: Path, plan: int, code: Path | None) -> None:
     `swarm plan show`.
     """
     path = None if code is None else str(code.resolve())
-    answer = ask_node(node, "consent", plan=plan, path=path)
+    answer = for_people(ask_node(node, "consent", plan=plan, path=path))
     click.echo(
         f"consented to plan {plan}, digest {answer['digest']}, with up to "
         f"{answer['max_samples']} samples"
@@ -113,5 +128,5 @@ def withdraw(node: Path, plan: int) -> None:
 def stop(node: Path, plan: int) -> None:
     """End PLAN for all: at once by its proposer, otherwise when more than half of its
     participants have asked."""
-    answer = ask_node(node, "stop_plan", plan=plan)
+    answer = for_people(ask_node(node, "stop_plan", plan=plan))
     click.echo(f"plan {plan}: {answer['status']}")

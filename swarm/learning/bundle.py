@@ -5,13 +5,18 @@ The bundle of a plan is every `.py`, `.toml` and `.json` file in its folder, apa
 A plan may also be a single `.py` file: its bundle is that file under the name `plan.py`.
 
 The digest depends on relative names and contents alone, so every member computes it from what it
-was sent, whatever its disk looks like. Everything is bounded, because a bundle arrives from peers.
+was sent, whatever its disk looks like. Everything is bounded, because a bundle arrives from peers:
+one bound for what may be proposed, consented to and sent.
+
+Code is read by people before it runs. So it is UTF-8 without anything that does not show, and says
+nothing else of its encoding: Python would read other code from the same bytes.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -19,14 +24,18 @@ import msgspec
 
 from swarm.errors import UNREADABLE, PlanError, ProtocolViolation
 from swarm.types import Digest
+from swarm.visible import find_hidden, visible
 
 MAX_FILES = 256
-MAX_BUNDLE_BYTES = 4 * 2**20
+MAX_BUNDLE_BYTES = 2 * 2**20
+"""Packed, as it travels: one answer between nodes has no more."""
 MAX_NAME_BYTES = 256
 SUFFIXES = (".py", ".toml", ".json")
 
 _DOMAIN = b"swarm plan bundle 1\0"
 _NOT_CODE = {"data", "runs", "node_modules", "build", "dist"}
+_ENCODING = re.compile(r"^[ \t\f]*#.*?coding[:=][ \t]*([-\w.]+)")  # PEP 263
+_UTF8_NAMES = {"utf-8", "utf8", "utf_8"}
 
 
 @dataclass(frozen=True)
@@ -79,7 +88,7 @@ def read(path: Path) -> Bundle:
         raise PlanError(f"{path} holds no plan.py: write one, as docs/plans.md shows")
     fault = _fault(files)
     if fault:
-        raise PlanError(f"the plan in {path} {fault}; data belongs in {path / 'data'}")
+        raise PlanError(f"the plan in {path} {fault}")
     return Bundle(files)
 
 
@@ -88,7 +97,7 @@ def unpack(packed: bytes) -> Bundle:
 
     Raises ProtocolViolation if it is no bundle, too large, or names a file outside its folder.
     """
-    if len(packed) > 2 * MAX_BUNDLE_BYTES:
+    if len(packed) > MAX_BUNDLE_BYTES:
         raise ProtocolViolation(f"a plan bundle of {len(packed)} bytes is larger than the limit")
     try:
         files = _decoder.decode(packed).files
@@ -132,16 +141,46 @@ def _is_code_folder(path: Path) -> bool:
 def _fault(files: dict[str, bytes]) -> str | None:
     """What is wrong with these files as a bundle, or None."""
     if len(files) > MAX_FILES:
-        return f"has {len(files)} files, more than {MAX_FILES}"
-    size = sum(len(content) for content in files.values())
+        return f"has {len(files)} files, more than {MAX_FILES}: data belongs in data/"
+    size = sum(map(len, files.values()))
     if size > MAX_BUNDLE_BYTES:
-        return f"has {size} bytes, more than {MAX_BUNDLE_BYTES}"
+        return _too_large(size)
     folders = {str(p) for name in files for p in PurePosixPath(name).parents}
     for name in files:
         if not _is_plain(name):
             return f"names the file {name[:80]!r}, which is not a plain path below its folder"
         if name in folders:
             return f"names {name[:80]!r} both as a file and as a folder"
+    size = len(Bundle(files).pack())
+    if size > MAX_BUNDLE_BYTES:
+        return _too_large(size)
+    return next(filter(None, (_hiding(name, content) for name, content in files.items())), None)
+
+
+def _too_large(size: int) -> str:
+    return (
+        f"has {size} bytes of code, more than {MAX_BUNDLE_BYTES}, so it cannot be sent to the "
+        "others: data belongs in data/"
+    )
+
+
+def _hiding(name: str, content: bytes) -> str | None:
+    """What in a file a reader would not see, or None."""
+    try:
+        text = content.decode()
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        return f"is not UTF-8 in {name}, line {line}: save the file in that encoding"
+    for number, line in enumerate(text.replace("\r\n", "\n").split("\n"), 1):
+        hidden = find_hidden(line.replace("\t", " "))
+        if hidden is not None:
+            return (
+                f"hides something from its readers: {name}, line {number}, has the character "
+                f"{visible(hidden)}, which does not show; take it out, or write it so in a string"
+            )
+        declared = _ENCODING.match(line) if number <= 2 and name.endswith(".py") else None
+        if declared is not None and declared[1].lower() not in _UTF8_NAMES:
+            return f"declares the encoding {declared[1]} in {name}, line {number}: use UTF-8"
     return None
 
 

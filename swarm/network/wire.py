@@ -23,6 +23,7 @@ import msgspec
 
 from swarm.errors import UNREADABLE, ProtocolViolation
 from swarm.network.muxer import Stream
+from swarm.visible import visible
 
 CONTROL = "/swarm/control/1"
 BLOB = "/swarm/blob/1"
@@ -120,5 +121,5 @@ async def read_frame(
 
 
 def short(text: object) -> str:
-    """A refusal or a peer's words, bounded, on one line."""
-    return " ".join(str(text).split())[:MAX_REFUSAL_CHARS]
+    """A refusal or a peer's words, bounded, on one line, all of it visible."""
+    return visible(" ".join(str(text)[: 2 * MAX_REFUSAL_CHARS].split()))[:MAX_REFUSAL_CHARS]

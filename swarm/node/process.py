@@ -14,6 +14,7 @@ import trio
 
 from swarm.errors import MACHINE_FAULTS, SwarmError
 from swarm.node.node import open_node
+from swarm.visible import log_to_stderr
 
 log = logging.getLogger("swarm.node")
 
@@ -40,9 +41,7 @@ def start_node(directory: Path, password: str | None = None) -> None:
 
     Raises SwarmError or OSError (a full disk, say) for what a person can mend.
     """
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True
-    )
+    log_to_stderr()
     # Training competes for the processor: let threads take turns faster than every 5 ms.
     sys.setswitchinterval(1e-3)
     _share_memory()

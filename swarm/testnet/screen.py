@@ -13,6 +13,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from swarm.visible import visible
+
 Statuses = list[dict[str, Any]]
 
 
@@ -43,17 +45,21 @@ class Screen:
         """Show what is going on. `statuses` are the nodes', empty where there are none."""
         seconds = time.monotonic() - self._began
         if self._console.is_terminal:
-            heading = Text(f"{self._title}: {doing}   {seconds:.0f} s", style="bold")
+            heading = Text(visible(f"{self._title}: {doing}   {seconds:.0f} s"), style="bold")
             table = [_table(statuses)] if statuses else []
             self._live.update(Group(heading, *table, *_troubles(statuses)))
             return
         for number, line in _finished(statuses):
             if number > self._told[1]:
                 self._told = (self._told[0], number)
-                self._console.print(f"{seconds:6.1f} s  {line}", soft_wrap=True)
+                self._say(f"{seconds:6.1f} s  {line}")
         if doing != self._told[0] and doing != "training":
             self._told = (doing, self._told[1])
-            self._console.print(f"{seconds:6.1f} s  {doing}", soft_wrap=True)
+            self._say(f"{seconds:6.1f} s  {doing}")
+
+    def _say(self, line: str) -> None:
+        """One line; names in it may hold anything."""
+        self._console.print(Text(visible(line)), soft_wrap=True)
 
 
 def _plan(status: dict[str, Any]) -> dict[str, Any]:
@@ -88,7 +94,7 @@ def _table(statuses: Statuses) -> Table:
     for status in statuses:
         plan = _plan(status)
         table.add_row(
-            status["name"] if status["alive"] else Text(status["name"], style="red"),
+            Text(visible(status["name"]), style="" if status["alive"] else "red"),
             f"{plan.get('model_round', 0)} of {plan['rounds']}" if plan else "",
             ProgressBar(
                 total=plan.get("rounds", 1), completed=plan.get("model_round", 0), width=10
@@ -105,7 +111,7 @@ def _troubles(statuses: Statuses) -> list[Text]:
     """What the nodes say about a round that had to be tried again."""
     plans = [_plan(status) for status in statuses]
     reports = {p["last_report"] for p in plans if p and (p["attempt"] or 1) > 1}
-    return [Text(report, style="yellow") for report in sorted(reports) if report]
+    return [Text(visible(report), style="yellow") for report in sorted(reports) if report]
 
 
 def _doing(status: dict[str, Any], plan: dict[str, Any]) -> Text:
@@ -153,10 +159,12 @@ def print_report(report: dict[str, Any], plot: Path, report_file: Path | None) -
     table.add_column("scored on all sites' held-back rows")
     table.add_column("training rows", justify="right")
     for metric in metrics:
-        table.add_column(metric, justify="right")
+        table.add_column(Text(visible(metric)), justify="right")
     for site in report["sites"]:
         values = [_number(site["local"].get(metric)) for metric in metrics]
-        table.add_row(f"{site['name']} alone", str(site["samples"]["train"]), *values)
+        table.add_row(
+            Text(visible(f"{site['name']} alone")), str(site["samples"]["train"]), *values
+        )
     total = sum(site["samples"]["train"] for site in report["sites"])
     swarm = [_number(report["swarm"].get(metric)) for metric in metrics]
     table.add_row(Text("swarm", style="bold green"), str(total), *swarm)
@@ -176,11 +184,15 @@ def print_report(report: dict[str, Any], plot: Path, report_file: Path | None) -
             f"{size(moved)} between the nodes",
             soft_wrap=True,
         )
-    console.print(f"model   {report['final_model']['path']}  (safetensors)", soft_wrap=True)
-    console.print(f"digest  {report['final_model']['digest']}", soft_wrap=True)
-    console.print(f"plot    {plot}", soft_wrap=True)
+    lines = [
+        f"model   {report['final_model']['path']}  (safetensors)",
+        f"digest  {report['final_model']['digest']}",
+        f"plot    {plot}",
+    ]
     if report_file is not None:
-        console.print(f"report  {report_file}", soft_wrap=True)
+        lines.append(f"report  {report_file}")
+    for line in lines:
+        console.print(Text(visible(line)), soft_wrap=True)
     console.print(
         "Next: write a plan for your own data (docs/plans.md), or found a consortium with others "
         "(docs/operations.md).",

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from swarm.errors import PlanError, ProtocolViolation
 from swarm.learning import bundle
 from swarm.learning.bundle import Bundle, read, unpack
+from swarm.network import NetworkLimits
 
 
 def plan_folder(folder: Path, **files: str) -> Path:
@@ -81,9 +82,65 @@ def test_a_link_to_a_folder_is_refused(tmp_path: Path) -> None:
 
 def test_too_much_code_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = plan_folder(tmp_path / "a", **{"big.json": "x" * 100})
-    monkeypatch.setattr(bundle, "MAX_BUNDLE_BYTES", 50)
-    with pytest.raises(PlanError, match="more than 50"):
+    for bound in (50, 120):  # of the contents, and of what travels
+        monkeypatch.setattr(bundle, "MAX_BUNDLE_BYTES", bound)
+        with pytest.raises(PlanError, match=f"more than {bound}, so it cannot be sent"):
+            read(folder)
+
+
+def test_the_largest_bundle_fits_into_one_answer() -> None:
+    assert NetworkLimits().max_payload_bytes >= bundle.MAX_BUNDLE_BYTES
+
+
+HIDING = {
+    "a carriage return": "open('x')\r# standardise first   \n",
+    "an escape sequence": "x = 1  # \x1b[1A\x1b[2K\n",
+    "bidirectional text": "level = 'user\u202e \u2066# admin\u2069 \u2066'\n",
+    "a character of no width": "is_admin\u200b = 1\n",
+    "a letter without ink": "\u3164 = 1\n",
+    "a line separator": "x = 1  # \u2028import os\n",
+    "a byte order mark": "\ufeffx = 1\n",
+    "a null": "x = 1\0\n",
+}
+
+
+@pytest.mark.parametrize("content", HIDING.values(), ids=HIDING.keys())
+def test_what_its_readers_would_not_see_is_refused_with_file_and_line(
+    tmp_path: Path, content: str
+) -> None:
+    folder = plan_folder(tmp_path / "a")
+    (folder / "helper.py").write_bytes(b"y = 2\n" + content.encode())
+    with pytest.raises(PlanError, match=r"hides something.*helper\.py, line 2"):
         read(folder)
+    packed = msgspec.msgpack.encode({"files": {"plan.py": content.encode()}})
+    with pytest.raises(ProtocolViolation, match=r"plan\.py, line 1"):
+        unpack(packed)
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        "# coding: utf-7",
+        "#!/usr/bin/python\n# -*- coding: latin-1 -*-",
+        "# vim: set fileencoding=cp500 :",
+    ],
+)
+def test_code_that_python_would_read_otherwise_is_refused(tmp_path: Path, first: str) -> None:
+    folder = plan_folder(tmp_path / "a")
+    (folder / "helper.py").write_text(first + "\n")
+    with pytest.raises(PlanError, match=r"declares the encoding .* in helper\.py"):
+        read(folder)
+    (folder / "helper.py").write_bytes(b"x = '\xff'\n")
+    with pytest.raises(PlanError, match=r"not UTF-8 in helper\.py, line 1"):
+        read(folder)
+
+
+def test_tabs_windows_line_ends_accents_and_utf8_cookies_are_welcome(tmp_path: Path) -> None:
+    folder = plan_folder(tmp_path / "a")
+    (folder / "a.py").write_bytes(
+        "# -*- coding: UTF-8 -*-\r\nif 1:\r\n\tx = 'Charité 東京'\r\n".encode()
+    )
+    assert "a.py" in read(folder).files
 
 
 def test_a_packed_bundle_comes_back_the_same(tmp_path: Path) -> None:
