@@ -169,8 +169,8 @@ def _hiding(name: str, content: bytes) -> str | None:
     try:
         text = content.decode()
     except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        return f"is not UTF-8 in {name}, line {line}: save the file in that encoding"
+        place = content.count(b"\n", 0, error.start) + 1
+        return f"is not UTF-8 in {name}, line {place}: save the file in that encoding"
     for number, line in enumerate(text.replace("\r\n", "\n").split("\n"), 1):
         hidden = find_hidden(line.replace("\t", " "))
         if hidden is not None:

@@ -6,8 +6,6 @@ plan where it happened, and becomes a PlanError; running out of memory is the ma
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +16,7 @@ import torch
 
 from swarm.errors import LocalError, PlanError, SwarmError
 from swarm.learning import bundle
+from swarm.learning.importing import import_file, use_modules_of
 from swarm.learning.messages import Rules
 from swarm.learning.plan import Plan
 from swarm.types import Digest, to_hex
@@ -32,17 +31,10 @@ def load_plan(path: Path, digest: Digest | None = None) -> Plan:
     found = bundle.read(path)
     check_digest(path, found, digest)
     file = path / "plan.py" if path.is_dir() else path
-    _forget_other_plans(file.parent)
-    if path.is_dir() and str(path) not in sys.path:
-        sys.path.insert(0, str(path))
+    use_modules_of(file.parent, found.files if path.is_dir() else {})
     name = f"swarm_plan_{found.digest.hex()[:12]}"
-    spec = importlib.util.spec_from_file_location(name, file)
-    if spec is None or spec.loader is None:
-        raise PlanError(f"{file} cannot be imported")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # before execution, as the import system does
     with plan_faults(file.parent, "importing the plan"):
-        spec.loader.exec_module(module)
+        module = import_file(name, file, found.files["plan.py"])
     found_here = {
         value
         for value in vars(module).values()
@@ -108,13 +100,3 @@ def _place(folder: Path, error: BaseException) -> str | None:
         if path.is_relative_to(folder) and path.suffix == ".py":
             return f"{path.relative_to(folder)}:{frame.lineno} in {frame.name}"
     return None
-
-
-def _forget_other_plans(folder: Path) -> None:
-    """At most one plan is importable in a process, since each may have, say, a features.py."""
-    others = [p for p in sys.path if p and Path(p) != folder and (Path(p) / "plan.py").exists()]
-    sys.path[:] = [p for p in sys.path if p not in others]
-    for name, module in list(sys.modules.items()):
-        origin = getattr(module, "__file__", None)
-        if origin and any(Path(origin).is_relative_to(other) for other in others):
-            del sys.modules[name]

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
+import marshal
 import math
+import struct
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -303,6 +307,43 @@ def test_a_plan_may_build_on_another_class_and_on_its_own_modules(tmp_path: Path
         "import swarm\nfrom features import WIDTH\nclass Mine(swarm.Plan):\n    rounds = WIDTH\n"
     )
     assert load_plan(tmp_path / "other").rounds == 4
+
+
+def test_only_source_that_the_digest_covers_is_ever_run(tmp_path: Path) -> None:
+    """Not a compiled file in its place, whose times fit, and not what lies in data/."""
+    (tmp_path / "features.py").write_text("WIDTH = 3\n")
+    (tmp_path / "plan.py").write_text(
+        "import swarm\nfrom features import WIDTH\n"
+        "try:\n    import data.more\nexcept ImportError:\n    pass\n"
+        "class Mine(swarm.Plan):\n    rounds = WIDTH\n"
+    )
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "more.py").write_text("raise SystemExit('code that nobody read runs')\n")
+    for name in ("features", "plan"):
+        source = tmp_path / f"{name}.py"
+        evil = compile("raise SystemExit('code that nobody read runs')", str(source), "exec")
+        times = struct.pack("<III", 0, int(source.stat().st_mtime), source.stat().st_size)
+        compiled = importlib.util.MAGIC_NUMBER + times + marshal.dumps(evil)
+        cached = Path(importlib.util.cache_from_source(str(source)))
+        cached.parent.mkdir(exist_ok=True)
+        for place in (cached, source.with_suffix(".pyc")):
+            place.write_bytes(compiled)
+        source.with_suffix(".so").write_bytes(b"no library, but found first by Python")
+    assert load_plan(tmp_path).rounds == 3
+
+
+def test_a_plans_packages_are_imported_from_its_bundle(tmp_path: Path) -> None:
+    for name, code in {
+        "parts/__init__.py": "from .widths import WIDTH\n",
+        "parts/widths.py": "from lib.deep import WIDTH\n",
+        "lib/deep.py": "WIDTH = 5\n",  # without __init__.py
+        "plan.py": "import swarm, parts\nclass Mine(swarm.Plan):\n    rounds = parts.WIDTH\n",
+    }.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(code)
+    plan = load_plan(tmp_path)
+    assert plan.rounds == 5
+    assert Path(sys.modules["lib.deep"].__file__ or "") == tmp_path / "lib" / "deep.py"
 
 
 def test_code_that_differs_from_the_consented_digest_is_refused(tmp_path: Path) -> None:
