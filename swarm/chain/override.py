@@ -30,7 +30,7 @@ from swarm.protocol.state import Member, majority
 from swarm.types import Address, Digest, MemberId, to_address, to_digest, to_hex
 
 DOMAIN = b"swarm/override/1"
-FOLDER = "overrides"
+FOLDER, SIGNED_FOLDER = "overrides", "signed-overrides"
 MAX_FILE_BYTES = 256 * 1024
 MAX_OVERRIDES = 64
 MAX_VALIDATORS = 256
@@ -165,6 +165,34 @@ def read_applied(directory: Path) -> tuple[SignedOverride, ...]:
     """The overrides that the node in `directory` was given, oldest first."""
     paths = sorted((directory / FOLDER).glob("*.json"))[:MAX_OVERRIDES]
     return tuple(sorted(map(read_override, paths), key=lambda each: each.override.height))
+
+
+def remember_signed(directory: Path, signed: SignedOverride) -> None:
+    """Keep what the node in `directory` has signed: another one for that height contradicts it.
+
+    Raises ConfigurationError if it cannot be kept; then it must not be signed.
+    """
+    folder = directory / SIGNED_FOLDER
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(f"cannot make {folder}: {error.strerror}") from None
+    override = signed.override
+    write_override(folder / f"{override.height}-{override.digest.hex()[:16]}.json", signed)
+
+
+def contradicting(directory: Path, override: Override) -> tuple[SignedOverride, ...]:
+    """What the node in `directory` has signed or was given that says something else of this chain
+    at this height, oldest file first."""
+    folders = (directory / FOLDER, directory / SIGNED_FOLDER)
+    paths = [path for folder in folders for path in sorted(folder.glob(f"{override.height}*.json"))]
+    known = {read.override: read for read in map(read_override, paths[:MAX_OVERRIDES])}
+    place = (override.genesis, override.height)
+    return tuple(
+        signed
+        for other, signed in known.items()
+        if (other.genesis, other.height) == place and other != override
+    )
 
 
 class Overrides:

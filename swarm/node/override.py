@@ -16,9 +16,11 @@ from swarm.chain.engine import Engine
 from swarm.chain.override import (
     Override,
     SignedOverride,
+    contradicting,
     place_of,
     read_applied,
     read_override,
+    remember_signed,
     write_override,
 )
 from swarm.chain.service import VOTE_KEY, recover_votes
@@ -43,10 +45,12 @@ class Prepared:
     warnings: Sequence[str]
     keys: NodeKeys
     file: Path
+    directory: Path
 
     def sign(self) -> tuple[int, int]:
         """Write the file with our signature; how many members signed, and how many must."""
         signed = self.proposed.signed_by(self.keys)
+        remember_signed(self.directory, signed)
         write_override(self.file, signed)
         voters = {m.node for m in self.members.values() if m.present and m.endorsed}
         return len(signed.signers(self.keys) & voters), majority(len(voters))
@@ -77,7 +81,12 @@ def prepare_signature(
         else:
             raise ConfigurationError(f"{file} does not exist: name who is lost by --without")
         _require_next(engine, proposed.override)
-        yield Prepared(proposed, members, _warnings(engine, votes), NodeKeys(secret), file)
+        keys = NodeKeys(secret)
+        warnings = [
+            *_contradictions(directory, proposed, members, keys),
+            *_warnings(engine, votes),
+        ]
+        yield Prepared(proposed, members, warnings, keys, file, directory)
 
 
 def apply_override(directory: Path, file: Path) -> str:
@@ -136,6 +145,27 @@ def _require_next(engine: Engine, override: Override) -> None:
             "catch up with the one that is farthest, and begin again"
         )
     override.lost(engine.validators())
+
+
+def _contradictions(
+    directory: Path, proposed: SignedOverride, members: Mapping[MemberId, Member], keys: NodeKeys
+) -> list[str]:
+    """Overrides that say something else at this height, with those who signed them by name."""
+    names = {m.node: m.name for m in members.values()}
+    warnings = []
+    for other in contradicting(directory, proposed.override):
+        theirs = other.signers(keys)
+        who = ", ".join(sorted(names.get(node, to_hex(node)) for node in theirs)) or "nobody"
+        both = theirs & proposed.signers(keys)
+        words = (
+            f"this contradicts another override, signed by {who}: {describe(other, members)}. If "
+            "each is signed by enough, the chain splits in two: let everybody delete one of them"
+        )
+        if both:
+            twice = ", ".join(sorted(names.get(node, to_hex(node)) for node in both))
+            words += f"; {twice} signed both"
+        warnings.append(words)
+    return warnings
 
 
 def _warnings(engine: Engine, votes: VoteStore) -> list[str]:

@@ -175,3 +175,24 @@ def test_an_operator_is_warned_of_a_block_that_the_lost_may_have_decided(
     votes.close()
     with prepare_signature(homes[0], tmp_path / "override.json", ["C"]) as prepared:
         assert "those who are gone may have decided it" in prepared.warnings[0]
+
+
+def test_an_operator_is_warned_by_name_of_an_override_that_contradicts_what_was_signed(
+    homes: list[Path], tmp_path: Path
+) -> None:
+    sign(homes[0], tmp_path / "without C.json", "C")
+    sign(homes[0], tmp_path / "without C.json")  # the same again is no contradiction
+    with prepare_signature(homes[0], tmp_path / "without B.json", ["B"]) as prepared:
+        (warning,) = prepared.warnings
+        assert "another override, signed by A:" in warning
+        assert "only A, B decide" in warning
+        assert "signed both" not in warning
+        prepared.sign()
+    # B is shown both files: A's two signatures are named.
+    with prepare_signature(homes[1], tmp_path / "without C.json", []) as prepared:
+        assert prepared.warnings == []
+        prepared.sign()
+    with prepare_signature(homes[1], tmp_path / "without B.json", []) as prepared:
+        (warning,) = prepared.warnings
+        assert "signed by A, B: " in warning
+        assert warning.endswith("A signed both")
