@@ -1,5 +1,5 @@
 """The plans' code at this node: `plans/<digest>/`, written once, compared with its digest at every
-use. A plan is fetched so that people can read it; it runs only after they have consented.
+use. A plan is fetched when somebody here wants to read it; it runs only after they have consented.
 """
 
 from __future__ import annotations

@@ -155,10 +155,7 @@ class Node:
 
     async def _observe_plan(self, plan: Plan, ended: list[Round], nursery: trio.Nursery) -> None:
         plan_id = plan.id
-        known = plan_id in self.plans
         self.plans[plan_id] = plan
-        if not known and not self.library.has(plan.digest):
-            nursery.start_soon(self._fetch_code, plan)
         if plan_id in self.participations:
             await self.participations[plan_id].observe(plan, self.members, ended)
         elif plan_id not in self._joining:
@@ -174,12 +171,22 @@ class Node:
             {m.node: by_name.get(m.name, self.known_addresses.get(m.node, ())) for m in present}
         )
 
+    async def bring_code(self, plan: Plan) -> None:
+        """Get a plan's code unless it is here, from its proposer or from another who has it.
+
+        Only where somebody here wants to read it, or this node takes part: others may propose as
+        many plans as they like, and fill no disk but their own. Raises PeerUnreachable.
+        """
+        if not self.library.has(plan.digest):
+            others = [m for m in self.members.values() if m.present and m.node != self.address]
+            others.sort(key=lambda m: (m.id != plan.proposer, m.id not in plan.consents))
+            await self.library.fetch(plan.digest, [m.node for m in others], self.network)
+
     async def _fetch_code(self, plan: Plan) -> None:
-        """Get a proposed plan's code, for people to read. Tried until somebody has it."""
+        """The code of a plan that this node takes part in; tried until somebody has it."""
         while not self.library.has(plan.digest):
             try:
-                peers = [m.node for m in self.members.values() if m.node != self.address]
-                await self.library.fetch(plan.digest, peers, self.network)
+                await self.bring_code(plan)
             except SwarmError as error:
                 log.info("%s", error)
                 await trio.sleep(CODE_RETRY_S)
@@ -329,6 +336,7 @@ def _commands(node: Node) -> dict[str, Handler]:
         node.election_secret,
         node.config.training.max_samples,
         on_proposed=node.proposed.add,
+        bring_code=node.bring_code,
     )
     return {
         **NodeCommands(node.chain, node.status).by_name,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,8 @@ class PlanCommands:
     max_samples: int | None
     """What this site declares, if not all that it has."""
     on_proposed: Callable[[Digest], None]
+    bring_code: Callable[[Plan], Awaitable[None]]
+    """Gets a plan's code from others, unless it is here."""
 
     @property
     def by_name(self) -> dict[str, Handler]:
@@ -54,6 +56,7 @@ class PlanCommands:
 
     async def show_plan(self, plan: int) -> object:
         found = await self._plan(plan)
+        await self.bring_code(found)
         code = await trio.to_thread.run_sync(self.library.read, found.digest)
         files = {name: text.decode(errors="replace") for name, text in code.files.items()}
         return _describe(found, await self._names()) | {"code": files}
@@ -95,6 +98,7 @@ class PlanCommands:
                     "consent to that, or ask the proposer"
                 )
             await trio.to_thread.run_sync(self.library.add, code)
+        await self.bring_code(found)
         await trio.to_thread.run_sync(self.library.read, found.digest)
         trainer = await self.trainers.of(found.digest)
         loaded = await trainer.describe()

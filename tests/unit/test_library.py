@@ -6,10 +6,12 @@ from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 
 import pytest
+import trio
 
 from swarm.errors import ConfigurationError
-from swarm.learning.bundle import Bundle
-from swarm.node.library import Library
+from swarm.learning.bundle import MAX_BUNDLE_BYTES, Bundle
+from swarm.network import open_network
+from swarm.node.library import METHOD, Library
 
 
 @pytest.fixture
@@ -44,3 +46,23 @@ def test_code_that_was_changed_is_refused(tmp_path, code):
     (library.add(code) / "plan.py").write_text("x = 2\n")
     with pytest.raises(ConfigurationError, match="was changed"):
         library.read(code.digest)
+
+
+LARGEST = Bundle({"plan.py": b"x = 1\n", "table.json": b"0" * (MAX_BUNDLE_BYTES - 100)})
+
+
+def test_the_largest_bundle_that_may_be_proposed_travels(tmp_path):
+    assert MAX_BUNDLE_BYTES - 100 < len(LARGEST.pack()) <= MAX_BUNDLE_BYTES
+    ours, theirs = Library(tmp_path / "ours"), Library(tmp_path / "theirs")
+    theirs.add(LARGEST)
+
+    async def scenario() -> None:
+        async with open_network(b"\1" * 32) as near, open_network(b"\2" * 32) as far:
+            far.handle(METHOD, theirs.serve)
+            far.set_members({near.address: ()})
+            near.set_members({far.address: far.addresses})
+            await near.wait_connected([far.address], 10)
+            await ours.fetch(LARGEST.digest, [far.address], near)
+
+    trio.run(scenario)
+    assert ours.read(LARGEST.digest) == LARGEST
