@@ -10,15 +10,15 @@ longer than its deadline, and memory, handles or tasks that stay behind are find
 the seed and the bytes. Every so often, and at the end, an honest request must still be answered.
 
 `decoders` holds the pure functions, `services` what runs behind them (chain, JSON-RPC, contract),
-`wires` what listens on sockets.
+`wires` what listens on sockets, `grammars` what mutations seldom reach.
 """
 
 from __future__ import annotations
 
-from harness.fuzz import decoders, services, wires
+from harness.fuzz import decoders, grammars, services, wires
 from harness.fuzz.campaign import Target
 
 
 def all_targets() -> list[Target]:
     """Every place where bytes come in."""
-    return [*decoders.targets(), *services.targets(), *wires.targets()]
+    return [*decoders.targets(), *services.targets(), *grammars.targets(), *wires.targets()]

@@ -52,6 +52,7 @@ from swarm.node.control import Running, read_running
 from swarm.node.keys import RANDOM_PASSWORD_COST, create_key, load_key
 from swarm.tensors import Layout, TensorSpec, create_file
 from swarm.types import NO_DIGEST
+from swarm.visible import find_hidden
 
 PASSWORD = "long enough"
 Read = Callable[[bytes], object]
@@ -314,6 +315,9 @@ def _read_bundle(data: bytes) -> None:
     folder = Path("/plans/one")
     assert all((folder / name).resolve().is_relative_to(folder) for name in code.files)
     assert len(code.digest) == 32
+    for content in code.files.values():
+        for line in content.decode().replace("\r\n", "\n").split("\n"):
+            assert find_hidden(line.replace("\t", "")) is None
 
 
 def _trainer_requests(_: Path) -> list[bytes]:

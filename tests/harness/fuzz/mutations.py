@@ -43,6 +43,10 @@ TOKENS = (
     b"1e999",
     b"\\u0000",
     b"/../../../etc/passwd",
+    b"\r",
+    b"\x1b[2J",
+    "\u202e\u2066\u200b\ufeff".encode(),
+    b"# coding: utf-7\n",
 )
 
 
@@ -178,6 +182,9 @@ class Mutator:
             "latest",
             "pending",
             "\u2028",
+            "\u202e\u2066",
+            "a\rb\x1b[2J",
+            "[/]",
             "-0",
         ]
         plain = "".join(dice.choices(string.printable, k=dice.randint(1, 12)))

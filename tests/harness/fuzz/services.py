@@ -7,7 +7,6 @@ decided. After each batch the four must still agree on a new transaction.
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
@@ -19,7 +18,6 @@ import trio
 from eth_account import Account
 
 from harness.chain import GENESIS_TIME_S, Member, found
-from harness.fuzz import rpc_grammar
 from harness.fuzz.campaign import ACCEPTED, Session, Target
 from swarm.chain import contract
 from swarm.chain.block import ChainRules
@@ -70,7 +68,6 @@ def targets() -> list[Target]:
     return [
         Target("chain-service", "msgpack", _open_chain, deadline_s=5.0),
         Target("json-rpc", "json", _open_rpc, deadline_s=10.0),
-        Target("json-rpc-parameters", "bytes", _open_rpc_parameters, deadline_s=10.0),
         Target("calldata", "bytes", _open_contract, deadline_s=5.0),
         Target("http", "bytes", _open_http, deadline_s=8.0),
         Target("endpoint", "json", _open_endpoint, deadline_s=5.0),
@@ -218,7 +215,7 @@ class _Forger:
 
 
 @contextmanager
-def _consortium(directory: Path) -> Iterator[tuple[Engine, RpcMethods, list[Member]]]:
+def consortium(directory: Path) -> Iterator[tuple[Engine, RpcMethods, list[Member]]]:
     """One validating member, two more, a plan that runs; a transaction is a block at once."""
     members = [Member(number) for number in range(3)]
     cards = [member.card for member in members]
@@ -304,7 +301,7 @@ def _calls() -> list[bytes]:
 @asynccontextmanager
 async def _open_contract(directory: Path) -> AsyncIterator[Session]:
     """Calldata as a member's transaction: executed in a block, with the block's bounds on gas."""
-    with _consortium(directory) as (engine, _, members):
+    with consortium(directory) as (engine, _, members):
         head = engine.head
 
         async def offer(data: bytes) -> str:
@@ -331,7 +328,7 @@ async def _open_contract(directory: Path) -> AsyncIterator[Session]:
         yield Session(lambda: calls, offer, check)
 
 
-def _questions(engine: Engine, members: Sequence[Member]) -> list[bytes]:
+def questions(engine: Engine, members: Sequence[Member]) -> list[bytes]:
     me, there = to_hex(members[0].address), to_hex(CONTRACT_ADDRESS)
     call = {
         "to": there,
@@ -378,7 +375,7 @@ class _Answer(msgspec.Struct):
     error: dict[str, object] | msgspec.UnsetType = msgspec.UNSET
 
 
-def _verdict(answer: bytes) -> str:
+def verdict(answer: bytes) -> str:
     if not answer:
         return ACCEPTED  # a notification
     decoded = msgspec.json.decode(answer, type=_Answer | list[_Answer])
@@ -388,43 +385,17 @@ def _verdict(answer: bytes) -> str:
 
 @asynccontextmanager
 async def _open_rpc(directory: Path) -> AsyncIterator[Session]:
-    with _consortium(directory) as (engine, rpc, members):
-        questions = _questions(engine, members)
+    with consortium(directory) as (engine, rpc, members):
+        asked = questions(engine, members)
 
         async def offer(data: bytes) -> str:
-            return _verdict(await trio.to_thread.run_sync(rpc.handle_bytes, data))
+            return verdict(await trio.to_thread.run_sync(rpc.handle_bytes, data))
 
         async def check() -> None:
-            assert _verdict(rpc.handle_bytes(questions[0])) == ACCEPTED
+            assert verdict(rpc.handle_bytes(asked[0])) == ACCEPTED
             assert len(rpc._filters._filters) <= 64
 
-        yield Session(lambda: questions, offer, check)
-
-
-@asynccontextmanager
-async def _open_rpc_parameters(directory: Path) -> AsyncIterator[Session]:
-    """Every method, with parameters of a grammar instead of mutated ones."""
-    dice = random.Random(0)
-    with _consortium(directory) as (engine, rpc, members):
-
-        def samples() -> list[bytes]:
-            return [_drawn_question(rpc, dice) for _ in range(4)]
-
-        async def offer(data: bytes) -> str:
-            answer = rpc.handle_bytes(data)
-            assert b"-32603" not in answer, answer
-            return _verdict(answer)
-
-        async def check() -> None:
-            assert _verdict(rpc.handle_bytes(_questions(engine, members)[0])) == ACCEPTED
-
-        yield Session(samples, offer, check)
-
-
-def _drawn_question(rpc: RpcMethods, dice: random.Random) -> bytes:
-    method, params = rpc_grammar.drawn(rpc.methods, dice)
-    call = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
-    return json.dumps(call).encode()
+        yield Session(lambda: asked, offer, check)
 
 
 # HTTP.
@@ -432,10 +403,10 @@ def _drawn_question(rpc: RpcMethods, dice: random.Random) -> bytes:
 
 @asynccontextmanager
 async def _open_http(directory: Path) -> AsyncIterator[Session]:
-    with _consortium(directory) as (engine, rpc, members):
+    with consortium(directory) as (engine, rpc, members):
         async with open_http("127.0.0.1:0", rpc, lambda: {"height": engine.head.height}) as url:
             port = int(url.rpartition(":")[2])
-            question = _questions(engine, members)[0]
+            question = questions(engine, members)[0]
             requests = [_request(port, question), *_odd_requests(port, question)]
 
             async def offer(data: bytes) -> str:
@@ -493,7 +464,7 @@ def _status(answer: bytes) -> str:
 
 @asynccontextmanager
 async def _open_endpoint(directory: Path) -> AsyncIterator[Session]:
-    with _consortium(directory) as (_, rpc, _members):
+    with consortium(directory) as (_, rpc, _members):
         answers: list[bytes] = []
         lie: bytes | None = None
 
@@ -509,7 +480,7 @@ async def _open_endpoint(directory: Path) -> AsyncIterator[Session]:
                 raise ValueError(f"no JSON: {error}") from None  # as web3's provider does
 
         client = ConsortiumClient.over(InProcessProvider(handle), CONTRACT_ADDRESS)
-        questions: list[Callable[[], object]] = [
+        asked: list[Callable[[], object]] = [
             *(client.head, client.members, client.present_members, client.validators),
             *(client.proposals, client.plan_count, partial(client.snapshot, PlanId(1))),
             *(partial(client.past_round, PlanId(1), 1, 1), partial(client.events, 0, 10)),
@@ -520,7 +491,7 @@ async def _open_endpoint(directory: Path) -> AsyncIterator[Session]:
             nonlocal lie
             lie, faults = data, set()
             try:
-                for question in questions:
+                for question in asked:
                     try:
                         question()
                     except ChainError as error:
@@ -530,7 +501,7 @@ async def _open_endpoint(directory: Path) -> AsyncIterator[Session]:
             return ACCEPTED if not faults else " and ".join(sorted(faults))
 
         async def check() -> None:
-            for question in questions:
+            for question in asked:
                 question()
 
         await check()
@@ -562,10 +533,10 @@ async def _open_control(directory: Path) -> AsyncIterator[Session]:
             return f"status {reply.exit_status}" if reply.error else ACCEPTED
 
         async def check() -> None:
-            assert await offer(questions[0]) == ACCEPTED
+            assert await offer(asked[0]) == ACCEPTED
 
-        questions = [
+        asked = [
             msgspec.json.encode(control.Request("status")),
             msgspec.json.encode(control.Request("vote", {"proposal": 1, "support": True})),
         ]
-        yield Session(lambda: questions, offer, check)
+        yield Session(lambda: asked, offer, check)
