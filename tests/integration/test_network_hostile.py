@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import random
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 
+import psutil
 import pytest
 import trio
 from libp2p import new_host
@@ -82,12 +87,12 @@ async def honest_pair(limits: NetworkLimits = SHORT) -> AsyncIterator[tuple[Netw
         assert await c.request(a.address, "echo", b"still", deadline_s=5) == b"still"
 
 
-async def knock(network: Network) -> TcpStream:
+async def knock(network: Network | Elsewhere) -> TcpStream:
     return await dial(parse_endpoint(network.addresses[0]))
 
 
 @asynccontextmanager
-async def hostile_member(network: Network) -> AsyncIterator[Muxer]:
+async def hostile_member(network: Network | Elsewhere) -> AsyncIterator[Muxer]:
     """Node 1, authenticated and multiplexed, with nothing of our code above that."""
     stream = await knock(network)
     noise = MemberNoise(Identity(KEYS[1]), lambda _: True)
@@ -298,6 +303,95 @@ def test_a_member_that_asks_and_never_reads_costs_few_tasks_and_is_closed() -> N
                 nursery.cancel_scope.cancel()
             assert highest <= limits.max_inbound_requests + 4  # and the two of this test
             assert score(a)["too many requests at once"] > 16
+
+    run(scenario)
+
+
+NODE = """
+import sys, trio
+from swarm.network import open_network
+
+async def main():
+    async def never(sender, payload):
+        await trio.sleep_forever()
+
+    async with open_network(bytes.fromhex(sys.argv[1])) as network:
+        network.handle("never", never)
+        network.on_message("never", never)
+        network.set_members({bytes.fromhex(sys.argv[2]): ()})
+        print(network.addresses[0], flush=True)
+        await trio.sleep_forever()
+
+trio.run(main)
+"""
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """A node in a process of its own, so that its memory can be told from ours."""
+
+    process: subprocess.Popen[str]
+    addresses: tuple[str, ...]
+    address: Address = ADDRESSES[0]
+
+    def resident_bytes(self) -> int:
+        return int(psutil.Process(self.process.pid).memory_info().rss)
+
+
+@pytest.fixture
+def elsewhere() -> Iterator[Elsewhere]:
+    given = [sys.executable, "-c", NODE, KEYS[0].hex(), ADDRESSES[1].hex()]
+    with subprocess.Popen(given, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        yield Elsewhere(process, (process.stdout.readline().strip(),))
+        process.kill()
+
+
+def test_what_one_member_can_make_a_node_hold_is_bounded(elsewhere: Elsewhere) -> None:
+    """Requests that are never answered, messages that are never done with, answers never read."""
+    limits = NetworkLimits()
+    large = bytes(limits.max_payload_bytes)
+    before = elsewhere.resident_bytes()
+
+    async def scenario() -> None:
+        async with hostile_member(elsewhere) as muxer:
+            control = await open_control(muxer)
+            for number in range(limits.max_inbound_requests):
+                await control.write(encode_frame(Request(number, "never", large)))
+            for _ in range(20):
+                await control.write(encode_frame(Message("never", large)))
+            small = b"".join(encode_frame(Request(n, "never", b"")) for n in range(500))
+            with trio.move_on_after(5):
+                while True:
+                    await control.write(small)
+
+    run(scenario)
+    held = limits.max_inbound_requests * len(large) + limits.max_queued_message_bytes
+    # As much again for what is being read and has not been given back to the system.
+    assert elsewhere.resident_bytes() - before < 2 * held < 100 * 2**20
+
+
+def test_what_strangers_can_make_a_node_hold_is_bounded(elsewhere: Elsewhere) -> None:
+    """Each of them sends as much as the handshake lets it, and stops."""
+    limits = NetworkLimits()
+    before = elsewhere.resident_bytes()
+    message = b"\x13/multistream/1.0.0\n\x07/noise\n" + b"\xff\xff" + bytes(60_000)
+
+    async def scenario() -> None:
+        port = parse_endpoint(elsewhere.addresses[0]).port
+        streams = []
+        for number in range(2 * limits.max_half_open):
+            sock = trio.socket.socket()
+            await sock.bind((f"127.{1 + number % 100}.0.1", 0))
+            await sock.connect(("127.0.0.1", port))
+            streams.append(trio.SocketStream(sock))
+            with suppress(trio.BrokenResourceError):
+                await streams[-1].send_all(message)
+        await trio.sleep(0.5)
+        assert elsewhere.resident_bytes() - before < 64 * 2**20
+        assert len(os.listdir(f"/proc/{elsewhere.process.pid}/fd")) < limits.max_half_open + 32
+        for stream in streams:
+            await stream.aclose()
 
     run(scenario)
 
