@@ -94,6 +94,7 @@ class BulkChannel:
         self._serving: defaultdict[Address, int] = defaultdict(int)
         self._kept: defaultdict[Address, list[_Kept]] = defaultdict(list)
         self._retry_at: dict[Address, float] = {}
+        self._fault_logged = False
         self._fetches = trio.CapacityLimiter(FETCHES_AT_ONCE)
         self._senders = trio.CapacityLimiter(SENDERS_AT_ONCE)
         self._receivers = trio.CapacityLimiter(2 * FETCHES_AT_ONCE)
@@ -164,6 +165,11 @@ class BulkChannel:
             pass  # the peer ended it, left it or came too late: its right
         except ProtocolViolation as error:
             peer.blame("bad bulk token", error)
+        except Exception:
+            # A fault of ours that a fetch brings to light ends the fetch.
+            if not self._fault_logged:
+                self._fault_logged = True
+                log.exception("a fetch by %s failed here", to_hex(member))
         finally:
             self._serving[member] -= 1
             secured.close()

@@ -9,6 +9,7 @@ comes late is dropped by its id. Further streams carry blobs.
 from __future__ import annotations
 
 import itertools
+import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -38,7 +39,9 @@ from swarm.network.wire import (
     read_frame,
     short,
 )
-from swarm.types import Address
+from swarm.types import Address, to_hex
+
+log = logging.getLogger("swarm.network")
 
 RequestHandler = Callable[[Address, bytes], Awaitable[bytes]]
 MessageHandler = Callable[[Address, bytes], Awaitable[None] | None]
@@ -52,6 +55,12 @@ class Handlers:
     requests: dict[str, RequestHandler] = field(default_factory=dict)
     messages: dict[str, MessageHandler] = field(default_factory=dict)
     streams: dict[str, StreamHandler] = field(default_factory=dict)
+    faulty: set[str] = field(default_factory=set)
+    """Those of them that failed by a fault of this node's, which is logged once for each.
+
+    What a peer sends may bring a fault to light that nobody thought of. It ends that request,
+    message or stream, and neither the connection nor the node.
+    """
 
 
 @dataclass
@@ -313,6 +322,9 @@ class Connection:
                     await outcome
             except (ProtocolViolation, *UNREADABLE) as error:
                 self.peer.blame(f"bad {message.topic} message", error)
+            except Exception:
+                if self._is_news(message.topic):
+                    log.exception("a message failed here: %s of %s", message.topic, self._name)
 
     async def _handle_request(self, request: Request) -> None:
         try:
@@ -327,6 +339,11 @@ class Connection:
                     self.peer.blame(f"bad {request.method} request", error)
                 await self._refuse(request, short(error))
                 return
+            except Exception:
+                if self._is_news(request.method):
+                    log.exception("a request failed here: %s of %s", request.method, self._name)
+                await self._refuse(request, "it failed inside this node")
+                return
             if len(payload) > self._limits.max_payload_bytes:
                 await self._refuse(request, f"the answer would have {len(payload)} bytes")
                 return
@@ -335,6 +352,16 @@ class Connection:
             await self._queue_frame(encode_frame(Response(request.id, payload))).wait()
         finally:
             self._handling -= 1
+
+    def _is_news(self, name: str) -> bool:
+        """Whether what answers to this name fails for the first time."""
+        known = name in self._handlers.faulty
+        self._handlers.faulty.add(name)
+        return not known
+
+    @property
+    def _name(self) -> str:
+        return to_hex(self.peer.address)
 
     async def _refuse(self, request: Request, reason: str) -> None:
         await self._queue_frame(encode_frame(Response(request.id, None, reason))).wait()
@@ -379,6 +406,9 @@ class Connection:
             pass  # the peer ended it: its right
         except (NegotiationError, ProtocolViolation, trio.TooSlowError) as error:
             self.peer.blame("broke the protocol of a stream", error or "no protocol in time")
+        except Exception:
+            if self._is_news("stream"):
+                log.exception("a stream of %s failed here", self._name)
         finally:
             self._streams -= 1
             await stream.reset()

@@ -7,6 +7,7 @@ the command line only asks. A failure comes back as the error's sentence and its
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import socket
 import tempfile
@@ -20,6 +21,8 @@ import msgspec
 import trio
 
 from swarm.errors import UNREADABLE, ConfigurationError, LocalError, SwarmError
+
+log = logging.getLogger("swarm.node")
 
 MAX_MESSAGE_BYTES = 16 * 2**20
 MAX_BRACKETS = 2000
@@ -198,6 +201,10 @@ async def _perform(body: bytes, handlers: Mapping[str, Handler]) -> Reply:
         return Reply(error=f"{request.method}: {error}", exit_status=2)
     except trio.TooSlowError:
         return Reply(error=f"{request.method} took too long", exit_status=1)
+    except Exception:
+        # One request's trouble stays in that request: this is the last place before the node.
+        log.exception("%s failed", request.method)
+        return Reply(error=f"{request.method} failed inside the node: see its log", exit_status=1)
 
 
 def _encode(value: object) -> object:

@@ -24,7 +24,7 @@ from libp2p.peer.peerinfo import info_from_p2p_addr
 from libp2p.security.noise.transport import PROTOCOL_ID as NOISE
 from multiaddr import Multiaddr
 
-from swarm.errors import PeerUnreachable, ProtocolViolation
+from swarm.errors import PeerUnreachable, ProtocolViolation, RemoteError
 from swarm.network import Network, NetworkLimits, open_network
 from swarm.network import multistream as ms
 from swarm.network.identity import Identity
@@ -482,6 +482,38 @@ def test_a_member_that_repeats_its_offence_is_logged_once_and_kept_out_longer(
     with caplog.at_level(logging.INFO, "swarm.network"):
         run(scenario)
     assert sum("broke the control protocol" in r.message for r in caplog.records) == 1
+
+
+def test_a_fault_of_ours_ends_what_brought_it_to_light_and_is_logged_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def fail(*_: object) -> bytes:
+        raise OverflowError("int too large")
+
+    async def scenario() -> None:
+        async with honest_pair() as (a, c):
+            a.handle("fails", fail)
+            a.on_message("fails", fail)  # type: ignore[arg-type]
+            a._handlers.streams["/fails/1"] = fail  # type: ignore[assignment]
+            for _ in range(2):
+                with pytest.raises(RemoteError, match="failed inside this node"):
+                    await c.request(a.address, "fails", b"", deadline_s=5)
+                c.send(a.address, "fails", b"")
+            async with hostile_member(a) as muxer:
+                await open_control(muxer)
+                await until(lambda: ADDRESSES[1] in a.connected)
+                stream = await muxer.open()
+                with suppress(PeerUnreachable):  # it may end before it is answered
+                    await ms.propose(stream, "/fails/1")
+                with pytest.raises(PeerUnreachable):
+                    await stream.read(1)
+            assert a.connected >= {c.address}
+            assert score(a, c.address) == {}
+
+    run(scenario)
+    failed = [record.message for record in caplog.records if record.levelname == "ERROR"]
+    assert len(failed) == 2  # the name, and the stream
+    assert all("failed here" in message for message in failed)
 
 
 def test_answers_nobody_waits_for_are_dropped() -> None:

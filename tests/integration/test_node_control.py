@@ -30,7 +30,11 @@ async def fail() -> None:
     raise LocalError("the disk is full")
 
 
-HANDLERS = {"add": add, "refuse": refuse, "fail": fail}
+async def break_down() -> None:
+    raise KeyError("peers")
+
+
+HANDLERS = {"add": add, "refuse": refuse, "fail": fail, "break_down": break_down}
 
 
 @asynccontextmanager
@@ -71,6 +75,14 @@ def test_an_error_comes_back_with_its_sentence_and_its_exit_status(tmp_path: Pat
         run(tmp_path, "refuse")
     with pytest.raises(LocalError, match=r"^the disk is full$"):
         run(tmp_path, "fail")
+
+
+def test_a_fault_inside_a_request_ends_the_request_and_not_the_node(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(LocalError, match="break_down failed inside the node: see its log"):
+        run(tmp_path, "break_down")
+    assert "KeyError: 'peers'" in caplog.text
 
 
 def test_what_a_node_does_not_know_is_said(tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import trio
@@ -12,6 +14,9 @@ from swarm.errors import ConfigurationError
 from swarm.learning.bundle import MAX_BUNDLE_BYTES, Bundle
 from swarm.network import open_network
 from swarm.node.library import METHOD, Library
+from swarm.node.node import Node
+from swarm.protocol.state import Consent, Member, Plan, Rules
+from swarm.types import NO_DIGEST, Address, MemberId, PlanId
 
 
 @pytest.fixture
@@ -66,3 +71,39 @@ def test_the_largest_bundle_that_may_be_proposed_travels(tmp_path):
 
     trio.run(scenario)
     assert ours.read(LARGEST.digest) == LARGEST
+
+
+def test_a_plans_code_is_fetched_where_it_is_asked_for_from_its_proposer_first(tmp_path, code):
+    """Whoever proposes fills no disk but its own."""
+    library = Library(tmp_path / "plans")
+    asked: list[bytes] = []
+
+    class Others:
+        async def request(self, peer, method, payload, *, deadline_s):
+            asked.append(peer)
+            return code.pack()
+
+    def member(i: int) -> Member:
+        return Member(MemberId(i), Address(bytes(20)), Address(bytes([i]) * 20), f"m{i}")
+
+    members = {MemberId(i): member(i) for i in range(5)}
+    plan = Plan(
+        PlanId(1), MemberId(3), "p", code.digest, NO_DIGEST, NO_DIGEST, 1, NO_DIGEST,
+        Rules(9, False, 2), consents={MemberId(2): Consent(MemberId(2), 1, NO_DIGEST)},
+    )  # fmt: skip
+    node: Any = SimpleNamespace(
+        library=library,
+        members=members,
+        network=Others(),
+        address=members[MemberId(0)].node,
+        me=members[MemberId(0)],
+        plans={},
+        participants={},
+        _joining=set(),
+    )
+    trio.run(Node._observe_plan, node, plan, [], None)  # without a nursery, nothing begins
+    assert not library.has(code.digest)
+    for _ in range(2):
+        trio.run(Node.bring_code, node, plan)
+    assert asked == [members[MemberId(3)].node]
+    assert library.read(code.digest) == code
