@@ -284,6 +284,15 @@ class Engine:
         raws = codec.stored_body(block.payload).transactions
         return tuple(Digest(codec.decode_transaction(raw).hash) for raw in raws)
 
+    def content(self, block: Block) -> tuple[tuple[Transaction, ...], int]:
+        """A decided block's transactions, in order, and the gas that they used."""
+        body = codec.stored_body(block.payload)
+        read = (
+            codec.read_transaction(raw, self.chain_id, self.contract, self.rules)
+            for raw in body.transactions
+        )
+        return tuple(read), int(body.header.gas_used)
+
     # For the JSON-RPC, which shows what is stored
 
     def stored_block(self, height: int) -> StoredBlock | None:

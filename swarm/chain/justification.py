@@ -52,6 +52,7 @@ class Verifier:
         validators: Sequence[Address],
     ) -> None:
         """Raise ProtocolViolation unless a quorum prepared this block in this round."""
+        _require_no_more("prepares", prepares, validators)
         if any(
             (p.height, p.round, p.block_hash) != (height, round_number, block_hash)
             for p in prepares
@@ -113,6 +114,7 @@ class Verifier:
                 f"a proposal for height {height}, round {round_number} is justified by "
                 "round-changes to another"
             )
+        _require_no_more("round-changes", round_changes, validators)
         signers = {self.signer(c) for c in round_changes}.intersection(validators)
         needed = self.two_thirds(len(validators))
         if len(signers) < needed or len(round_changes) > len(signers):
@@ -127,6 +129,12 @@ class Verifier:
             prepares, height, highest.prepared_plus_1 - 1, highest.prepared_hash, validators
         )
         return Digest(highest.prepared_hash)
+
+
+def _require_no_more(what: str, votes: Sequence[object], validators: Sequence[Address]) -> None:
+    """Each signature costs a fraction of a millisecond: no more than an honest peer would send."""
+    if len(votes) > len(validators):
+        raise ProtocolViolation(f"{len(votes)} {what} of {len(validators)} validators")
 
 
 def highest_prepared(round_changes: Sequence[RoundChange]) -> RoundChange | None:

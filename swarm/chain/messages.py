@@ -138,9 +138,9 @@ class GetStatus(Message, frozen=True):
 class Status(Message, frozen=True):
     """The sender's head, the highest height it voted at, and the asker's latest vote it holds.
 
-    The height needs no proof of its own: the asker counts this answer once its own chain,
-    certificate by certificate, has reached the block below `voted_height`. `your_vote` is
-    proved by the asker's signature.
+    The heights need no proof of their own: who is ahead is asked for blocks when its turn comes,
+    and the answer counts once the asker's own chain, certificate by certificate, has reached the
+    block below `voted_height`. `your_vote` is proved by the asker's signature.
     """
 
     head: Counter
@@ -279,8 +279,13 @@ def check_certificate(
 ) -> frozenset[Address]:
     """Return which validators sealed this block in this round.
 
-    Raises ProtocolViolation if they are no quorum.
+    Raises ProtocolViolation if they are no quorum, or if there are more seals than validators.
     """
+    if len(certificate.seals) > len(validators):
+        raise ProtocolViolation(
+            f"the certificate of block {certificate.height} carries {len(certificate.seals)} seals "
+            f"of {len(validators)} validators"
+        )
     digest = signing_digest(
         genesis, COMMIT, certificate.height, certificate.round, certificate.block_hash
     )

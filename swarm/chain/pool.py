@@ -93,6 +93,12 @@ class Pool:
         longest = max((len(run) for run in runs), default=0)
         return tuple(run[i].raw for i in range(longest) for run in runs if i < len(run))
 
+    def first_of_each(self) -> tuple[Transaction, ...]:
+        """The next transaction of each sender, if a block could contain it now."""
+        with self._lock:
+            runs = [self._run(sender) for sender in self._by_sender]
+        return tuple(run[0] for run in runs if run)
+
     def all(self) -> tuple[bytes, ...]:
         """Every waiting transaction, also those that wait for an earlier nonce."""
         return tuple(transaction.raw for transaction in self.waiting())

@@ -10,6 +10,8 @@
     any                      quorum of commits, one round     commit block with its certificate
     any                      timer r expired                  r := r+1; round-change
     any                      f+1 round-changes above r        r := the highest f+1 reached; same
+    idle (r = 0)             the proposer left out too long   r := 1; round-change
+                             what waits here (`censorship`)
     r > 0                    quorum of round-changes ≥ r      timer r (1, 2, 4 … ≤ 30 s)
     r > 0, proposer          quorum of round-changes = r      highest prepared block, or build one
     any                      head advanced                    h := head+1, r := 0
@@ -17,10 +19,11 @@
 Votes (proposal, prepare, commit, round-change) leave only after `VoteStored` has confirmed that
 the record holding them is durable, and count here from then on too. The proposer of round 0 is
 the parent block's, as long as it is alive: a dead validator then costs one time-out, not one in
-N blocks. Every `ROTATION` heights the turn passes on, so that no proposer can leave out a
-transaction for ever. The timer of a round above 0 waits for a quorum to be in it: a validator
-that is cut off does not climb rounds alone. Meanwhile one's own votes of the round are sent again
-every `RESEND_S`, and to whoever connects.
+N blocks. Every `ROTATION` heights the turn passes on; and from a proposer that leaves somebody's
+transactions out, the others take it at the next height by a round-change that waits for no timer.
+Its block is not refused for that: what is valid stays valid. The timer of a round above 0 waits for
+a quorum to be in it: a validator that is cut off does not climb rounds alone. Meanwhile one's own
+votes of the round are sent again every `RESEND_S`, and to whoever connects.
 
 Not voting, but following and committing like the others: members that are no validators, and
 validators whose votes may have been lost (`startup`).
@@ -39,9 +42,11 @@ from dataclasses import replace
 import msgspec
 
 from swarm.chain.block import Block
+from swarm.chain.censorship import faulty
 from swarm.chain.justification import Verifier, highest_prepared
 from swarm.chain.messages import (
     COMMIT,
+    MAX_BLOCK_BYTES,
     PREPARE,
     PROPOSAL,
     Certificate,
@@ -91,6 +96,7 @@ CLOCK_TOLERANCE_S = 2.0
 ROTATION = 64
 VOTES_PER_SENDER = 16
 EARLY_VOTES_PER_SENDER = 16
+EARLY_BYTES_PER_SENDER = 4 * MAX_BLOCK_BYTES
 BLOCKS_PER_HEIGHT = 16
 
 
@@ -130,7 +136,7 @@ class QBFT:
         self._token = 0
         self._timers: dict[str, int] = {}
         self._early: dict[Address, deque[Vote]] = {}
-        self._ahead: dict[Address, int] = {}
+        self._ahead: set[Address] = set()
         self._reported: set[tuple[Address, int, int, str]] = set()
 
     # What the outside may ask.
@@ -224,8 +230,8 @@ class QBFT:
         self._tally: Counter[tuple[int, int, bytes]] = Counter()
         self._changes: dict[Address, RoundChange] = {}
         self._lock: Lock | None = None
-        self._asked: set[Address] = set()
-        self._ahead = {v: height for v, height in self._ahead.items() if height >= self.height}
+        self._heard: set[int] = set()
+        self._ahead.clear()
         self._reported.clear()
         self._enter_round(0)
         self._cancel("round")
@@ -239,6 +245,7 @@ class QBFT:
         if event.sealed:
             self._check.note_own_seal(event.head.height)
         self._settle_startup()
+        self._pass_over(event.unfair)
         early, self._early = self._early, {}
         for sender, votes in early.items():
             for vote in votes:
@@ -305,19 +312,20 @@ class QBFT:
                 self._round_changed(sender, message, now_s)
 
     def _came_early(self, sender: Address, vote: Vote) -> None:
-        """A vote for a later height: keep the next height's, and fetch what we missed."""
-        self._ahead[sender] = vote.height - 1
-        if vote.height == self.height + 1:
-            kept = self._early.setdefault(sender, deque(maxlen=EARLY_VOTES_PER_SENDER))
-            if sender in self.validators and vote not in kept:
-                kept.append(vote)
-        else:
-            self._request_blocks(sender)
+        """A vote for a later height: keep the next height's, and fetch what we missed.
 
-    def _request_blocks(self, peer: Address) -> None:
-        if peer not in self._asked:
-            self._asked.add(peer)
-            self._do(RequestBlocks(peer, self.height))
+        Who is one block ahead is asked for it only if ours does not come soon.
+        """
+        if vote.height > self.height + 1:
+            self._do(RequestBlocks(sender, vote.height - 1))
+            return
+        self._ahead.add(sender)
+        if sender in self.validators:
+            kept = self._early.setdefault(sender, deque(maxlen=EARLY_VOTES_PER_SENDER))
+            if vote not in kept:
+                kept.append(vote)
+            while sum(map(_size, kept)) > EARLY_BYTES_PER_SENDER:
+                kept.popleft()
 
     def _proposed(self, sender: Address, proposal: Proposal, now_s: float) -> None:
         if sender != self.proposer(proposal.round):
@@ -325,7 +333,7 @@ class QBFT:
                 f"0x{sender.hex()} proposes at height {self.height} in round {proposal.round}, "
                 f"whose proposer is 0x{self.proposer(proposal.round).hex()}"
             )
-        if proposal.round < self.round:
+        if proposal.round < self.round and proposal.round in self._heard:
             return
         block = self._verify.decode(proposal.block)
         digest = signing_digest(
@@ -350,6 +358,11 @@ class QBFT:
                 proposal.prepares,
                 self.validators,
             )
+        if proposal.round < self.round:
+            # Not voted on any more; but the others may decide it.
+            self._keep(proposal.round, block)
+            self._check_decided()
+            return
         if required is None:
             if not self._is_fresh(block, sender, now_s):
                 return
@@ -385,9 +398,7 @@ class QBFT:
     def _accept(self, block: Block) -> None:
         """Take this block as the round's proposal."""
         self._proposal = block
-        self._blocks[block.hash] = block
-        if len(self._blocks) > BLOCKS_PER_HEIGHT:
-            del self._blocks[next(iter(self._blocks))]
+        self._keep(self.round, block)
         self._start_round_timer()
         if self._check_decided():
             return
@@ -395,6 +406,13 @@ class QBFT:
             self._prepare()
         else:
             self._do(ExecuteBlock(block))
+
+    def _keep(self, round_number: int, block: Block) -> None:
+        """Remember a round's first proposal, which may be decided yet."""
+        self._heard.add(round_number)
+        self._blocks[block.hash] = block
+        if len(self._blocks) > BLOCKS_PER_HEIGHT:
+            del self._blocks[next(iter(self._blocks))]
 
     def _executed(self, event: BlockExecuted) -> None:
         block = self._proposal
@@ -490,7 +508,7 @@ class QBFT:
                     continue
                 block = self._blocks.get(Digest(block_hash))
                 if block is None:
-                    self._ahead |= {v: self.height for v in self._votes if v != self.address}
+                    self._ahead |= self._votes.keys() - {self.address}
                     continue
                 self._decided = True
                 self._cancel("round")
@@ -517,14 +535,25 @@ class QBFT:
         self._join_higher_round()
         self._propose_after_round_change(now_s)
 
+    def _pass_over(self, unfair: frozenset[Address]) -> None:
+        """Take the turn from a proposer that leaves out what waits here, before it proposes.
+
+        It takes f+1 validators that see the same to move the others, so a liar cannot do it, and
+        one whose transactions are late alone does no harm.
+        """
+        proposer = self.proposer(0)
+        if self.round == 0 and self.may_vote and proposer in unfair and proposer != self.address:
+            self._report(proposer, 0, "leaves out transactions that wait: its turn is over")
+            self._change_round(1)
+
     def _join_higher_round(self) -> None:
         """Follow f+1 others: at least one of them is honest."""
         higher = sorted(
             (c.round for v, c in self._changes.items() if v != self.address), reverse=True
         )
-        faulty = (len(self.validators) - 1) // 3
-        if len(higher) > faulty and higher[faulty] > self.round:
-            self._change_round(higher[faulty])
+        liars = faulty(len(self.validators))
+        if len(higher) > liars and higher[liars] > self.round:
+            self._change_round(higher[liars])
 
     def _change_round(self, round_number: int) -> None:
         """Give up the rounds below, telling the others which block we are locked on."""
@@ -668,8 +697,7 @@ class QBFT:
 
     def _answered(self, sender: Address, status: Status) -> None:
         if status.head >= self.height:
-            self._ahead[sender] = status.head
-            self._request_blocks(sender)
+            self._do(RequestBlocks(sender, status.head))
         if self._resume is None:
             vote = status.your_vote
             ours = vote is not None and self._verify.signer(vote) == self.address
@@ -716,9 +744,9 @@ class QBFT:
         if name == "round":
             self._change_round(self.round + 1)
             return
-        self._asked.clear()
         for peer in sorted(self._ahead):
-            self._request_blocks(peer)
+            self._do(RequestBlocks(peer, self.height))
+        self._ahead.clear()
         if self._resume is None:
             self._do(Broadcast(GetStatus()))
         for message in self._own_messages():
@@ -757,3 +785,8 @@ class QBFT:
         if key not in self._reported and len(self._reported) < 256:
             self._reported.add(key)
             self._do(Report(subject, text))
+
+
+def _size(vote: Vote) -> int:
+    """Bytes of the block in a vote; what else is in it is small."""
+    return len(vote.block) if isinstance(vote, Proposal | RoundChange) else 0

@@ -6,10 +6,11 @@
         name = await chain.submit(raw_transaction)
         head = await chain.wait_for_head(above=head.height, deadline_s=30)
 
-One task owns the machine and feeds it events in order: peers' messages (bounded for each peer),
-timers, and the results of four lanes of blocking work, each a worker thread at a time: the engine
-(build, execute, commit, import), the vote store, the pool, and serving blocks to others. Nothing
-polls: an idle chain wakes up every few seconds only to ask one peer where it is.
+One task owns the machine and feeds it events in order: peers' messages (bounded for each peer, who
+take turns), timers, and the results of four lanes of blocking work, each a worker thread at a time:
+the engine (build, execute, commit, import), the vote store, the pool, and serving blocks to others.
+No peer has more than one job waiting in a lane. Nothing polls: an idle chain wakes up every few
+seconds only to ask one peer where it is.
 
 A member that is no validator runs the same code: it gets certified blocks pushed by the proposer,
 and asks for what it missed.
@@ -19,9 +20,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import Counter, OrderedDict, deque
+from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Protocol
 
@@ -30,7 +32,9 @@ from eth_hash.auto import keccak
 
 from swarm.chain import qbft, steps
 from swarm.chain.block import Block, InvalidBlock, Transaction
+from swarm.chain.censorship import Overlooked, has_room
 from swarm.chain.engine import Engine
+from swarm.chain.inbox import Inbox
 from swarm.chain.messages import (
     MAX_GOSSIP_TRANSACTIONS,
     AnyMessage,
@@ -43,6 +47,7 @@ from swarm.chain.messages import (
     encode,
 )
 from swarm.chain.pool import Pool
+from swarm.chain.sources import Sources
 from swarm.chain.startup import VoteRecord, decode_record, encode_record, recovered_record
 from swarm.chain.store import VoteStore
 from swarm.chain.sync import certified_blocks, import_block, sealed_height
@@ -50,11 +55,9 @@ from swarm.errors import ChainError, LocalError, ProtocolViolation
 from swarm.types import Address, Digest, to_hex
 
 VOTE_KEY = b"qbft"
-MAX_WAITING_PER_PEER = 256
 MESSAGES_PER_TURN = 16
 """What peers send must not keep this task from its own timers and results."""
 MAX_JOBS = 256
-FETCH_PATIENCE_S = 5.0
 ANNOUNCE_EVERY_S = 2.0
 ASK_EVERY_S = 5.0
 UNASKED_EVERY_S = 1.0
@@ -176,8 +179,7 @@ class ChainService:
         )
         self._events: deque[steps.Event] = deque()
         self._results: deque[Callable[[], None]] = deque()
-        self._inbox: deque[tuple[Address, bytes]] = deque()
-        self._waiting: Counter[Address] = Counter()
+        self._inbox = Inbox()
         self._timers: dict[str, tuple[float, int]] = {}
         self._wake = trio.Event()
         self._head_changed = trio.Event()
@@ -187,8 +189,12 @@ class ChainService:
         self._serving_lane = _Lane()
         self._to_build: steps.BuildBlock | None = None
         self._gathers_since_s = 0.0
-        self._fetch_until_s = 0.0
+        self._sources = Sources()
+        self._overlooked = Overlooked[Digest]()
+        self._to_import: OrderedDict[Address, Blocks] = OrderedDict()
         self._importing = False
+        self._serving: dict[Address, tuple[int, bool] | None] = {}
+        self._admitting: dict[Address, list[bytes]] = {}
         self._served_unasked: dict[Address, float] = {}
         self._told: dict[Address, float] = {}
         self._seen: OrderedDict[bytes, None] = OrderedDict()
@@ -273,10 +279,8 @@ class ChainService:
     # What the network calls; neither waits.
 
     def receive(self, sender: Address, payload: bytes) -> None:
-        """A message from a member. Dropped when this peer has too many waiting."""
-        if self._waiting[sender] < MAX_WAITING_PER_PEER:
-            self._waiting[sender] += 1
-            self._inbox.append((sender, payload))
+        """A message from a member. Dropped when this peer has too much waiting."""
+        if self._inbox.put(sender, payload):
             self._wake.set()
 
     def peer_connected(self, peer: Address) -> None:
@@ -294,26 +298,20 @@ class ChainService:
             while self._events:
                 self._step(self._events.popleft())
             for _ in range(min(len(self._inbox), MESSAGES_PER_TURN)):
-                sender, payload = self._inbox.popleft()
-                self._take_off(sender)
-                self._read(sender, payload)
+                self._read(*self._inbox.take())
             build_s = self._build_when_due()
+            fetch_s = self._fetch_when_due()
             if self._inbox or self._events:
                 await trio.lowlevel.checkpoint()
                 continue
             self._wake = trio.Event()
             next_timer_s = min((at for at, _ in self._timers.values()), default=float("inf"))
-            with trio.move_on_at(min(next_timer_s, build_s)):
+            with trio.move_on_at(min(next_timer_s, build_s, fetch_s)):
                 await self._wake.wait()
 
     def _raise(self, event: steps.Event) -> None:
         self._events.append(event)
         self._wake.set()
-
-    def _take_off(self, sender: Address) -> None:
-        self._waiting[sender] -= 1
-        if not self._waiting[sender]:
-            del self._waiting[sender]
 
     def _fire_timers(self) -> None:
         now_s = trio.current_time()
@@ -332,9 +330,9 @@ class ChainService:
     def _dispatch(self, sender: Address, message: AnyMessage) -> None:
         match message:
             case Transactions(raw=raws):
-                self._learn(raws)
+                self._learn(sender, raws)
             case GetBlocks(first=first):
-                self._serve(sender, first)
+                self._serve(sender, first, asked=True)
             case Blocks():
                 self._import(sender, message)
             case _:
@@ -380,8 +378,8 @@ class ChainService:
                 self._timers[name] = (trio.current_time() + delay_s, token)
             case steps.CancelTimer(name):
                 self._timers.pop(name, None)
-            case steps.RequestBlocks(peer):
-                self._fetch(peer)
+            case steps.RequestBlocks(peer, height):
+                self._sources.claim(peer, height)
             case steps.SendBlocks(to, first):
                 self._serve_unasked(to, first)
             case steps.Report(subject, text) if subject == self._keys.address:
@@ -457,9 +455,22 @@ class ChainService:
         if block.height == self._engine.head.height + 1:
             self._engine.commit(block, certificate)
             self._pool.prune()
+            event = replace(self._head_event(block), unfair=self._unfair(block))
             if block.proposer == self._keys.address:
-                return partial(self._push_and_advance, self._head_event(block))
+                return partial(self._push_and_advance, event)
+            return partial(self._advance, event)
         return partial(self._advance, self._head_event(block))
+
+    def _unfair(self, block: Block) -> frozenset[Address]:
+        """Who has left out for too long what waits here, now that this block is decided."""
+        first = self._pool.first_of_each()
+        room = {}
+        if first:
+            held, gas_used = self._engine.content(block)
+            rules = self._engine.rules
+            room = {t.hash: has_room(held, gas_used, t, rules) for t in first}
+        validators = len(self._engine.validators(block.height))
+        return self._overlooked.note_block(block.proposer, room, validators)
 
     def _head_event(self, block: Block, *, sealed: bool = False) -> steps.HeadAdvanced:
         validators = self._engine.validators(block.height + 1)
@@ -476,36 +487,52 @@ class ChainService:
         followers = set(self._transport.connected) - set(self._machine.validators)
         self._advance(event)
         for peer in sorted(followers):
-            self._serve(peer, event.head.height)
+            self._serve(peer, event.head.height, asked=False)
 
-    # Blocks for others, and from others.
+    # Blocks for others, and from others: one answer and one import of each peer waits at most.
 
-    def _serve(self, peer: Address, first: int) -> None:
-        def read() -> Callable[[], None]:
-            blocks = certified_blocks(self._engine, first)
-            return partial(self._tell, blocks, [peer] if blocks.blocks else [])
-
-        if not self._serving_lane.add(read):
+    def _serve(self, peer: Address, first: int, *, asked: bool) -> None:
+        """Hand over blocks; who asked for them is told, too, that there are none."""
+        if peer in self._serving:
+            self._serving[peer] = first, asked
+        elif self._serving_lane.add(partial(self._read_blocks, peer, first, asked)):
+            self._serving[peer] = None
+        else:
             log.info("too many peers ask for blocks: %s has to ask again", to_hex(peer))
+
+    def _read_blocks(self, peer: Address, first: int, asked: bool) -> Callable[[], None]:
+        return partial(self._served, peer, certified_blocks(self._engine, first), asked)
+
+    def _served(self, peer: Address, blocks: Blocks, asked: bool) -> None:
+        if blocks.blocks or asked:
+            self._tell(blocks, [peer])
+        wanted = self._serving.pop(peer)
+        if wanted is not None:
+            self._serve(peer, wanted[0], asked=wanted[1])
 
     def _serve_unasked(self, peer: Address, first: int) -> None:
         now_s = trio.current_time()
         if now_s - self._served_unasked.get(peer, -UNASKED_EVERY_S) >= UNASKED_EVERY_S:
             self._served_unasked[peer] = now_s
-            self._serve(peer, first)
+            self._serve(peer, first, asked=False)
 
-    def _fetch(self, peer: Address) -> None:
-        """Ask one peer at a time; the machine names another if nothing comes."""
-        now_s = trio.current_time()
-        if now_s >= self._fetch_until_s and peer in self._transport.connected:
-            self._fetch_until_s = now_s + FETCH_PATIENCE_S
-            self._tell(GetBlocks(self.head.height + 1), [peer])
+    def _fetch_when_due(self) -> float:
+        """Ask for blocks that we lack, if it is somebody's turn; return when to look again."""
+        head, connected = self.head.height, self._transport.connected
+        peer = self._sources.next(head, connected, trio.current_time())
+        if peer is not None:
+            self._tell(GetBlocks(head + 1), [peer])
+        return self._sources.due_s(head, connected)
 
     def _import(self, sender: Address, message: Blocks) -> None:
-        if self._importing or not message.blocks:
-            return
-        self._importing = True
-        self._start(self._engine_lane, partial(self._import_blocks, sender, message))
+        self._to_import[sender] = message
+        self._import_next()
+
+    def _import_next(self) -> None:
+        if self._to_import and not self._importing:
+            self._importing = True
+            sender, message = self._to_import.popitem(last=False)
+            self._start(self._engine_lane, partial(self._import_blocks, sender, message))
 
     def _import_blocks(self, sender: Address, message: Blocks) -> Callable[[], None]:
         imported: list[steps.HeadAdvanced] = []
@@ -531,29 +558,39 @@ class ChainService:
         self._importing = False
         for event in imported:
             self._advance(event)
+        self._sources.answered(sender, len(imported), their_head, trio.current_time())
         if violation is not None:
             self._refuse(sender, violation)
-        elif imported:
-            self._fetch_until_s = 0.0
-            if their_head > self.head.height:
-                self._fetch(sender)
+        self._import_next()
 
     # Transactions.
 
-    def _learn(self, raws: tuple[bytes, ...]) -> None:
-        """Take a peer's transactions into the pool; those seen before cost a hash."""
+    def _learn(self, sender: Address, raws: tuple[bytes, ...]) -> None:
+        """Take a peer's transactions into the pool; those seen before cost a hash.
+
+        A peer has as many waiting as one message holds: the others are told again.
+        """
+        waiting = self._admitting.get(sender)
         new = []
-        for raw in raws:
+        for raw in raws[: MAX_GOSSIP_TRANSACTIONS - len(waiting or ())]:
             name = keccak(raw)
             if name not in self._seen:
                 self._seen[name] = None
                 new.append(raw)
         while len(self._seen) > SEEN_TRANSACTIONS:
             self._seen.popitem(last=False)
-        if new and not self._pool_lane.add(partial(self._admit, new)):
-            self._admitted([], new)
+        if waiting is not None:
+            waiting += new
+        elif new:
+            self._admit_soon(sender, new)
 
-    def _admit(self, raws: list[bytes]) -> Callable[[], None]:
+    def _admit_soon(self, sender: Address, raws: list[bytes]) -> None:
+        if self._pool_lane.add(partial(self._admit, sender, raws)):
+            self._admitting[sender] = []
+        else:
+            self._forget(raws)
+
+    def _admit(self, sender: Address, raws: list[bytes]) -> Callable[[], None]:
         names, refused = [], []
         for raw in raws:
             try:
@@ -561,18 +598,24 @@ class ChainService:
             except ChainError as error:
                 log.debug("a peer's transaction is not taken: %s", error)
                 refused.append(raw)
-        return partial(self._admitted, names, refused)
+        return partial(self._admitted, sender, names, refused)
 
-    def _admitted(self, names: list[Digest], refused: list[bytes]) -> None:
-        """What was refused may fit later, when it is told again."""
-        for raw in refused:
-            self._seen.pop(keccak(raw), None)
+    def _admitted(self, sender: Address, names: list[Digest], refused: list[bytes]) -> None:
+        self._forget(refused)
+        more = self._admitting.pop(sender)
+        if more:
+            self._admit_soon(sender, more)
         if names:
             self._step(steps.TransactionsPending())
         for name in names:
             transaction = self._pool.find(name)
             if transaction is not None:
                 self.on_admitted(transaction)
+
+    def _forget(self, raws: list[bytes]) -> None:
+        """What was refused may fit later, when it is told again."""
+        for raw in raws:
+            self._seen.pop(keccak(raw), None)
 
     def _tell_pending(self, peers: Collection[Address]) -> None:
         pending = self._pool.all()[:MAX_GOSSIP_TRANSACTIONS]

@@ -18,6 +18,7 @@ class HeadAdvanced:
 
     `sealed`: whether the certificate of this head, if it was imported, bears our own seal.
     `domain`: what votes of the next height are signed over, if not what they were before.
+    `unfair`: who has left out for too long what waits here; see `censorship`.
     """
 
     head: Block
@@ -25,6 +26,7 @@ class HeadAdvanced:
     pending: bool
     sealed: bool = False
     domain: Digest | None = None
+    unfair: frozenset[Address] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -158,10 +160,11 @@ class CancelTimer:
 
 @dataclass(frozen=True)
 class RequestBlocks:
-    """This peer has certified blocks from `first` on that we lack."""
+    """This peer says that it has certified blocks up to `height`, and we lack the last of them: ask
+    it when its turn comes (`sources`)."""
 
     peer: Address
-    first: int
+    height: int
 
 
 @dataclass(frozen=True)

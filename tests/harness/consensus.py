@@ -12,10 +12,17 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from harness.liars import TwoFacedValidator
+from harness.liars import LyingValidator
 from harness.simnet import Port, SimNet, Violation, Weather
-from harness.validators import SimValidator, check_seals, read_block, sim_address
+from harness.validators import (
+    SimValidator,
+    check_seals,
+    read_block,
+    sim_address,
+    transactions_of,
+)
 from swarm.chain.block import Block
+from swarm.chain.censorship import faulty
 from swarm.chain.messages import (
     Certificate,
     Commit,
@@ -30,6 +37,10 @@ from swarm.protocol.state import two_thirds
 from swarm.types import Address, Digest
 
 ROUGH = Weather(loss=0.05, duplication=0.05, reordering=0.1)
+LAST = 10_000
+"""The number of the transaction that ends the day."""
+CATCH_UP_S = 40.0
+LOOK_EVERY_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -46,7 +57,75 @@ class Day:
     skew_s: float = 0.8
     lost_votes: int = 0
     """how often the last validator's vote store is deleted, or an old copy of it is restored"""
-    two_faced: int = 0
+    liars: int = 0
+
+
+class FairnessReferee:
+    """No honest member's transaction is left out by more than f+1 proposers, one after another.
+
+    Counted are blocks that began when all honest validators knew it, with all of them there, and
+    connected, from the one block to the next. The first proposer may make f+1 such blocks until the
+    others act, and each liar after it one; `SLACK` is for those that are fetching a block then.
+    """
+
+    SLACK = 2
+
+    def __init__(self, world: ConsensusWorld) -> None:
+        self._world = world
+        self._waited: dict[int, list[Address]] = {}
+        self._ports: list[Port] = []
+
+    def note_block(self, block: Block) -> None:
+        """A block was decided, and an honest validator is about to commit it as the first."""
+        world, left_out = self._world, self._waited
+        validators = world.validators(block.height)
+        honest = [world.net.node(v) for v in validators if v not in world.liars]
+        self._waited = {}
+        if not all(n and not n.port.is_stopped for n in honest) or world.net.is_cut:
+            return
+        if not all(n.machine.resume_height is not None for n in honest):
+            return
+        ports, before = [n.port for n in honest], self._ports
+        self._ports = ports
+        waiting = set.intersection(*(n.pool for n in honest)) - set(transactions_of(block))
+        for number in filter(world.has_honest_sender, waiting):
+            known = number in left_out and ports == before
+            makers = [*left_out[number], block.proposer] if known else []
+            self._waited[number] = makers
+            most = 2 * faulty(len(validators)) + 1 + self.SLACK
+            world.counted["blocks that left somebody out"] += bool(makers)
+            if len(makers) > most:
+                names = " ".join(world.net.label(a) for a in makers)
+                raise Violation(f"a transaction of an honest member is left out by {names}")
+
+
+class CatchUpReferee:
+    """An honest node that runs and is connected does not stay behind."""
+
+    def __init__(self, world: ConsensusWorld) -> None:
+        self._world = world
+        self._marks: dict[Address, tuple[Port, float, int]] = {}
+
+    def look(self) -> None:
+        """Compare with where the chain was a while ago."""
+        world, net = self._world, self._world.net
+        net.at(net.now_s + LOOK_EVERY_S, self.look)
+        newest, marks = max(world.decided, default=0), self._marks
+        self._marks = {}
+        for address in world.addresses:
+            node = net.node(address)
+            if address in world.liars or node is None or node.port.is_stopped or net.is_cut:
+                continue
+            port, since_s, height = marks.get(address, (None, 0.0, 0))
+            if port is not node.port or node.head.height >= height:
+                self._marks[address] = node.port, net.now_s, newest
+            elif net.now_s < since_s + CATCH_UP_S:
+                self._marks[address] = port, since_s, height
+            else:
+                raise Violation(
+                    f"{net.label(address)} is at height {node.head.height} and does not catch up: "
+                    f"the others had {height} {CATCH_UP_S:g} s ago"
+                )
 
 
 class ConsensusWorld:
@@ -67,7 +146,7 @@ class ConsensusWorld:
         self.net = SimNet(seed, day.weather, label=lambda name: f"v{name[0] - 1}")
         self.day = day
         self.addresses: Sequence[Address] = [sim_address(i) for i in range(day.validators)]
-        self.liars = frozenset(self.addresses[: day.two_faced])
+        self.liars = frozenset(self.addresses[: day.liars])
         self.decided: dict[int, Digest] = {}
         self.rounds: Counter[int] = Counter()
         self.counted: Counter[str] = Counter()
@@ -78,10 +157,13 @@ class ConsensusWorld:
         self._sealers: dict[tuple[int, int, bytes], set[Address]] = {}
         self._may_be_decided: dict[int, tuple[int, bytes]] = {}
         self._old_record: bytes | None = None
+        self._fairness = FairnessReferee(self)
+        self.submitted: set[int] = set()
         self.rolled_back: set[Address] = set()
         """Validators that run, or ran, on an older copy of their vote store."""
+        self.net.at(LOOK_EVERY_S, CatchUpReferee(self).look)
         for address in self.addresses:
-            kind = TwoFacedValidator if address in self.liars else validator_class
+            kind = LyingValidator if address in self.liars else validator_class
             skew_s = self.net.rng.uniform(-day.skew_s, day.skew_s)
             self.net.add(address, partial(self._boot, kind), skew_s=skew_s)
 
@@ -91,6 +173,25 @@ class ConsensusWorld:
     def validators(self, height: int) -> tuple[Address, ...]:
         """Who validates this height."""
         return tuple(self.addresses)
+
+    @property
+    def senders(self) -> Sequence[object]:
+        """Who sends transactions."""
+        return [i for i, a in enumerate(self.addresses) if a not in self.liars]
+
+    def sender_of(self, number: int) -> object:
+        """Transactions belong to the nodes in turns."""
+        return number % len(self.addresses) if number in self.submitted else None
+
+    def has_honest_sender(self, number: int) -> bool:
+        """Whether somebody waits for this transaction who may expect to be let in."""
+        return self.sender_of(number) in self.senders
+
+    def invent(self, liar: SimValidator) -> int | None:
+        """A number that is no transaction, or one that was decided or still waits."""
+        rng = self.net.rng
+        known = sorted(self.submitted)
+        return rng.choice(known) if known and rng.random() < 0.7 else rng.randrange(2**32)
 
     def count(self, what: str) -> None:
         """Note for the coverage table that something happened."""
@@ -180,6 +281,7 @@ class ConsensusWorld:
         """Every block an honest node takes as final comes by here."""
         if node.port.name in self.liars:
             return
+        new = block.height not in self.decided
         if self.decided.setdefault(block.height, block.hash) != block.hash:
             raise Violation(f"two blocks at height {block.height}")
         validators = self.validators(block.height)
@@ -189,11 +291,14 @@ class ConsensusWorld:
             name = self._name(node.port.name)
             raise Violation(f"{name} committed without a proof: {error}") from None
         self.rounds[certificate.round] += 1
+        if new:
+            self._fairness.note_block(block)
 
     def submit(self, number: int) -> None:
         """A transaction enters at a node that runs."""
         running = [a for a in self.net.running if a not in self.liars]
         if running:
+            self.submitted.add(number)
             self.net.node(self.net.rng.choice(running)).submit(number)
 
     def schedule(self) -> None:
@@ -245,13 +350,13 @@ class ConsensusWorld:
         for address in self.addresses:
             self.net.start(address)
         self.net.heal()
-        self.net.at(self.net.now_s + 1, lambda: self.submit(10_000))
+        self.net.at(self.net.now_s + 1, lambda: self.submit(LAST))
 
     def has_settled(self) -> bool:
         """Whether all honest nodes have the last transaction and one head."""
         nodes = [self.net.node(a) for a in self.addresses if a not in self.liars]
         return all(
-            n is not None and 10_000 in n.included and n.head.hash == nodes[0].head.hash
+            n is not None and LAST in n.included and n.head.hash == nodes[0].head.hash
             for n in nodes
         )
 

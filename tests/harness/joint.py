@@ -13,7 +13,7 @@ long it took until all was well again.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
@@ -21,7 +21,7 @@ from typing import Protocol
 
 from harness.consensus import ConsensusWorld, Day
 from harness.evm import LedgerContract
-from harness.liars import TwoFacedValidator
+from harness.liars import LyingValidator
 from harness.rounds import PLAN, TRANSACTION_DEADLINE_S, Consortium, SimNode, Site, Vice
 from harness.simnet import Port, SimNet, Violation
 from harness.trouble import Trouble
@@ -71,9 +71,9 @@ class Peer(SimValidator):
         super().connected(peer)
         self._show()
 
-    def _commit(self, block: Block, certificate: Certificate) -> None:
+    def _commit(self, block: Block, certificate: Certificate, *, imported: bool = False) -> None:
         height = self.head.height
-        super()._commit(block, certificate)
+        super()._commit(block, certificate, imported=imported)
         if self.head.height > height and self.site is not None:
             for number in transactions_of(block):
                 settled = self.waiting.pop(number, None)
@@ -110,7 +110,7 @@ class Peer(SimValidator):
             settled("it was not carried out in time")
 
 
-class TwoFacedPeer(Peer, TwoFacedValidator):
+class LyingPeer(Peer, LyingValidator):
     """A node that lies to the other validators."""
 
 
@@ -121,13 +121,32 @@ class Validators(ConsensusWorld):
     peer_class: type[SimValidator] = Peer
 
     def _boot(self, kind: type[SimValidator], port: Port) -> SimValidator:
-        return (TwoFacedPeer if kind is TwoFacedValidator else self.peer_class)(port, self)
+        return (LyingPeer if kind is LyingValidator else self.peer_class)(port, self)
 
     def enter(self, address: Address) -> None:
         """Make a place for a node with this key; it does not run yet."""
         self.addresses = [*self.addresses, address]
         skew_s = self.net.rng.uniform(-self.day.skew_s, self.day.skew_s)
         self.net.add(address, partial(self._boot, SimValidator), skew_s=skew_s, start=False)
+
+    def sender_of(self, number: int) -> object:
+        """The member whose transaction this is."""
+        return self.joint.txs[number][0] if 0 <= number < len(self.joint.txs) else None
+
+    @property
+    def senders(self) -> Sequence[object]:
+        """The members, by number."""
+        return [node.id for node in self.joint.nodes] if hasattr(self.joint, "nodes") else []
+
+    def invent(self, liar: SimValidator) -> int | None:
+        """A transaction that was sent before, or none that anyone sent. Calls of the contract that
+        a liar makes up come from its `Site`; whoever draws them too may add them here."""
+        rng, txs = self.net.rng, self.joint.txs
+        return rng.randrange(len(txs)) if txs and rng.random() < 0.7 else rng.randrange(2**32)
+
+    def has_honest_sender(self, number: int) -> bool:
+        """Whether somebody waits for this transaction who may expect to be let in."""
+        return self.joint.nodes[self.joint.txs[number][0]].honest
 
     def validators(self, height: int) -> tuple[Address, ...]:
         """Who validates this height: what the contract says at its parent."""
@@ -181,7 +200,7 @@ class JointWorld(Consortium):
             nodes,
             weather=self.trouble.weather,
             skew_s=self.trouble.skew_s,
-            two_faced=self.trouble.liars,
+            liars=self.trouble.liars,
         )
         self.consensus: Validators = kind(seed, day)
         net: SimNet = self.consensus.net

@@ -1,17 +1,24 @@
-"""A Byzantine validator: it equivocates, sends garbage, withholds, and forges what others ask for.
+"""A Byzantine validator: it says anything to anyone, at any time, or nothing.
 
-It runs the real machine, and spoils what that says on the way out. What it sends is signed with its
-own key or with nobody's: signatures of others it can only replay.
+It runs the real machine, so that it is where the others are, and spoils what that says on the way
+out; beside that it makes up messages of its own (`grammar`). How it behaves is its `Conduct`, drawn
+anew in every life: whom it never answers, how it drips blocks to who is behind, what it leaves out
+as a proposer, how often it contradicts itself. What it sends is signed with its own key or with
+nobody's: signatures of others it can only replay.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from random import Random
 from typing import Any
 
 import msgspec
 
+from harness.grammar import Grammar, is_readable
 from harness.simnet import Port
 from harness.validators import (
     GENESIS_HASH,
@@ -36,46 +43,150 @@ from swarm.chain.messages import (
     signing_digest,
     vote_digest,
 )
+from swarm.chain.sources import FIRST_PATIENCE_S, PATIENCE_S
 from swarm.protocol.state import two_thirds
 from swarm.types import Address
 
-GARBAGE = 0.1
-"""Chance that something senseless goes out beside a message."""
 REMEMBERED = 32
+A_MOMENT_S = 0.1
+"""Just before patience runs out."""
 
 
-class TwoFacedValidator(SimValidator):
+@dataclass(frozen=True)
+class Conduct:
+    """How a liar behaves in one life. Chances are of each occasion."""
+
+    chatter_s: float
+    """Seconds between made-up messages, on average."""
+    repeats: int
+    """How often it says the same, at most."""
+    silent_to: frozenset[Address]
+    """Whom it never answers, and tells nothing."""
+    two_faced: float
+    """Chance that it tells one half of the others one thing and the other half another."""
+    withholds: float
+    """Chance that it keeps a vote or an answer to itself."""
+    boasts: float
+    """Chance that it lies about where it is."""
+    forges: float
+    """Chance that it hands over blocks which nobody decided."""
+    drips_s: float
+    """How long it takes to hand over one block to who asks; 0: all of them at once."""
+    shuns: frozenset[object]
+    """Whose transactions it leaves out of its blocks."""
+    builds_empty: bool
+    """Whether it proposes without any transaction, as long as it leaves some out."""
+
+    @classmethod
+    def drawn(cls, rng: Random, peers: Sequence[Address], senders: Sequence[object]) -> Conduct:
+        """Some conduct; none of its parts is certain, nor excluded."""
+
+        def chance() -> float:
+            return rng.choice((0.0, 0.0, 0.3, 0.6, 1.0))
+
+        def some(all_: Sequence[Any]) -> frozenset[Any]:
+            count = rng.choice((0, 0, 1, 1, len(all_)))
+            return frozenset(rng.sample(list(all_), min(count, len(all_))))
+
+        return cls(
+            chatter_s=rng.choice((0.5, 2.0, 8.0)),
+            repeats=rng.choice((1, 1, 2, 5)),
+            silent_to=some(peers),
+            two_faced=chance(),
+            withholds=rng.choice((0.0, 0.0, 0.2, 1.0)),
+            boasts=chance(),
+            forges=chance(),
+            drips_s=rng.choice((0.0, 0.0, FIRST_PATIENCE_S, PATIENCE_S)),
+            shuns=some(senders),
+            builds_empty=rng.random() < 0.5,
+        )
+
+
+class LyingValidator(SimValidator):
     """Proposes two blocks, votes for everything, never tells why, and believes in nothing."""
 
     def __init__(self, port: Port, world: ValidatorWorld) -> None:
-        self._heard: deque[Any] = deque(maxlen=REMEMBERED)
+        self.heard: deque[Any] = deque(maxlen=REMEMBERED)
+        rng, peers = port.rng, [a for a in world.addresses if a != port.name]
+        self.conduct = Conduct.drawn(rng, peers, world.senders)
         super().__init__(port, world)
+        self._grammar = Grammar(rng, self.keys, self, partial(world.invent, self))
+        self._chatter()
+
+    # What it knows.
+
+    @property
+    def height(self) -> int:
+        """Where it is."""
+        return self.machine.height
+
+    @property
+    def round(self) -> int:
+        """Where it is."""
+        return self.machine.round
+
+    @property
+    def blocks(self) -> Sequence[Block]:
+        """The chain."""
+        return self.chain
+
+    @property
+    def others(self) -> Sequence[Address]:
+        """Whom it can lie to."""
+        return [a for a in self.world.addresses if a != self.port.name]
 
     def receive(self, sender: Address, message: Any) -> None:
-        """Remember what others say, to replay it."""
-        self._heard.append(message)
+        """Remember what others say, to replay it; answer those whom it answers."""
+        self.heard.append(message)
         super().receive(sender, message)
+
+    # What it makes up.
+
+    def _chatter(self) -> None:
+        rng = self.port.rng
+        self.port.call_later(rng.expovariate(1 / self.conduct.chatter_s), self._chatter)
+        message = self._grammar.message()
+        others = self.others
+        count = rng.choice((1, len(others)))
+        self.world.count("made-up messages")
+        for peer in rng.sample(others, min(count, len(others))):
+            for _ in range(rng.randint(1, self.conduct.repeats)):
+                self.say(peer, message)
+
+    def say(self, peer: Address, message: Any) -> None:
+        """Send, as far as it says anything to this peer and the peer could read it."""
+        if peer in self.conduct.silent_to:
+            self.world.count("silence of liars")
+        elif is_readable(message):
+            self.port.send(peer, message)
+        else:
+            self.world.count("unreadable messages of liars")
+
+    # How it spoils what its machine says.
 
     def broadcast(self, message: Any) -> None:
         """Tell one half of the others one thing and the other half another."""
-        rng, peers = self.port.rng, [v for v in self.machine.validators if v != self.port.name]
-        if rng.random() < GARBAGE:
-            self.world.count("garbage from liars")
-            self._send_all(peers, self._garbage())
-        if isinstance(message, Proposal):
+        rng, conduct = self.port.rng, self.conduct
+        peers = [v for v in self.machine.validators if v != self.port.name]
+        if rng.random() < conduct.withholds:
+            self.world.count("withheld votes")
+            return
+        if rng.random() >= conduct.two_faced:
+            self._say_all(peers, message)
+        elif isinstance(message, Proposal):
             self._propose_two(peers, message)
         elif isinstance(message, Prepare | Commit):
             rivals = self.world.rivals.get((message.height, message.round), ())
             for block_hash in sorted({message.block_hash, *rivals}):
-                self._send_all(
+                self._say_all(
                     peers, self._signed(msgspec.structs.replace(message, block_hash=block_hash))
                 )
-        elif isinstance(message, RoundChange) and rng.random() < 0.5:
+        elif isinstance(message, RoundChange):
             forgetful = RoundChange(message.height, message.round, 0, bytes(32), bytes(65))
             self.world.count("forgetful round-changes")
             self._split(peers, message, self._signed(forgetful))
         else:
-            self._send_all(peers, message)
+            self._say_all(peers, message)
 
     def _propose_two(self, peers: list[Address], message: Proposal) -> None:
         """Propose another block to half of the others; in a later round, one without reasons."""
@@ -100,40 +211,35 @@ class TwoFacedValidator(SimValidator):
     def _split(self, peers: list[Address], one: Any, other: Any) -> None:
         self.port.rng.shuffle(peers)
         for index, peer in enumerate(peers):
-            self.port.send(peer, one if index % 2 else other)
+            self.say(peer, one if index % 2 else other)
 
-    def _send_all(self, peers: Iterable[Address], message: Any) -> None:
+    def _say_all(self, peers: Iterable[Address], message: Any) -> None:
         for peer in peers:
-            self.port.send(peer, message)
+            self.say(peer, message)
 
-    def _garbage(self) -> Any:
-        """A message that no honest validator sends."""
-        rng, height = self.port.rng, self.machine.height
-        nothing = rng.randbytes(32)
-        far = rng.choice([0, 1, 5, 10**6])
-        match rng.randrange(7):
-            case 0 if self._heard:
-                return rng.choice(self._heard)
-            case 1:
-                return Proposal(height, self.machine.round, rng.randbytes(20), bytes(65))
-            case 2:
-                return self._signed(Commit(height + far, rng.randrange(3), nothing, bytes(65)))
-            case 3:
-                return self._signed(RoundChange(height, 1 + far, 0, bytes(32), bytes(65)))
-            case 4:
-                return self._signed(self._unproved())
-            case 5:
-                return self.forged_blocks(self.head.height + 1)
-        return Prepare(height, self.machine.round, nothing, rng.randbytes(65))
+    def do(self, command: steps.Command) -> None:
+        """Answer questions about heights with lies."""
+        rng, conduct = self.port.rng, self.conduct
+        if isinstance(command, steps.Send):
+            message = command.message
+            if isinstance(message, Status) and rng.random() < conduct.boasts:
+                head, voted = self._grammar.height(), self._grammar.height()
+                message = msgspec.structs.replace(message, head=head, voted_height=voted)
+                self.world.count("false heights")
+            if rng.random() >= conduct.withholds:
+                self.say(command.to, message)
+        else:
+            super().do(command)
 
-    def _unproved(self) -> RoundChange:
-        """A round-change that names a block as prepared, by nobody but this liar."""
-        block = make_block(self.head, self.head.timestamp, self.port.name, ())
-        height = self.machine.height
-        vote = self._signed(Prepare(height, 0, block.hash, bytes(65)))
-        assert isinstance(vote, Prepare)
-        prepares = (vote,) * two_thirds(len(self.machine.validators))
-        return RoundChange(height, 1, 1, block.hash, bytes(65), block.payload, prepares)
+    # Blocks: what it proposes, and what it hands over.
+
+    def choose(self) -> Iterable[int]:
+        """Leave some members out."""
+        shunned = [n for n in self.pool if self.world.sender_of(n) in self.conduct.shuns]
+        if not shunned:
+            return self.pool
+        self.world.count("blocks that leave members out")
+        return () if self.conduct.builds_empty else self.pool.difference(shunned)
 
     def forged_blocks(self, first: int) -> Blocks:
         """A block that nobody decided, with a certificate that bears one seal many times."""
@@ -142,20 +248,20 @@ class TwoFacedValidator(SimValidator):
         seal = self._signed(Commit(block.height, 0, block.hash, bytes(65))).signature
         seals = (seal,) * two_thirds(len(self.machine.validators))
         certificate = Certificate(block.height, 0, block.hash, seals)
-        return Blocks(10**6, (CertifiedBlock(block.payload, encode(certificate)),))
+        return Blocks(2**53, (CertifiedBlock(block.payload, encode(certificate)),))
 
-    def send_blocks(self, to: Address, first: int) -> None:
-        """Hand a forged block to who asks, now and then."""
-        if self.port.rng.random() < 0.3:
+    def answer(self, peer: Address, first: int) -> None:
+        """Forge, drip, or hand over what was asked for; or nothing."""
+        rng, conduct = self.port.rng, self.conduct
+        if rng.random() < conduct.forges:
             self.world.count("forged blocks")
-            self.port.send(to, self.forged_blocks(first))
-        else:
-            super().send_blocks(to, first)
-
-    def do(self, command: steps.Command) -> None:
-        """Answer questions about heights with lies."""
-        if isinstance(command, steps.Send) and isinstance(command.message, Status):
-            height = self.port.rng.choice([0, 10**6])
-            lie = msgspec.structs.replace(command.message, head=height, voted_height=height)
-            command = steps.Send(command.to, lie)
-        super().do(command)
+            self.say(peer, self.forged_blocks(first))
+        elif rng.random() >= conduct.withholds:
+            message = self._blocks_from(first)
+            if conduct.drips_s:
+                self.world.count("drips")
+                message = Blocks(2**53, message.blocks[:1])
+                wait_s = conduct.drips_s - A_MOMENT_S
+                self.port.call_later(wait_s, partial(self.say, peer, message))
+            else:
+                self.say(peer, message)

@@ -7,7 +7,7 @@ rougher than usual, so that the occasion on which the rule matters comes soon.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,6 +20,7 @@ from swarm.chain.block import Block
 from swarm.chain.justification import Verifier
 from swarm.chain.messages import COMMIT, Certificate, Commit
 from swarm.chain.qbft import QBFT
+from swarm.chain.sources import FIRST_PATIENCE_S, Sources
 from swarm.errors import ContractError, SwarmError
 from swarm.protocol import machine as m
 from swarm.protocol.election import commitment_to
@@ -111,6 +112,38 @@ class TrustsPeers(Peer):
 
     def check_imported(self, block: Block, certificate: Certificate) -> None:
         """Believe."""
+
+
+class KeepsTheCensor(QBFT):
+    """Whoever leaves out what waits keeps the turn."""
+
+    def _pass_over(self, unfair: frozenset[Address]) -> None:
+        pass
+
+
+class AsksOneForEver(Sources):
+    """The first of those that say they are ahead is asked, whether or not it ever answers."""
+
+    def next(self, head: int, connected: Collection[Address], now_s: float) -> Address | None:
+        """Ask it again and again."""
+        able = self._ahead_of(head)
+        if not able or now_s < self._until_s:
+            return None
+        self._until_s = now_s + FIRST_PATIENCE_S
+        return able[0]
+
+    def due_s(self, head: int, connected: Collection[Address]) -> float:
+        """When its time is over."""
+        return self._until_s if self._ahead_of(head) else float("inf")
+
+    def _ahead_of(self, head: int) -> list[Address]:
+        return sorted(p for p, source in self._known.items() if source.height > head)
+
+
+class TrustsClaims(Peer):
+    """A height is believed of whoever says it."""
+
+    sources_class = AsksOneForEver
 
 
 # In the contract.
@@ -379,6 +412,8 @@ FAULTS: Sequence[Fault] = (
     Fault(NoStartupCheck, "sent two|forgot the block", trouble=FORGETFUL),
     Fault(UncheckedJustification, "a quorum may have decided", 1, WINDY),
     Fault(TrustsPeers, "two blocks at height", 1),
+    Fault(TrustsClaims, "does not catch up|after the heal", 1, CRASHY),
+    Fault(KeepsTheCensor, "is left out by", 1),
     Fault(HalfIsEnough, "without more than half"),
     Fault(SelfQuorum, "without more than half"),
     Fault(LateSubmit, "after the close", 1),

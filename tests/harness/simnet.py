@@ -285,6 +285,11 @@ class SimNet:
         for a, b in sorted({(min(pair), max(pair)) for pair in mended}):
             self._connect_soon(a, b)
 
+    @property
+    def is_cut(self) -> bool:
+        """Whether any link is cut now."""
+        return bool(self._cut)
+
     def linked(self, a: Name, b: Name) -> bool:
         """Whether a connection, which needs both directions, holds between two nodes."""
         return (a, b) not in self._cut and (b, a) not in self._cut

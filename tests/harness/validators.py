@@ -14,9 +14,10 @@ from typing import Any, Protocol
 
 import msgspec
 
-from harness.simnet import Port, Timer
+from harness.simnet import Port, Timer, Violation
 from swarm.chain import steps
 from swarm.chain.block import Block
+from swarm.chain.censorship import Overlooked
 from swarm.chain.messages import (
     Blocks,
     Certificate,
@@ -31,6 +32,7 @@ from swarm.chain.messages import (
     encode,
 )
 from swarm.chain.qbft import QBFT
+from swarm.chain.sources import Sources
 from swarm.chain.startup import decode_record, encode_record
 from swarm.errors import ProtocolViolation
 from swarm.types import NO_ADDRESS, Address, Digest
@@ -40,6 +42,10 @@ SYNC_BLOCKS = 16
 """Blocks in one answer; less than in life, so that days of a minute need several."""
 FAR_BEHIND = 20
 """Who is handed this many blocks in its life has been away for long, or is new."""
+
+
+BUGS = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+"""What no message may raise in a node: it would end."""
 
 
 class SimKeys:
@@ -122,11 +128,25 @@ class ValidatorWorld(Protocol):
 
     rivals: dict[tuple[int, int], tuple[Digest, Digest]]
     """The two blocks that a liar proposed at a height in a round."""
+    liars: frozenset[Address]
 
     @property
     def addresses(self) -> Sequence[Address]: ...
 
     def validators(self, height: int) -> tuple[Address, ...]: ...
+
+    @property
+    def senders(self) -> Sequence[object]:
+        """Whom a liar may leave out."""
+
+    def sender_of(self, number: int) -> object:
+        """Whose transaction this is; None: there is none of this number."""
+
+    def has_honest_sender(self, number: int) -> bool: ...
+
+    def invent(self, liar: SimValidator) -> int | None:
+        """The number of a transaction that a liar makes up; None: it has no idea."""
+
     def count(self, what: str) -> None: ...
     def note_vote(self, node: SimValidator, vote: Any) -> None: ...
     def note_commit(self, node: SimValidator, block: Block, certificate: Certificate) -> None: ...
@@ -137,6 +157,7 @@ class SimValidator:
 
     machine_class: type[QBFT] = QBFT
     stores_before_sending = True
+    sources_class: type[Sources] = Sources
 
     def __init__(self, port: Port, world: ValidatorWorld) -> None:
         self.port = port
@@ -148,6 +169,9 @@ class SimValidator:
         self.included: set[int] = set()
         self._timers: dict[str, Timer] = {}
         self._busy_until_s = 0.0
+        self._sources = self.sources_class()
+        self._fetches_at_s = float("inf")
+        self._overlooked = Overlooked[int]()
         while stored := port.disk.get(f"block {len(self.chain)}"):
             self._append(*stored)
         self._caught_up = 0
@@ -179,7 +203,7 @@ class SimValidator:
                 case Transactions(raw=raw):
                     self.learn(int.from_bytes(number, "big") for number in raw)
                 case GetBlocks(first=first):
-                    self.send_blocks(sender, first)
+                    self.answer(sender, first)
                 case Blocks():
                     self._import(sender, message)
                 case _:
@@ -200,7 +224,8 @@ class SimValidator:
 
     def learn(self, numbers: Iterable[int]) -> None:
         """Take transactions into the pool."""
-        new = set(numbers) - self.included - self.pool
+        sender_of = self.world.sender_of
+        new = {n for n in set(numbers) - self.included - self.pool if sender_of(n) is not None}
         if new:
             self.pool |= new
             self.step(steps.TransactionsPending())
@@ -224,7 +249,11 @@ class SimValidator:
 
     def step(self, event: steps.Event) -> None:
         """Give the machine one event and do what it says."""
-        for command in self.machine.handle(event, self.port.clock_s):
+        try:
+            commands = self.machine.handle(event, self.port.clock_s)
+        except BUGS as error:
+            raise Violation(f"{self.port.label(self.port.name)} ends: {error!r}") from error
+        for command in commands:
             self.do(command)
 
     def later(self, work_s: float, event: Callable[[], steps.Event]) -> None:
@@ -243,9 +272,7 @@ class SimValidator:
             case steps.StoreVote(token, record):
                 self._store(token, encode_record(record))
             case steps.ExecuteBlock(block):
-                self.later(
-                    0.003, lambda: steps.BlockExecuted(block.hash, block.parent == self.head.hash)
-                )
+                self.later(0.003, lambda: steps.BlockExecuted(block.hash, self._is_valid(block)))
             case steps.BuildBlock():
                 self.later(0.003, lambda: self._build(command))
             case steps.CommitBlock(block, certificate):
@@ -257,8 +284,9 @@ class SimValidator:
                 )
             case steps.CancelTimer(name):
                 self._cancel(name)
-            case steps.RequestBlocks(peer, first):
-                self.port.send(peer, GetBlocks(first))
+            case steps.RequestBlocks(peer, height):
+                self._sources.claim(peer, height)
+                self._fetch()
             case steps.SendBlocks(to, first):
                 self.send_blocks(to, first)
             case steps.Report(subject, text):
@@ -287,8 +315,22 @@ class SimValidator:
     def _build(self, command: steps.BuildBlock) -> steps.BlockBuilt:
         block = None
         if self.head.height + 1 == command.height and (self.pool or command.round > 0):
-            block = make_block(self.head, command.timestamp, self.port.name, self.pool)
+            block = make_block(self.head, command.timestamp, self.port.name, self.choose())
         return steps.BlockBuilt(command.height, command.round, block)
+
+    def choose(self) -> Iterable[int]:
+        """What goes into this node's block: all that waits."""
+        return self.pool
+
+    def _is_valid(self, block: Block) -> bool:
+        """Whether this block may follow the head: nothing unknown in it, and nothing twice."""
+        held = transactions_of(block)
+        return (
+            block.parent == self.head.hash
+            and len(set(held)) == len(held)
+            and self.included.isdisjoint(held)
+            and all(self.world.sender_of(number) is not None for number in held)
+        )
 
     def _cancel(self, name: str) -> None:
         if name in self._timers:
@@ -296,14 +338,19 @@ class SimValidator:
 
     # The chain.
 
-    def _commit(self, block: Block, certificate: Certificate) -> None:
+    def _commit(self, block: Block, certificate: Certificate, *, imported: bool = False) -> None:
         if block.height != self.head.height + 1:
             return
         self.port.disk.put(f"block {block.height}", (block, certificate))
         self._append(block, certificate)
         self.port.log(f"commits {block.height} {block.hash.hex()[:8]}")
         self.world.note_commit(self, block, certificate)
-        self._advance(sealed=self._bears_our_seal(certificate))
+        unfair = frozenset[Address]()
+        if not imported:
+            validators = len(self.world.validators(block.height))
+            room = dict.fromkeys(self.pool, True)
+            unfair = self._overlooked.note_block(block.proposer, room, validators)
+        self._advance(sealed=self._bears_our_seal(certificate), unfair=unfair)
         if block.proposer == self.port.name:
             self._push()
 
@@ -313,9 +360,10 @@ class SimValidator:
         self.included.update(transactions_of(block))
         self.pool -= self.included
 
-    def _advance(self, *, sealed: bool = False) -> None:
+    def _advance(self, *, sealed: bool = False, unfair: frozenset[Address] = frozenset()) -> None:
         validators = self.world.validators(self.head.height + 1)
-        self.step(steps.HeadAdvanced(self.head, validators, bool(self.pool), sealed))
+        pending = bool(self.pool)
+        self.step(steps.HeadAdvanced(self.head, validators, pending, sealed, unfair=unfair))
 
     def _push(self) -> None:
         """Hand our block to the members that follow without voting."""
@@ -330,32 +378,57 @@ class SimValidator:
         heights = range(1, len(self.chain))
         return max((h for h in heights if self._bears_our_seal(self.certificates[h])), default=0)
 
+    def answer(self, peer: Address, first: int) -> None:
+        """Somebody asks for blocks: it gets them, or hears that there are none."""
+        self.port.send(peer, self._blocks_from(first))
+
     def send_blocks(self, to: Address, first: int) -> None:
         """Hand over certified blocks, as many as one message holds."""
+        message = self._blocks_from(first)
+        if message.blocks:
+            self.port.send(to, message)
+
+    def _blocks_from(self, first: int) -> Blocks:
         last = min(self.head.height, first + SYNC_BLOCKS - 1)
         blocks = [
             CertifiedBlock(self.chain[h].payload, encode(self.certificates[h]))
             for h in range(max(first, 1), last + 1)
         ]
-        if blocks:
-            self.port.send(to, Blocks(self.head.height, tuple(blocks)))
+        return Blocks(self.head.height, tuple(blocks))
+
+    def _fetch(self) -> None:
+        """Ask for blocks that we lack, if it is somebody's turn, and look again when it is due."""
+        head, everyone, now_s = self.head.height, self.world.addresses, self.port.clock_s
+        peer = self._sources.next(head, everyone, now_s)
+        if peer is not None:
+            self.port.send(peer, GetBlocks(head + 1))
+        due_s = self._sources.due_s(head, everyone)
+        if due_s < self._fetches_at_s:
+            self._fetches_at_s = due_s
+            self.port.call_later(due_s - now_s, self._fetch_again)
+
+    def _fetch_again(self) -> None:
+        self._fetches_at_s = float("inf")
+        self._fetch()
 
     def _import(self, sender: Address, message: Blocks) -> None:
         before = self.head.height
-        for item in message.blocks:
-            block = read_block(item.block)
-            if block.height != self.head.height + 1:
-                continue
-            certificate = decode_certificate(item.certificate)
-            self.check_imported(block, certificate)
-            self._commit(block, certificate)
-        imported = self.head.height - before
-        if imported > 1:
-            if self._caught_up < FAR_BEHIND <= self._caught_up + imported:
-                self.world.count("syncs from far behind")
-            self._caught_up += imported
-        if imported and message.head > self.head.height:
-            self.port.send(sender, GetBlocks(self.head.height + 1))
+        try:
+            for item in message.blocks:
+                block = read_block(item.block)
+                if block.height != self.head.height + 1:
+                    continue
+                certificate = decode_certificate(item.certificate)
+                self.check_imported(block, certificate)
+                self._commit(block, certificate, imported=True)
+        finally:
+            imported = self.head.height - before
+            self._sources.answered(sender, imported, message.head, self.port.clock_s)
+            if imported > 1:
+                if self._caught_up < FAR_BEHIND <= self._caught_up + imported:
+                    self.world.count("syncs from far behind")
+                self._caught_up += imported
+            self._fetch()
 
     def check_imported(self, block: Block, certificate: Certificate) -> None:
         """Raise ProtocolViolation unless the validators of this height decided this block."""

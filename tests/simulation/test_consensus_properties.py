@@ -50,7 +50,7 @@ def test_crashes_and_bad_links_cost_neither_safety_nor_progress(validators, seed
 
 @pytest.mark.parametrize(("validators", "liars", "seeds"), [(4, 1, 25), (7, 2, 5)])
 def test_lying_validators_below_a_third_do_no_harm(validators, liars, seeds):
-    counted = live_all(range(seeds), Day(validators=validators, two_faced=liars))
+    counted = live_all(range(seeds), Day(validators=validators, liars=liars))
     assert counted["two-faced proposals"] > 0
     assert counted["forgetful round-changes"] > 0
 
@@ -62,7 +62,7 @@ def test_a_validator_whose_votes_were_lost_never_contradicts_itself(validators, 
 
 
 def test_the_same_seed_gives_the_same_trace():
-    day = Day(two_faced=1)
+    day = Day(liars=1)
     assert live(5, day).net.trace == live(5, day).net.trace
     assert live(5, day).net.trace != live(6, day).net.trace
 
