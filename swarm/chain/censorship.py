@@ -46,13 +46,17 @@ class Overlooked(Generic[Name]):
     def __init__(self) -> None:
         self._waits: dict[Name, _Wait] = {}
 
+    def knows(self, name: Name) -> bool:
+        """Whether this one waited at the block before."""
+        return name in self._waits
+
     def note_block(
         self, proposer: Address, waiting: Mapping[Name, bool], validators: int
     ) -> frozenset[Address]:
         """A block was decided; return who should not propose next.
 
-        waiting: what could be in the next block now, and for each whether there was room for it in
-        this one. validators: how many decided.
+        waiting: what could be in the next block now, and for each that was known before whether
+        there was room for it in this one. validators: how many decided.
         """
         known, enough = self._waits, faulty(validators) + 1
         self._waits = {name: known.get(name) or _Wait() for name in waiting}
@@ -91,7 +95,7 @@ def has_room(
         taken[transaction.sender] = taken.get(transaction.sender, 0) + 1
         if taken[transaction.sender] <= turn + 1:
             fair.append(transaction)
-    return _fits(fair, sum(t.gas for t in fair), left_out, rules)
+    return len(fair) < len(held) and _fits(fair, sum(t.gas for t in fair), left_out, rules)
 
 
 def _fits(held: Sequence[Transaction], gas_used: int, more: Transaction, rules: ChainRules) -> bool:

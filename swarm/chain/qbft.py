@@ -230,7 +230,7 @@ class QBFT:
         self._tally: Counter[tuple[int, int, bytes]] = Counter()
         self._changes: dict[Address, RoundChange] = {}
         self._lock: Lock | None = None
-        self._heard: set[int] = set()
+        self._heard: dict[int, bytes | None] = {}  # by round: the proposed block, if it matters yet
         self._ahead.clear()
         self._reported.clear()
         self._enter_round(0)
@@ -269,6 +269,7 @@ class QBFT:
         self._proposal: Block | None = None
         self._own_proposal: Proposal | None = None
         self._building = False
+        self._heard = dict.fromkeys(self._heard)
         if round_number:
             self._cancel("round")
 
@@ -333,7 +334,8 @@ class QBFT:
                 f"0x{sender.hex()} proposes at height {self.height} in round {proposal.round}, "
                 f"whose proposer is 0x{self.proposer(proposal.round).hex()}"
             )
-        if proposal.round < self.round and proposal.round in self._heard:
+        was_heard = proposal.round in self._heard
+        if was_heard and self._heard[proposal.round] in (None, proposal.block):
             return
         block = self._verify.decode(proposal.block)
         digest = signing_digest(
@@ -341,9 +343,9 @@ class QBFT:
         )
         if self._keys.recover(digest, proposal.signature) != sender:
             raise ProtocolViolation(f"a proposal is not signed by its sender 0x{sender.hex()}")
-        if proposal.round == self.round and self._proposal is not None:
-            if self._proposal.hash != block.hash:
-                self._report(sender, proposal.round, "proposed two blocks")
+        if was_heard:
+            self._report(sender, proposal.round, "proposed two blocks")
+            self._heard[proposal.round] = None
             return
         if block.height != self.height or block.parent != self._parent.hash:
             raise ProtocolViolation(
@@ -360,7 +362,8 @@ class QBFT:
             )
         if proposal.round < self.round:
             # Not voted on any more; but the others may decide it.
-            self._keep(proposal.round, block)
+            self._heard[proposal.round] = None
+            self._keep(block)
             self._check_decided()
             return
         if required is None:
@@ -398,7 +401,8 @@ class QBFT:
     def _accept(self, block: Block) -> None:
         """Take this block as the round's proposal."""
         self._proposal = block
-        self._keep(self.round, block)
+        self._heard[self.round] = block.payload
+        self._keep(block)
         self._start_round_timer()
         if self._check_decided():
             return
@@ -407,9 +411,8 @@ class QBFT:
         else:
             self._do(ExecuteBlock(block))
 
-    def _keep(self, round_number: int, block: Block) -> None:
+    def _keep(self, block: Block) -> None:
         """Remember a round's first proposal, which may be decided yet."""
-        self._heard.add(round_number)
         self._blocks[block.hash] = block
         if len(self._blocks) > BLOCKS_PER_HEIGHT:
             del self._blocks[next(iter(self._blocks))]

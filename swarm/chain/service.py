@@ -464,11 +464,12 @@ class ChainService:
     def _unfair(self, block: Block) -> frozenset[Address]:
         """Who has left out for too long what waits here, now that this block is decided."""
         first = self._pool.first_of_each()
-        room = {}
-        if first:
+        room = dict.fromkeys((t.hash for t in first), False)
+        known = [t for t in first if self._overlooked.knows(t.hash)]
+        if known:
             held, gas_used = self._engine.content(block)
             rules = self._engine.rules
-            room = {t.hash: has_room(held, gas_used, t, rules) for t in first}
+            room |= {t.hash: has_room(held, gas_used, t, rules) for t in known}
         validators = len(self._engine.validators(block.height))
         return self._overlooked.note_block(block.proposer, room, validators)
 

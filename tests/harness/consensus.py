@@ -68,7 +68,7 @@ class FairnessReferee:
     others act, and each liar after it one; `SLACK` is for those that are fetching a block then.
     """
 
-    SLACK = 2
+    SLACK = 1
 
     def __init__(self, world: ConsensusWorld) -> None:
         self._world = world

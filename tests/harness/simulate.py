@@ -5,10 +5,10 @@
     python -m tests.campaigns simulate --planted
 
 Prints what was covered and how fast; exits with 1 and the story of the first seed that breaks a
-promise. A day of less than 20 blocks and 5 rounds proves little: that is an error, too. Lying members
-are part of every day but each fourth, where the number of nodes allows it (less than a third of
-them); on the others the faults that are tolerated are honest: lost votes, members that leave.
-`--liars` fixes how many. The same seed gives the same day, on every machine.
+promise. A day of less than 20 blocks and 5 rounds proves little: that is an error, too. Lying
+members are part of every day but each fourth, where the number of nodes allows it (less than a
+third of them); on the others the faults that are tolerated are honest: lost votes, members that
+leave. `--liars` fixes how many. The same seed gives the same day, on every machine.
 
 `--planted` asks whether the simulator would notice: it plants the known faults of
 `harness.planted`, one after another, and tells which seed finds each.
@@ -227,7 +227,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--seeds", type=int, default=100, help="how many days (default: 100)")
     made.add_argument("--first", type=int, default=0, help="the first seed (default: 0)")
     made.add_argument("--nodes", type=int, default=4, help="founding members (default: 4)")
-    made.add_argument("--liars", type=int, help="Byzantine members (default: on three days of four)")
+    made.add_argument(
+        "--liars", type=int, help="Byzantine members (default: on three days of four)"
+    )
     made.add_argument("--seed", type=int, help="this seed only")
     made.add_argument("--story", action="store_true", help="tell all that happened")
     made.add_argument("--evm", action="store_true", help="the real contract, on an EVM: slower")

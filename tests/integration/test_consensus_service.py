@@ -17,13 +17,23 @@ from swarm.chain.block import InvalidTransaction, Transaction
 from swarm.chain.contract import artifact
 from swarm.chain.engine import Engine
 from swarm.chain.genesis import make_genesis
-from swarm.chain.messages import Blocks, check_certificate, decode, decode_certificate, encode
+from swarm.chain.messages import (
+    Blocks,
+    GetBlocks,
+    Prepare,
+    Status,
+    check_certificate,
+    decode,
+    decode_certificate,
+    encode,
+)
 from swarm.chain.override import Override, SignedOverride
 from swarm.chain.pool import Pool
 from swarm.chain.service import VOTE_KEY, ChainService, open_chain, recover_votes
 from swarm.chain.signer import NodeKeys
 from swarm.chain.startup import decode_record
 from swarm.chain.store import VoteStore
+from swarm.chain.sync import certified_blocks
 from swarm.types import Address, Digest
 
 DEADLINE_S = 20
@@ -465,3 +475,178 @@ def test_a_signed_override_lets_three_of_five_go_on_and_takes_back_who_returns(t
                 assert len(heads(sites)) == 1
 
     run(live)
+
+
+# One lying member.
+
+FAR = 2**53
+
+
+class Liar:
+    """Stands in for a node: claims an absurd height, and does nothing else than `answer` does."""
+
+    def __init__(self, hub: Hub, address: Address, answer=lambda peer, message: None) -> None:
+        self.hub, self.address, self.answer = hub, address, answer
+        self.asked = 0
+        hub.running[address] = self
+
+    def say(self, peer: Address, message) -> None:
+        self.hub.running[peer].receive(self.address, encode(message))
+
+    def peer_connected(self, peer: Address) -> None:
+        pass
+
+    def receive(self, sender: Address, payload: bytes) -> None:
+        message = decode(payload)
+        self.asked += isinstance(message, GetBlocks)
+        self.answer(sender, message)
+
+
+CLAIMS = (Prepare(FAR, 0, bytes(32), bytes(65)), Status(FAR, FAR))
+
+
+async def fall_behind(sites: Sites, stack: AsyncExitStack, bad: Site, lagging: Site):
+    """All but `bad` and `lagging` run, whose chains are returned; `lagging` has missed a block."""
+    good = [site for site in sites.all if site not in (bad, lagging)]
+    chains = [await stack.enter_async_context(site.run()) for site in good]
+    async with bad.run():
+        async with lagging.run() as chain:
+            await chain.submit(lagging.sign())
+            await sites.reach(1)
+        await chains[0].submit(good[0].sign())
+        await sites.reach(2)
+    return chains
+
+
+@pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: type(claim).__name__)
+def test_a_node_that_restarts_behind_catches_up_whatever_a_silent_member_claims(tmp_path, claim):
+    async def test() -> None:
+        sites = Sites(tmp_path, 5)
+        bad, lagging, *_ = sorted(sites.all, key=lambda site: site.address)
+        async with AsyncExitStack() as stack:
+            await fall_behind(sites, stack, bad, lagging)
+            liar = Liar(sites.hub, bad.address)
+            chain = await stack.enter_async_context(lagging.run())
+            liar.say(lagging.address, claim)
+            await until(lambda: chain.head.height == 2)
+            del sites.hub.running[bad.address]
+
+    run(test)
+
+
+def test_four_validators_with_a_liar_go_on_after_an_honest_one_restarted_behind(tmp_path):
+    async def test() -> None:
+        sites = Sites(tmp_path, 4)
+        bad, lagging, *good = sorted(sites.all, key=lambda site: site.address)
+        async with AsyncExitStack() as stack:
+            chains = await fall_behind(sites, stack, bad, lagging)
+            liar = Liar(sites.hub, bad.address)
+            stack.callback(sites.hub.running.pop, bad.address)
+            chain = await stack.enter_async_context(lagging.run())
+            liar.say(lagging.address, CLAIMS[0])
+            await chains[0].submit(good[0].sign())
+            await until(lambda: min(c.head.height for c in (chain, *chains)) == 3)
+            assert liar.asked <= 3
+
+    run(test)
+
+
+def test_blocks_of_no_use_keep_nobody_elses_from_being_read(tmp_path):
+    async def test() -> None:
+        sites = Sites(tmp_path, 4)
+        bad, lagging, *good = sorted(sites.all, key=lambda site: site.address)
+        async with AsyncExitStack() as stack:
+            chains = await fall_behind(sites, stack, bad, lagging)
+            useless = Blocks(FAR, certified_blocks(good[0].engine, 1).blocks[:1] * 64)
+            liar = Liar(sites.hub, bad.address)
+            stack.callback(sites.hub.running.pop, bad.address)
+            chain = await stack.enter_async_context(lagging.run())
+            with trio.fail_after(DEADLINE_S):
+                while chain.head.height < 2:
+                    for _ in range(20):
+                        liar.say(lagging.address, useless)
+                    await trio.sleep(0.01)
+            await chains[0].submit(good[0].sign())
+            await until(lambda: min(c.head.height for c in (chain, *chains)) == 3)
+
+    run(test)
+
+
+def test_a_flood_of_questions_is_answered_one_at_a_time_and_others_in_between(tmp_path):
+    async def test() -> None:
+        sites = Sites(tmp_path, 4)
+        bad, asking, *good = sites.all
+        async with AsyncExitStack() as stack:
+            chains = [await stack.enter_async_context(site.run()) for site in good]
+            async with bad.run(), asking.run():
+                await chains[0].submit(good[0].sign())
+                await sites.reach(1)
+            answered: list[Address] = []
+            liar, other = (
+                Liar(
+                    sites.hub,
+                    site.address,
+                    lambda peer, message, site=site: (
+                        isinstance(message, Blocks) and answered.append(site.address)
+                    ),
+                )
+                for site in (bad, asking)
+            )
+            for _ in range(service.MESSAGES_PER_TURN * 10):
+                liar.say(good[0].address, GetBlocks(1))
+            other.say(good[0].address, GetBlocks(1))
+            await until(lambda: asking.address in answered)
+            assert answered.index(asking.address) <= 2
+            for site in (bad, asking):
+                del sites.hub.running[site.address]
+
+    run(test)
+
+
+def test_a_node_that_has_no_such_blocks_says_so(tmp_path):
+    async def test() -> None:
+        sites = Sites(tmp_path, 2)
+        heard: list[Blocks] = []
+        async with sites.all[0].run():
+            other = Liar(
+                sites.hub, sites.all[1].address, lambda peer, message: heard.append(message)
+            )
+            other.say(sites.all[0].address, GetBlocks(7))
+            await until(lambda: Blocks(0, ()) in heard)
+            del sites.hub.running[other.address]
+
+    run(test)
+
+
+def test_a_proposer_that_leaves_a_member_out_loses_the_turn_after_two_blocks(tmp_path):
+    async def test() -> None:
+        sites = Sites(tmp_path, 4)
+        async with AsyncExitStack() as stack:
+            chains = [await stack.enter_async_context(site.run()) for site in sites.all]
+            await chains[1].submit(sites.all[1].sign())
+            await sites.reach(1)
+            censor = next(s for s in sites.all if s.address == chains[0].head.proposer)
+            victim, *others = (s for s in sites.all if s is not censor)
+            pool = sites.hub.running[censor.address]._pool
+            everything = pool.pending
+
+            def without_the_victim() -> tuple[bytes, ...]:
+                waiting = everything()
+                kept = [r for r in waiting if censor.engine.inspect(r).sender != victim.address]
+                return tuple(kept)
+
+            pool.pending = without_the_victim
+            chain = sites.hub.running[victim.address]
+            await chain.submit(victim.sign())
+            nonce = victim.engine.nonce(victim.address)
+            while victim.engine.nonce(victim.address) == nonce:
+                height = chain.head.height
+                await sites.hub.running[others[0].address].submit(others[0].sign())
+                await sites.reach(height + 1)
+                assert height <= 1 + 3, "one block it may not have known of, and f+1"
+            assert chain.head.proposer != censor.address
+            await sites.hub.running[others[0].address].submit(others[0].sign())
+            await sites.reach(chain.head.height + 1)
+            assert chain.head.proposer != censor.address, "the turn does not fall back to it"
+
+    run(test)

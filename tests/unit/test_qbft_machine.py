@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -18,7 +19,9 @@ from harness.validators import (
 from swarm.chain import qbft, steps
 from swarm.chain.block import Block
 from swarm.chain.messages import (
+    MAX_BLOCK_BYTES,
     PROPOSAL,
+    Certificate,
     Commit,
     Prepare,
     Proposal,
@@ -334,6 +337,95 @@ def test_the_parents_proposer_goes_first_and_the_turn_passes_now_and_then():
     assert node.machine.proposer(0) == D
 
 
+def after_two_blocks_of(proposer, unfair, address=B):
+    """A node at height 3; whoever is `unfair` has left out for too long what waits here."""
+    first = block_of(proposer, 1)
+    node = Node(address, head=first, record=VoteRecord(1))
+    second = block_of(proposer, 2, parent=first)
+    node.step(steps.HeadAdvanced(second, FOUR, True, unfair=frozenset(unfair)))
+    return node, second
+
+
+def test_a_proposer_that_leaves_somebody_out_loses_the_turn_before_it_proposes():
+    node, parent = after_two_blocks_of(A, {A})
+    assert [(c.height, c.round) for c in node.said(RoundChange)] == [(3, 1)]
+    node.hear(A, proposal(A, block_of(A, 3, parent=parent)))
+    assert not node.said(Prepare)
+    for voter in (C, D):
+        node.hear(voter, round_change(voter, 1, height=3))
+    build = node.did(steps.BuildBlock)[-1]
+    assert (build.height, build.round, node.machine.proposer(1)) == (3, 1, B)
+
+
+def test_the_turn_does_not_fall_back_to_who_lost_it():
+    node, parent = after_two_blocks_of(A, {A})
+    third = block_of(B, 3, parent=parent)
+    node.step(steps.HeadAdvanced(third, FOUR, True))
+    assert node.machine.proposer(0) == B
+    node.step(steps.HeadAdvanced(block_of(B, 4, parent=third), FOUR, True, unfair=frozenset({A})))
+    assert node.machine.round == 0, "who is not to propose now is not passed over"
+
+
+def test_nobody_passes_itself_over_nor_anyone_while_it_may_not_vote():
+    node, _ = after_two_blocks_of(A, {A}, address=A)
+    assert node.machine.round == 0
+    follower, _ = after_two_blocks_of(A, {A}, address=sim_address(7))
+    assert not follower.said(RoundChange)
+
+
+def test_no_block_is_refused_for_what_it_leaves_out():
+    node, parent = after_two_blocks_of(A, {A})
+    block = block_of(A, 3, parent=parent)
+    prepares = [prepare(v, block) for v in (A, C, D)]
+    changes = [
+        round_change(A, 1, height=3),
+        round_change(C, 1, height=3, locked=block, prepares=prepares),
+        round_change(D, 1, height=3),
+    ]
+    node.hear(C, changes[1])
+    node.hear(D, changes[2])
+    assert read_block(node.said(Proposal)[-1].block) == block, "the others had prepared it"
+    assert node.said(Prepare)[-1].block_hash == block.hash
+
+
+def test_who_complains_alone_still_takes_the_block_that_the_others_decide():
+    node, parent = after_two_blocks_of(A, {A})
+    block = block_of(A, 3, parent=parent)
+    node.hear(A, proposal(A, block))
+    for voter in (A, C, D):
+        node.hear(voter, commit(voter, block))
+    assert [c.block for c in node.did(steps.CommitBlock)] == [block]
+
+
+def test_of_each_round_one_proposal_is_read_and_its_rival_once():
+    node, one = Node(), block_of(A, 1)
+    node.hear(A, proposal(A, one))
+    decoded = []
+    verifier = node.machine._verify
+    node.machine._verify = replace(verifier, decode=lambda p: decoded.append(p) or read_block(p))
+    for _ in range(5):
+        node.hear(A, proposal(A, one))
+    assert not decoded
+    for number in range(2, 20):
+        node.hear(A, proposal(A, block_of(A, number)))
+    assert len(decoded) == 1
+    assert [r.text for r in node.did(steps.Report)] == ["proposed two blocks"]
+
+
+def test_more_signatures_than_validators_are_refused_unread():
+    node, block = Node(), block_of(A, 1)
+    proof = [prepare(C, block)] * 5
+    recovered = []
+    keys = SimpleNamespace(recover=lambda d, s: recovered.append(s) or SimKeys(B).recover(d, s))
+    node.machine._verify = replace(node.machine._verify, keys=keys)
+    with pytest.raises(ProtocolViolation, match="5 prepares of 4 validators"):
+        node.hear(C, round_change(C, 1, locked=block, prepares=proof))
+    assert len(recovered) == 1
+    seals = tuple(commit(v, block).signature for v in (A, B, C, D, A))
+    with pytest.raises(ProtocolViolation, match="5 seals of 4 validators"):
+        check_certificate(Certificate(1, 0, block.hash, seals), GENESIS_HASH, FOUR, SimKeys(B))
+
+
 def test_own_votes_are_sent_again_to_whoever_connects_and_every_two_seconds():
     node, block = Node(), block_of(A, 1)
     node.hear(A, proposal(A, block))
@@ -372,7 +464,17 @@ def test_a_peer_that_is_behind_gets_blocks_and_one_that_is_ahead_is_asked():
     node.hear(C, round_change(C, 1, height=1))
     assert node.did(steps.SendBlocks) == [steps.SendBlocks(C, 1)]
     node.hear(D, Status(9, 9))
-    assert node.did(steps.RequestBlocks) == [steps.RequestBlocks(D, 2)]
+    assert node.did(steps.RequestBlocks) == [steps.RequestBlocks(D, 9)]
+
+
+def test_who_is_one_block_ahead_is_asked_for_it_only_if_ours_does_not_come_soon():
+    node, first = Node(), block_of(A, 1)
+    node.hear(C, round_change(C, 1, height=2))
+    assert not node.did(steps.RequestBlocks)
+    node.expire("resend")
+    assert node.did(steps.RequestBlocks) == [steps.RequestBlocks(C, 1)]
+    node.step(steps.HeadAdvanced(first, FOUR, False))
+    assert not node.machine._ahead
 
 
 def test_votes_for_the_next_height_are_kept_and_counted_when_it_comes():
@@ -391,6 +493,18 @@ def test_early_votes_of_a_flooding_validator_are_bounded():
     for round_number in range(1000):
         node.hear(D, prepare(D, block_of(A, round_number), round_number))
     assert len(node.machine._votes[D]) <= qbft.VOTES_PER_SENDER
+
+
+def test_large_early_votes_are_bounded_by_their_bytes():
+    node = Node()
+    block = bytes(MAX_BLOCK_BYTES)
+    for round_number in range(1, 10):
+        vote = RoundChange(2, round_number, round_number, bytes(32), bytes(65), block)
+        node.hear(C, vote)
+        node.hear(D, vote)
+    kept = node.machine._early[C]
+    assert sum(len(vote.block) for vote in kept) <= qbft.EARLY_BYTES_PER_SENDER
+    assert kept[-1].round == 9
 
 
 def test_members_that_are_no_validators_follow_without_voting():
