@@ -10,7 +10,7 @@ nobody's: signatures of others it can only replay.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from random import Random
@@ -101,6 +101,16 @@ class Conduct:
             builds_empty=rng.random() < 0.5,
         )
 
+    def told(self, label: Callable[[Address], str]) -> str:
+        """For the story."""
+        silent = " ".join(label(a) for a in sorted(self.silent_to)) or "nobody"
+        shuns = " ".join(map(str, sorted(self.shuns, key=str))) or "nobody"
+        return (
+            f"lies: something new every {self.chatter_s:g} s, silent to {silent}, shuns {shuns}; "
+            f"two-faced {self.two_faced:g}, withholds {self.withholds:g}, boasts {self.boasts:g}, "
+            f"forges {self.forges:g}, drips a block in {self.drips_s:g} s"
+        )
+
 
 class LyingValidator(SimValidator):
     """Proposes two blocks, votes for everything, never tells why, and believes in nothing."""
@@ -109,6 +119,7 @@ class LyingValidator(SimValidator):
         self.heard: deque[Any] = deque(maxlen=REMEMBERED)
         rng, peers = port.rng, [a for a in world.addresses if a != port.name]
         self.conduct = Conduct.drawn(rng, peers, world.senders)
+        port.log(self.conduct.told(port.label))
         super().__init__(port, world)
         self._grammar = Grammar(rng, self.keys, self, partial(world.invent, self))
         self._chatter()

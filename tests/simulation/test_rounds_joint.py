@@ -53,7 +53,7 @@ def test_the_same_seed_gives_the_same_story():
 
 
 def test_another_process_with_another_hash_seed_tells_the_same_story():
-    command = [sys.executable, "-m", "harness.simulate", "--seed", "8", "--story"]
+    command = [sys.executable, "-m", "harness.simulate", "--seed", "9", "--story"]
     stories = [
         subprocess.run(
             command,
@@ -80,7 +80,7 @@ def test_the_command_prints_what_was_covered(capsys):
 
 def test_every_kind_of_trouble_comes_up_in_a_few_days():
     counted = Counter[str]()
-    for seed in (*range(40, 64), 65, 113):  # whose liars boast, and withhold their reveals
+    for seed in (*range(40, 64), 84, 224):  # votes rolled back, a dormant validator retired
         counted += live(Job(seed, 4, liars_for(seed, 4))).counted
     for what in (
         "deaths",
@@ -110,7 +110,14 @@ def test_every_kind_of_trouble_comes_up_in_a_few_days():
         "voids",
         "view changes",
         "two-faced proposals",
-        "garbage from liars",
+        "made-up messages",
+        "unreadable messages of liars",
+        "silence of liars",
+        "withheld votes",
+        "drips",
+        "false heights",
+        "blocks that leave members out",
+        "blocks that left somebody out",
         "forged blocks",
         "false sample counts",
         "reveals withheld",
