@@ -61,6 +61,7 @@ MAX_JOBS = 256
 ANNOUNCE_EVERY_S = 2.0
 ASK_EVERY_S = 5.0
 UNASKED_EVERY_S = 1.0
+MAX_TOLD_BYTES = 256 * 1024
 TOLD_EVERY_S = 60.0
 SEEN_TRANSACTIONS = 1024
 GATHER_S = 0.03
@@ -619,9 +620,19 @@ class ChainService:
             self._seen.pop(keccak(raw), None)
 
     def _tell_pending(self, peers: Collection[Address]) -> None:
-        pending = self._pool.all()[:MAX_GOSSIP_TRANSACTIONS]
-        if pending:
-            self._tell(Transactions(pending), peers)
+        """Tell a part of what waits: first what a block could contain now, of each sender in turn.
+
+        What one member lets wait here must neither crowd out the others' nor cost much to repeat.
+        """
+        told: list[bytes] = []
+        size = 0
+        for raw in dict.fromkeys((*self._pool.pending(), *self._pool.all())):
+            size += len(raw)
+            if len(told) == MAX_GOSSIP_TRANSACTIONS or size > MAX_TOLD_BYTES:
+                break
+            told.append(raw)
+        if told:
+            self._tell(Transactions(tuple(told)), peers)
 
     async def _announce(self) -> None:
         """Tell again what still waits, and ask one peer after another where it is."""

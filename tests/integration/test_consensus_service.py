@@ -22,6 +22,7 @@ from swarm.chain.messages import (
     GetBlocks,
     Prepare,
     Status,
+    Transactions,
     check_certificate,
     decode,
     decode_certificate,
@@ -648,5 +649,31 @@ def test_a_proposer_that_leaves_a_member_out_loses_the_turn_after_two_blocks(tmp
             await sites.hub.running[others[0].address].submit(others[0].sign())
             await sites.reach(chain.head.height + 1)
             assert chain.head.proposer != censor.address, "the turn does not fall back to it"
+
+    run(test)
+
+
+def test_what_one_member_lets_wait_is_repeated_in_small_parts_and_after_the_others(tmp_path):
+    async def test() -> None:
+        sites = Sites(tmp_path, 3)
+        flooder, member, listener = sites.all
+        chain_id, large = sites.genesis.chain_id, b"\x07" * 32_000
+        told: list[Transactions] = []
+        async with member.run() as chain:  # alone: nothing that waits here is decided
+            pool = chain._pool
+            for nonce in range(1, 64):
+                raw = flooder.member.sign(
+                    chain_id, "note(bytes)", large, nonce=nonce, gas=1_000_000
+                )
+                await trio.to_thread.run_sync(pool.add, raw)
+            mine = member.sign()
+            await chain.submit(mine)
+            other = Liar(sites.hub, listener.address, lambda peer, message: told.append(message))
+            chain.peer_connected(other.address)
+            await until(lambda: any(isinstance(message, Transactions) for message in told))
+            del sites.hub.running[other.address]
+        (message, *_) = (m for m in told if isinstance(m, Transactions))
+        assert message.raw[0] == mine
+        assert sum(map(len, message.raw)) <= service.MAX_TOLD_BYTES
 
     run(test)
