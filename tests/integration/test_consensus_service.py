@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -555,20 +556,30 @@ def test_four_validators_with_a_liar_go_on_after_an_honest_one_restarted_behind(
 def test_blocks_of_no_use_keep_nobody_elses_from_being_read(tmp_path):
     async def test() -> None:
         sites = Sites(tmp_path, 4)
-        bad, lagging, *good = sorted(sites.all, key=lambda site: site.address)
+        bad, lagging, good, _ = sites.all
         async with AsyncExitStack() as stack:
-            chains = await fall_behind(sites, stack, bad, lagging)
-            useless = Blocks(FAR, certified_blocks(good[0].engine, 1).blocks[:1] * 64)
-            liar = Liar(sites.hub, bad.address)
-            stack.callback(sites.hub.running.pop, bad.address)
-            chain = await stack.enter_async_context(lagging.run())
-            with trio.fail_after(DEADLINE_S):
-                while chain.head.height < 2:
-                    for _ in range(20):
-                        liar.say(lagging.address, useless)
-                    await trio.sleep(0.01)
-            await chains[0].submit(good[0].sign())
-            await until(lambda: min(c.head.height for c in (chain, *chains)) == 3)
+            await fall_behind(sites, stack, bad, lagging)
+            useful = certified_blocks(good.engine, 2)
+            useless = Blocks(FAR, certified_blocks(good.engine, 1).blocks[:1] * 64)
+        async with lagging.run() as chain:
+            liar, honest = (Liar(sites.hub, site.address) for site in (bad, good))
+            engine_works = threading.Event()
+
+            def wait() -> Callable[[], None]:
+                assert engine_works.wait(DEADLINE_S)
+                return lambda: None
+
+            chain._engine_lane.add(wait)
+            for _ in range(20):
+                liar.say(lagging.address, useless)
+            honest.say(lagging.address, useful)
+            for _ in range(20):
+                liar.say(lagging.address, useless)
+            await until(lambda: not chain._inbox)
+            engine_works.set()
+            await until(lambda: chain.head.height == 2)
+            for each in (liar, honest):
+                del sites.hub.running[each.address]
 
     run(test)
 
