@@ -13,6 +13,7 @@ TOOLS = {
     "faults": "harness.faults.__main__",
     "fuzz": "harness.fuzz.__main__",
     "mutants": "harness.mutation.__main__",
+    "install": "harness.install",
 }
 
 
