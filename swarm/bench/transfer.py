@@ -62,7 +62,8 @@ def measure_transfer(size_bytes: int, repeat: int, directory: Path) -> dict[str,
     """
     require_room(directory, 2 * size_bytes, 0)
     own = TlsIdentity(Identity(KEYS[1]))
-    command = [sys.executable, "-m", "swarm.bench.transfer", "--trusted", own.der.hex()]
+    command = [sys.executable, "-P", "-m", "swarm.bench.transfer"]
+    command += ["--trusted", own.der.hex()]
     command += ["--directory", str(directory), "--size", str(size_bytes)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
         try:

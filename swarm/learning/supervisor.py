@@ -381,6 +381,7 @@ async def _start(config: TrainerConfig) -> _Process:
         process = await trio.lowlevel.open_process(
             [
                 sys.executable,
+                "-P",
                 "-m",
                 "swarm.learning.trainer",
                 f"--requests={child_reads}",

@@ -31,7 +31,7 @@ def start_node(node: TestnetNode, within: Sequence[str] = ()) -> subprocess.Pope
     directory = Path(node.directory)
     with (directory / "node.log").open("ab") as log:
         process = subprocess.Popen(
-            [*within, sys.executable, "-m", "swarm", "node", "start", str(directory)],
+            [*within, sys.executable, "-P", "-m", "swarm", "node", "start", str(directory)],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,

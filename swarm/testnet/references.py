@@ -100,7 +100,7 @@ def open_evaluator(plan: Path, sites: list[SiteFiles], seed: int) -> Iterator[Ev
             for site in sites
         ]
         process = subprocess.Popen(
-            [sys.executable, "-m", "swarm.learning.evaluate"],
+            [sys.executable, "-P", "-m", "swarm.learning.evaluate"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

@@ -57,3 +57,29 @@ def test_no_module_uses_torch_load_or_save_or_numpy_pickles() -> None:
             if isinstance(node, ast.keyword) and node.arg == "allow_pickle":
                 assert isinstance(node.value, ast.Constant), f"{path}:{node.lineno}"
                 assert node.value.value is False, f"{path}:{node.lineno}"
+
+
+def test_every_python_that_swarm_starts_leaves_the_working_directory_out_of_its_path() -> None:
+    started = 0
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.List | ast.Tuple):
+                words = [ast.unparse(element) for element in node.elts]
+                if "sys.executable" in words:
+                    started += 1
+                    assert words[words.index("sys.executable") + 1] == "'-P'", f"{path}: {words}"
+    assert started >= 4
+
+
+@pytest.mark.parametrize("options", [[], ["-P"]])
+def test_a_file_in_the_working_directory_is_not_taken_for_a_library(
+    tmp_path: Path, options: list[str]
+) -> None:
+    for name in ("random", "click", "msgspec", "socket", "logging"):
+        (tmp_path / f"{name}.py").write_text(f"raise SystemExit('{name}.py was imported')\n")
+    command = [sys.executable, *options, "-m", "swarm", "init", "mary", "--name", "mary"]
+    done = subprocess.run(
+        [*command, "--unattended"], cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "mary" / "card.json").exists()
