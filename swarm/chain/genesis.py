@@ -25,6 +25,7 @@ from eth_hash.auto import keccak
 from swarm.chain.block import ChainRules
 from swarm.chain.evm import Context, Outcome, Overlay, create, genesis_outcome
 from swarm.errors import UNREADABLE, ConfigurationError
+from swarm.protocol.names import lookalike_key
 from swarm.types import NO_ADDRESS, Address, Digest, to_address, to_digest, to_hex
 
 CONTRACT_ADDRESS = Address(b"swarm".rjust(20, b"\0"))
@@ -97,8 +98,8 @@ def make_genesis(cards: Iterable[Founder], bytecode: bytes, timestamp: int) -> G
         )
     for founder in founders:
         _check_founder(founder)
-    names = [founder.name for founder in founders]
-    _refuse_repetition("the name", names)
+    _refuse_repetition("the name", [founder.name for founder in founders])
+    _refuse_lookalikes(founder.name for founder in founders)
     keys = [key for founder in founders for key in {founder.account, founder.node}]
     _refuse_repetition("the account or node", keys)
     if not 0 < len(bytecode) <= _MAX_CODE_BYTES:
@@ -232,6 +233,16 @@ def _refuse_repetition(what: str, values: Iterable[T]) -> None:
                 "each founder needs its own"
             )
         seen.add(value)
+
+
+def _refuse_lookalikes(names: Iterable[str]) -> None:
+    seen: dict[str, str] = {}
+    for name in names:
+        other = seen.setdefault(lookalike_key(name), name)
+        if other != name:
+            raise ConfigurationError(
+                f"the names {other!a} and {name!a} look alike: one of the founders needs another"
+            )
 
 
 def _to_card(founder: Founder) -> _Card:

@@ -112,6 +112,7 @@ def test_a_missing_or_unreadable_network_file_is_named(tmp_path: Path):
 
 
 A, B = CARDS[0], CARDS[1]
+A_KEYS, B_KEYS = (A.account, A.node), (B.account, B.node)
 
 
 @pytest.mark.parametrize(
@@ -121,6 +122,11 @@ A, B = CARDS[0], CARDS[1]
         ([A, A], "is on two cards"),
         ([A, Founder(A.name, B.account, B.node)], "the name .* is on two cards"),
         ([A, Founder("b", B.account, A.account)], "account or node .* is on two cards"),
+        (
+            [Founder("Charit\u00e9", *A_KEYS), Founder("Charite\u0301", *B_KEYS)],
+            r"'Charite\\u0301' and 'Charit\\xe9' look alike",
+        ),
+        ([Founder("Kyoto", *A_KEYS), Founder("kyoto\ufe0f", *B_KEYS)], "look alike"),
         ([Founder("", A.account, A.node)], "printable"),
         ([Founder("x" * 65, A.account, A.node)], "printable"),
         ([Founder("a\nb", A.account, A.node)], "printable"),
