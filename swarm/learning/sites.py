@@ -1,7 +1,8 @@
 """How an example's data is dealt to the nodes of a testnet on one machine.
 
 A plan's folder may hold `data/`: every file or folder directly below it is the data of one site,
-under its own name. `sites.toml` may name them instead, and say how many peers are the usual number:
+under its own name, save hidden files and those that only describe, such as README. `sites.toml` may
+name them instead, and say how many peers are the usual number:
 
     peers = 4
     [[site]]
@@ -15,6 +16,7 @@ world no one deals: each institution names its own files in its `node.toml`.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +25,14 @@ from typing import Annotated
 import msgspec
 
 from swarm.errors import UNREADABLE, ConfigurationError, PlanError
+from swarm.protocol.names import lookalike_key
 
 MAX_NAME = 40
+DOCUMENT = re.compile(r"(?i)(readme|licen[cs]e|notice|copying|changelog|citation)\b|.*\.(md|pdf)$")
+"""Files that tell of the data, and hold none."""
+
+KIND = re.compile(r"\.[A-Za-z0-9]{1,8}(\.(gz|bz2|xz|zst))?$")
+"""The end of a file's name that is no part of its site's: "St. Mary.csv" is St. Mary's."""
 Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
 
 
@@ -101,8 +109,7 @@ def _read(plan: Path) -> tuple[int | None, list[SiteFiles]]:
             raise PlanError(f"{file}: {error}") from error
         if declared.site:
             sites = [SiteFiles(s.name, (_inside(plan, s.path),)) for s in declared.site]
-            if len({s.name for s in sites}) != len(sites):
-                raise PlanError(f"{file} names a site twice")
+            _refuse_one_name(file, sites)
             return declared.peers, sites
         return declared.peers, _by_convention(plan)
     return None, _by_convention(plan)
@@ -111,10 +118,35 @@ def _read(plan: Path) -> tuple[int | None, list[SiteFiles]]:
 def _by_convention(plan: Path) -> list[SiteFiles]:
     folder = plan / "data"
     entries = sorted(folder.iterdir()) if folder.is_dir() else []
-    found = [p for p in entries if not p.name.startswith(".") and p.suffix != ".md"]
+    found = [p for p in entries if not p.name.startswith(".") and not DOCUMENT.match(p.name)]
     if not found:
         raise PlanError(f"{folder} holds no data: put one file or folder for each site there")
-    return [SiteFiles(p.name.split(".")[0], (p,)) for p in found]
+    _refuse_strays(folder, found)
+    sites = [SiteFiles(p.name if p.is_dir() else KIND.sub("", p.name), (p,)) for p in found]
+    _refuse_one_name(folder, sites)
+    return sites
+
+
+def _refuse_strays(folder: Path, found: list[Path]) -> None:
+    """Of files of several kinds some are no site's, and only a person knows which."""
+    first_of = {p.suffix.lower(): p for p in reversed(found) if p.is_file()}
+    if len(first_of) > 1:
+        names = " and ".join(p.name for p in reversed(first_of.values()))
+        raise PlanError(
+            f"{folder} holds {names}: is each of them a site? Move what is none, or name the "
+            f"sites in {folder.parent / 'sites.toml'}"
+        )
+
+
+def _refuse_one_name(place: Path, sites: list[SiteFiles]) -> None:
+    seen: dict[str, SiteFiles] = {}
+    for site in sites:
+        other = seen.setdefault(lookalike_key(site.name), site)
+        if other is not site:
+            raise PlanError(
+                f"{place}: the sites {other.name!a} and {site.name!a} look alike: "
+                "give one of them another name"
+            )
 
 
 def _inside(plan: Path, name: str) -> Path:

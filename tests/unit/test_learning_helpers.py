@@ -156,6 +156,45 @@ def test_every_file_in_data_is_a_site_by_convention(tmp_path: Path) -> None:
     assert [site.name for site in deal(tmp_path)] == ["north", "south"]
 
 
+def test_a_site_has_its_files_whole_name_without_the_kind(tmp_path: Path) -> None:
+    for name in ("St. Mary.csv", "St. Luke.csv", "basel.2019.csv"):
+        write(tmp_path / "data" / name, "a\n1\n")
+    write(tmp_path / "data" / "ward.1" / "x.csv", "a\n1\n")
+    names = [site.name for site in deal(tmp_path)]
+    assert names == ["St. Luke", "St. Mary", "basel.2019", "ward.1"]
+    for packed in ("north.csv.gz", "south.csv.gz"):
+        write(tmp_path / "packed" / "data" / packed, "")
+    assert [site.name for site in deal(tmp_path / "packed")] == ["north", "south"]
+
+
+@pytest.mark.parametrize("name", ["README.txt", "readme", "LICENSE", "License.csv", "codebook.pdf"])
+def test_a_file_that_describes_the_data_is_no_site(tmp_path: Path, name: str) -> None:
+    write(tmp_path / "data" / "north.csv", "a\n1\n")
+    write(tmp_path / "data" / name, "where it is from")
+    assert [site.name for site in deal(tmp_path)] == ["north"]
+
+
+def test_a_file_of_another_kind_is_asked_about_and_becomes_no_site(tmp_path: Path) -> None:
+    write(tmp_path / "data" / "north.csv", "a\n1\n")
+    write(tmp_path / "data" / "notes.txt", "call Anna")
+    with pytest.raises(PlanError, match=r"north\.csv and notes\.txt: is each of them a site"):
+        deal(tmp_path)
+    write(tmp_path / "sites.toml", '[[site]]\nname = "north"\npath = "data/north.csv"\n')
+    assert [site.name for site in deal(tmp_path)] == ["north"]
+
+
+@pytest.mark.parametrize(
+    "names", [("a.csv", "A.csv"), ("a.csv", "a/x.csv"), ("é.csv", "e\u0301.csv")]
+)
+def test_two_sites_whose_names_look_alike_are_refused(
+    tmp_path: Path, names: tuple[str, str]
+) -> None:
+    for name in names:
+        write(tmp_path / "data" / name, "a\n1\n")
+    with pytest.raises(PlanError, match="look alike"):
+        deal(tmp_path)
+
+
 def test_sites_are_dealt_to_fewer_peers_in_turn(tmp_path: Path) -> None:
     for name in "abcde":
         write(tmp_path / "data" / f"{name}.csv", f"x\n{ord(name)}\n")
