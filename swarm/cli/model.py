@@ -53,8 +53,9 @@ def list_models(node: Path, plan: int, as_json: bool) -> None:
 @node_option
 @click.option("--plan", type=int, default=1, show_default=True)
 @click.option("--round", "round_", type=int, help="The newest by default.")
+@click.option("--force", is_flag=True, help="Replace FILE if it exists.")
 @click.argument("file", type=FILE)
-def export(node: Path, plan: int, round_: int | None, file: Path) -> None:
+def export(node: Path, plan: int, round_: int | None, force: bool, file: Path) -> None:
     """Copy a model to FILE, as safetensors: whole, and in the types of the plan's own model.
 
     \b
@@ -63,9 +64,11 @@ def export(node: Path, plan: int, round_: int | None, file: Path) -> None:
     """
     from swarm.errors import ConfigurationError
 
-    model = _choose(node, plan, round_)
+    if file.exists() and not force:
+        raise ConfigurationError(f"{file} exists: name another file, or give --force to replace it")
     if not file.parent.is_dir():
         raise ConfigurationError(f"{file.parent} is no directory: make it first")
+    model = _choose(node, plan, round_)
     partial = file.with_name(file.name + ".partial")
     try:
         place = str(partial.resolve())

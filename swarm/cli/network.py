@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import click
 
 from swarm.cli.options import FILE
+from swarm.errors import ConfigurationError
 from swarm.visible import visible
 
 
@@ -19,7 +21,8 @@ def command() -> None:
 @click.argument("cards", nargs=-1, required=True, type=FILE)
 @click.option("--time", "timestamp", type=int, required=True, help="Agreed start, in Unix seconds.")
 @click.option("--output", type=FILE, default=Path("network.json"), show_default=True)
-def found(cards: tuple[Path, ...], timestamp: int, output: Path) -> None:
+@click.option("--force", is_flag=True, help="Replace another consortium's file at --output.")
+def found(cards: tuple[Path, ...], timestamp: int, output: Path, force: bool) -> None:
     """Compute network.json from the founders' CARDS.
 
     Every founder runs this with the same cards (in any order) and the same --time, and gets the
@@ -28,11 +31,27 @@ def found(cards: tuple[Path, ...], timestamp: int, output: Path) -> None:
     \b
     swarm network found mary.json charite.json kyoto.json --time 1790000000
     """
-    from swarm.chain.genesis import write_genesis
+    from swarm.chain.genesis import read_genesis, write_genesis
     from swarm.node.setup import found_network, read_cards
 
+    _refuse_future(timestamp)
     genesis = found_network(read_cards(cards), timestamp)
+    if output.exists() and not force and read_genesis(output).digest != genesis.digest:
+        raise ConfigurationError(
+            f"{output} is the file of another consortium: name another --output, or give "
+            "--force to replace it"
+        )
     write_genesis(output, genesis)
     names = ", ".join(visible(founder.name) for founder in genesis.founders)
     click.echo(f"{output}: chain id {genesis.chain_id}, founders {names}")
     click.echo("Every founder must see the same chain id. Put the file into each node's directory.")
+
+
+def _refuse_future(timestamp: int) -> None:
+    """Blocks cannot be older than their chain: until then, no node could do anything."""
+    ahead_s = timestamp - time.time()
+    if ahead_s > 0:
+        raise ConfigurationError(
+            f"--time {timestamp} is {ahead_s:.0f} s in the future: agree on a time that has "
+            "passed, such as what `date +%s` says now"
+        )

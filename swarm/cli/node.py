@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -40,16 +41,39 @@ def start(directory: Path) -> None:
 
 @command.command()
 @click.argument("directory", type=DIRECTORY, envvar="SWARM_NODE", default=Path("."))
+@click.option(
+    "--connected",
+    "must_be_connected",
+    is_flag=True,
+    help="Fail, with exit status 1, unless every other member is connected: for health checks.",
+)
 @json_option
-def status(directory: Path, as_json: bool) -> None:
+def status(directory: Path, must_be_connected: bool, as_json: bool) -> None:
     """How the node in DIRECTORY is: chain, peers, plans, rounds."""
     from swarm.node.control import ask
 
     answer = ask(directory, "status")
     if as_json:
         print_json(answer)
-        return
-    answer = for_people(answer)
+    else:
+        _print_status(for_people(answer))
+    if must_be_connected:
+        _refuse_gaps(answer)
+
+
+def _refuse_gaps(answer: dict[str, Any]) -> None:
+    """Raise PeerUnreachable that names every member to whom this node has no connection."""
+    from swarm.errors import PeerUnreachable
+
+    missing = sorted(set(answer["members"]) - set(answer["connected"]) - {answer["name"]})
+    if missing:
+        raise PeerUnreachable(
+            f"{answer['name']} is not connected to {', '.join(missing)}: look there whether the "
+            "node runs, and at both places whether the other's address can be dialled"
+        )
+
+
+def _print_status(answer: dict[str, Any]) -> None:
     chain = answer["chain"]
     print_table(
         ("node", "height", "validators", "connected", "rpc"),

@@ -30,6 +30,10 @@ from swarm.types import Address
 READ_AHEAD_BYTES = 256 * 1024
 MAX_READ_BYTES = 20 * 1024 * 1024
 HOSTS = ("ip4", "ip6", "dns", "dns4", "dns6")
+ADDRESS_FORM = (
+    "write it like /ip4/192.0.2.7/tcp/4001 or /dns4/swarm.hospital.example/tcp/4001, where the "
+    "name of a host has letters, digits, hyphens and dots"
+)
 
 
 @dataclass(frozen=True)
@@ -51,23 +55,31 @@ class Endpoint:
 def parse_endpoint(text: str) -> Endpoint:
     """Read `/ip4|ip6|dns|dns4|dns6/HOST/tcp/PORT[/p2p/PEERID]`.
 
-    Raises ConfigurationError for anything else.
+    Raises ConfigurationError for anything else, an underscore in a host's name among it, which
+    Docker Compose would resolve and other DNS servers and libp2p would not.
     """
+    if not text.isprintable() or " " in text:
+        raise ConfigurationError(f"{text!r} cannot be used as an address; {ADDRESS_FORM}")
     try:
         parts = [(p.name, v) for p, v in Multiaddr(text).items()]
     except (MultiaddrError, ValueError) as error:
-        raise ConfigurationError(f"{text!r} is not a multiaddr: {error}") from None
+        raise ConfigurationError(
+            f"{text!r} cannot be used as an address ({_reason(error)}); {ADDRESS_FORM}"
+        ) from None
     names = [name for name, _ in parts]
     if len(parts) not in (2, 3) or names[0] not in HOSTS or names[1] != "tcp":
-        raise ConfigurationError(
-            f"{text!r} cannot be used as an address; write it like /ip4/192.0.2.7/tcp/4001"
-        )
+        raise ConfigurationError(f"{text!r} cannot be used as an address; {ADDRESS_FORM}")
     peer = None
     if len(parts) == 3:
         peer = address_of(ID.from_string(str(parts[2][1]))) if names[2] == "p2p" else None
         if peer is None:
             raise ConfigurationError(f"{text!r} must end in /p2p/ and the PeerID of a node key")
     return Endpoint(str(parts[0][1]), int(str(parts[1][1])), names[0], peer)
+
+
+def _reason(error: Exception) -> str:
+    """What the library found, without the address that it says again."""
+    return str(getattr(error, "message", error)) or type(error).__name__
 
 
 async def listen(endpoint: Endpoint) -> Sequence[trio.SocketListener]:

@@ -22,15 +22,15 @@ from urllib.parse import urlparse
 import msgspec
 
 from swarm.errors import UNREADABLE, ConfigurationError
+from swarm.network.tcp import parse_endpoint
 from swarm.types import Address, to_address
 
 MAX_CONFIG_BYTES = 64 * 1024
 MAX_PORT = 65535
 PORT = re.compile(r"[0-9]{1,5}")
 UNKNOWN_KEY = re.compile(r"Object contains unknown field `(?P<key>.+)`")
-MULTIADDR = re.compile(
-    r"/(ip4|ip6|dns|dns4|dns6)/[^/\s]+/tcp/(?P<port>[0-9]{1,5})(/p2p/[A-Za-z0-9]+)?"
-)
+
+DEVICE = re.compile(r"auto|cpu|mps|(cuda|xpu)(:[0-9]{1,3})?")
 
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
 Positive = Annotated[int, msgspec.Meta(ge=1)]
@@ -80,6 +80,7 @@ class DataSource(_Section, frozen=True):
 
 class Training(_Section, frozen=True):
     device: str = "auto"
+    """"cpu", "cuda", "cuda:1", "mps" or "xpu"; "auto" takes the first GPU, or the CPU."""
     seed: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] | None = None
     """For experiments: overrides the plan's seed at this node."""
     max_samples: Positive | None = None
@@ -163,6 +164,11 @@ def _check(path: Path, directory: Path, config: NodeConfig) -> None:
         for address in addresses:
             check_multiaddr(address, f"{path}: `{key}`")
     check_host_port(config.http.listen, f"{path}: `http.listen`")
+    if not DEVICE.fullmatch(config.training.device):
+        raise ConfigurationError(
+            f"{path}: `training.device` is {config.training.device!r}, which no torch knows: write "
+            '"auto", "cpu", "cuda", "cuda:1", "mps" or "xpu"'
+        )
     data = data_path(directory, config)
     if data is not None and not os.path.exists(data):
         raise ConfigurationError(
@@ -179,12 +185,11 @@ def _is_http(url: str) -> bool:
 
 
 def check_multiaddr(text: str, where: str) -> None:
-    """Raise ConfigurationError unless `text` has the form of a TCP multiaddr."""
-    found = MULTIADDR.fullmatch(text)
-    if found is None or int(found["port"]) > MAX_PORT:
-        raise ConfigurationError(
-            f"{where}: {text!r} cannot be used as an address; write it like /ip4/192.0.2.7/tcp/4001"
-        )
+    """Raise ConfigurationError unless the network can listen on `text`, or dial it."""
+    try:
+        parse_endpoint(text)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{where}: {error}") from None
 
 
 def check_host_port(text: str, where: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -79,7 +80,15 @@ def found_network(cards: Iterable[Founder], timestamp: int) -> Genesis:
 
 
 def read_cards(paths: Iterable[Path]) -> list[Founder]:
-    return [read_card(path) for path in paths]
+    """The founders' join cards. Raises ConfigurationError, also for addresses that no node can
+    dial: once they stand in network.json, every founder would have to be asked again."""
+    cards = []
+    for path in paths:
+        card = read_card(path)
+        for address in card.addresses:
+            check_multiaddr(address, f"{path}: `addresses`")
+        cards.append(card)
+    return cards
 
 
 def install_network(directory: Path, genesis: Genesis) -> None:
@@ -97,7 +106,7 @@ def _config(
     unattended: bool,
 ) -> str:
     def quoted(value: object) -> str:
-        return '"' + str(value).replace("\\", "\\\\").replace('"', '\\"') + '"'
+        return json.dumps(str(value), ensure_ascii=False)  # TOML reads JSON's strings
 
     lines = [
         "# One institution's node. `swarm node start` reads it; docs/operations.md explains it.",

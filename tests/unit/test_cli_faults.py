@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -119,6 +120,67 @@ def test_founding_refuses_what_is_no_set_of_cards(tmp_path: Path) -> None:
     assert not output.exists()
     assert swarm(*found).exit_code == 0
     assert fault("network", "found", card, "--time", 1790000000, "--output", tmp_path / "no" / "x")
+
+
+def test_founding_in_the_future_is_refused_since_no_block_could_be_made(tmp_path: Path) -> None:
+    home, output = tmp_path / "mary", tmp_path / "network.json"
+    swarm("init", home, "--name", "mary", "--unattended")
+    later = int(time.time()) + 3600
+    found = ("network", "found", home / "card.json", "--output", output)
+    assert "in the future" in fault(*found, "--time", later)
+    assert not output.exists()
+    assert swarm(*found, "--time", int(time.time())).exit_code == 0
+
+
+def test_founding_replaces_another_consortiums_file_only_by_force(tmp_path: Path) -> None:
+    home, output = tmp_path / "mary", tmp_path / "network.json"
+    swarm("init", home, "--name", "mary", "--unattended")
+    found = ("network", "found", home / "card.json", "--output", output, "--time")
+    assert swarm(*found, 1790000000).exit_code == 0
+    before = output.read_bytes()
+    assert "--force" in fault(*found, 1790000001)
+    assert output.read_bytes() == before
+    assert swarm(*found, 1790000001, "--force").exit_code == 0
+    assert output.read_bytes() != before
+
+
+def test_an_address_that_no_node_can_dial_is_refused_where_it_is_first_given(
+    tmp_path: Path,
+) -> None:
+    init = ("init", tmp_path / "mary", "--name", "mary", "--unattended", "--announce")
+    assert "letters, digits, hyphens" in fault(*init, "/dns4/st_mary/tcp/4001")
+    assert not (tmp_path / "mary").exists()
+    assert swarm(*init, "/dns4/st-mary/tcp/4001").exit_code == 0
+    card = tmp_path / "card.json"
+    written = (tmp_path / "mary" / "card.json").read_text()
+    card.write_text(written.replace("st-mary", "st_mary"))
+    found = ("network", "found", card, "--time", 1790000000, "--output", tmp_path / "network.json")
+    assert "card.json: `addresses`: '/dns4/st_mary/tcp/4001'" in fault(*found)
+
+
+def test_exporting_replaces_a_file_only_by_force(tmp_path: Path) -> None:
+    file = tmp_path / "model.safetensors"
+    file.write_text("the only copy")
+    export = ("model", "export", "--node", tmp_path, file)
+    assert "--force" in fault(*export)
+    assert "no node runs" in fault(*export, "--force")
+    assert file.read_text() == "the only copy"
+
+
+def test_a_health_check_names_the_members_to_whom_there_is_no_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    answer = {
+        "name": "mary", "height": 3, "rpc_url": "", "chain": {}, "plans": [],
+        "members": ["basel", "mary", "turin"], "connected": ["turin"],
+    }  # fmt: skip
+    monkeypatch.setattr("swarm.node.control.ask", lambda *_: answer)
+    assert swarm("node", "status").exit_code == 0
+    result = swarm("node", "status", "--connected")
+    assert result.exit_code == 1
+    assert "mary is not connected to basel: " in result.output
+    answer["connected"] = ["turin", "basel"]
+    assert swarm("node", "status", "--connected").exit_code == 0
 
 
 def test_with_nobody_at_a_terminal_nothing_is_asked(tmp_path: Path) -> None:

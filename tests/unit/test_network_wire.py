@@ -77,6 +77,10 @@ def test_a_multiaddr_that_names_its_node_gives_the_address() -> None:
         # A PeerID that is a hash (of an RSA key) names no node key.
         "/ip4/192.0.2.7/tcp/4001/p2p/QmYyQSo1c1Ym7orWxLYvCrM2EmxFTANf8wXmmE7DWjhx5N",
         "/ip4/192.0.2.7/tcp/4001/tcp/4001/p2p/x",
+        "/dns4/zurich_basel/tcp/4001",
+        "/dns4/-a/tcp/4001",
+        "/ip4/192.0.2.7/tcp/4001\n",
+        "/ip4/192.0.2.7/tcp/ 4001",
     ],
 )
 def test_other_multiaddrs_are_refused_by_name(text: str) -> None:

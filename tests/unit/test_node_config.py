@@ -55,6 +55,10 @@ def test_relative_data_starts_at_the_nodes_directory(home: Path) -> None:
         ('name = "x"\n[training]\nseed = -1', "`training.seed`"),
         ('name = "x"\n[network]\nlisten = ["nowhere"]', "`network.listen`: 'nowhere' cannot"),
         ('name = "x"\n[network]\nlisten = ["/ip4/1.2.3.4/tcp/70000"]', "70000"),
+        ('name = "x"\n[network]\nlisten = ["/dns4/a_b/tcp/4001"]', "digits, hyphens and dots"),
+        ('name = "x"\n[training]\ndevice = "gpu"', "`training.device` is 'gpu'"),
+        ('name = "x"\n[training]\ndevice = "cuda:"', "`training.device`"),
+        ('name = "x"\n[training]\ndevice = ""', "`training.device`"),
         ('name = "x"\n[network.peers]\nbasel = ["basel:4001"]', "`network.peers.basel`"),
         ('name = "x"\n[http]\nlisten = "8545"', "`http.listen`: '8545' cannot"),
         ('name = "x"\n[data]\npath = "gone.csv"', "`data.path` names"),
@@ -71,6 +75,12 @@ def test_a_fault_is_named_with_its_key(home: Path, text: str, words: str) -> Non
     said = fault_of(home, text)
     assert words in said
     assert str(home / "node.toml") in said
+
+
+@pytest.mark.parametrize("device", ["auto", "cpu", "cuda", "cuda:1", "mps", "xpu:0"])
+def test_a_device_that_torch_may_have_is_taken(home: Path, device: str) -> None:
+    (home / "node.toml").write_text(f'name = "x"\n[training]\ndevice = "{device}"')
+    assert load_config(home).training.device == device
 
 
 def test_a_directory_without_a_node_is_told_how_to_make_one(tmp_path: Path) -> None:
