@@ -8,7 +8,7 @@
 set -eu
 NODES=${NODES:-/nodes}
 
-for name in cleveland budapest zurich_basel long_beach; do
+for name in cleveland budapest zurich-basel long-beach; do
     if [ ! -e "$NODES/$name/card.json" ]; then
         swarm init "$NODES/$name" --name "$name" --unattended \
             --listen /ip4/0.0.0.0/tcp/4001 --announce "/dns4/$name/tcp/4001"
@@ -18,9 +18,9 @@ done
 first="$NODES/cleveland/network.json"
 if [ ! -e "$first" ]; then
     swarm network found "$NODES/cleveland/card.json" "$NODES/budapest/card.json" \
-        "$NODES/zurich_basel/card.json" "$NODES/long_beach/card.json" \
+        "$NODES/zurich-basel/card.json" "$NODES/long-beach/card.json" \
         --time "$(date +%s)" --output "$first"
 fi
-for name in budapest zurich_basel long_beach; do
+for name in budapest zurich-basel long-beach; do
     cp "$first" "$NODES/$name/network.json"
 done

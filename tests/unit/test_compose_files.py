@@ -16,10 +16,11 @@ import yaml
 
 from swarm.cli import main as swarm_command
 from swarm.errors import ConfigurationError
+from swarm.network.tcp import parse_endpoint
 
 ROOT = Path(__file__).parents[2]
 COMPOSE = yaml.safe_load((ROOT / "compose.yaml").read_text())
-SITES = ("cleveland", "budapest", "zurich_basel", "long_beach")
+SITES = ("cleveland", "budapest", "zurich-basel", "long-beach")
 SERVICES = COMPOSE["services"]
 
 
@@ -53,6 +54,23 @@ def test_every_lasting_service_is_a_node_and_found_ends_before_they_start():
     assert "restart" not in SERVICES["found"]
 
 
+def test_one_service_builds_the_image_and_the_others_take_it():
+    assert [name for name, service in SERVICES.items() if "build" in service] == ["found"]
+    assert {service["image"] for service in SERVICES.values()} == {"swarm"}
+    assert all(SERVICES[site]["pull_policy"] == "never" for site in SITES)
+
+
+@pytest.mark.parametrize("site", SITES)
+def test_a_service_name_is_a_host_name_that_the_nodes_can_dial(site):
+    assert parse_endpoint(f"/dns4/{site}/tcp/4001").host == site
+
+
+def test_a_nodes_health_check_fails_unless_every_other_member_is_connected():
+    for site in SITES:
+        check = SERVICES[site]["healthcheck"]["test"]
+        assert check == ["CMD", "swarm", "node", "status", "/node", "--connected"]
+
+
 def test_the_nodes_differ_in_nothing_but_their_own_directory_configuration_and_rows():
     def without_volumes(site):
         return {key: value for key, value in SERVICES[site].items() if key != "volumes"}
@@ -67,7 +85,7 @@ def test_a_node_sees_its_own_volume_its_own_configuration_and_only_its_own_rows(
     assert set(mounts(site)) == {
         site,
         f"./node_configs/testnet/{site}.toml",
-        f"./examples/heart/data/{site}.csv",
+        f"./examples/heart/data/{site.replace('-', '_')}.csv",
     }
     for source in mounts(site):
         assert not source.startswith(".") or (ROOT / source).is_file(), source
@@ -99,7 +117,7 @@ def test_the_parser_of_these_tests_refuses_what_does_not_exist():
 def test_what_the_dockerfile_copies_exists_and_is_let_through():
     text = (ROOT / "Dockerfile").read_text()
     let_through = (ROOT / ".dockerignore").read_text().splitlines()
-    for sources in re.findall(r"^COPY (.+) \S+$", text, re.MULTILINE):
+    for sources in re.findall(r"^COPY (?!--from=)(.+) \S+$", text, re.MULTILINE):
         for source in sources.split():
             assert (ROOT / source).exists(), source
             assert f"!{source}" in let_through
