@@ -15,6 +15,18 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from swarm.learning import metrics
     from swarm.learning.federated import FederatedRun, open_sites, run_federated
+    from swarm.learning.folds import (
+        adam,
+        geometric_median,
+        krum,
+        mean,
+        median,
+        momentum,
+        multi_krum,
+        nesterov,
+        trimmed,
+        yogi,
+    )
     from swarm.learning.plan import Data, Plan, Site
     from swarm.learning.statistics import moments, standardise
     from swarm.learning.tables import Table, read_csv, split
@@ -26,13 +38,23 @@ __all__ = [
     "Site",
     "Table",
     "__version__",
+    "adam",
+    "geometric_median",
+    "krum",
+    "mean",
+    "median",
     "metrics",
     "moments",
+    "momentum",
+    "multi_krum",
+    "nesterov",
     "open_sites",
     "read_csv",
     "run_federated",
     "split",
     "standardise",
+    "trimmed",
+    "yogi",
 ]
 
 _HOMES = {
@@ -41,12 +63,22 @@ _HOMES = {
     "Plan": "swarm.learning.plan",
     "Site": "swarm.learning.plan",
     "Table": "swarm.learning.tables",
+    "adam": "swarm.learning.folds",
+    "geometric_median": "swarm.learning.folds",
+    "krum": "swarm.learning.folds",
+    "mean": "swarm.learning.folds",
+    "median": "swarm.learning.folds",
     "moments": "swarm.learning.statistics",
+    "momentum": "swarm.learning.folds",
+    "multi_krum": "swarm.learning.folds",
+    "nesterov": "swarm.learning.folds",
     "open_sites": "swarm.learning.federated",
     "read_csv": "swarm.learning.tables",
     "run_federated": "swarm.learning.federated",
     "split": "swarm.learning.tables",
     "standardise": "swarm.learning.statistics",
+    "trimmed": "swarm.learning.folds",
+    "yogi": "swarm.learning.folds",
 }
 
 

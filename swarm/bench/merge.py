@@ -16,7 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from swarm.learning.merge import MEAN, Array, self_check
+from swarm.learning.folds.formats import Array
+from swarm.learning.folds.golden import self_check
+from swarm.learning.folds.reduce import MEAN
 
 UPDATES = 4
 SAMPLES = (303, 294, 123, 200)

@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 
 from swarm.errors import BlobError
 from swarm.learning import fused
-from swarm.learning import merge as merge_module
-from swarm.learning.merge import FUSED_FROM_ELEMENTS, MEAN, SUM, Array, MergeMethod
+from swarm.learning.folds import averages
+from swarm.learning.folds.averages import FUSED_FROM_ELEMENTS
+from swarm.learning.folds.formats import Array
+from swarm.learning.folds.reduce import MEAN, SUM, Reduce
 
 SPECIAL = np.array([0.0, -0.0, 1e-45, -1e-45, 1.1754944e-38, 3e38, -3e38, 1.0], np.float32)
 
@@ -33,7 +35,7 @@ def some_updates(seed: int, count: int, elements: int) -> list[Array]:
 
 
 def merged(
-    method: MergeMethod, updates: list[Array], samples: list[int], whole: bool
+    method: Reduce, updates: list[Array], samples: list[int], whole: bool
 ) -> tuple[bytes, str]:
     """The bits, or why there are none: of all at once, or of parts that only numpy merges."""
     out = np.zeros(len(updates[0]), np.float32)
@@ -54,7 +56,7 @@ def merged(
     method=st.sampled_from([MEAN, SUM]),
 )
 def test_compiled_loops_merge_to_the_same_bits_as_numpy(
-    seed: int, samples: list[int], method: MergeMethod
+    seed: int, samples: list[int], method: Reduce
 ) -> None:
     updates = some_updates(seed, len(samples), FUSED_FROM_ELEMENTS + 100)
     assert merged(method, updates, samples, True) == merged(method, updates, samples, False)
@@ -76,7 +78,7 @@ def test_large_float32_merges_are_compiled_and_counts_that_could_round_are_not(
     merged(MEAN, updates, [1, 2, 2**29], True)
     assert used == []
     merged(MEAN, updates, [1, 2, 2**29 - 1], True)
-    assert used == [3] * -(-FUSED_FROM_ELEMENTS // merge_module.PIECE_ELEMENTS)
+    assert used == [3] * -(-FUSED_FROM_ELEMENTS // averages.PIECE_ELEMENTS)
 
 
 @pytest.mark.parametrize("place", [0, 5, FUSED_FROM_ELEMENTS - 1])
@@ -104,11 +106,11 @@ def test_compiled_loops_that_differ_from_numpy_are_not_used(
         return True
 
     monkeypatch.setattr(fused, "merge", wrong)
-    merge_module._load_fused.cache_clear()
+    averages._load_fused.cache_clear()
     try:
         with caplog.at_level(logging.WARNING):
             bits, _ = merged(MEAN, [np.ones(FUSED_FROM_ELEMENTS, np.float32)], [1], True)
     finally:
-        merge_module._load_fused.cache_clear()
+        averages._load_fused.cache_clear()
     assert bits == np.ones(FUSED_FROM_ELEMENTS, np.float32).tobytes()
     assert "merging without them" in caplog.text

@@ -2,63 +2,25 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from fractions import Fraction
-from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
 import torch
+from blake3 import blake3
+from harness.exact import UNSIGNED, as_array, exact, finite_bits, rounded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from swarm.errors import BlobError, LocalError
-from swarm.learning import merge as merge_module
-from swarm.learning.merge import (
-    GOLDEN,
-    MEAN,
-    METHODS,
-    METHODS_BY_ID,
-    PIECE_ELEMENTS,
-    SUM,
-    Array,
-    MergeMethod,
-    golden_digest,
-    self_check,
-)
-from swarm.tensors import DType
-
-FIELDS = {"F64": (52, 11), "F32": (23, 8), "F16": (10, 5), "BF16": (7, 8)}
-UNSIGNED = {"F64": np.uint64, "F32": np.uint32, "F16": np.uint16, "BF16": np.uint16}
-
-
-def exact(bits: int, dtype: str) -> Fraction:
-    """The number that these bits stand for, which must be finite."""
-    mantissa_bits, exponent_bits = FIELDS[dtype]
-    mantissa = bits & ((1 << mantissa_bits) - 1)
-    exponent = bits >> mantissa_bits & ((1 << exponent_bits) - 1)
-    if exponent:
-        mantissa |= 1 << mantissa_bits
-    shift = max(exponent, 1) - ((1 << (exponent_bits - 1)) - 1) - mantissa_bits
-    sign = -1 if bits >> (mantissa_bits + exponent_bits) else 1
-    return sign * mantissa * Fraction(2) ** shift
-
-
-def rounded(value: Fraction, dtype: str) -> Fraction | None:
-    """To nearest, ties to even; None where that overflows."""
-    mantissa_bits, exponent_bits = FIELDS[dtype]
-    bias = (1 << (exponent_bits - 1)) - 1
-    if value == 0:
-        return value
-    magnitude = abs(value)
-    exponent = magnitude.numerator.bit_length() - magnitude.denominator.bit_length()
-    if Fraction(2) ** exponent > magnitude:
-        exponent -= 1
-    unit = Fraction(2) ** (max(exponent, 1 - bias) - mantissa_bits)
-    nearest = round(value / unit) * unit  # Python rounds fractions half to even
-    return None if abs(nearest) >= Fraction(2) ** (bias + 1) else nearest
+from swarm.learning.folds.averages import PIECE_ELEMENTS
+from swarm.learning.folds.formats import narrow
+from swarm.learning.folds.golden import self_check
+from swarm.learning.folds.reduce import MEAN, SUM, Reduce
+from swarm.learning.folds.vectors import GOLDEN_WEIGHTS, golden_input
+from swarm.learning.merge import METHODS
+from swarm.tensors import NUMPY_DTYPES, DType
 
 
 def reference(
@@ -80,38 +42,12 @@ def reference(
     return rounded(acc, dtype)
 
 
-def finite_bits(dtype: str) -> st.SearchStrategy[int]:
-    mantissa_bits, exponent_bits = FIELDS[dtype]
-    top = (1 << exponent_bits) - 1
-    bias = top >> 1
-    # Everywhere, around one, around the smallest, around the largest.
-    exponents = st.one_of(
-        st.integers(0, top - 1),
-        st.integers(bias - 2, bias + 2),
-        st.integers(0, 2),
-        st.integers(top - 3, top - 1),
-    )
-    return st.builds(
-        lambda sign, exponent, mantissa: (
-            sign << (mantissa_bits + exponent_bits) | exponent << mantissa_bits | mantissa
-        ),
-        st.integers(0, 1),
-        exponents,
-        st.integers(0, (1 << mantissa_bits) - 1),
-    )
-
-
-def as_array(bits: list[int], dtype: str) -> Array:
-    raw = np.array(bits, UNSIGNED[dtype])
-    return raw if dtype == "BF16" else raw.view(f"f{raw.itemsize}")
-
-
 @pytest.mark.parametrize("dtype", ["F64", "F32", "F16", "BF16"])
 @pytest.mark.parametrize("method", [MEAN, SUM], ids=lambda method: method.name)
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_floats_merge_as_exact_arithmetic_says(
-    dtype: DType, method: MergeMethod, data: st.DataObject
+    dtype: DType, method: Reduce, data: st.DataObject
 ) -> None:
     contributors = data.draw(st.integers(1, 5))
     bits = [
@@ -177,7 +113,7 @@ def test_float16_and_bfloat16_are_rounded_once_not_twice(
     # Beside the middle between two neighbours; in float32 it would be the very middle.
     values = np.array([1 + half_step + 2.0**-40, 1 + 3 * half_step - 2.0**-40]) * sign
     out = np.zeros(2, np.uint16)
-    merge_module._narrow(dtype, values, out.view(np.float16) if dtype == "F16" else out)
+    narrow(dtype, values, out.view(np.float16) if dtype == "F16" else out)
     assert (out & 0x7FFF).tolist() == [one + 1, one + 1]
 
 
@@ -197,7 +133,7 @@ def test_pieces_join_without_a_seam() -> None:
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("method", [MEAN, SUM], ids=lambda method: method.name)
 def test_a_value_that_is_not_finite_is_refused_and_its_contributor_named(
-    dtype: DType, value: float, method: MergeMethod
+    dtype: DType, value: float, method: Reduce
 ) -> None:
     inputs = [np.ones(PIECE_ELEMENTS + 5, f"f{8 if dtype == 'F64' else 4}") for _ in range(3)]
     if dtype == "F16":
@@ -248,7 +184,7 @@ def test_a_sum_of_integers_that_overflows_is_refused(dtype: DType, values: list[
 
 
 @pytest.mark.parametrize("method", [MEAN, SUM], ids=lambda method: method.name)
-def test_booleans_are_ored_and_other_bytes_refused(method: MergeMethod) -> None:
+def test_booleans_are_ored_and_other_bytes_refused(method: Reduce) -> None:
     merge = method.merge
     out = np.zeros(3, bool)
     merge("BOOL", [np.array([True, False, False]), np.array([False, False, True])], [1, 1], out)
@@ -271,15 +207,21 @@ def test_empty_tensors_merge_to_empty_ones() -> None:
             method.merge(dtype, [empty, empty], [1, 1], empty.copy())  # type: ignore[arg-type]
 
 
-def test_methods_are_found_by_name_and_by_number() -> None:
-    assert METHODS_BY_ID == {1: MEAN, 2: SUM}
+def test_stages_find_their_methods_by_name() -> None:
     assert METHODS == {"mean": MEAN, "sum": SUM}
 
 
-def test_the_golden_merge_is_pinned() -> None:
-    self_check()
-    assert golden_digest() == GOLDEN
-    assert GOLDEN == "133870ba365c57f8a786f4295dcf7e44eb7f8e004cd2fc584a7b70b5f2e57790"
+def test_means_and_sums_are_those_of_the_first_release() -> None:
+    hasher = blake3()
+    for name, numpy_dtype in NUMPY_DTYPES.items():
+        dtype = cast(DType, name)
+        inputs = [golden_input(dtype, contributor) for contributor in range(3)]
+        for method in METHODS.values():
+            out = np.empty(512, numpy_dtype)
+            method.merge(dtype, inputs, GOLDEN_WEIGHTS[:3], out)
+            hasher.update(out.tobytes())
+    pinned = "133870ba365c57f8a786f4295dcf7e44eb7f8e004cd2fc584a7b70b5f2e57790"
+    assert hasher.hexdigest() == pinned
 
 
 def test_flush_to_zero_is_found() -> None:
@@ -291,20 +233,3 @@ def test_flush_to_zero_is_found() -> None:
     finally:
         torch.set_flush_denormal(False)
     self_check()
-
-
-@pytest.mark.parametrize(
-    "disabled", ["X86_V4 AVX512_ICL AVX512_SPR", "X86_V3 X86_V4 AVX512_ICL AVX512_SPR"]
-)
-def test_older_processors_give_the_same_bits(disabled: str) -> None:
-    """numpy chooses its loops at start by what the processor has; here it is told it has less."""
-    code = "from swarm.learning.merge import golden_digest; print(golden_digest())"
-    process = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, "NPY_DISABLE_CPU_FEATURES": disabled},
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert process.stdout.strip() == GOLDEN
