@@ -25,8 +25,11 @@ _BY = {"samples": b"\x00", "site": b"\x01", "distance": b"\x02"}
 
 @dataclass(frozen=True)
 class Fold:
-    """A reduce, and a step after it or none. `by` says whether a mean counts samples or sites; for
-    all other rules it follows from the rule. Raises PlanError for what does not go together."""
+    """A reduce, and a step after it or none. Raises PlanError for what does not go together.
+
+    `by` is "site" for a mean that counts sites instead of samples, and otherwise None: what is
+    counted then follows from the rule.
+    """
 
     reduce: Reduce = MEAN
     step: Step | None = None
@@ -44,16 +47,18 @@ class Fold:
                 f"{self.reduce.name} counts every site once, as nobody can check how many samples "
                 "a site has: leave out by='samples'"
             )
+        if self.by == self.reduce.by or self.reduce.by != "samples":
+            object.__setattr__(self, "by", None)  # so that equal folds are equal
 
     @property
     def counts(self) -> Literal["samples", "site", "distance"]:
         """What the weights of its reduce are."""
-        return "site" if self.by == "site" and self.reduce.by == "samples" else self.reduce.by
+        return self.by or self.reduce.by
 
     @property
     def words(self) -> str:
         """A sentence or two for people."""
-        each = ", every site counting once" if self.counts != self.reduce.by else ""
+        each = ", every site counting once" if self.by == "site" else ""
         first = self.reduce.words + each
         return first if self.step is None else f"{first}. Then {self.step.words}"
 
@@ -98,8 +103,7 @@ def decode_fold(raw: bytes) -> Fold:
     else:
         name, body, rest = read_part(rest)
         step = _find(name, "step", {kind.name: kind for kind in STEPS}).parse(body)
-    by: Literal["site"] | None = "site" if rest == _BY["site"] else None
-    fold = Fold(reduce, step, by)
+    fold = Fold(reduce, step, "site" if rest == _BY["site"] else None)
     if fold.encode() != raw:
         raise BlobError(f"these bytes are no fold: {raw[:64].hex()}")
     return fold
