@@ -36,6 +36,17 @@ def counts(context: click.Context, option: click.Parameter, text: str) -> list[i
     return found
 
 
+def folds(context: click.Context, option: click.Parameter, text: str) -> list[str]:
+    """Names of folds with commas between, or `all`."""
+    from swarm.bench.merge import FOLDS
+
+    found = list(FOLDS) if text == "all" else [name.strip() for name in text.split(",")]
+    for name in found:
+        if name not in FOLDS:
+            raise click.BadParameter(f"{name!r} is none of: {', '.join(FOLDS)}, all")
+    return found
+
+
 def report_option(function: F) -> F:
     """`--json FILE`: the figures for programs."""
     return click.option("--json", "report_file", type=FILE, help="Write the figures here, too.")(
@@ -246,35 +257,42 @@ def chain(
 
 
 @command.command()
-@click.option(
-    "--size", callback=sizes, default="100MB", show_default=True, help="Of each of four updates."
-)
+@click.option("--size", callback=sizes, default="100MB", show_default=True, help="Of each update.")
 @click.option(
     "--repeat", type=click.IntRange(5, 100), default=7, show_default=True,
     help="How often; one repetition before does not count.",
 )  # fmt: skip
+@click.option(
+    "--fold", "chosen", metavar="NAME", callback=folds, default="mean", show_default=True,
+    help="What is measured: mean, median, krum, adam, …, several with commas between, or all.",
+)  # fmt: skip
 @report_option
-def merge(size: list[int], repeat: int, report_file: Path | None) -> None:
-    """The weighted mean of four updates, beside a copy of the same bytes.
+def merge(size: list[int], repeat: int, chosen: list[str], report_file: Path | None) -> None:
+    """The weighted mean of four updates, beside a copy of the same bytes; other folds beside it.
+
+    Rules that choose by distance need five updates.
 
     \b
     swarm bench merge --size 100MB
+    swarm bench merge --size 25MB --fold median,krum,adam
     """
     from swarm.bench.machine import tell_size
     from swarm.bench.merge import measure_merge
 
     threads = sorted({1, 2, os.cpu_count() or 1})
-    results = [r for one in size for r in measure_merge(one, threads, repeat)]
+    results = [r for one in size for r in measure_merge(one, threads, repeat, chosen)]
     print_table(
-        ("updates", "of", "threads", "copy GB/s", "merge GB/s", "ratio"),
+        ("fold", "updates", "of", "threads", "copy GB/s", "fold MB/s", "of copy", "of mean"),
         [
             (
+                r["fold"],
                 r["updates"],
                 tell_size(r["size_bytes"]),
                 r["threads"],
                 r["copy_gb_per_s"],
-                r["merge_gb_per_s"],
+                round(1000 * r["merge_gb_per_s"]),
                 r["ratio"],
+                r["of_mean"],
             )
             for r in results
         ],

@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 import pytest
+from click.testing import CliRunner
 
 from swarm.bench import machine
 from swarm.bench.chain import Heads
@@ -28,14 +29,17 @@ from swarm.bench.machine import (
     watch,
     working_directory,
 )
-from swarm.bench.merge import measure_merge
+from swarm.bench.merge import FOLDS, measure_merge
 from swarm.bench.rounds import RoundOptions, count_traffic, room, write_plan
 from swarm.bench.transfer import best_ratio
+from swarm.cli.bench import command as bench_command
 from swarm.cli.bench import counts, sizes
 from swarm.errors import LocalError
 from swarm.learning.federated import open_sites
+from swarm.learning.folds import Fold
+from swarm.learning.folds.reduce import REDUCES, SUM
+from swarm.learning.folds.step import STEPS
 from swarm.learning.loading import load_plan
-from swarm.learning.merge import SUM
 from swarm.learning.sites import deal
 
 ROOT = Path(__file__).parents[2]
@@ -186,9 +190,24 @@ def test_a_merge_is_measured_beside_a_copy_and_must_be_right(
     (result,) = measure_merge(100_000, [2], repeat=5)
     assert (result["threads"], result["updates"]) == (2, 4)
     assert result["ratio"] > 0
-    monkeypatch.setattr("swarm.bench.merge.MEAN", SUM)
+    monkeypatch.setitem(FOLDS, "mean", Fold(SUM))  # type: ignore[arg-type]
     with pytest.raises(AssertionError, match="did not give the weighted mean"):
         measure_merge(100_000, [1], repeat=5)
+
+
+def test_every_fold_is_measured_beside_the_mean() -> None:
+    assert list(FOLDS) == [kind.name for kind in (*REDUCES, *STEPS)]
+    results = measure_merge(40_000, [2], repeat=5, folds=list(FOLDS))
+    assert [r["fold"] for r in results] == list(FOLDS)
+    assert {r["updates"] for r in results} == {5}
+    assert results[0]["of_mean"] == 1
+    assert all(r["of_mean"] > 0 for r in results)
+
+
+def test_a_fold_that_there_is_not_is_refused_by_name() -> None:
+    result = CliRunner().invoke(bench_command, ["merge", "--fold", "mean,bulyan"])
+    assert result.exit_code == 2
+    assert "'bulyan' is none of: mean, sum, maximum, median" in result.output
 
 
 class Blocks:

@@ -17,7 +17,7 @@ from swarm.errors import BlobError
 from swarm.learning.folds import fused_gram, gram
 from swarm.learning.folds.choice import choose_nearest, find_majority, weigh_towards_centre
 from swarm.learning.folds.formats import Array
-from swarm.learning.folds.gram import COMPILED_FROM_ELEMENTS, Gram, Part, find_gram
+from swarm.learning.folds.gram import COMPILED_FROM_ELEMENTS, Elements, Gram, find_gram
 from swarm.learning.folds.reduce import ByDistance, GeometricMedian, Krum, MultiKrum
 from swarm.tensors import DType
 
@@ -25,7 +25,7 @@ FLOAT_TYPES = ["F64", "F32", "F16", "BF16"]
 
 
 def gram_of(dtype: DType, base: Array, inputs: Sequence[Array]) -> Gram:
-    return find_gram(lambda: [Part(dtype, base, inputs)])
+    return find_gram(lambda: [Elements(dtype, base, inputs)])
 
 
 def points(rows: Sequence[Sequence[float]]) -> Gram:
@@ -85,7 +85,7 @@ def test_pieces_and_tensors_add_up_to_the_whole() -> None:
     rows = [rng.standard_normal(100_001).astype(np.float32) for _ in range(4)]
     base = rng.standard_normal(100_001).astype(np.float32)
     cuts = [slice(0, 7), slice(7, 70_000), slice(70_000, 70_000), slice(70_000, 100_001)]
-    parts = [Part("F32", base[cut], [row[cut] for row in rows]) for cut in cuts]
+    parts = [Elements("F32", base[cut], [row[cut] for row in rows]) for cut in cuts]
     whole = gram_of("F32", base, rows)
     assert find_gram(lambda: parts) == whole
     assert find_gram(lambda: parts[::-1]) == whole
@@ -94,10 +94,13 @@ def test_pieces_and_tensors_add_up_to_the_whole() -> None:
 def test_integers_and_booleans_have_no_part_in_it_but_must_be_fit() -> None:
     zeros, flags = np.zeros(2, np.int64), np.zeros(2, bool)
     ones, base = [np.ones(3, np.float32)] * 3, np.zeros(3, np.float32)
-    floats = Part("F32", base, ones)
-    others = [Part("I64", zeros, [zeros + k for k in range(3)]), Part("BOOL", flags, [~flags] * 3)]
+    floats = Elements("F32", base, ones)
+    others = [
+        Elements("I64", zeros, [zeros + k for k in range(3)]),
+        Elements("BOOL", flags, [~flags] * 3),
+    ]
     assert find_gram(lambda: [floats, *others]) == find_gram(lambda: [floats])
-    wrong = Part("BOOL", flags, [flags, flags, np.array([0, 2], np.uint8).view(bool)])
+    wrong = Elements("BOOL", flags, [flags, flags, np.array([0, 2], np.uint8).view(bool)])
     with pytest.raises(BlobError, match="contributor 2"):
         find_gram(lambda: [floats, wrong])
 

@@ -19,7 +19,7 @@ import swarm
 from swarm.errors import BlobError, LocalError, PlanError
 from swarm.learning.folds import Fold, Reduce, Step, decode_fold, golden
 from swarm.learning.folds.formats import Array
-from swarm.learning.folds.gram import Part, find_gram
+from swarm.learning.folds.gram import Elements, find_gram
 from swarm.learning.folds.reduce import REDUCES, ByDistance, Maximum, Sum
 from swarm.learning.folds.step import STEPS
 
@@ -199,7 +199,7 @@ def test_every_fold_has_words_for_people() -> None:
 def reduced(rule: Reduce, rows: list[Array]) -> Array:
     weights: Any = [1] * len(rows)
     if isinstance(rule, ByDistance):
-        weights = rule.weigh(find_gram(lambda: [Part("F32", np.zeros_like(rows[0]), rows)]))
+        weights = rule.weigh(find_gram(lambda: [Elements("F32", np.zeros_like(rows[0]), rows)]))
     out = np.zeros_like(rows[0])
     rule.merge("F32", rows, weights, out)
     return out

@@ -9,7 +9,7 @@ import numpy as np
 from blake3 import blake3
 
 from swarm.errors import LocalError
-from swarm.learning.folds.gram import Gram, Part, find_gram
+from swarm.learning.folds.gram import Elements, Gram, find_gram
 from swarm.learning.folds.reduce import (
     MEAN,
     SUM,
@@ -80,8 +80,8 @@ def golden_digests() -> dict[str, str]:
             if not isinstance(rule, ByDistance):
                 hashers[rule.name].update(_reduced(rule, dtype))
     for dtype in FLOAT_TYPES:
-        part = Part(dtype, golden_input(dtype, 5), golden_inputs(dtype))
-        gram = find_gram(lambda part=part: [part])  # type: ignore[misc]
+        elements = Elements(dtype, golden_input(dtype, 5), golden_inputs(dtype))
+        gram = find_gram(lambda e=elements: [e])  # type: ignore[misc]
         for rule in REDUCED:
             if isinstance(rule, ByDistance):
                 hashers[rule.name].update(_chosen(rule, dtype, gram))

@@ -47,7 +47,7 @@ _MOST_BITS = 30
 _MOST_SHIFT = 1000
 
 
-class Part(NamedTuple):
+class Elements(NamedTuple):
     """Some elements of one type: of the base, and of each contributor in member order."""
 
     dtype: DType
@@ -55,32 +55,37 @@ class Part(NamedTuple):
     inputs: Sequence[Array]
 
 
-def find_gram(parts: Callable[[], Iterable[Part]]) -> Gram:
-    """The Gram matrix of whole updates; `parts` gives all their elements, and is called twice.
+def find_gram(read: Callable[[], Iterable[Elements]]) -> Gram:
+    """The Gram matrix of whole updates; `read` goes through all their elements, twice.
 
     Raises BlobError naming the first contributor with a value that is not finite.
     """
     reach: list[float] = []
-    for part in parts():
-        found = reaches(part)
+    for elements in read():
+        found = reaches(elements)
         reach = [max(pair) for pair in zip(reach or found, found, strict=True)]
     shifts = choose_shifts(reach)
     total: Gram = [[0] * len(reach) for _ in reach]
-    for part in parts():
-        add_gram(total, products(part, shifts))
+    for elements in read():
+        add_gram(total, products(elements, shifts))
     return total
 
 
-def reaches(part: Part) -> list[float]:
+def reaches(elements: Elements) -> list[float]:
     """The largest difference to the base in these elements, by contributor.
 
     Raises BlobError naming the first contributor with a value that is not finite.
     """
-    refuse_unfit(part.dtype, part.inputs)
-    found = [0.0] * len(part.inputs)
-    for piece in _pieces(part):
-        for contributor, difference in enumerate(_differences(part, piece)):
-            found[contributor] = max(found[contributor], float(np.abs(difference).max()))
+    if elements.dtype not in FLOATS:
+        refuse_unfit(elements.dtype, elements.inputs)
+    found = [0.0] * len(elements.inputs)
+    for piece in _pieces(elements):
+        for contributor, difference in enumerate(_differences(elements, piece)):
+            reach = max(-float(difference.min()), float(difference.max()))
+            if not math.isfinite(reach):
+                refuse_unfit(elements.dtype, elements.inputs)
+                reach = LARGEST["F64"]  # two float64 of opposite sign
+            found[contributor] = max(found[contributor], reach)
     return found
 
 
@@ -93,13 +98,15 @@ def choose_shifts(reach: Sequence[float]) -> list[int]:
     return [min(common, _MOST_BITS - math.frexp(r)[1]) if r > 0 else common for r in reach]
 
 
-def products(part: Part, shifts: Sequence[int]) -> Gram:
+def products(elements: Elements, shifts: Sequence[int]) -> Gram:
     """The Gram matrix of these elements, in units of 4⁻ˢ for the common scale s."""
-    count = len(part.inputs)
+    count = len(elements.inputs)
     total: Gram = [[0] * count for _ in range(count)]
-    for piece in _pieces(part):
+    for piece in _pieces(elements):
         rows = np.empty((count, piece.stop - piece.start), np.int32)
-        for difference, shift, row in zip(_differences(part, piece), shifts, rows, strict=True):
+        for difference, shift, row in zip(_differences(elements, piece), shifts, rows, strict=True):
+            if elements.dtype == "F64":  # no other type's differences are too large for a float64
+                np.clip(difference, -LARGEST["F64"], LARGEST["F64"], out=difference)
             with np.errstate(under="ignore"):
                 np.multiply(difference, math.ldexp(1.0, shift), out=difference)
             np.rint(difference, out=difference)
@@ -118,22 +125,20 @@ def add_gram(total: Gram, more: Gram) -> None:
         line[:] = [a + b for a, b in zip(line, added, strict=True)]
 
 
-def _pieces(part: Part) -> Iterator[slice]:
-    if part.dtype in FLOATS:
-        for start in range(0, len(part.base), PIECE_ELEMENTS):
-            yield slice(start, min(start + PIECE_ELEMENTS, len(part.base)))
+def _pieces(elements: Elements) -> Iterator[slice]:
+    if elements.dtype in FLOATS:
+        for start in range(0, len(elements.base), PIECE_ELEMENTS):
+            yield slice(start, min(start + PIECE_ELEMENTS, len(elements.base)))
 
 
-def _differences(part: Part, piece: slice) -> Iterator[Floats]:
+def _differences(elements: Elements, piece: slice) -> Iterator[Floats]:
     """f64(x) − f64(base) of each contributor, in a buffer that the next one takes over."""
     base, difference = np.empty((2, piece.stop - piece.start), np.float64)
-    widen(part.dtype, part.base[piece], base)
-    for values in part.inputs:
-        widen(part.dtype, values[piece], difference)
-        with np.errstate(over="ignore"):
+    widen(elements.dtype, elements.base[piece], base)
+    for values in elements.inputs:
+        widen(elements.dtype, values[piece], difference)
+        with np.errstate(over="ignore", invalid="ignore"):
             np.subtract(difference, base, out=difference)
-        if part.dtype == "F64":  # no other type's differences are too large for a float64
-            np.clip(difference, -LARGEST["F64"], LARGEST["F64"], out=difference)
         yield difference
 
 

@@ -61,7 +61,7 @@ class Step(Part):
         """The next model into `out`, the next state into `next_state`; arrays of one length.
 
         `base`, `reduced` and `out` are of type `dtype`, each slot's state of `state_dtype(dtype)`.
-        `taken` counts the steps since the state was zeros.
+        `taken` counts the steps since the state was zeros. `out` may be `reduced` itself.
         """
         kind = state_dtype(dtype)
         if kind is None:
