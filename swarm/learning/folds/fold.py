@@ -14,7 +14,7 @@ from typing import Literal, TypeVar
 
 from swarm.errors import BlobError, PlanError
 from swarm.learning.folds.parts import Part, read_part
-from swarm.learning.folds.reduce import MEAN, REDUCES, Reduce
+from swarm.learning.folds.reduce import MEAN, REDUCES, Reduce, Sum
 from swarm.learning.folds.step import STEPS, Step
 
 P = TypeVar("P", bound=Part)
@@ -40,6 +40,11 @@ class Fold:
             raise PlanError(f"reduce is {self.reduce!r}, but must be one such as swarm.mean()")
         if self.step is not None and not isinstance(self.step, Step):
             raise PlanError(f"step is {self.step!r}, but must be one such as swarm.nesterov()")
+        if self.step is not None and isinstance(self.reduce, Sum):
+            raise PlanError(
+                f"{self.step.name} goes from the last model towards another, and a sum of models is "
+                "none: leave out the step, or take swarm.mean()"
+            )
         if self.by not in (None, "samples", "site"):
             raise PlanError(f"by is {self.by!r}, but must be 'samples' or 'site'")
         if self.by == "samples" and self.reduce.by != "samples":

@@ -115,7 +115,7 @@ class Median(Reduce):
 
     name = "median"
     least = 3
-    words = "median: takes the middle value of each element; bears fewer than half as liars"
+    words = "median: takes the middle value of each element; bears liars if fewer than half are"
 
     def bears(self, contributors: int) -> int:
         return (contributors - 1) // 2
@@ -144,8 +144,8 @@ class Trimmed(Reduce):
     @property
     def words(self) -> str:
         return (
-            f"trimmed: averages each element without the {self.share:.3g} of the sites that are "
-            "largest and smallest there (rounded up); bears as many liars"
+            f"trimmed: averages each element without its largest and smallest values, {self.share} "
+            "of the sites (rounded up) at either end; bears as many liars"
         )
 
     def bears(self, contributors: int) -> int:
@@ -249,8 +249,8 @@ class GeometricMedian(ByDistance):
     name = "geometric_median"
     least = 3
     words = (
-        "geometric_median: takes the point with the least distance to all updates; bears fewer "
-        "than half as liars"
+        "geometric_median: takes the point with the least distance to all updates; bears liars if "
+        "fewer than half are"
     )
 
     def bears(self, contributors: int) -> int:

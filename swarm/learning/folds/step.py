@@ -97,7 +97,10 @@ class Momentum(Step):
 
     @property
     def words(self) -> str:
-        return f"momentum: goes on in the direction of the last rounds (lr {self.lr}, {self.beta})"
+        return (
+            f"momentum: goes on in the direction of the last rounds (lr {self.lr}, "
+            f"beta {self.beta})"
+        )
 
     def _move(
         self, w: Floats, g: Floats, state: Sequence[Floats], taken: int
@@ -118,7 +121,10 @@ class Nesterov(Step):
 
     @property
     def words(self) -> str:
-        return f"nesterov: momentum that looks ahead, as in DiLoCo (lr {self.lr}, {self.momentum})"
+        return (
+            f"nesterov: momentum that looks ahead, as in DiLoCo (lr {self.lr}, "
+            f"momentum {self.momentum})"
+        )
 
     def _move(
         self, w: Floats, g: Floats, state: Sequence[Floats], taken: int
