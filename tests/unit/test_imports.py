@@ -113,7 +113,13 @@ class Work(Settling): ...
 def parts(trees: Mapping[str, ast.Module]) -> set[str]:
     """The fields in which an object keeps another that works for it: the names of those that are
     annotated with a class of these modules, or an adapter's."""
-    own = {c.name for c in classes(trees)} - {"RoundRecord", "Meters", "Job", "Incoming", "Patience"}
+    own = {c.name for c in classes(trees)} - {
+        "RoundRecord",
+        "Meters",
+        "Job",
+        "Incoming",
+        "Patience",
+    }
     workers = own | {"BlobStore", "BlobSource", "Trainer", "RoundMachine"}
     return {
         field.target.id
