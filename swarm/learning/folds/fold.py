@@ -42,8 +42,8 @@ class Fold:
             raise PlanError(f"step is {self.step!r}, but must be one such as swarm.nesterov()")
         if self.step is not None and isinstance(self.reduce, Sum):
             raise PlanError(
-                f"{self.step.name} goes from the last model towards another, and a sum of models is "
-                "none: leave out the step, or take swarm.mean()"
+                f"{self.step.name} goes from the last model towards another, and a sum of models "
+                "is none: leave out the step, or take swarm.mean()"
             )
         if self.by not in (None, "samples", "site"):
             raise PlanError(f"by is {self.by!r}, but must be 'samples' or 'site'")
