@@ -28,8 +28,9 @@ if TYPE_CHECKING:
         yogi,
     )
     from swarm.learning.plan import Data, Plan, Site
+    from swarm.learning.splits import split
     from swarm.learning.statistics import moments, standardise
-    from swarm.learning.tables import Table, read_csv, split
+    from swarm.learning.tables import Table, read_csv
 
 __all__ = [
     "Data",
@@ -75,7 +76,7 @@ _HOMES = {
     "open_sites": "swarm.learning.federated",
     "read_csv": "swarm.learning.tables",
     "run_federated": "swarm.learning.federated",
-    "split": "swarm.learning.tables",
+    "split": "swarm.learning.splits",
     "standardise": "swarm.learning.statistics",
     "trimmed": "swarm.learning.folds",
     "yogi": "swarm.learning.folds",

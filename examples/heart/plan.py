@@ -30,7 +30,7 @@ class HeartDisease(swarm.Plan):
     batch_size = 16
     learning_rate = 3e-3
     weight_decay = 0.1
-    hidden = 16
+    hidden: int = 16
 
     def model(self):
         inputs = 2 * len(MEASURED) + sum(len(values) for values in CODED.values())

@@ -34,7 +34,7 @@ class Stroke(swarm.Plan):
     batch_size = 32
     learning_rate = 1e-2
     weight_decay = 0.1
-    hidden = 8
+    hidden: int = 8
 
     def model(self):
         inputs = len(MEASURED) + sum(len(values) for values in CODED.values())

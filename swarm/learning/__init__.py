@@ -3,12 +3,14 @@
 | module | what it is | imports torch |
 |---|---|---|
 | `plan` | what a user writes: `Plan`, `Site`, `Data` | no |
-| `tables`, `statistics`, `metrics` | small helpers for plans | no |
+| `tables`, `splits`, `statistics`, `metrics` | small helpers for plans | no |
+| `arrays`, `settings` | whether data are numbers, and a plan's names Plan's | no |
 | `bundle` | a plan's code as bytes with one digest, for the chain and the wire | no |
 | `sites` | how an example's data is dealt to the nodes of a testnet | no |
 | `messages`, `supervisor` | the main process's side of the trainer process | no |
 | `merge` | the bit-exact merge | no |
-| `loading`, `state`, `batches`, `checkpoint`, `loop` | local training | yes |
+| `faults`, `loading`, `site_plan` | the plan's code at one site, and its faults | yes |
+| `state`, `travel`, `batches`, `checkpoint`, `loop` | local training | yes |
 | `trainer`, `evaluate` | processes of their own that run the user's code | yes |
 
 The main process of a node imports only what is marked "no".

@@ -21,6 +21,30 @@ from safetensors.torch import save_file
 from swarm.errors import PlanError
 from swarm.learning.state import State, copy_state
 from swarm.tensors import move_durably
+from swarm.types import Digest
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """Where a trainer keeps checkpoints, and of what they are."""
+
+    folder: Path
+    plan: Digest
+    keep_optimizer: bool
+
+    def round_file(self) -> Path:
+        return self.folder / "round.checkpoint"
+
+    def optimizer_file(self, round: int) -> Path:
+        return self.folder / f"optimizer-{round:06d}.checkpoint"
+
+    def last_optimizer(self, round: int) -> Path | None:
+        """What the last round before this one left; those before it are forgotten."""
+        files = self.folder.glob("optimizer-*.checkpoint")
+        earlier = sorted(file for file in files if file < self.optimizer_file(round))
+        for file in earlier[:-1]:
+            file.unlink(missing_ok=True)
+        return earlier[-1] if earlier else None
 
 
 @dataclass(frozen=True)
@@ -39,13 +63,14 @@ def write(path: Path, checkpoint: Checkpoint, key: str) -> None:
 
     Raises PlanError if the optimiser's state holds anything but tensors and plain values.
     """
-    tensors = {f"model/{name}": value for name, value in copy_state(checkpoint.model).items()}
+    # Contiguous: safetensors has no memory formats. What is read is copied into the model's own.
+    tensors = {f"model/{n}": t.contiguous() for n, t in copy_state(checkpoint.model).items()}
     plain: dict[str, Any] = {}
     for index, values in checkpoint.optimizer.get("state", {}).items():
         for name, value in values.items():
             where = f"optimizer/{index}/{name}"
             if isinstance(value, torch.Tensor):
-                tensors[where] = value.detach().cpu().clone()
+                tensors[where] = value.detach().cpu().clone(memory_format=torch.contiguous_format)
             else:
                 plain[where] = value
     head = {

@@ -23,11 +23,13 @@ from numpy.typing import NDArray
 
 from swarm.errors import ConfigurationError, SwarmError
 from swarm.learning.batches import concatenate, rows_in
-from swarm.learning.loading import load_plan, rules_of
-from swarm.learning.loop import PARTS, LocalTraining
+from swarm.learning.loading import load_plan
+from swarm.learning.loop import LocalTraining
 from swarm.learning.merge import SUM
 from swarm.learning.messages import Samples
 from swarm.learning.plan import Data, Site
+from swarm.learning.settings import rules_of
+from swarm.learning.site_plan import PARTS
 from swarm.learning.state import State, read_arrays, read_state
 from swarm.learning.travel import completed
 

@@ -18,10 +18,11 @@ import torch
 from numpy.typing import NDArray
 
 from swarm.learning.evaluate import Metrics, merged_statistics, pooled_test_rows
-from swarm.learning.loading import load_plan, rules_of
+from swarm.learning.loading import load_plan
 from swarm.learning.loop import LocalTraining
 from swarm.learning.merge import MEAN
 from swarm.learning.plan import Plan, Site
+from swarm.learning.settings import rules_of
 from swarm.learning.sites import deal
 from swarm.learning.state import State, copy_state, specs_of
 from swarm.learning.travel import completed, to_wire

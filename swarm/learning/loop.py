@@ -8,42 +8,35 @@ resume an interrupted round to the same bytes.
 
 from __future__ import annotations
 
-import hashlib
 import math
-import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
-from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from swarm.errors import PlanError
+from swarm.errors import LocalError, PlanError
 from swarm.learning import checkpoint
 from swarm.learning.batches import (
-    as_tensors,
     batches,
+    count_batches,
     derive_seed,
+    first_gap,
     mean_loss,
     rows_in,
     shuffled,
     to_device,
 )
-from swarm.learning.checkpoint import Checkpoint
-from swarm.learning.loading import plan_faults
-from swarm.learning.messages import Samples
-from swarm.learning.plan import Data, Plan, Site
-from swarm.learning.state import State, as_arrays, copy_state, first_non_finite, set_state, state_of
-from swarm.learning.travel import travelling
-from swarm.types import Digest
+from swarm.learning.checkpoint import Checkpoint, Workplace
+from swarm.learning.plan import Data, Plan
+from swarm.learning.site_plan import PARTS, SitePlan, describe, fingerprint_of
+from swarm.learning.state import State, copy_state, set_state
 
 PROGRESS_EVERY_S = 0.5
-PARTS = ("train", "validation", "test")
+Score = TypeVar("Score")
 
 Progress = Callable[[float, int, float], None]
 """Called with the part done (0..1), the epoch, and the mean loss of the last epoch so far."""
@@ -61,109 +54,8 @@ class Update:
     resumed_epochs: int
 
 
-@dataclass(frozen=True)
-class Workplace:
-    """Where a trainer keeps checkpoints, and of what they are (see `checkpoint`)."""
-
-    folder: Path
-    plan: Digest
-    keep_optimizer: bool
-
-    def round_file(self) -> Path:
-        return self.folder / "round.checkpoint"
-
-    def optimizer_file(self, round: int) -> Path:
-        return self.folder / f"optimizer-{round:06d}.checkpoint"
-
-
-class LocalTraining:
-    """A plan at one site: its model, its data, and what is done with them.
-
-    `prepared` replaces the plan's own reading of the site's files: the pooled reference uses it.
-    Raises PlanError with the place in the plan, here and in every method, for all that its code
-    raises or returns that cannot be trained.
-    """
-
-    def __init__(
-        self,
-        plan: Plan,
-        site: Site,
-        folder: Path,
-        *,
-        seed: int | None = None,
-        device: str = "auto",
-        prepared: Data | None = None,
-    ) -> None:
-        self.plan = plan
-        self.seed = plan.seed if seed is None else seed
-        self.site = Site(site.name, site.location, site.options, self.seed)
-        self.folder = folder
-        self.device = choose_device(device)
-        self._given = prepared
-        self._data: Data | None = None
-        self._prepared: Data | None = None
-        self._prepared_for: str | None = None
-        self.model = self._new_model().to(self.device)
-        with self._faults("building the model"):
-            state = state_of(self.model)
-            self.travels = travelling(self.model, state, plan.wire_dtype)
-        broken = first_non_finite(state)
-        if broken is not None:
-            raise PlanError(
-                f"model() returns a model whose tensor {broken!r} is NaN or infinite: initialise it"
-            )
-
-    def make_initial(self) -> State:
-        """The initial model, made anew: a node needs it once, and should not keep it in memory."""
-        with self._faults("building the model"):
-            return {name: value.cpu() for name, value in state_of(self._new_model()).items()}
-
-    @cached_property
-    def initial(self) -> State:
-        """The initial model, for those who compare with it again and again."""
-        return self.make_initial()
-
-    @property
-    def data(self) -> Data:
-        """This site's data as the plan reads it, before `prepare`; read once."""
-        if self._data is None:
-            with self._deterministic("data"), self._faults("reading the site's data"):
-                self._data = self.plan.data(self.site)
-            _check_data(self._data)
-        return self._data
-
-    @property
-    def has_statistics(self) -> bool:
-        """Whether the plan overrides `statistics`, and so asks for a statistics round."""
-        return type(self.plan).statistics is not Plan.statistics
-
-    def samples(self) -> Samples:
-        """How many rows there are for each use."""
-        data = self._tensors(self.data)
-        counts = {part: rows_in(getattr(data, part)) for part in PARTS}
-        if counts["train"] == 0:
-            raise PlanError(f"the site {self.site.name!r} has no training rows")
-        return Samples(**counts)
-
-    def statistics(self) -> dict[str, NDArray[np.float64]]:
-        """This site's sums, as float64 arrays."""
-        data = self.data
-        with self._deterministic("statistics"), self._faults("computing statistics"):
-            found = as_arrays(self.plan.statistics(data))
-        if not found:
-            raise PlanError("the plan's statistics are empty: return at least one array")
-        return found
-
-    def prepared(self, statistics: Mapping[str, NDArray[Any]] | None) -> Data:
-        """The data as the model sees it, given the sums over all sites."""
-        if self._given is not None:
-            return self._given
-        if self._prepared is None or self._prepared_for != _fingerprint(statistics):
-            data = self.data
-            with self._deterministic("prepare"), self._faults("preparing the data"):
-                self._prepared = self._tensors(self.plan.prepare(data, statistics or {}))
-            self._prepared_for = _fingerprint(statistics)
-        return self._prepared
+class LocalTraining(SitePlan):
+    """What is done with a plan at one site: training, and scoring models."""
 
     def train(
         self,
@@ -184,25 +76,30 @@ class LocalTraining:
         parameter becomes NaN or infinite.
         """
         data = self.prepared(statistics)
-        rows = rows_in(data.train)
-        if rows == 0:
-            raise PlanError(f"the site {self.site.name!r} has no training rows")
+        with self.faults("counting rows", "prepare"):
+            rows = rows_in(data.train)
+            if rows == 0:
+                raise PlanError(f"the site {self.site.name!r} has no training rows")
         started = time.monotonic()
         set_state(self.model, base, self.travels)
         self.model.train()
         if type(self.plan).train is not Plan.train:
-            with self._deterministic("train", self.site.name, round), self._faults("training"):
+            faults = self.faults("training", "train")
+            with self.deterministic("train", self.site.name, round), faults:
                 self.plan.train(self.model, data, round)
             done = Checkpoint({}, {}, 0, 0, math.nan)
             resumed = 0
         else:
             key = _key(self, round, base_digest, statistics, workplace)
             done, resumed = self._epochs(round, base, data, key, workplace, progress)
-        state = self._trained()
-        self._refuse_non_finite(state, f"after training round {round}")
+        owner = "train" if type(self.plan).train is not Plan.train else "loss"
+        with self.faults("taking the update", owner):
+            state = self.trained()
+            self.refuse_non_finite(state, f"after training round {round}")
+            self.refuse_thawed(base)
         loss = done.loss
         if math.isnan(loss):
-            loss = self._score(lambda: mean_loss(self.plan, self.model, data.train))
+            loss = self._score(lambda: mean_loss(self.plan, self.model, data.train), "loss")
         kept = copy_state(state) if own_copy else state
         return Update(kept, rows, done.steps, loss, time.monotonic() - started, resumed)
 
@@ -221,22 +118,7 @@ class LocalTraining:
         """The plan's metrics of a whole model on prepared rows, of this site or of several."""
         set_state(self.model, state, self.travels)
         shown = to_device(part, self.device)
-        found = self._score(lambda: self.plan.metrics(self.model, shown))
-        try:
-            return {str(name): float(value) for name, value in found.items()}
-        except (AttributeError, TypeError, ValueError):
-            raise PlanError(
-                f"{type(self.plan).__name__}.metrics must return a dict of numbers, not {found!r}"
-            ) from None
-
-    def _new_model(self) -> torch.nn.Module:
-        with self._deterministic("initialise"), self._faults("building the model"):
-            return self.plan.model()
-
-    def _trained(self) -> State:
-        """The model's own tensors (not copies) that are not frozen."""
-        state = state_of(self.model)
-        return {name: state[name] for name in self.travels}
+        return self._score(lambda: _numbers(self.plan.metrics(self.model, shown)), "metrics")
 
     def _epochs(
         self,
@@ -248,8 +130,13 @@ class LocalTraining:
         progress: Progress,
     ) -> tuple[Checkpoint, int]:
         """The default loop: `epochs` passes, from a checkpoint if there is one."""
-        with self._deterministic("optimizer", round), self._faults("making the optimiser"):
+        faults = self.faults("making the optimiser", "optimizer")
+        with self.deterministic("optimizer", round), faults:
             optimizer = self.plan.optimizer(self.model)
+            if not isinstance(optimizer, torch.optim.Optimizer):
+                raise PlanError(
+                    f"optimizer must return a torch Optimizer, not {describe(optimizer)}"
+                )
         done = Checkpoint({}, {}, 0, 0, math.nan)
         if workplace is not None:
             found = checkpoint.read(workplace.round_file(), key)
@@ -259,14 +146,16 @@ class LocalTraining:
                 if found.optimizer["param_groups"]:
                     optimizer.load_state_dict(found.optimizer)
             elif workplace.keep_optimizer:
-                self._restore_optimizer(optimizer, round, workplace)
+                with self.faults("restoring the optimiser", "optimizer"):
+                    self._restore_optimizer(optimizer, round, workplace)
         resumed = done.epochs
         for epoch in range(done.epochs, self.plan.epochs):
-            with self._deterministic("train", self.site.name, round, epoch):
+            with self.deterministic("train", self.site.name, round, epoch):
                 steps, loss = self._epoch(round, epoch, data, optimizer, progress)
-            done = Checkpoint(self._trained(), {}, epoch + 1, done.steps + steps, loss)
+            done = Checkpoint(self.trained(), {}, epoch + 1, done.steps + steps, loss)
             if workplace is not None:
-                self._keep(done, optimizer, key, round, workplace)
+                with self.faults("keeping the optimiser", "optimizer"), machine_faults():
+                    self._keep(done, optimizer, key, round, workplace)
         return done, resumed
 
     def _keep(
@@ -297,115 +186,91 @@ class LocalTraining:
         """One pass over the training rows. Returns its steps and mean loss."""
         rows, size = rows_in(data.train), self.plan.batch_size
         order = shuffled(rows, derive_seed(self.seed, self.site.name, round, epoch))
-        total = -(-rows // size) * self.plan.epochs
+        total = count_batches(rows, size) * self.plan.epochs
         steps, losses, told = 0, 0.0, time.monotonic()
-        with self._faults("computing the loss"):
-            for batch in batches(data.train, size, order, self.device):
+        given = batches(data.train, size, order, self.device)
+        while (batch := self._next(given)) is not None:
+            with self.faults("computing the loss", "loss"):
                 optimizer.zero_grad(set_to_none=True)
                 loss = self.plan.loss(self.model, batch)
-                value = self._finite(loss, round, epoch, steps)
+                value = self._finite(loss, batch, round, epoch, steps)
                 loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
-                steps, losses = steps + 1, losses + value
-                if time.monotonic() - told >= PROGRESS_EVERY_S:
-                    told = time.monotonic()
-                    done = (epoch * total // self.plan.epochs + steps) / total
-                    progress(min(done, 1.0), epoch, losses / steps)
+            steps, losses = steps + 1, losses + value
+            if time.monotonic() - told >= PROGRESS_EVERY_S:
+                told = time.monotonic()
+                done = (epoch * total // self.plan.epochs + steps) / total
+                progress(min(done, 1.0), epoch, losses / steps)
         progress((epoch + 1) / self.plan.epochs, epoch, losses / steps)
-        self._refuse_non_finite(self._trained(), f"in round {round}, epoch {epoch + 1}")
+        with self.faults("training", "loss"):
+            self.refuse_non_finite(self.trained(), f"in round {round}, epoch {epoch + 1}")
         return steps, losses / steps
 
-    def _finite(self, loss: Any, round: int, epoch: int, step: int) -> float:
+    def _next(self, given: Iterator[Any]) -> Any:
+        with self.faults("reading a batch of rows", "data"):
+            return next(given, None)
+
+    def _finite(self, loss: Any, batch: Any, round: int, epoch: int, step: int) -> float:
         if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
-            raise PlanError(f"loss must return a scalar tensor, not {_describe(loss)}")
+            raise PlanError(f"loss must return a scalar tensor, not {describe(loss)}")
+        if not loss.requires_grad:
+            raise PlanError(
+                "the loss does not depend on the model's parameters: compute it with torch "
+                "functions from what model(…) returns, without detach, .item() or no_grad"
+            )
         value = float(loss.detach())
         if not math.isfinite(value):
+            gap = first_gap(batch)
+            where = f"the loss is {value} in round {round}, epoch {epoch + 1}, step {step + 1}"
+            if gap is not None:
+                raise PlanError(f"{where}, because {gap}: fill missing values in prepare")
             raise PlanError(
-                f"the loss is {value} in round {round}, epoch {epoch + 1}, step {step + 1}: lower "
-                "the plan's learning_rate, and look for missing values in the data"
+                f"{where}: lower the plan's learning_rate, and look for missing values in the data"
             )
         return value
-
-    def _refuse_non_finite(self, state: State, when: str) -> None:
-        name = first_non_finite(state)
-        if name is not None:
-            raise PlanError(
-                f"the model's tensor {name!r} is NaN or infinite {when}: lower the plan's "
-                "learning_rate, and look for missing values in the data"
-            )
 
     def _restore_optimizer(
         self, optimizer: torch.optim.Optimizer, round: int, workplace: Workplace
     ) -> None:
-        """Load the state left by the last round before this one; forget those before it."""
-        earlier = sorted(
-            file
-            for file in workplace.folder.glob("optimizer-*.checkpoint")
-            if file < workplace.optimizer_file(round)
-        )
-        for file in earlier[:-1]:
-            file.unlink(missing_ok=True)
-        kept = checkpoint.read(earlier[-1], _optimizer_key(self, workplace)) if earlier else None
+        """Load the state left by the last round before this one."""
+        file = workplace.last_optimizer(round)
+        kept = checkpoint.read(file, _optimizer_key(self, workplace)) if file else None
         if kept is not None:
             settings = optimizer.state_dict()["param_groups"]
             optimizer.load_state_dict({"state": kept.optimizer["state"], "param_groups": settings})
 
-    def _score(self, metrics: Callable[[], Any]) -> Any:
+    def _score(self, metrics: Callable[[], Score], method: str) -> Score:
         was_training = self.model.training
         self.model.eval()
         try:
-            with self._deterministic("metrics"), self._faults("computing metrics"):
+            with self.deterministic("metrics"), self.faults("computing metrics", method):
                 with torch.no_grad():
                     return metrics()
         finally:
             self.model.train(was_training)
 
-    def _tensors(self, data: Data) -> Data:
-        _check_data(data)
-        return Data(*(as_tensors(getattr(data, part)) for part in PARTS))
 
-    def _faults(self, doing: str) -> Any:
-        return plan_faults(self.folder, f"{doing} ({self.site.name})")
-
-    @contextmanager
-    def _deterministic(self, *words: str | int) -> Iterator[None]:
-        """Seed every generator that a plan may use, from the run's seed and these words."""
-        seed = derive_seed(self.seed, *words)
-        torch.manual_seed(seed)
-        np.random.seed(seed % 2**32)
-        random.seed(seed)
-        yield
-
-
-def choose_device(device: str) -> torch.device:
-    """ "auto" is CUDA where there is one. Raises PlanError for a device that is not there."""
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+@contextmanager
+def machine_faults() -> Iterator[None]:
+    """A disk that fails is no fault of the plan."""
     try:
-        chosen = torch.device(device)
-        torch.empty(0, device=chosen)
-    except (RuntimeError, AssertionError) as error:
-        first_line = str(error).splitlines()[0]
-        raise PlanError(f'the device {device!r} cannot be used: {first_line}; try "auto"') from None
-    return chosen
+        yield
+    except OSError as error:
+        raise LocalError(f"cannot write a checkpoint: {error}; check the disk") from error
 
 
-def _check_data(data: Any) -> None:
-    if not isinstance(data, Data):
-        raise PlanError(f"data and prepare must return swarm.Data, not {_describe(data)}")
-
-
-def _describe(value: Any) -> str:
-    if isinstance(value, torch.Tensor):
-        return f"a tensor of shape {list(value.shape)}"
-    return f"{type(value).__name__}"
-
-
-def _fingerprint(statistics: Mapping[str, NDArray[Any]] | None) -> str:
-    state = hashlib.sha256()
-    for name, array in sorted((statistics or {}).items()):
-        state.update(f"{name} {array.shape} ".encode() + array.tobytes())
-    return state.hexdigest()
+def _numbers(scores: Any) -> dict[str, float]:
+    if not isinstance(scores, Mapping):
+        raise PlanError(f"metrics must return a dict of numbers, not {describe(scores)}")
+    found = {}
+    for name, value in scores.items():
+        try:
+            found[str(name)] = float(value)
+        except (TypeError, ValueError, RuntimeError):
+            raise PlanError(
+                f"metrics must return a dict of numbers, and {name!r} is {describe(value)}"
+            ) from None
+    return found
 
 
 def _key(
@@ -421,7 +286,7 @@ def _key(
             _optimizer_key(training, workplace),
             str(round),
             base_digest.hex(),
-            _fingerprint(statistics),
+            fingerprint_of(statistics),
         ]
     )
 

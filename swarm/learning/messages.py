@@ -27,6 +27,7 @@ class Rules(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=Tru
 
     rounds: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
     min_peers: Annotated[int, msgspec.Meta(ge=2, le=256)]
+    min_rows: Annotated[int, msgspec.Meta(ge=1, le=2**44)] = 5
     verify: Literal["auto", "held", "shared", "full"]
     wire_dtype: Literal["fp32", "bf16", "fp16"] = "fp32"
     max_round_s: Annotated[float, msgspec.Meta(gt=0, le=30 * 86400)]
@@ -125,7 +126,10 @@ Request = Load | CountSamples | Initialise | ComputeStatistics | Train | Evaluat
 
 
 class Alive(_Message, frozen=True):
-    """Sent every second while a request is worked on."""
+    """Sent every second while a request is worked on. `place` is where the plan's code is then,
+    "plan.py:42 in data"; empty if it is not running."""
+
+    place: str = ""
 
 
 class Progress(_Message, frozen=True):

@@ -13,10 +13,14 @@ def auc(labels: ArrayLike, scores: ArrayLike) -> float:
 
     `labels` [rows] are 0 or 1 (or false and true), `scores` [rows] are any numbers that grow with
     the chance of a 1. Computed from mid-ranks (Hanley and McNeil, Radiology 143:29-36, 1982).
-    NaN if only one class occurs. Raises ValueError if the lengths differ or a score is NaN.
+    NaN if only one class occurs. Raises ValueError if the lengths differ, a score is NaN, or the
+    labels are others: coded as 1 and 2, all rows would count as positive.
     """
     y, s = _pair(labels, scores)
-    positive = y > 0.5
+    others = np.setdiff1d(y, (0.0, 1.0))
+    if len(others):
+        raise ValueError(f"the labels must be 0 or 1, and {others[0]:g} is among them")
+    positive = y == 1
     positives = int(positive.sum())
     negatives = len(y) - positives
     if positives == 0 or negatives == 0:
@@ -51,5 +55,7 @@ def _pair(a: ArrayLike, b: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.f
 
 def _flat(values: Any) -> NDArray[np.float64]:
     if hasattr(values, "detach"):
-        values = values.detach().cpu().numpy()
+        values = values.detach().cpu()
+        # numpy has no bfloat16.
+        values = (values.double() if values.is_floating_point() else values).numpy()
     return np.asarray(values, dtype=np.float64).reshape(-1)

@@ -58,10 +58,10 @@ class Data:
     int8 to int32 as int64, all else in its own type.
 
     `validation` is for choosing and for the progress of a run, `test` for the final word. A row
-    belongs to exactly one part.
+    belongs to exactly one part. A site that only tests has no training rows.
     """
 
-    train: Any
+    train: Any = None
     validation: Any = None
     test: Any = None
 
@@ -76,6 +76,10 @@ class Plan:
 
     min_peers: ClassVar[int] = 2
     """A round needs at least this many updates."""
+
+    min_rows: ClassVar[int] = 5
+    """A site trains only with so many training rows or more: an update of fewer tells of them. A
+    site without any takes no part in training, and scores the models."""
 
     verify: ClassVar[str] = "auto"
     """What an attestation has checked: "held", "shared", "full"; "auto" is full below 16 MB."""

@@ -3,6 +3,10 @@
 What travels is the model's `state_dict`: parameters, and buffers such as BatchNorm's running
 statistics and integer counters. Tied tensors travel once, under the first of their names. State
 that is not tensors is refused, because nobody could merge it.
+
+As a rule the `state_dict` is the model's own tensors, and writing to them changes the model. Where
+it is not (a hook made copies, a module adds extra state), only `load_state_dict` puts values back,
+and whether it did is checked.
 """
 
 from __future__ import annotations
@@ -44,6 +48,8 @@ def state_of(model: torch.nn.Module) -> State:
     state: State = {}
     seen: set[tuple[object, ...]] = set()
     for name, value in model.state_dict(keep_vars=True).items():
+        if not isinstance(name, str):
+            raise PlanError(f"the model's state_dict has the key {name!r}: keys must be names")
         if not isinstance(value, torch.Tensor):
             raise PlanError(
                 f"the model's state {name!r} is a {type(value).__name__}, not a tensor, and cannot "
@@ -58,14 +64,35 @@ def state_of(model: torch.nn.Module) -> State:
                 f"the model's tensor {name!r} is {value.dtype} ({value.layout}), which cannot be "
                 f"merged; dense {', '.join(_DTYPES.values())} can"
             )
-        place = (value.data_ptr(), tuple(value.shape), value.stride(), value.dtype)
-        if value.numel() and place in seen:
+        if value.numel() and place_of(value) in seen:
             continue
-        seen.add(place)
+        seen.add(place_of(value))
         state[name] = value.detach()
     if not state:
         raise PlanError("the model has no parameters: there is nothing to merge")
     return state
+
+
+def place_of(tensor: torch.Tensor) -> tuple[object, ...]:
+    """Where and how a tensor lies in memory: equal for tied ones."""
+    return (tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype)
+
+
+def separate(model: torch.nn.Module) -> None:
+    """Give memory of their own to elements that share one place: `ones(1).expand(4)` cannot be
+    written to. The model must have no lazy tensors."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        steps = zip(tensor.shape, tensor.stride(), strict=True)
+        if any(size > 1 and step == 0 for size, step in steps):
+            tensor.data = tensor.data.clone(memory_format=torch.contiguous_format)
+
+
+def layout_of(specs: list[TensorSpec]) -> Layout:
+    """The layout of a tensor file. Raises PlanError for names, or more tensors, than one takes."""
+    try:
+        return Layout.from_specs(specs)
+    except ValueError as error:
+        raise PlanError(f"the model cannot be written to a file: {error}") from None
 
 
 def specs_of(
@@ -98,6 +125,7 @@ def set_state(
         if name not in own or name not in state:
             side = "the plan's model" if name not in own else "the model file"
             raise PlanError(f"the tensor {name!r} is not in {side}: they belong to different plans")
+    copies = _copies(model, own)
     with torch.no_grad():
         for name, target in own.items():
             source = state[name]
@@ -109,6 +137,41 @@ def set_state(
                 )
             if (source.device, source.data_ptr()) != (target.device, target.data_ptr()):
                 target.copy_(source)  # else it is the model's own
+    if copies:
+        _put_back(model, own, copies)
+
+
+def check_put_back(model: torch.nn.Module) -> None:
+    """Raise PlanError naming a tensor of the state_dict that could not be put back."""
+    own = state_of(model)
+    copies = _copies(model, own)
+    if copies:
+        _put_back(model, own, copies)
+
+
+def _copies(model: torch.nn.Module, state: State) -> list[str]:
+    """What of a model's own state the model does not compute with."""
+    real = {place_of(t) for t in (*model.parameters(), *model.buffers())}
+    return [name for name, t in state.items() if t.numel() and place_of(t) not in real]
+
+
+def _put_back(model: torch.nn.Module, state: State, copies: list[str]) -> None:
+    """Load `state`, part of which are copies that the model does not compute with."""
+    wanted = {name: state[name].clone() for name in copies}
+    firsts = {place_of(value): value for value in state.values()}
+    whole = {
+        name: firsts.get(place_of(value), value) if isinstance(value, torch.Tensor) else value
+        for name, value in model.state_dict(keep_vars=True).items()
+    }
+    model.load_state_dict({**whole, **state}, strict=False)
+    found = state_of(model)
+    for name, value in wanted.items():
+        if name not in found or not torch.equal(found[name].cpu(), value.cpu()):
+            raise PlanError(
+                f"the model's tensor {name!r} cannot be put back: state_dict() gives a copy of it, "
+                "and load_state_dict() does not take it; give the model's own tensors, or take "
+                "what was given in set_extra_state or a load hook"
+            )
 
 
 def first_non_finite(state: Mapping[str, torch.Tensor]) -> str | None:
@@ -125,7 +188,7 @@ def first_non_finite(state: Mapping[str, torch.Tensor]) -> str | None:
 
 def write_state(path: Path, state: Mapping[str, torch.Tensor]) -> None:
     """Write tensors once, into a mapped canonical file. Raises LocalError if the disk fails."""
-    with create_file(path, Layout.from_specs(specs_of(state))) as file:
+    with create_file(path, layout_of(specs_of(state))) as file:
         for name, value in state.items():
             _as_torch(file[name], value.dtype).copy_(value.detach())
 

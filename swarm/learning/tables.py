@@ -1,18 +1,19 @@
-"""Reading a site's CSV files, and splitting its rows, in a few plain functions.
+"""Reading a site's CSV files, in a few plain functions.
 
 A hospital's table has gaps, words and codes. `Table` turns named columns into float32 matrices and
 says which file, line and column it could not read, because the person at the site has the file and
-the author of the plan does not.
+the author of the plan does not. No row is left out and no cell is guessed: what cannot be read as
+it was meant is refused.
 """
 
 from __future__ import annotations
 
 import csv
 import gzip
-import hashlib
 import io
-import itertools
-from collections.abc import Sequence
+import math
+import zlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,8 +22,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from swarm.errors import ConfigurationError
 
-MISSING = frozenset({"", "?", "NA", "N/A", "NaN", "nan", "null", "NULL"})
+MISSING = frozenset({"", "?", "NA", "N/A", "NaN", "nan", "NAN", "null", "NULL"})
 """Cells that mean "not known"."""
+
+_OTHER_TABLES = (".tsv", ".xls", ".xlsx", ".ods")
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)
@@ -38,16 +42,22 @@ class Table:
     def text(self, column: str) -> list[str]:
         """One column as it stands in the file. Raises ConfigurationError if there is none."""
         if column not in self.columns:
+            hint = ""
+            if len(self.columns) == 1 and any(mark in next(iter(self.columns)) for mark in ";\t|"):
+                hint = "; say which delimiter divides its cells: read_csv(path, delimiter=…)"
             raise ConfigurationError(
-                f"{self._place()} has no column {column!r}; it has {', '.join(self.columns)}"
+                f"{self._place()} has no column {column!r}; it has {', '.join(self.columns)}{hint}"
             )
         return self.columns[column]
 
     def numbers(self, *columns: str) -> NDArray[np.float32]:
         """The named columns as float32 [rows, columns]; a missing cell is NaN.
 
-        Raises ConfigurationError naming file, line and column of a cell that is no number.
+        Raises ConfigurationError naming file, line and column of a cell that is no number, or one
+        that float32 cannot hold.
         """
+        if not columns:
+            raise ConfigurationError("numbers() names no column: name at least one")
         return np.stack([self._numbers(name) for name in columns], axis=1)
 
     def one_hot(self, column: str, values: Sequence[str | float]) -> NDArray[np.float32]:
@@ -55,22 +65,33 @@ class Table:
 
         Raises ConfigurationError naming file and line of a value that is not among `values`.
         """
-        known = {_code(value): index for index, value in enumerate(values)}
+        known = {code_of(value): index for index, value in enumerate(values)}
+        if len(known) != len(values):
+            raise ConfigurationError(
+                f"one_hot({column!r}): {', '.join(map(str, values))} names a value twice"
+            )
         result = np.zeros((len(self), len(known)), dtype=np.float32)
         for row, cell in enumerate(self.text(column)):
-            if cell in MISSING:
-                continue
-            if _code(cell) not in known:
+            index = known.get(code_of(cell))  # first: "NA" may be one of the values
+            if index is not None:
+                result[row, index] = 1.0
+            elif cell not in MISSING:
                 raise ConfigurationError(
                     f"{self.origins[row]}: {column} is {cell!r}, which is none of "
                     f"{', '.join(str(v) for v in values)}"
                 )
-            result[row, known[_code(cell)]] = 1.0
         return result
 
     def where(self, keep: ArrayLike) -> Table:
-        """The rows for which `keep` [rows] is true."""
-        rows = np.flatnonzero(np.asarray(keep, dtype=bool))
+        """The rows for which `keep` [rows] is true. Raises ConfigurationError if it has another
+        length, or holds row numbers."""
+        chosen = np.asarray(keep)
+        if chosen.shape != (len(self),) or (chosen.dtype != bool and len(self)):
+            raise ConfigurationError(
+                f"where() takes one True or False for each of the {len(self)} rows, not "
+                f"{chosen.dtype} {list(chosen.shape)}"
+            )
+        rows = np.flatnonzero(chosen)
         return Table(
             {name: [cells[i] for i in rows] for name, cells in self.columns.items()},
             [self.origins[i] for i in rows],
@@ -87,13 +108,18 @@ class Table:
         for row, cell in enumerate(self.text(column)):
             if cell in MISSING:
                 continue
-            try:
-                result[row] = float(cell)
-            except ValueError:
+            value = _number(cell)
+            if value is None:
                 raise ConfigurationError(
-                    f"{self.origins[row]}: {column} is {cell!r}, which is no number; "
+                    f"{self.origins[row]}: {column} is {cell[:80]!r}, which is no number; "
                     "leave the cell empty if the value is not known"
-                ) from None
+                )
+            if abs(value) > _LARGEST:
+                raise ConfigurationError(
+                    f"{self.origins[row]}: {column} is {cell[:80]!r}, beyond what a float32 holds "
+                    "(3.4e38); correct it, or leave the cell empty"
+                )
+            result[row] = value
         return result
 
     def _place(self) -> str:
@@ -103,23 +129,30 @@ class Table:
 def read_csv(path: Path, delimiter: str = ",") -> Table:
     """Read one CSV file (plain or .gz) with a header line, or all of a folder in name order.
 
-    Every file must have the same columns. Raises ConfigurationError naming the file otherwise.
+    Every file must have the same columns. Raises ConfigurationError naming file and line of what
+    is no CSV: an open quote, too few or too many cells, bytes that are no UTF-8 text.
     """
     files = _csv_files(path)
     columns: dict[str, list[str]] = {}
     origins: list[str] = []
     for file in files:
-        rows = list(csv.reader(io.StringIO(_text(file)), delimiter=delimiter))
-        header = [name.strip() for name in rows[0]] if rows else []
+        records = _records(file, delimiter)
+        _, cells = next(records, (1, []))
+        header = [name.strip() for name in cells]
         if len(set(header)) != len(header) or not header:
-            raise ConfigurationError(f"{file}: the first line must name each column once")
+            twice = sorted({name for name in header if header.count(name) > 1})
+            raise ConfigurationError(
+                f"{file}: the first line must name each column once"
+                + (f"; it has {', '.join(map(repr, twice))} twice" if twice else "")
+            )
         if not columns:
             columns = {name: [] for name in header}
         if set(columns) != set(header):
-            raise ConfigurationError(f"{file} has other columns than {files[0]}")
-        for line, cells in enumerate(rows[1:], start=2):
-            if not cells:
-                continue
+            raise ConfigurationError(
+                f"{file} has other columns than {files[0]}: "
+                f"{', '.join(sorted(set(columns) ^ set(header)))} is in one of them only"
+            )
+        for line, cells in records:
             if len(cells) != len(header):
                 raise ConfigurationError(
                     f"{file}:{line}: {len(cells)} cells under {len(header)} column names"
@@ -132,27 +165,35 @@ def read_csv(path: Path, delimiter: str = ",") -> Table:
     return Table(columns, origins)
 
 
-def split(strata: ArrayLike, fractions: Sequence[float], seed: int) -> list[NDArray[np.int64]]:
-    """Deal rows to parts at random, keeping each stratum's share in every part.
+def _records(file: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """The records of a file that are not blank, each with the line on which it begins.
 
-    `strata` [rows] is usually the label. Returns sorted row numbers for each of `fractions`, and
-    for the rest as the first part: `train, test = split(y, [1 / 3], seed=0)`. A row is in exactly
-    one part. The same seed gives the same parts, and a stratum is dealt alike whatever other strata
-    stand beside it: a hospital's test rows stay its test rows however hospitals share sites.
+    A quote that is never closed is an error of its own. One that the next stray quote closes again
+    would swallow the rows between them: a cell over several lines is therefore refused if one of
+    these lines has as many delimiters as a row.
     """
-    if min(fractions) < 0 or sum(fractions) > 1:
-        raise ConfigurationError(f"the fractions {list(fractions)} must lie in 0..1 together")
-    labels = np.asarray(strata).reshape(-1)
-    parts: list[list[int]] = [[] for _ in range(len(fractions) + 1)]
-    for value in np.unique(labels):
-        own = hashlib.sha256(repr(_code(str(value))).encode()).digest()
-        generator = np.random.default_rng([seed, *own])
-        rows = generator.permutation(np.flatnonzero(labels == value))
-        edges = np.rint(np.cumsum([0.0, *fractions]) * len(rows)).astype(int)
-        for part, (start, stop) in enumerate(itertools.pairwise(edges), start=1):
-            parts[part].extend(rows[start:stop].tolist())
-        parts[0].extend(rows[edges[-1] :].tolist())
-    return [np.array(sorted(part), dtype=np.int64) for part in parts]
+    text = _text(file)
+    lines = io.StringIO(text, newline=None).readlines()  # as the reader below counts them
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    begin, width = 1, 0
+    try:
+        for cells in reader:
+            end = reader.line_num
+            width = width or len(cells)
+            inner = lines[begin:end]
+            if any(line.count(delimiter) + 1 >= width for line in inner):
+                raise ConfigurationError(
+                    f"{file}:{begin}: a quoted cell goes on to line {end}, over what looks like "
+                    "rows of its own: close its quote, or write the cell on one line"
+                )
+            if cells:
+                yield begin, cells
+            begin = end + 1
+    except csv.Error as error:
+        raise ConfigurationError(
+            f"{file}:{begin}: {error}: close the quote that was opened there, and double a quote "
+            "inside a cell"
+        ) from None
 
 
 def _csv_files(path: Path) -> list[Path]:
@@ -160,23 +201,48 @@ def _csv_files(path: Path) -> list[Path]:
         return [path]
     if not path.is_dir():
         raise ConfigurationError(f"{path} does not exist: name the site's CSV file or its folder")
-    files = sorted(p for p in path.iterdir() if p.name.endswith((".csv", ".csv.gz")))
+    seen = sorted(p for p in path.iterdir() if p.is_file() and not p.name.startswith("."))
+    files = [p for p in seen if p.name.lower().endswith((".csv", ".csv.gz"))]
     if not files:
         raise ConfigurationError(f"{path} holds no .csv file")
+    for other in seen:
+        if other.suffix.lower() in _OTHER_TABLES:
+            raise ConfigurationError(
+                f"{other} is no CSV, and its rows would be left out: save it as .csv, or move it "
+                "out of the folder"
+            )
     return files
 
 
 def _text(file: Path) -> str:
     try:
         raw = file.read_bytes()
-        return (gzip.decompress(raw) if file.suffix == ".gz" else raw).decode("utf-8-sig")
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{file} cannot be read as UTF-8 text: {error}") from error
+        text = (gzip.decompress(raw) if file.suffix.lower() == ".gz" else raw).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise ConfigurationError(
+            f"{file}:{line} is no UTF-8 text ({error.reason}): save the file as UTF-8"
+        ) from None
+    except (OSError, EOFError, zlib.error) as error:
+        raise ConfigurationError(f"{file} cannot be read: {error}; is the file whole?") from error
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise ConfigurationError(f"{file}:{line} holds a NUL byte: save the file as UTF-8 text")
+    return text
 
 
-def _code(value: str | float) -> str | float:
-    """Codes compare as numbers where they are numbers: "3", "3.0" and 3 are one code."""
+def _number(cell: str) -> float | None:
+    """A cell as a number, infinite if it is too large; None if a person would not call it one:
+    Python reads "1_5" as 15."""
+    if "_" in cell or not cell.isascii() or cell[-1:].isalpha():
+        return None
     try:
-        return float(value)
+        return float(cell)
     except ValueError:
-        return str(value)
+        return None
+
+
+def code_of(value: str | float) -> str | float:
+    """Codes compare as numbers where they are numbers: "3", "3.0" and 3 are one code."""
+    number = _number(value) if isinstance(value, str) else float(value)
+    return str(value) if number is None or math.isinf(number) else number

@@ -28,8 +28,9 @@ from numpy.typing import NDArray
 
 from swarm.errors import ConfigurationError, LocalError, PlanError, RemoteError
 from swarm.learning import bundle
-from swarm.learning.loading import check_digest, load_plan, rules_of
-from swarm.learning.loop import LocalTraining, Workplace
+from swarm.learning.checkpoint import Workplace
+from swarm.learning.loading import check_digest, load_plan
+from swarm.learning.loop import LocalTraining
 from swarm.learning.messages import (
     LENGTH_BYTES,
     Alive,
@@ -55,6 +56,7 @@ from swarm.learning.messages import (
     read_length,
 )
 from swarm.learning.plan import Site
+from swarm.learning.settings import rules_of
 from swarm.learning.state import (
     State,
     read_arrays,

@@ -20,7 +20,7 @@ from collections.abc import Mapping
 import torch
 
 from swarm.errors import PlanError
-from swarm.learning.state import State, first_non_finite
+from swarm.learning.state import State, first_non_finite, place_of
 
 Types = Mapping[str, torch.dtype]
 """By name: the tensors that travel, and in which type."""
@@ -45,11 +45,13 @@ def travelling(model: torch.nn.Module, state: State, wire_dtype: str) -> Types:
     parameters = dict(model.named_parameters(remove_duplicate=False))
     if not any(p.requires_grad for p in parameters.values()):
         raise PlanError("no parameter of the model requires gradients: there is nothing to train")
+    # A trainable tensor may be tied to a frozen one, under whose name it is then known.
+    trained = {place_of(p) for p in parameters.values() if p.requires_grad}
     types: dict[str, torch.dtype] = {}
     for name, value in state.items():
         types[name] = value.dtype
         if name in parameters:
-            if not parameters[name].requires_grad:
+            if not (parameters[name].requires_grad or place_of(value) in trained):
                 del types[name]
             elif narrow is not None and value.dtype in _WIDE:
                 types[name] = narrow

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from swarm.errors import ConfigurationError, PlanError
 from swarm.learning.metrics import accuracy, auc, r2
 from swarm.learning.sites import deal
+from swarm.learning.splits import split
 from swarm.learning.statistics import mean_and_deviation, moments, standardise
-from swarm.learning.tables import read_csv, split
+from swarm.learning.tables import read_csv
 
 
 def write(path: Path, text: str) -> Path:

@@ -17,9 +17,9 @@ from torch import nn
 from swarm.blobs.tree import HASH_BYTES, Manifest
 from swarm.errors import PlanError, SchemaMismatch
 from swarm.learning import checkpoint
+from swarm.learning.checkpoint import Workplace
 from swarm.learning.federated import open_sites, run_federated
 from swarm.learning.loading import load_plan
-from swarm.learning.loop import Workplace
 from swarm.learning.merge import MEAN
 from swarm.learning.state import (
     first_non_finite,

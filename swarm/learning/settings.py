@@ -1,0 +1,98 @@
+"""Whether what a plan's class says is what Plan reads: a misspelt setting must not pass unnoticed.
+
+Every public name of a plan is one that Plan has, a setting of its own, declared by its type
+(`hidden: int = 16`), or a method of its own, with a name that nobody can take for one of Plan's.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import re
+from difflib import get_close_matches
+from pathlib import Path
+from types import FunctionType
+from typing import Any
+
+import msgspec
+
+from swarm.errors import PlanError
+from swarm.learning.messages import Rules
+from swarm.learning.plan import Plan
+
+_KNOWN = [name for name in vars(Plan) if not name.startswith("_")]
+_METHODS = [name for name in _KNOWN if inspect.isfunction(vars(Plan)[name])]
+_SETTINGS = [name for name in _KNOWN if name not in _METHODS]
+
+_FUNCTIONS = (FunctionType, staticmethod, classmethod)
+
+# Of two names, the part of their letters that agree (difflib): "metric" is .92 of "metrics".
+LIKE_A_SETTING = 0.6
+LIKE_A_DECLARED_ONE = 0.9
+LIKE_A_METHOD = 0.75
+
+
+def check_names(plan: type[Plan]) -> None:
+    """Raise PlanError naming a public attribute that Plan does not read, and the likely one."""
+    for kind in plan.__mro__[: plan.__mro__.index(Plan)]:
+        declared = inspect.get_annotations(kind)
+        for name, value in vars(kind).items():
+            if name.startswith("_"):
+                continue
+            where = f"{_place(kind, name)}{plan.__name__}.{name}"
+            if name in _METHODS:
+                if not isinstance(value, _FUNCTIONS):
+                    raise PlanError(f"{where} must be a method: write `def {name}(self, …)`")
+            elif name in _SETTINGS:
+                if callable(value) or isinstance(value, property):
+                    raise PlanError(f"{where} must be a value, not a method: {name} = …")
+            elif callable(value) or isinstance(value, (property, *_FUNCTIONS)):
+                _refuse_likeness(where, name, _KNOWN, LIKE_A_METHOD)
+            elif name in declared:
+                _refuse_likeness(where, name, _SETTINGS, LIKE_A_DECLARED_ONE)
+            else:
+                _refuse_likeness(where, name, _SETTINGS, LIKE_A_SETTING)
+                raise PlanError(
+                    f"{where} is no setting of swarm.Plan: if it is your own, declare it by its "
+                    f"type: {name}: {type(value).__name__} = {value!r:.60}"
+                )
+        for name in declared:
+            if not name.startswith("_") and name not in vars(kind) and name not in _KNOWN:
+                where = f"{_place(kind, name)}{plan.__name__}.{name}"
+                raise PlanError(f"{where} is declared without a value: give it one")
+
+
+def rules_of(plan: Plan) -> Rules:
+    """The plan's rules, checked. Raises PlanError naming the setting that cannot be."""
+    values = {name: getattr(plan, name) for name in Rules.__struct_fields__}
+    try:
+        rules = msgspec.convert(values, Rules)
+    except msgspec.ValidationError as error:
+        message = str(error).replace("$.", "")
+        raise PlanError(f"{type(plan).__name__}: {message}: change it in plan.py") from None
+    for name in ("learning_rate", "weight_decay"):
+        value: Any = getattr(plan, name)
+        real = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not real or not math.isfinite(value) or value < 0:
+            raise PlanError(
+                f"{type(plan).__name__}: {name} is {value!r}: give a number that is not negative"
+            )
+    return rules
+
+
+def _place(kind: type, name: str) -> str:
+    """ "plan.py:12: ", where a class says `name`; empty where there is no source."""
+    try:
+        lines, first = inspect.getsourcelines(kind)
+        file = inspect.getfile(kind)
+    except (OSError, TypeError):
+        return ""
+    said = re.compile(rf"\s+(def |async def |class )?{re.escape(name)}\b")
+    found = (n for n, line in enumerate(lines, start=first) if said.match(line))
+    return f"{Path(file).name}:{next(found, first)}: "
+
+
+def _refuse_likeness(where: str, name: str, among: list[str], cutoff: float) -> None:
+    likely = get_close_matches(name, among, n=1, cutoff=cutoff)
+    if likely:
+        raise PlanError(f"{where} is nothing that swarm.Plan reads: did you mean {likely[0]}?")

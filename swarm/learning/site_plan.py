@@ -1,0 +1,258 @@
+"""A plan at one site: its model, built and checked, and its data, read and prepared once.
+
+What a plan's `model` and `data` return is looked at here, where it can be refused by name and with
+its place in the plan, and not in the middle of a round.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from swarm.errors import PlanError
+from swarm.learning.batches import as_tensors, derive_seed, rows_in
+from swarm.learning.faults import plan_faults
+from swarm.learning.messages import Samples
+from swarm.learning.plan import Data, Plan, Site
+from swarm.learning.state import (
+    State,
+    as_arrays,
+    check_put_back,
+    first_non_finite,
+    layout_of,
+    separate,
+    specs_of,
+    state_of,
+)
+from swarm.learning.travel import travelling
+from swarm.tensors import TensorSpec
+
+PARTS = ("train", "validation", "test")
+
+
+class SitePlan:
+    """A plan at one site: its model and its data.
+
+    `prepared` replaces the plan's own reading of the site's files: the pooled reference uses it.
+    Raises PlanError with the place in the plan, here and in every method, for all that its code
+    raises or returns that cannot be trained.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        site: Site,
+        folder: Path,
+        *,
+        seed: int | None = None,
+        device: str = "auto",
+        prepared: Data | None = None,
+    ) -> None:
+        self.plan = plan
+        self.seed = plan.seed if seed is None else seed
+        self.site = Site(site.name, site.location, site.options, self.seed)
+        self.folder = folder
+        self.device = choose_device(device)
+        self._given = prepared
+        self._data: Data | None = None
+        self._prepared: Data | None = None
+        self._prepared_for: str | None = None
+        self._samples: Samples | None = None
+        self.model = self._new_model()
+        with self.faults("building the model", "model"):
+            self.model.to(self.device)
+            state = state_of(self.model)
+            self.travels = travelling(self.model, state, plan.wire_dtype)
+            self._specs = specs_of(state)
+            layout_of(self._specs)
+            self._refuse_broken_model(state)
+            check_put_back(self.model)
+
+    def make_initial(self) -> State:
+        """The initial model, made anew: a node needs it once, and should not keep it in memory."""
+        with self.faults("building the model", "model"):
+            return {name: value.cpu() for name, value in state_of(self._new_model()).items()}
+
+    @cached_property
+    def initial(self) -> State:
+        """The initial model, for those who compare with it again and again."""
+        return self.make_initial()
+
+    @property
+    def data(self) -> Data:
+        """This site's data as the plan reads it, before `prepare`; read once."""
+        if self._data is None:
+            with self.deterministic("data"), self.faults("reading the site's data", "data"):
+                found = self.plan.data(self.site)
+                _check_data(found, "data")
+            self._data = found
+        return self._data
+
+    @property
+    def has_statistics(self) -> bool:
+        """Whether the plan overrides `statistics`, and so asks for a statistics round."""
+        return type(self.plan).statistics is not Plan.statistics
+
+    def samples(self) -> Samples:
+        """How many rows there are for each use, as the plan's `data` gives them.
+
+        Raises PlanError if there are none, or some for training but fewer than `min_rows`.
+        """
+        if self._samples is None:
+            data = self.data
+            with self.faults("counting the site's rows", "data"):
+                ready = self._tensors(data)
+                counts = {part: rows_in(getattr(ready, part)) for part in PARTS}
+                if not any(counts.values()):
+                    raise PlanError(
+                        f"the site {self.site.name!r} has no rows: give training rows, or test "
+                        "rows alone"
+                    )
+                if 0 < counts["train"] < self.plan.min_rows:
+                    raise PlanError(
+                        f"the site {self.site.name!r} has {counts['train']} training rows, and "
+                        f"the plan's min_rows is {self.plan.min_rows}: let it test only, or lower "
+                        "min_rows"
+                    )
+            self._samples = Samples(**counts)
+        return self._samples
+
+    def statistics(self) -> dict[str, NDArray[np.float64]]:
+        """This site's sums, as float64 arrays."""
+        data = self.data
+        faults = self.faults("computing statistics", "statistics")
+        with self.deterministic("statistics"), faults:
+            given = self.plan.statistics(data)
+            if not isinstance(given, Mapping):
+                raise PlanError(f"statistics must return a dict of arrays, not {describe(given)}")
+            found = as_arrays(given)
+            if not found:
+                raise PlanError("the plan's statistics are empty: return at least one array")
+        return found
+
+    def prepared(self, statistics: Mapping[str, NDArray[Any]] | None) -> Data:
+        """The data as the model sees it, given the sums over all sites."""
+        if self._given is not None:
+            return self._given
+        if self._prepared is None or self._prepared_for != fingerprint_of(statistics):
+            data = self.data
+            with self.deterministic("prepare"), self.faults("preparing the data", "prepare"):
+                ready = self.plan.prepare(data, statistics or {})
+                _check_data(ready, "prepare")
+                self._prepared = self._tensors(ready)
+            self._prepared_for = fingerprint_of(statistics)
+        return self._prepared
+
+    def _new_model(self) -> torch.nn.Module:
+        with self.deterministic("initialise"), self.faults("building the model", "model"):
+            model = self.plan.model()
+            if not isinstance(model, torch.nn.Module):
+                raise PlanError(f"model must return a torch.nn.Module, not {describe(model)}")
+            state_of(model)  # refuses what has no values yet
+            separate(model)
+            return model
+
+    def trained(self) -> State:
+        """The model's own tensors (not copies) that are not frozen.
+
+        Raises PlanError if training has changed which tensors there are, or of what kind.
+        """
+        state = state_of(self.model)
+        for new, old in zip_longest(specs_of(state), self._specs):
+            if new != old:
+                raise PlanError(
+                    f"training has changed what tensors the model has: {_told(old)} has become "
+                    f"{_told(new)}; a model keeps its tensors, their shapes and types"
+                )
+        return {name: state[name] for name in self.travels}
+
+    def _refuse_broken_model(self, state: State) -> None:
+        broken = first_non_finite(state)
+        if broken is None:
+            return
+        if broken in dict(self.model.named_buffers()):
+            raise PlanError(
+                f"the model's buffer {broken!r} has NaN or infinite values, which cannot be "
+                "merged: a constant mask is part of the code, so register it with persistent=False"
+            )
+        raise PlanError(
+            f"model() returns a model whose tensor {broken!r} is NaN or infinite: initialise it"
+        )
+
+    def refuse_thawed(self, base: Mapping[str, torch.Tensor]) -> None:
+        """A frozen tensor does not travel: what training made of it would be lost, each site's own
+        for itself."""
+        for name, value in state_of(self.model).items():
+            if name not in self.travels and not torch.equal(value.cpu(), base[name].cpu()):
+                raise PlanError(
+                    f"training has changed the frozen tensor {name!r}, which does not travel: "
+                    "register it as a buffer, or leave requires_grad on"
+                )
+
+    def refuse_non_finite(self, state: State, when: str) -> None:
+        name = first_non_finite(state)
+        if name is not None:
+            raise PlanError(
+                f"the model's tensor {name!r} is NaN or infinite {when}: lower the plan's "
+                "learning_rate, and look for missing values in the data"
+            )
+
+    def _tensors(self, data: Data) -> Data:
+        return Data(*(as_tensors(getattr(data, part), part) for part in PARTS))
+
+    def faults(self, doing: str, method: str) -> Any:
+        return plan_faults(self.folder, f"{doing} ({self.site.name})", type(self.plan), method)
+
+    @contextmanager
+    def deterministic(self, *words: str | int) -> Iterator[None]:
+        """Seed every generator that a plan may use, from the run's seed and these words."""
+        seed = derive_seed(self.seed, *words)
+        torch.manual_seed(seed)
+        np.random.seed(seed % 2**32)
+        random.seed(seed)
+        yield
+
+
+def choose_device(device: str) -> torch.device:
+    """ "auto" is CUDA where there is one. Raises PlanError for a device that is not there."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        first_line = str(error).splitlines()[0]
+        raise PlanError(f'the device {device!r} cannot be used: {first_line}; try "auto"') from None
+    return chosen
+
+
+def _check_data(data: Any, method: str) -> None:
+    if not isinstance(data, Data):
+        raise PlanError(f"{method} must return swarm.Data, not {describe(data)}")
+
+
+def describe(value: Any) -> str:
+    if isinstance(value, torch.Tensor):
+        return f"a tensor of shape {list(value.shape)}"
+    return f"{type(value).__name__}"
+
+
+def fingerprint_of(statistics: Mapping[str, NDArray[Any]] | None) -> str:
+    state = hashlib.sha256()
+    for name, array in sorted((statistics or {}).items()):
+        state.update(f"{name} {array.shape} ".encode() + array.tobytes())
+    return state.hexdigest()
+
+
+def _told(spec: TensorSpec | None) -> str:
+    return "nothing" if spec is None else f"{spec.name!r} {spec.dtype} {list(spec.shape)}"
