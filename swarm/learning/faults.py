@@ -51,6 +51,15 @@ def plan_faults(
         raise PlanError(f"{place}: while {doing}: {kind}: {_text(error)}") from error
 
 
+@contextmanager
+def machine_faults() -> Iterator[None]:
+    """What the system refuses to our own code is no fault of the plan."""
+    try:
+        yield
+    except OSError as error:
+        raise LocalError(f"{error}; check the disk's free space and permissions") from error
+
+
 def method_place(folder: Path, plan: type[Plan] | None, method: str) -> str | None:
     """ "plan.py:12 in model", where the plan defines it; the plan's class if it does not."""
     if plan is None:

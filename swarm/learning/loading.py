@@ -23,7 +23,7 @@ def load_plan(path: Path, digest: Digest | None = None) -> Plan:
     check_digest(path, found, digest)
     file = path / "plan.py" if path.is_dir() else path
     use_modules_of(file.parent, found.files if path.is_dir() else {})
-    name = f"swarm_plan_{found.digest.hex()[:12]}"
+    name = file.stem  # as its own processes import it: workers of a DataLoader, say
     with plan_faults(file.parent, "importing the plan"):
         module = import_file(name, file, found.files["plan.py"])
     found_here = {

@@ -11,14 +11,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import torch
 from numpy.typing import NDArray
 
-from swarm.errors import LocalError, PlanError
+from swarm.errors import PlanError
 from swarm.learning import checkpoint
 from swarm.learning.batches import (
     batches,
@@ -31,6 +30,7 @@ from swarm.learning.batches import (
     to_device,
 )
 from swarm.learning.checkpoint import Checkpoint, Workplace
+from swarm.learning.faults import machine_faults
 from swarm.learning.plan import Data, Plan
 from swarm.learning.site_plan import PARTS, SitePlan, describe, fingerprint_of
 from swarm.learning.state import State, copy_state, set_state
@@ -83,7 +83,7 @@ class LocalTraining(SitePlan):
         started = time.monotonic()
         set_state(self.model, base, self.travels)
         self.model.train()
-        if type(self.plan).train is not Plan.train:
+        if self.owns_its_loop:
             faults = self.faults("training", "train")
             with self.deterministic("train", self.site.name, round), faults:
                 self.plan.train(self.model, data, round)
@@ -92,7 +92,7 @@ class LocalTraining(SitePlan):
         else:
             key = _key(self, round, base_digest, statistics, workplace)
             done, resumed = self._epochs(round, base, data, key, workplace, progress)
-        owner = "train" if type(self.plan).train is not Plan.train else "loss"
+        owner = "train" if self.owns_its_loop else "loss"
         with self.faults("taking the update", owner):
             state = self.trained()
             self.refuse_non_finite(state, f"after training round {round}")
@@ -102,6 +102,11 @@ class LocalTraining(SitePlan):
             loss = self._score(lambda: mean_loss(self.plan, self.model, data.train), "loss")
         kept = copy_state(state) if own_copy else state
         return Update(kept, rows, done.steps, loss, time.monotonic() - started, resumed)
+
+    @property
+    def owns_its_loop(self) -> bool:
+        """Whether the plan writes `train` itself."""
+        return type(self.plan).train is not Plan.train
 
     def evaluate(
         self,
@@ -248,15 +253,6 @@ class LocalTraining(SitePlan):
                     return metrics()
         finally:
             self.model.train(was_training)
-
-
-@contextmanager
-def machine_faults() -> Iterator[None]:
-    """A disk that fails is no fault of the plan."""
-    try:
-        yield
-    except OSError as error:
-        raise LocalError(f"cannot write a checkpoint: {error}; check the disk") from error
 
 
 def _numbers(scores: Any) -> dict[str, float]:

@@ -144,6 +144,7 @@ class Loaded(_Message, frozen=True):
     """What the plan says of itself.
 
     `tensors` are what travels in each round, `initial` those of model 0: empty if the same.
+    `places` says by request where in the plan it is answered: "plan.py:42 in data".
     """
 
     name: str
@@ -153,6 +154,7 @@ class Loaded(_Message, frozen=True):
     tensors: tuple[Tensor, ...]
     device: str
     initial: tuple[Tensor, ...] = ()
+    places: dict[str, str] = {}
 
 
 class Counted(_Message, frozen=True):

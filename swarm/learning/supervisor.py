@@ -3,7 +3,9 @@
 A trainer that dies or falls silent in the middle of a request costs a retry, not the run: it is
 started again, after a growing pause, and asked the same again; its checkpoint of the round makes
 the retry short and the result the same, bit for bit. What the plan itself raises is not retried,
-since it would only raise it again.
+since it would only raise it again; and a process that ends by its own doing, by a crash or by
+leaving, is tried once more, and then the plan's fault too. One that is killed is not: whoever runs
+the machine may have done that, or its memory may have run out.
 
 There is no background task: the trainer is read only while it is asked something, so an idle one
 that dies is noticed, and replaced, at the next request.
@@ -11,22 +13,18 @@ that dies is noticed, and replaced, at the next request.
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
+import math
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TypeVar
+from typing import TypeVar
 
 import msgspec
 import trio
 
 from swarm.errors import ConfigurationError, LocalError, PlanError, TrainerError
 from swarm.learning.messages import (
-    LENGTH_BYTES,
     Alive,
     ComputeStatistics,
     Counted,
@@ -45,18 +43,14 @@ from swarm.learning.messages import (
     Train,
     Trained,
     Written,
-    decode_reply,
-    frame,
-    read_length,
 )
+from swarm.learning.process import Died, TrainerProcess, start_process
 from swarm.types import NO_DIGEST, Digest
 
 START_S = 120.0
-END_GRACE_S = 5.0
-EXIT_STATUS_WAIT_S = 1.0
 FIRST_PAUSE_S = 0.2
-WRITE_DEADLINE_S = 10.0
 DESCRIPTION = "described.msgpack"
+TRIES_OF_A_PLAN = 2
 _descriptions = msgspec.msgpack.Decoder(Loaded)
 
 Answer = TypeVar("Answer", bound=Reply)
@@ -97,7 +91,7 @@ class Trainer:
         self.config = config
         self.restarts = 0
         """How many processes were replaced because they died or fell silent."""
-        self._process: _Process | None = None
+        self._process: TrainerProcess | None = None
         self._loaded: Loaded | None = None
         self._described: Loaded | None = None
         self._asking = trio.Lock()
@@ -199,9 +193,17 @@ class Trainer:
             try:
                 process, loaded = await self._running()
                 return await self._exchange(process, request, progress) if request else loaded
-            except _Died as death:
+            except Died as death:
+                place = "" if self._process is None else self._process.place
+                asked = type(request or Load).__name__
+                place = place or (self._loaded.places.get(asked, "") if self._loaded else "")
                 await self.stop()
                 self.restarts += 1
+                if death.of_itself and place and attempt >= TRIES_OF_A_PLAN:
+                    raise PlanError(
+                        f"{place}: the trainer of {self.config.site!r} {death} {attempt} times in "
+                        f"a row; see {self.config.log or 'the output of the node'}"
+                    ) from death
                 if attempt == self.config.attempts:
                     raise TrainerError(
                         f"the trainer of {self.config.site!r} {death} {attempt} times in a row; "
@@ -217,13 +219,14 @@ class Trainer:
                 raise
         raise AssertionError("attempts is at least 1")
 
-    async def _running(self) -> tuple[_Process, Loaded]:
+    async def _running(self) -> tuple[TrainerProcess, Loaded]:
         """The process with its plan loaded, started if there is none."""
         if self._process is not None and self._loaded is not None and self._process.lives():
             return self._process, self._loaded
         await self.stop()
-        self._process = await _start(self.config)
         config = self.config
+        config.workspace.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._process = await start_process(config.workspace.absolute(), config.log, config.nice)
         request = Load(
             plan=str(config.plan.absolute()),
             digest=config.digest or b"",
@@ -240,7 +243,7 @@ class Trainer:
             await self.stop()
             raise
         if not isinstance(loaded, Loaded):
-            raise _Died(f"answered {type(loaded).__name__} to Load")
+            raise Died(f"answered {type(loaded).__name__} to Load")
         self._loaded = loaded
         if self._described is None:
             await trio.to_thread.run_sync(self._note_description, loaded)
@@ -266,10 +269,11 @@ class Trainer:
         return self.config.workspace / DESCRIPTION
 
     async def _exchange(
-        self, process: _Process, request: Request, progress: Callable[[Progress], None]
+        self, process: TrainerProcess, request: Request, progress: Callable[[Progress], None]
     ) -> Reply:
         """Send one request, and read until its final reply."""
-        process.busy = True
+        process.busy, process.place = True, ""
+        last = Progress(fraction=0.0, epoch=0, loss=math.nan)
         await process.send(request)
         while True:
             reply = await process.receive(
@@ -278,9 +282,12 @@ class Trainer:
             process.spoke = True
             process.busy = isinstance(reply, Alive | Progress)
             match reply:
-                case Alive():
-                    continue
+                case Alive(place=place):
+                    process.place = place or process.place
+                    if isinstance(request, Train):
+                        progress(last)  # a plan that trains by its own loop tells nothing else
                 case Progress():
+                    last = reply
                     progress(reply)
                 case Failed(kind="plan", message=message):
                     raise PlanError(message)
@@ -304,131 +311,6 @@ async def open_trainer(config: TrainerConfig) -> AsyncIterator[Trainer]:
     finally:
         with trio.CancelScope(shield=True):
             await trainer.stop()
-
-
-class _Died(Exception):
-    """The process ended, fell silent or broke the protocol; the text completes a sentence."""
-
-
-@dataclass
-class _Process:
-    """One trainer process, in a process group of its own, and its two pipes."""
-
-    process: trio.Process
-    requests: trio.lowlevel.FdStream
-    replies: trio.lowlevel.FdStream
-    busy: bool = False
-    """Whether it owes a final reply."""
-    spoke: bool = False
-    """Whether it has said anything: it cannot before torch is imported."""
-
-    @property
-    def pid(self) -> int:
-        return self.process.pid
-
-    def lives(self) -> bool:
-        return self.process.poll() is None
-
-    async def send(self, request: Request) -> None:
-        try:
-            with trio.fail_after(WRITE_DEADLINE_S):
-                await self.requests.send_all(frame(request))
-        except (trio.BrokenResourceError, trio.TooSlowError) as error:
-            raise _Died("died before it was asked") from error
-
-    async def receive(self, silence_s: float) -> Reply:
-        try:
-            with trio.fail_after(silence_s):
-                length = read_length(await self._exactly(LENGTH_BYTES))
-                return decode_reply(await self._exactly(length))
-        except trio.TooSlowError:
-            raise _Died(f"was silent for {silence_s:g} s") from None
-        except TrainerError as error:
-            raise _Died(f"broke its protocol ({error})") from error
-
-    async def _exactly(self, count: int) -> bytes:
-        data = bytearray()
-        while len(data) < count:
-            try:
-                piece = await self.replies.receive_some(count - len(data))
-            except trio.BrokenResourceError:
-                piece = b""
-            if not piece:
-                with trio.move_on_after(EXIT_STATUS_WAIT_S):
-                    await self.process.wait()
-                raise _Died(f"died ({_status(self.process)})")
-            data += piece
-        return bytes(data)
-
-    async def end(self) -> None:
-        """Kill the process group, and wait for the process."""
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        await self.requests.aclose()
-        await self.replies.aclose()
-        with trio.CancelScope(shield=True), trio.move_on_after(END_GRACE_S):
-            await self.process.wait()
-
-
-async def _start(config: TrainerConfig) -> _Process:
-    """Start a trainer process. Raises LocalError if the system cannot."""
-    config.workspace.mkdir(mode=0o700, parents=True, exist_ok=True)
-    child_reads, we_write = os.pipe()
-    we_read, child_writes = os.pipe()
-    log: IO[bytes] | None = None
-    try:
-        log = config.log.open("ab") if config.log else None
-        process = await trio.lowlevel.open_process(
-            [
-                sys.executable,
-                "-P",
-                "-m",
-                "swarm.learning.trainer",
-                f"--requests={child_reads}",
-                f"--replies={child_writes}",
-                f"--nice={config.nice}",
-            ],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT if log else None,
-            pass_fds=(child_reads, child_writes),
-            start_new_session=True,
-            env=_environment(),
-        )
-    except BaseException as error:
-        os.close(we_write)
-        os.close(we_read)
-        if isinstance(error, OSError):
-            raise LocalError(f"the trainer process cannot be started: {error}") from error
-        raise
-    finally:
-        os.close(child_reads)
-        os.close(child_writes)
-        if log is not None:
-            log.close()
-    return _Process(process, trio.lowlevel.FdStream(we_write), trio.lowlevel.FdStream(we_read))
-
-
-def _environment() -> dict[str, str]:
-    """The trainer's environment: repeatable arithmetic must be asked for before torch loads.
-
-    Nothing of swarm's own goes in, above all not the password of the node's key.
-    """
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith("SWARM_")}
-    return {
-        **inherited,
-        "PYTHONHASHSEED": "0",
-        "PYTHONUNBUFFERED": "1",
-        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
-        "MKL_CBWR": "AUTO,STRICT",
-    }
-
-
-def _status(process: trio.Process) -> str:
-    code = process.poll()
-    if code is None:
-        return "its pipe closed"
-    return f"signal {-code}" if code < 0 else f"exit status {code}"
 
 
 def _text(path: Path | None) -> str | None:

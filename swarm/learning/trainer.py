@@ -4,6 +4,10 @@ It is a process of its own because user code computes for minutes without yieldi
 memory, or die; the node's main process must answer its peers meanwhile. The main process starts it
 (`supervisor`) with two pipes, and asks for one thing at a time (`messages`).
 
+It says every second that it lives, and where the plan's code is. A long call into C that keeps
+the interpreter's lock would silence any thread; then `faulthandler`, whose watchdog needs no lock,
+writes the stack to a third pipe instead, and so it does when a library crashes.
+
 The trainer outlives nobody: when the pipe of requests ends, because the main process ended or was
 killed, it kills its own process group at once, in the middle of a round if need be. The round's
 checkpoint stays.
@@ -12,6 +16,7 @@ checkpoint stays.
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import os
 import queue
 import signal
@@ -29,6 +34,8 @@ from numpy.typing import NDArray
 from swarm.errors import ConfigurationError, LocalError, PlanError, RemoteError
 from swarm.learning import bundle
 from swarm.learning.checkpoint import Workplace
+from swarm.learning.faults import frame_place, machine_faults, method_place, plan_faults
+from swarm.learning.importing import use_modules_of
 from swarm.learning.loading import check_digest, load_plan
 from swarm.learning.loop import LocalTraining
 from swarm.learning.messages import (
@@ -71,13 +78,26 @@ from swarm.learning.travel import completed, to_wire
 from swarm.tensors import TensorSpec
 from swarm.types import Digest
 
+PLAN_OF_WORKERS = "SWARM_PLAN_OF_WORKERS"
+"""Digest and folder of the plan, in the environment of what its code starts."""
 ALIVE_EVERY_S = 1.0
+QUIET_S = 5.0
+"""Without a turn for any thread, after which the watchdog writes; and again each time after it."""
 
 
 class Wire:
-    """The two pipes. Any thread may send; a reader thread queues the requests."""
+    """The pipes. Any thread may send; a reader thread queues the requests.
 
-    def __init__(self, requests: int, replies: int) -> None:
+    `signs` takes what `faulthandler` writes; it does not block, and what finds no room is lost.
+    """
+
+    code: Path | None = None
+    """Where the plan's code lies, once it is known."""
+
+    def __init__(self, requests: int, replies: int, signs: int) -> None:
+        os.set_blocking(signs, False)
+        faulthandler.enable(signs, all_threads=False)
+        self._signs = signs
         self._requests = os.fdopen(requests, "rb")
         self._replies = os.fdopen(replies, "wb", buffering=0)
         self._sending = threading.Lock()
@@ -102,11 +122,21 @@ class Wire:
     def alive(self) -> Iterator[None]:
         """Say every second that this process lives, while a request is worked on."""
         done = threading.Event()
+        worker = threading.get_ident()
+
+        def watch() -> None:
+            # The stacks are read while nobody changes them: it fires only if no thread here can
+            # run for so long, which is when one holds the lock and does not return.
+            faulthandler.dump_traceback_later(QUIET_S, repeat=True, file=self._signs)
 
         def beat() -> None:
             while not done.wait(ALIVE_EVERY_S):
-                self.send(Alive())
+                watch()
+                frame = sys._current_frames().get(worker)
+                self.send(Alive(place=frame_place(self.code, frame) if self.code else ""))
+            faulthandler.cancel_dump_traceback_later()
 
+        watch()
         thread = threading.Thread(target=beat, name="alive", daemon=True)
         thread.start()
         try:
@@ -125,10 +155,20 @@ class Wire:
         _end_group()
 
 
+METHODS: dict[type[Request], str] = {
+    CountSamples: "data",
+    Initialise: "model",
+    ComputeStatistics: "statistics",
+    Evaluate: "metrics",
+    Export: "model",
+}
+"""Which of the plan's methods a request is mostly about; training is `loss` or `train`."""
+
+
 class Trainer:
     """Answers requests about one plan at one site."""
 
-    def __init__(self, load: Load) -> None:
+    def __init__(self, load: Load, wire: Wire) -> None:
         if load.data is not None and not Path(load.data).exists():
             raise ConfigurationError(
                 f"the site's data {load.data} does not exist: correct its path in node.toml"
@@ -136,7 +176,9 @@ class Trainer:
         workspace = Path(load.workspace)
         workspace.mkdir(mode=0o700, parents=True, exist_ok=True)
         code, digest = _unpack(Path(load.plan), load.digest, workspace)
+        wire.code = code
         plan = load_plan(code, digest)
+        os.environ[PLAN_OF_WORKERS] = f"{digest.hex()} {code}"
         rules = rules_of(plan)
         torch.set_num_threads(rules.threads)
         torch.use_deterministic_algorithms(True, warn_only=True)
@@ -158,7 +200,22 @@ class Trainer:
             tensors=travels,
             initial=() if initial == travels else initial,
             device=str(self.training.device),
+            places={kind.__name__: self.place_of(kind) for kind in (Train, *METHODS)},
         )
+
+    def place_of(self, request: Request | type[Request]) -> str:
+        """Where in the plan a request is mostly answered."""
+        kind = request if isinstance(request, type) else type(request)
+        method = METHODS.get(kind, "train" if self.training.owns_its_loop else "loss")
+        return method_place(self.training.folder, type(self.training.plan), method) or "plan.py"
+
+    def answer_in_words(self, request: Request, wire: Wire) -> Reply:
+        """`answer`, with whatever it did not foresee as the fault of the plan's odd object."""
+        training, method = self.training, METHODS.get(type(request), "loss")
+        doing = f"answering {type(request).__name__}"
+        with plan_faults(training.folder, doing, type(training.plan), method):
+            with machine_faults():
+                return self.answer(request, wire)
 
     def answer(self, request: Request, wire: Wire) -> Reply:
         """Do what is asked; the files that are named are complete when this returns."""
@@ -231,16 +288,19 @@ def serve(wire: Wire) -> None:
                 if trainer is None:
                     if not isinstance(request, Load):
                         raise ConfigurationError("the first request to a trainer must be Load")
-                    trainer = Trainer(request)
+                    trainer = Trainer(request, wire)
                     reply = trainer.loaded()
                 else:
-                    reply = trainer.answer(request, wire)
+                    reply = trainer.answer_in_words(request, wire)
             except PlanError as error:
                 reply = Failed(kind="plan", message=str(error))
             except ConfigurationError as error:
                 reply = Failed(kind="configuration", message=str(error))
             except (LocalError, RemoteError, OSError) as error:
                 reply = Failed(kind="local", message=str(error))
+            except KeyboardInterrupt:  # nobody else's: the signal is ignored here
+                place = "plan.py" if trainer is None else trainer.place_of(request)
+                reply = Failed(kind="plan", message=f"{place}: the plan raises KeyboardInterrupt")
         wire.send(reply)
 
 
@@ -249,14 +309,16 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="the trainer process of a swarm node")
     parser.add_argument("--requests", type=int, required=True, help="pipe to read requests from")
     parser.add_argument("--replies", type=int, required=True, help="pipe to write replies to")
+    parser.add_argument("--signs", type=int, required=True, help="pipe to write stacks to")
     parser.add_argument("--nice", type=int, default=10, help="lower priority than the node's")
     options = parser.parse_args(arguments)
     os.set_inheritable(options.requests, False)
     os.set_inheritable(options.replies, False)
+    os.set_inheritable(options.signs, False)
     os.nice(options.nice)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's to handle
     sys.dont_write_bytecode = True
-    serve(Wire(options.requests, options.replies))
+    serve(Wire(options.requests, options.replies, options.signs))
 
 
 def _unpack(plan: Path, digest: bytes, workspace: Path) -> tuple[Path, Digest]:
@@ -290,5 +352,16 @@ def _end_group() -> None:
     os._exit(1)
 
 
+def _know_plan() -> None:
+    """In a process that the plan's code has spawned, workers of a DataLoader say: find its modules
+    where the trainer finds them, in the bytes that its digest covers."""
+    digest, _, folder = os.environ[PLAN_OF_WORKERS].partition(" ")
+    found = bundle.read(Path(folder))
+    check_digest(Path(folder), found, Digest(bytes.fromhex(digest)))
+    use_modules_of(Path(folder), found.files)
+
+
 if __name__ == "__main__":
     main()
+elif __name__ == "__mp_main__":  # as multiprocessing names the main module of what it spawns
+    _know_plan()

@@ -172,6 +172,85 @@ def test_a_trainer_that_always_dies_is_given_up_with_its_log_named(tmp_path: Pat
     with_trainer(settings, use)
 
 
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ("import ctypes; ctypes.string_at(0)", r"died \(signal 11\) 2 times"),
+        ("import os; os._exit(3)", r"died \(exit status 3\) 2 times"),
+        ("raise KeyboardInterrupt", "raises KeyboardInterrupt"),
+        ("import argparse; argparse.ArgumentParser().parse_args(['--gpu'])", "SystemExit"),
+    ],
+)
+def test_a_process_that_the_plan_ends_is_the_plans_fault_with_its_place(
+    tmp_path: Path, code: str, words: str
+) -> None:
+    settings = config(tmp_path, ("table = ", f"{code}\n        table = "))
+
+    async def use(trainer: Trainer) -> None:
+        with pytest.raises(PlanError, match=rf"plan\.py.*{words}") as caught:
+            await trainer.count_samples()
+        assert "\n" not in str(caught.value)
+
+    with_trainer(settings, use)
+
+
+def test_a_long_call_that_keeps_the_interpreters_lock_is_no_silence(tmp_path: Path) -> None:
+    hold = ("table = ", "import ctypes; ctypes.PyDLL(None).sleep(9)\n        table = ")
+
+    async def use(trainer: Trainer) -> None:
+        await trainer.describe()
+        assert (await trainer.count_samples()).train == 30
+        assert trainer.restarts == 0
+
+    with_trainer(config(tmp_path, hold, silence_s=7.0), use)
+
+
+def test_a_plan_that_trains_by_its_own_loop_is_seen_to_train(tmp_path: Path) -> None:
+    own = (
+        "    def loss(self",
+        "    def train(self, model, data, round):\n        import time; time.sleep(2.5)\n\n"
+        "    def loss(self",
+    )
+    seen: list[Progress] = []
+
+    async def use(trainer: Trainer) -> None:
+        base, sums = tmp_path / "m0", tmp_path / "sums"
+        await trainer.initialise(base)
+        await trainer.compute_statistics(sums)
+        await trainer.train(1, base, tmp_path / "u", statistics=sums, progress=seen.append)
+
+    with_trainer(config(tmp_path, own), use)
+    assert len(seen) >= 2
+    assert {progress.fraction for progress in seen} == {0.0}
+
+
+def test_workers_of_a_data_loader_import_the_plan_by_spawning(tmp_path: Path) -> None:
+    rows = (
+        "class Tiny",
+        "class Rows(torch.utils.data.Dataset):\n"
+        "    def __init__(self, x, y):\n        self.x, self.y = x, y\n"
+        "    def __len__(self):\n        return len(self.x)\n"
+        "    def __getitem__(self, row):\n        return self.x[row], self.y[row]\n\n\n"
+        "class Tiny",
+    )
+    own = (
+        "    def loss(self",
+        "    def train(self, model, data, round):\n"
+        "        loader = torch.utils.data.DataLoader(\n"
+        "            Rows(*data.train), batch_size=8, num_workers=1,\n"
+        "            multiprocessing_context='spawn',\n        )\n"
+        "        assert sum(len(y) for x, y in loader) == 30\n\n    def loss(self",
+    )
+
+    async def use(trainer: Trainer) -> None:
+        base, sums = tmp_path / "m0", tmp_path / "sums"
+        await trainer.initialise(base)
+        await trainer.compute_statistics(sums)
+        assert (await trainer.train(1, base, tmp_path / "u", statistics=sums)).samples == 30
+
+    with_trainer(config(tmp_path, rows, own), use)
+
+
 def test_a_stopped_trainer_is_noticed_and_replaced(tmp_path: Path) -> None:
     async def use(trainer: Trainer) -> None:
         await trainer.describe()
