@@ -104,6 +104,10 @@ def _print_status(answer: dict[str, Any]) -> None:
             print_table(("round", "leader", "model", "validation", "seconds"), rows)
 
 
-def _scores(record: dict[str, dict[str, dict[str, float]]]) -> tuple[str]:
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _scores(record: dict[str, dict[str, dict[str, float | None]]]) -> tuple[str]:
     scores = record["metrics"].get("validation", {})
-    return (", ".join(f"{name} {value:.3f}" for name, value in scores.items()),)
+    return (", ".join(f"{name} {_number(value)}" for name, value in scores.items()),)

@@ -73,6 +73,10 @@ def command() -> None:
     "--out", type=DIRECTORY, help="Where model and plot go; runs/PLAN by default.",
 )  # fmt: skip
 @click.option("--json", "report_file", type=FILE, help="Write the report here, for programs.")
+@click.option(
+    "--references/--no-references", default=True, show_default=True,
+    help="Train each site alone, and all data pooled, to compare with.",
+)  # fmt: skip
 def run(
     plan: Path,
     peers: int | None,
@@ -81,6 +85,7 @@ def run(
     keep: Path | None,
     out: Path | None,
     report_file: Path | None,
+    references: bool,
 ) -> None:
     """Train PLAN with one node for each of its sites, from founding to the final model.
 
@@ -105,11 +110,12 @@ def run(
             keep=keep,
             out=out,
             on_progress=screen.update,
+            references=references,
         )
-    plot = write_plot(report, out / "metric.png")
     if report_file is not None:
         report_file.parent.mkdir(parents=True, exist_ok=True)
         report_file.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=2))
+    plot = write_plot(report, out / "metric.png")
     print_report(report, plot, report_file)
 
 

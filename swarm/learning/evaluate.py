@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from swarm.errors import ConfigurationError, SwarmError
+from swarm.errors import ConfigurationError, PlanError, SwarmError
 from swarm.learning.batches import concatenate, rows_in
+from swarm.learning.faults import method_place
 from swarm.learning.loading import load_plan
 from swarm.learning.loop import LocalTraining
 from swarm.learning.merge import SUM
@@ -74,6 +76,8 @@ class Result(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     models: list[Metrics]
     sites: list[dict[str, Metrics]]
     """For each of `models`: its scores on each site's own held-back rows."""
+    notes: list[str] = []
+    """Which reference could not be trained, and why: the others are there."""
 
 
 class Answer(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -95,14 +99,19 @@ def run(job: Job) -> Result:
     torch.use_deterministic_algorithms(True, warn_only=True)
     trainings = [
         LocalTraining(
-            plan, Site(s.name, Path(s.data), s.options), folder, seed=job.seed, device=job.device
+            deepcopy(plan),  # each site has its own, as in the world
+            Site(s.name, Path(s.data), s.options),
+            folder,
+            seed=job.seed,
+            device=job.device,
         )
         for s in job.sites
     ]
     rounds = rules.rounds if job.rounds is None else job.rounds
+    samples = {t.site.name: t.samples() for t in trainings}
     merged = read_arrays(Path(job.statistics)) if job.statistics else merged_statistics(trainings)
     result = Result(
-        samples={t.site.name: t.samples() for t in trainings},
+        samples=samples,
         local={},
         pooled=None,
         models=[],
@@ -115,9 +124,36 @@ def run(job: Job) -> Result:
             {t.site.name: _clean(t.evaluate(state, merged, ["test"])["test"]) for t in trainings}
         )
     if job.references:
-        result.local = {t.site.name: train_alone(t, trainings, rounds) for t in trainings}
-        result.pooled = train_pooled(trainings, merged, rounds)
+        _add_references(result, trainings, merged, rounds)
     return result
+
+
+def _add_references(
+    result: Result, sites: Sequence[LocalTraining], merged: Sums | None, rounds: int
+) -> None:
+    for site in training_sites(sites):
+        try:
+            result.local[site.site.name] = train_alone(site, sites, rounds)
+        except PlanError as error:
+            result.notes.append(f"{site.site.name} cannot be trained alone: {error}")
+    try:
+        result.pooled = train_pooled(sites, merged, rounds)
+    except PlanError as error:
+        result.notes.append(f"the pooled rows cannot be trained on: {error}")
+
+
+def training_sites(sites: Sequence[LocalTraining]) -> list[LocalTraining]:
+    """Those with training rows; the others only test. Raises PlanError if there is none."""
+    found = [site for site in sites if site.samples().train]
+    if not found:
+        raise PlanError(f"{_place(sites, 'data')}no site holds training rows: give Data(train=…)")
+    return found
+
+
+def _place(sites: Sequence[LocalTraining], method: str) -> str:
+    """ "plan.py:42 in data: ", for what is wrong with all the sites together."""
+    place = method_place(sites[0].folder, type(sites[0].plan), method)
+    return f"{place}: " if place else ""
 
 
 def train_alone(training: LocalTraining, sites: Sequence[LocalTraining], rounds: int) -> Metrics:
@@ -128,7 +164,7 @@ def train_alone(training: LocalTraining, sites: Sequence[LocalTraining], rounds:
 
 def train_pooled(sites: Sequence[LocalTraining], merged: Sums | None, rounds: int) -> Metrics:
     """Train on all rows in one place: what a swarm is measured against, and must never do."""
-    prepared = [site.prepared(merged) for site in sites]
+    prepared = [site.prepared(merged) for site in sites]  # those that only test add test rows
     data = Data(*(concatenate([getattr(d, part) for d in prepared]) for part in PARTS))
     first = sites[0]
     pooled = LocalTraining(
@@ -143,10 +179,14 @@ def train_pooled(sites: Sequence[LocalTraining], merged: Sums | None, rounds: in
 
 
 def merged_statistics(sites: Sequence[LocalTraining]) -> dict[str, NDArray[np.float64]] | None:
-    """The bit-exact sums over `sites`, in their order, or None if the plan has no statistics."""
+    """The bit-exact sums over the sites that train, in their order, or None if the plan has no
+    statistics. Raises PlanError naming a statistic that is not the same array everywhere, and the
+    sites."""
     if not sites[0].has_statistics:
         return None
-    each = [site.statistics() for site in sites]
+    trained = training_sites(sites)
+    each = [site.statistics() for site in trained]
+    _refuse_difference(trained, each)
     merged = {name: np.empty_like(sums) for name, sums in each[0].items()}
     for name, out in merged.items():
         flat = [np.ascontiguousarray(sums[name]).reshape(-1) for sums in each]
@@ -154,11 +194,29 @@ def merged_statistics(sites: Sequence[LocalTraining]) -> dict[str, NDArray[np.fl
     return merged
 
 
+def _refuse_difference(
+    sites: Sequence[LocalTraining], each: Sequence[Mapping[str, NDArray[Any]]]
+) -> None:
+    names = [site.site.name for site in sites]
+    for key in sorted({key for sums in each for key in sums}):
+        said = [f"{list(sums[key].shape)}" if key in sums else "absent" for sums in each]
+        if len(set(said)) > 1:
+            told = ", ".join(f"{shape} at {name}" for shape, name in zip(said, names, strict=True))
+            place = _place(sites, "statistics")
+            raise PlanError(
+                f"{place}the sites' statistics differ: {key!r} is {told}; the same names and "
+                "shapes must come from every site, so take them from a list in the plan, not from "
+                "the rows"
+            )
+
+
 def pooled_test_rows(sites: Sequence[LocalTraining], statistics: Sums | None) -> Any:
     """The held-back rows of all sites, prepared with one model's statistics."""
     rows = concatenate([site.prepared(statistics).test for site in sites])
     if not rows_in(rows):
-        raise ConfigurationError("no site holds test rows: give Data(train, validation, test)")
+        raise ConfigurationError(
+            f"{_place(sites, 'data')}no site holds test rows: give Data(train, validation, test)"
+        )
     return rows
 
 

@@ -8,6 +8,7 @@ McMahan et al., arXiv:1602.05629).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,9 +18,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from swarm.learning.evaluate import Metrics, merged_statistics, pooled_test_rows
+from swarm.errors import PlanError
+from swarm.learning.evaluate import Metrics, merged_statistics, pooled_test_rows, training_sites
 from swarm.learning.loading import load_plan
-from swarm.learning.loop import LocalTraining
+from swarm.learning.loop import LocalTraining, Update
 from swarm.learning.merge import MEAN
 from swarm.learning.plan import Plan, Site
 from swarm.learning.settings import rules_of
@@ -54,7 +56,8 @@ def open_sites(
         with TemporaryDirectory() as directory:
             location = dealt.copy_to(Path(directory))
             site = Site(dealt.name, location)
-            sites.append(LocalTraining(plan, site, folder, seed=seed, device="cpu"))
+            own = deepcopy(plan)  # in the world, no site sees what another one keeps in it
+            sites.append(LocalTraining(own, site, folder, seed=seed, device="cpu"))
             sites[-1].samples()  # reads the data now: the copy goes away
     return sites
 
@@ -73,14 +76,26 @@ def run_federated(
     rules = rules_of(plan)
     torch.set_num_threads(rules.threads)
     at = list(sites or open_sites(plan, folder, seed, peers))
+    trained = training_sites(at)
+    if len(trained) < rules.min_peers:
+        raise PlanError(
+            f"min_peers is {rules.min_peers}, and {len(trained)} sites hold training rows: change "
+            "it in plan.py, or name more sites"
+        )
     statistics = merged_statistics(at)
     models = [at[0].initial]
     for round in range(1, (rules.rounds if rounds is None else rounds) + 1):
-        updates = [site.train(round, models[-1], statistics) for site in at]
-        sent = [to_wire(u.state, s.travels) for u, s in zip(updates, at, strict=True)]
-        merged = merge_states(sent, [u.samples for u in updates])
+        updates = [site.train(round, models[-1], statistics) for site in trained]
+        sent = [to_wire(u.state, s.travels) for u, s in zip(updates, trained, strict=True)]
+        merged = merge_states(sent, [weight(u, s) for u, s in zip(updates, trained, strict=True)])
         models.append(completed(merged, models[0]))
     return FederatedRun(at, models, statistics)
+
+
+def weight(update: Update, site: LocalTraining) -> int:
+    """How much an update counts: its training rows, at most those to which the site consented,
+    which are the rows before `prepare`."""
+    return min(update.samples, site.samples().train)
 
 
 def merge_states(states: Sequence[State], samples: Sequence[int]) -> State:

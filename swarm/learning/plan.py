@@ -9,7 +9,7 @@ This module does not import torch, so that a plan's types can be named without i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -65,6 +65,17 @@ class Data:
     validation: Any = None
     test: Any = None
 
+    def map(self, change: Callable[..., Any]) -> Data:
+        """Each part as `change` makes it of its arrays; a part that is None stays None.
+
+        `change` is given the arrays of a tuple one by one, and any other part as it is:
+        `data.map(lambda x, y: (scaled(x), y))`.
+        """
+        parts = (self.train, self.validation, self.test)
+        return Data(
+            *(p if p is None else change(*p) if isinstance(p, tuple) else change(p) for p in parts)
+        )
+
 
 class Plan:
     """A training plan. Subclass it once in `plan.py`."""
@@ -88,7 +99,7 @@ class Plan:
     """In which type parameters travel: "fp32" (as they are), or rounded to "bf16" or "fp16"."""
 
     max_round_s: ClassVar[float] = 3600.0
-    """The longest that a round waits for a site that still reports progress, in seconds."""
+    """The longest that a round waits for a site whose trainer still lives, in seconds."""
 
     seed: ClassVar[int] = 0
     """Decides the initial parameters and the order of batches."""

@@ -15,7 +15,7 @@ from swarm.learning.supervisor import Trainer
 from swarm.protocol import machine as m
 from swarm.rounds.collection import Collection
 from swarm.rounds.layouts import Layouts
-from swarm.rounds.records import Records
+from swarm.rounds.records import Records, known
 from swarm.tensors import Layout
 from swarm.types import NO_DIGEST, Digest, to_hex
 
@@ -45,7 +45,8 @@ class Evaluating:
         except SwarmError as error:
             log.warning("the model of round %d could not be scored: %s", number, error)
             return
-        self.records.at(number).metrics = {"validation": scores.validation, "test": scores.test}
+        told = {"validation": scores.validation, "test": scores.test}
+        self.records.at(number).metrics = {part: known(each) for part, each in told.items()}
         self.records.save()
 
     async def export(self, model: Digest, out: Path) -> None:

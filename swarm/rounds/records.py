@@ -5,6 +5,7 @@ where the seconds and the bytes went. Times are seconds on this node's clock.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -39,8 +40,9 @@ class RoundRecord:
     omitted: dict[int, str] = field(default_factory=dict)
     """Whose updates the leader left out, and why, as the chain has it."""
     model: str = ""
-    metrics: dict[str, dict[str, float]] = field(default_factory=dict)
-    """Of the merged model on this site's own rows: "validation" and "test"."""
+    metrics: dict[str, dict[str, float | None]] = field(default_factory=dict)
+    """Of the merged model on this site's own rows: "validation" and "test". JSON knows no NaN: a
+    score that cannot be given, such as an AUC of one class, is None."""
     loss: float | None = None
     train_s: float = 0.0
     exchange_s: float = 0.0
@@ -184,6 +186,11 @@ class Records:
             }
             for record in (self.rounds[n] for n in sorted(self.rounds)[-newest:])
         ]
+
+
+def known(scores: Mapping[str, float]) -> dict[str, float | None]:
+    """Scores as records keep them: None where there is none."""
+    return {name: value if math.isfinite(value) else None for name, value in scores.items()}
 
 
 def _lines(records: Iterable[RoundRecord]) -> bytes:

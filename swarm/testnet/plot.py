@@ -3,12 +3,18 @@ with."""
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 
-def write_plot(report: dict[str, Any], path: Path) -> Path:
-    """Draw `report` to the PNG file `path`; return the path."""
+def write_plot(report: dict[str, Any], path: Path) -> Path | None:
+    """Draw `report` to the PNG file `path`; return the path, or None if there is no score to draw.
+
+    A score that cannot be given (NaN) leaves a gap.
+    """
+    if not report["swarm"]:
+        return None
     import matplotlib
 
     matplotlib.use("Agg")
@@ -19,7 +25,7 @@ def write_plot(report: dict[str, Any], path: Path) -> Path:
     rounds = [r for r in report["rounds"] if r["round"] > 0 and metric in r["metrics"]]
     axes.plot(
         [r["round"] for r in rounds],
-        [r["metrics"][metric] for r in rounds],
+        [math.nan if r["metrics"][metric] is None else r["metrics"][metric] for r in rounds],
         color="#1b7837",
         linewidth=2.2,
         marker="o",

@@ -35,6 +35,7 @@ class Evaluation(msgspec.Struct):
     pooled: Scores | None
     models: list[Scores]
     sites: list[dict[str, Scores]]
+    notes: list[str] = []
 
 
 class _Answer(msgspec.Struct):

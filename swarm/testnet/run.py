@@ -7,7 +7,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,7 +33,7 @@ from swarm.testnet.processes import (
     stop_nodes,
     wait_ready,
 )
-from swarm.testnet.references import Evaluation, open_evaluator
+from swarm.testnet.references import Evaluation, Evaluator, open_evaluator
 
 POLL_S = 0.25
 CATCH_UP_S = 60.0
@@ -43,6 +43,9 @@ ATTEMPTS = 2
 WRONG_SCHEMA = REASONS[Omission.WRONG_SCHEMA]
 SCORES_S = 30.0
 """How long the nodes' own scores of the last model are waited for; the run is complete without."""
+
+NO_SAMPLES = {"train": 0, "validation": 0, "test": 0}
+NOTHING = Evaluation(samples={}, local={}, pooled=None, models=[], sites=[])
 
 Statuses = list[dict[str, Any]]
 OnProgress = Callable[[str, Statuses], None]
@@ -154,15 +157,23 @@ def _wait_for_height(home: Path, height: int) -> None:
         time.sleep(POLL_S)
 
 
-def follow(testnet: Testnet, on_progress: OnProgress, poll_s: float = POLL_S) -> dict[str, Any]:
+def follow(
+    testnet: Testnet,
+    on_progress: OnProgress,
+    poll_s: float = POLL_S,
+    check: Future[Evaluation] | None = None,
+) -> dict[str, Any]:
     """Watch until every node holds the final model. Returns the first node's plan status.
 
-    Raises PlanError if the plan's own code fails at a site, LocalError if a node ends or nothing
-    moves for a long time.
+    A training that lives moves, however long it takes. Raises PlanError if the plan's own code
+    fails at a site, or `check` finds that the sites do not fit together, and LocalError if a node
+    ends or nothing moves for a long time.
     """
     moved_at, last = time.monotonic(), None
     held_since: float | None = None
     while True:
+        if check is not None and check.done() and isinstance(check.exception(), PlanError):
+            check.result()
         statuses = testnet.statuses()
         on_progress("training", statuses)
         plans = [plan_of(status, testnet.file.plan_id) for status in statuses]
@@ -180,7 +191,7 @@ def follow(testnet: Testnet, on_progress: OnProgress, poll_s: float = POLL_S) ->
                 return held[0]
         _refuse_repetition(plans)
         place = [p and (p["round"], p["phase"], p["submitted"], p["training"]) for p in plans]
-        if place != last:
+        if place != last or any(p and p["training"] for p in plans):
             moved_at, last = time.monotonic(), place
         elif time.monotonic() - moved_at > STALLED_S:
             reports = {p["last_report"] for p in plans if p is not None and p["last_report"]}
@@ -221,24 +232,27 @@ def run_testnet(
     keep: Path | None,
     out: Path,
     on_progress: OnProgress,
+    references: bool = True,
 ) -> dict[str, Any]:
-    """A whole run; returns the report. Every process that it started has ended when it returns."""
+    """A whole run; returns the report. Every process that it started has ended when it returns.
+
+    The model is written first: no score that fails, and no reference, costs it. `references` asks
+    for the models trained alone and on pooled data.
+    """
     began = time.monotonic()
     sites = deal(plan, peers)
+    notes: list[str] = []
     with _directory(keep) as directory, open_evaluator(plan, sites, seed) as evaluator:
-        references = evaluator.references(rounds)
+        check = evaluator.scores([], None)
+        asked = evaluator.references(rounds) if references else None
         on_progress("starting the nodes", [])
         testnet = bring_up(directory, plan, peers, seed)
         try:
             on_progress("proposing the plan, and consenting", testnet.statuses())
             begin_plan(testnet, rounds)
-            final = follow(testnet, on_progress)
+            final = follow(testnet, on_progress, check=check)
             statuses, records = testnet.statuses(), testnet.records()
             models = ask(testnet.home(), "models", plan=testnet.file.plan_id)
-            on_progress("scoring on all sites' held-back rows", statuses)
-            paths = [m["path"] for m in models["models"]]
-            scored = evaluator.result(evaluator.scores(paths, models["statistics"]))
-            alone = evaluator.result(references)
             out.mkdir(parents=True, exist_ok=True)
             model_path = out / "model.safetensors"
             newest = models["models"][-1]["round"]
@@ -249,6 +263,13 @@ def run_testnet(
                 round=newest,
                 path=str(model_path.resolve()),
             )
+            on_progress("scoring on all sites' held-back rows", statuses)
+            paths = [m["path"] for m in models["models"]]
+            counted = _found(evaluator, check, "The rows were not counted", notes)
+            alone = asked and _found(evaluator, asked, "No model was trained alone", notes)
+            notes += alone.notes if alone else []
+            scores = evaluator.scores(paths, models["statistics"])
+            scored = _found(evaluator, scores, "The models were not scored", notes)
         finally:
             on_progress("ending the nodes", [])
             stop_nodes(testnet.file, testnet.processes)
@@ -258,11 +279,23 @@ def run_testnet(
         statuses,
         records,
         models["models"],
-        scored,
-        alone,
+        scored or counted or NOTHING,
+        alone or counted or NOTHING,
         model_path,
+        notes,
         wall_s=time.monotonic() - began,
     )
+
+
+def _found(
+    evaluator: Evaluator, future: Future[Evaluation], otherwise: str, notes: list[str]
+) -> Evaluation | None:
+    """What the evaluator found; a failure becomes a note in the report."""
+    try:
+        return evaluator.result(future)
+    except SwarmError as error:
+        notes.append(f"{otherwise}: {error}")
+        return None
 
 
 def build_report(
@@ -274,10 +307,11 @@ def build_report(
     scored: Evaluation,
     alone: Evaluation,
     model_path: Path,
+    notes: list[str],
     wall_s: float,
 ) -> dict[str, Any]:
     """What `--json` writes. A round's seconds are the slowest node's, its bytes all nodes'."""
-    metrics = {m["round"]: s for m, s in zip(models, scored.models, strict=True)}
+    metrics = {m["round"]: s for m, s in zip(models, scored.models, strict=False)}
     rounds = []
     for record in records[testnet.file.nodes[0].name]:
         number = record["round"]
@@ -313,8 +347,8 @@ def build_report(
                 "name": status["name"],
                 "account": status["account"],
                 "peer_id": status["peer_id"],
-                "samples": alone.samples[status["name"]],
-                "local": alone.local[status["name"]],
+                "samples": alone.samples.get(status["name"], NO_SAMPLES),
+                "local": alone.local.get(status["name"], {}),
                 "swarm": last.get(status["name"], {}),
             }
             for status in statuses
@@ -323,6 +357,7 @@ def build_report(
         "pooled": alone.pooled,
         "final_model": {"digest": final["model"], "path": str(model_path)},
         "rounds": rounds,
+        "notes": notes,
     }
 
 

@@ -137,7 +137,7 @@ def _score(plan: dict[str, Any]) -> str:
     for record in reversed(plan.get("records", [])):
         scores = record["metrics"].get("validation") or record["metrics"].get("test") or {}
         for name, value in scores.items():
-            return f"{name} {value:.3f}"
+            return f"{name} {_number(value)}"
     return ""
 
 
@@ -150,7 +150,7 @@ def size(count: float) -> str:
     raise AssertionError
 
 
-def print_report(report: dict[str, Any], plot: Path, report_file: Path | None) -> None:
+def print_report(report: dict[str, Any], plot: Path | None, report_file: Path | None) -> None:
     """The end of a run: scores, seconds, where the model lies, and what to do next."""
     console = Console(highlight=False)
     metrics = list(report["swarm"])
@@ -162,9 +162,8 @@ def print_report(report: dict[str, Any], plot: Path, report_file: Path | None) -
         table.add_column(Text(visible(metric)), justify="right")
     for site in report["sites"]:
         values = [_number(site["local"].get(metric)) for metric in metrics]
-        table.add_row(
-            Text(visible(f"{site['name']} alone")), str(site["samples"]["train"]), *values
-        )
+        name = f"{site['name']} alone" if site["local"] else site["name"]
+        table.add_row(Text(visible(name)), str(site["samples"]["train"]), *values)
     total = sum(site["samples"]["train"] for site in report["sites"])
     swarm = [_number(report["swarm"].get(metric)) for metric in metrics]
     table.add_row(Text("swarm", style="bold green"), str(total), *swarm)
@@ -176,6 +175,8 @@ def print_report(report: dict[str, Any], plot: Path, report_file: Path | None) -
     console.print()
     console.print(table)
     console.print()
+    for note in report["notes"]:
+        console.print(Text(note, style="yellow"), soft_wrap=True)
     if rounds:
         median = sorted(r["total_s"] for r in rounds)[len(rounds) // 2]
         moved = sum(r["bytes_sent"] for r in report["rounds"])
@@ -187,8 +188,9 @@ def print_report(report: dict[str, Any], plot: Path, report_file: Path | None) -
     lines = [
         f"model   {report['final_model']['path']}  (safetensors)",
         f"digest  {report['final_model']['digest']}",
-        f"plot    {plot}",
     ]
+    if plot is not None:
+        lines.append(f"plot    {plot}")
     if report_file is not None:
         lines.append(f"report  {report_file}")
     for line in lines:

@@ -14,6 +14,7 @@ TOOLS = {
     "fuzz": "harness.fuzz.__main__",
     "mutants": "harness.mutation.__main__",
     "install": "harness.install",
+    "scientist": "harness.clumsy_scientist",
 }
 
 

@@ -72,7 +72,7 @@ def test_a_wrong_job_is_answered_with_one_sentence_and_the_next_job_is_done(
     )
     nonsense, plans_fault, done = evaluated(*lines)
     assert "not an evaluation job" in nonsense.error
-    assert (plans_fault.exit_status, "write `def loss" in plans_fault.error) == (2, True)
+    assert (plans_fault.exit_status, "did you mean loss" in plans_fault.error) == (2, True)
     assert "Traceback" not in plans_fault.error
     assert done.result is not None
 

@@ -5,34 +5,21 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import numpy as np
 import torch
+from harness.patients import PAGE as FILE
+from harness.patients import page_plans, write_patients
 
 from swarm.learning.federated import run_federated
 from swarm.learning.messages import Rules
 from swarm.learning.plan import Plan
 
-PAGE = (Path(__file__).parents[2] / "docs" / "plans.md").read_text()
-
-
-def write_patients(path: Path, seed: int) -> None:
-    generator = np.random.default_rng(seed)
-    lines = ["age,crp,ward,died"]
-    for _ in range(80):
-        age, crp = generator.integers(30, 95), generator.gamma(2, 20)
-        ward = "icu" if generator.random() < 0.3 else "general"
-        risk = (age - 65) / 10 + (crp - 40) / 30 + (ward == "icu") + generator.normal()
-        told = "" if generator.random() < 0.2 else f"{crp:.1f}"
-        lines.append(f"{age},{told},{ward},{int(risk > 0.5)}")
-    path.write_text("\n".join(lines) + "\n")
+PAGE = FILE.read_text()
 
 
 def test_the_plan_on_the_page_runs_and_learns(tmp_path: Path) -> None:
-    found = re.search(r"<!-- file: sepsis/plan\.py -->\n```python\n(.*?)```", PAGE, re.DOTALL)
-    assert found is not None
     data = tmp_path / "sepsis" / "data"
     data.mkdir(parents=True)
-    (tmp_path / "sepsis" / "plan.py").write_text(found[1])
+    (tmp_path / "sepsis" / "plan.py").write_text(page_plans()["sepsis"])
     for seed, site in enumerate(["north", "south", "west"]):
         write_patients(data / f"{site}.csv", seed)
     run = run_federated(tmp_path / "sepsis")
@@ -50,11 +37,9 @@ def test_the_page_names_every_method_and_setting_with_its_default() -> None:
 
 
 def test_the_partial_plan_on_the_page_runs_and_keeps_its_trunk(tmp_path: Path) -> None:
-    found = re.search(r"<!-- file: adapter/plan\.py -->\n```python\n(.*?)```", PAGE, re.DOTALL)
-    assert found is not None
     data = tmp_path / "adapter" / "data"
     data.mkdir(parents=True)
-    (tmp_path / "adapter" / "plan.py").write_text(found[1])
+    (tmp_path / "adapter" / "plan.py").write_text(page_plans()["adapter"])
     for seed, site in enumerate(["north", "south"]):
         write_patients(data / f"{site}.csv", seed)
     run = run_federated(tmp_path / "adapter")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from swarm.protocol.state import Candidate, Omission, Round, RoundStatus
-from swarm.rounds.records import KEPT_ROUNDS, MAX_LINES, Meters, Records
+from swarm.rounds.records import KEPT_ROUNDS, MAX_LINES, Meters, Records, known
 from swarm.types import Digest, MemberId
 
 MODEL = Digest(b"\x07" * 32)
@@ -41,6 +41,18 @@ def test_records_outlive_the_node(tmp_path: Path) -> None:
     again = Records(tmp_path / "rounds.jsonl")
     assert again.as_list(NAMES) == records.as_list(NAMES)
     assert again.models() == {4: MODEL}
+
+
+def test_a_score_that_cannot_be_given_costs_no_record_at_a_restart(tmp_path: Path) -> None:
+    records = Records(tmp_path / "rounds.jsonl")
+    records.at(1).metrics = {"validation": known({"auc": float("nan"), "loss": 0.5})}
+    records.at(2).metrics = {"test": {"auc": float("nan")}}  # as an older release wrote it
+    records.at(3).loss = float("inf")
+    records.save()
+    again = Records(tmp_path / "rounds.jsonl")
+    assert again.rounds[1].metrics == {"validation": {"auc": None, "loss": 0.5}}
+    assert again.rounds[2].metrics == {"test": {"auc": None}}
+    assert (sorted(again.rounds), again.rounds[3].loss) == ([1, 2, 3], None)
 
 
 def test_a_reason_that_this_release_does_not_know_is_kept_as_its_number(tmp_path: Path) -> None:

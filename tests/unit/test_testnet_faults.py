@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,12 @@ from swarm.errors import LocalError, PlanError
 from swarm.learning.loading import load_plan
 from swarm.learning.loop import LocalTraining
 from swarm.learning.plan import Site
+from swarm.testnet import run
 from swarm.testnet.layout import TestnetFile, TestnetNode
+from swarm.testnet.plot import write_plot
+from swarm.testnet.references import Evaluation
 from swarm.testnet.run import Testnet, follow
+from swarm.testnet.screen import print_report
 
 PLAN = {
     "id": 1,
@@ -68,6 +73,52 @@ def test_tensors_that_do_not_fit_together_end_the_run_and_name_the_site(tmp_path
     report = {"last_report": "only 1 of 2 updates can be merged; left out: south (wrong schema)"}
     with pytest.raises(PlanError, match=r"round 2 .* south \(wrong schema\)"):
         watch(told(tmp_path, report, report | {"attempt": 2}, report | {"attempt": 3}))
+
+
+def test_sites_that_do_not_fit_together_end_the_run_as_soon_as_it_is_known(tmp_path: Path) -> None:
+    check: Future[Evaluation] = Future()
+    check.set_exception(PlanError("the sites' statistics differ: 'n' is …"))
+    with pytest.raises(PlanError, match="statistics differ"):
+        follow(told(tmp_path, {}, {}), lambda doing, statuses: None, check=check)
+    poor: Future[Evaluation] = Future()
+    poor.set_exception(LocalError("is there enough memory?"))  # which the nodes may have
+    scored = {"status": "completed", "records": [{"round": 3, "metrics": {"test": {}}}]}
+    follow(told(tmp_path, {}, scored), lambda doing, statuses: None, check=poor)
+
+
+def test_a_training_that_lives_is_waited_for_and_an_idle_round_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "STALLED_S", 0.0)
+    scored = {"status": "completed", "records": [{"round": 3, "metrics": {"test": {}}}]}
+    trains = {"training": {"fraction": 0.0, "epoch": 0, "loss": None}}
+    follow(told(tmp_path, *[trains] * 5, scored), lambda doing, statuses: None, 0.001)
+    with pytest.raises(LocalError, match="nothing has moved"):
+        follow(told(tmp_path, {}, {}, {}), lambda doing, statuses: None, 0.001)
+
+
+def test_a_report_with_gaps_is_printed_and_drawn_with_dashes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = {"round": 1, "total_s": 1.0, "bytes_sent": 5, "metrics": {"auc": None}}
+    site = {"name": "north", "samples": {"train": 9}, "local": {}, "swarm": {}}
+    report = {
+        "plan": "Tiny",
+        "seed": 0,
+        "sites": [site],
+        "swarm": {"auc": None},
+        "pooled": None,
+        "rounds": [record],
+        "wall_s": 1.0,
+        "notes": ["north cannot be trained alone: plan.py:3 in loss: boom"],
+        "final_model": {"path": "m", "digest": "0x00"},
+    }
+    assert write_plot(report, tmp_path / "metric.png") == tmp_path / "metric.png"
+    assert write_plot(report | {"swarm": {}}, tmp_path / "none.png") is None
+    print_report(report, None, None)
+    told = capsys.readouterr().out
+    assert "–" in told
+    assert "plan.py:3 in loss: boom" in told
 
 
 def test_a_round_that_fails_again_and_again_is_given_up(tmp_path: Path) -> None:
