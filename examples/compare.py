@@ -4,8 +4,10 @@
 
 The whole federated run in one process, without chain or network, but with the same plan, training
 and bit-exact merge as `swarm testnet run`. The seed decides the split and the initial model. All
-three are scored on the same rows, the held-back rows of all sites, with the same budget of rounds
-and epochs; the pooled model is a reference that no consortium can train.
+three are prepared with the same statistics, train for the same number of rounds, and are scored
+once, on the same rows: the held-back rows of all sites. Each has settings of its own, which
+`tune.py` chose among the same ones: the swarm's are the plan's, the others' in references.toml. The
+pooled model is a reference that no consortium can train.
 """
 
 import argparse
@@ -15,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from swarm import open_sites, run_federated
-from swarm.learning.evaluate import train_alone, train_pooled
+from swarm.learning.evaluate import read_references, train_alone, train_pooled
 from swarm.learning.loading import load_plan
 
 
@@ -23,6 +25,7 @@ def compare(folder: Path, seeds: int, peers: int | None, metric: str, wire: str)
     """Print a line for each seed, then the means and standard deviations over seeds."""
     plan = load_plan(folder)
     plan.wire_dtype = wire
+    settings = read_references(folder)
     rows = []
     print(f"{'seed':>6} {'alone':>7} {'swarm':>7} {'pooled':>7}   ({metric})")
     for seed in range(seeds):
@@ -30,8 +33,9 @@ def compare(folder: Path, seeds: int, peers: int | None, metric: str, wire: str)
         begun = time.process_time()
         swarm = run_federated(folder, plan=plan, sites=sites)
         cpu_s = time.process_time() - begun
-        alone = [train_alone(site, sites, plan.rounds)[metric] for site in sites]
-        pooled = train_pooled(sites, swarm.statistics, plan.rounds)[metric]
+        sums, rounds = swarm.statistics, plan.rounds
+        alone = [train_alone(site, sites, rounds, sums, settings)[metric] for site in sites]
+        pooled = train_pooled(sites, sums, rounds, settings)[metric]
         rows.append((np.mean(alone), swarm.score()[metric], pooled))
         print(
             _line(seed, rows[-1]), f"  {len(sites)} sites, swarm {cpu_s:.1f} s of CPU", flush=True

@@ -1,5 +1,10 @@
 """How an example's settings were chosen: `python examples/tune.py heart` (some minutes).
 
+`--references` chooses those of the models that the swarm is compared with, each site's own and the
+pooled one, and writes them to the example's references.toml: among the same settings, on the same
+folds, by the same rule, so that neither side of the comparison is better prepared. A reference gets
+the setting that most seeds choose.
+
 Cross-validation inside the training rows. Each fold simulates the whole federated run, statistics
 round included, on the other folds' rows, and scores the merged model on the fold's rows of all
 sites. The test rows are dropped before anything is looked at.
@@ -21,6 +26,7 @@ import numpy as np
 
 import swarm
 from swarm import open_sites, run_federated
+from swarm.learning.evaluate import REFERENCES, merged_statistics, train_alone, train_pooled
 from swarm.learning.loading import load_plan
 
 HERE = Path(__file__).parent
@@ -86,7 +92,7 @@ def fold_plan(example: str, settings: dict, fold: int) -> swarm.Plan:
     return plan
 
 
-def score(example: str, settings: dict, seed: int) -> list[float]:
+def score(example: str, settings: dict, seed: int) -> dict[str, list[float]]:
     """The merged model's AUC on each fold's rows of all sites."""
     search, folder = SEARCHES[example], HERE / example
     found = []
@@ -94,6 +100,21 @@ def score(example: str, settings: dict, seed: int) -> list[float]:
         plan = fold_plan(example, settings, fold)
         sites = open_sites(plan, folder, seed, search.peers)
         found.append(run_federated(folder, plan=plan, sites=sites).score()["auc"])
+    return {"swarm": found}
+
+
+def score_references(example: str, settings: dict, seed: int) -> dict[str, list[float]]:
+    """On each fold's rows of all sites: the mean AUC of the models trained alone, and the pooled
+    one's."""
+    search, folder = SEARCHES[example], HERE / example
+    found = {"alone": [], "pooled": []}
+    for fold in range(search.folds):
+        plan = fold_plan(example, settings, fold)
+        sites = open_sites(plan, folder, seed, search.peers)
+        sums = merged_statistics(sites)
+        alone = [train_alone(site, sites, plan.rounds, sums)["auc"] for site in sites]
+        found["alone"].append(np.mean(alone))
+        found["pooled"].append(train_pooled(sites, sums, plan.rounds)["auc"])
     return found
 
 
@@ -109,22 +130,43 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("example", choices=SEARCHES)
     parser.add_argument("--seeds", type=int, default=5, help="0, 1, ... (default: %(default)s)")
+    parser.add_argument("--references", action="store_true", help="write references.toml")
     given = parser.parse_args()
     grid = SEARCHES[given.example].grid
     tried = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
-    chosen = []
+    scored = score_references if given.references else score
+    chosen = {}
     for seed in range(given.seeds):
-        scores = []
+        scores = {}
         for settings in tried:
-            scores.append(score(given.example, settings, seed))
-            print(f"  {np.mean(scores[-1]):.4f} ± {np.std(scores[-1]):.4f}  {settings}", flush=True)
-        choice = choose(scores)
-        chosen.append(tried[choice])
-        print(f"seed {seed}: best {np.max(np.mean(scores, axis=1)):.4f}, ", end="")
-        print(f"chosen {np.mean(scores[choice]):.4f} {tried[choice]}", flush=True)
+            for name, folds in scored(given.example, settings, seed).items():
+                scores.setdefault(name, []).append(folds)
+                print(
+                    f"  {name} {np.mean(folds):.4f} ± {np.std(folds):.4f}  {settings}", flush=True
+                )
+        for name, by_setting in scores.items():
+            choice = choose(by_setting)
+            chosen.setdefault(name, []).append(tried[choice])
+            print(f"seed {seed}: {name}: best {np.max(np.mean(by_setting, axis=1)):.4f}, ", end="")
+            print(f"chosen {np.mean(by_setting[choice]):.4f} {tried[choice]}", flush=True)
+    if given.references:
+        print(write_references(given.example, chosen))
+        return
     shipped = {name: getattr(load_plan(HERE / given.example), name) for name in grid}
-    agreed = sum(settings == shipped for settings in chosen)
+    agreed = sum(settings == shipped for settings in chosen["swarm"])
     print(f"{agreed} of {given.seeds} seeds choose what plan.py ships: {shipped}")
+
+
+def write_references(example: str, chosen: dict[str, list[dict]]) -> Path:
+    """Write what most seeds chose; of equals, the first of the grid."""
+    lines = [f"# Written by `python examples/tune.py {example} --references`: no part of the plan."]
+    for name, each in chosen.items():
+        most = max(each, key=each.count)
+        lines += ["", f"[{name}]  # chosen by {each.count(most)} of {len(each)} seeds"]
+        lines += [f"{key} = {value}" for key, value in most.items()]
+    path = HERE / example / REFERENCES
+    path.write_text("\n".join(lines) + "\n")
+    return path
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """A plan's code as bytes with one digest, which members read, compare and consent to.
 
 The bundle of a plan is every `.py`, `.toml` and `.json` file in its folder, apart from `data/`,
-`sites.toml` (how a testnet deals out an example's data, no part of the plan) and hidden folders.
+`sites.toml` (how a testnet deals out an example's data), `references.toml` (what a testnet compares
+the result with), which are no part of the plan, and hidden folders.
 A plan may also be a single `.py` file: its bundle is that file under the name `plan.py`.
 
 The digest depends on relative names and contents alone, so every member computes it from what it
@@ -33,6 +34,7 @@ MAX_NAME_BYTES = 256
 SUFFIXES = (".py", ".toml", ".json")
 
 _DOMAIN = b"swarm plan bundle 1\0"
+_NOT_PLAN = {"sites.toml", "references.toml"}
 _NOT_CODE = {"data", "runs", "node_modules", "build", "dist"}
 _ENCODING = re.compile(r"^[ \t\f]*#.*?coding[:=][ \t]*([-\w.]+)")  # PEP 263
 _UTF8_NAMES = {"utf-8", "utf8", "utf_8"}
@@ -118,7 +120,7 @@ def _code_files(folder: Path) -> list[str]:
         names[:] = sorted(n for n in names if _is_code_folder(here / n))
         for name in sorted(files):
             path = here / name
-            if path.suffix not in SUFFIXES or name.startswith(".") or name == "sites.toml":
+            if path.suffix not in SUFFIXES or name.startswith(".") or name in _NOT_PLAN:
                 continue
             if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
                 raise PlanError(f"{path} is a link that leaves the plan's folder: copy the file")

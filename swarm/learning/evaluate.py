@@ -1,8 +1,13 @@
 """What a run on one machine is compared with: each site alone, and (a reference) all data pooled.
 
 Only a testnet can do this: it has every site's files, which no member of a real consortium has. All
-of it runs through the same `LocalTraining` as the trainer, with the same budget of rounds and
-epochs, and is scored on the same rows: the held-back test rows of all sites together.
+of it runs through the same `LocalTraining` as the trainer, with the same number of rounds and the
+same statistics, and is scored on the same rows: the held-back test rows of all sites together. Each
+reference may have settings of its own, chosen for it as the plan's were for the swarm: they lie
+beside the plan in `references.toml`, and are no part of it.
+
+Test rows are looked at once, for the final model and for each reference, and the looks are counted.
+The progress from round to round is shown on validation rows.
 
 A process of its own, so that the command line never imports torch:
 `python -m swarm.learning.evaluate < jobs > answers`.
@@ -22,7 +27,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from swarm.errors import ConfigurationError, PlanError, SwarmError
+from swarm.errors import UNREADABLE, ConfigurationError, PlanError, SwarmError
 from swarm.learning.batches import concatenate, rows_in
 from swarm.learning.faults import method_place
 from swarm.learning.loading import load_plan
@@ -34,6 +39,8 @@ from swarm.learning.settings import rules_of
 from swarm.learning.site_plan import PARTS
 from swarm.learning.state import State, read_arrays, read_state
 from swarm.learning.travel import completed
+
+REFERENCES = "references.toml"
 
 Metrics = dict[str, float | None]
 Sums = Mapping[str, NDArray[Any]]
@@ -67,15 +74,32 @@ class Job(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 _jobs = msgspec.json.Decoder(Job)
 
 
+class References(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """`references.toml`: by name, settings of the plan that a reference has instead."""
+
+    alone: dict[str, int | float | str | bool] = {}
+    pooled: dict[str, int | float | str | bool] = {}
+
+
+NO_SETTINGS = References()
+
+
 class Result(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """Scores on the held-back rows of all sites. NaN is written as null."""
 
     samples: dict[str, Samples]
-    local: dict[str, Metrics]
-    pooled: Metrics | None
-    models: list[Metrics]
-    sites: list[dict[str, Metrics]]
-    """For each of `models`: its scores on each site's own held-back rows."""
+    local: dict[str, Metrics] = {}
+    pooled: Metrics | None = None
+    swarm: Metrics = {}
+    """Of the last of the models."""
+    sites: dict[str, Metrics] = {}
+    """The same model's, on each site's own held-back rows."""
+    progress: list[Metrics] = []
+    """Of each model, on the validation rows of all sites: empty where there are none."""
+    settings: References = References()
+    """What the references had instead of the plan's own settings."""
+    test_looks: int = 0
+    """How many models were scored on the held-back rows."""
     notes: list[str] = []
     """Which reference could not be trained, and why: the others are there."""
 
@@ -110,19 +134,21 @@ def run(job: Job) -> Result:
     rounds = rules.rounds if job.rounds is None else job.rounds
     samples = {t.site.name: t.samples() for t in trainings}
     merged = read_arrays(Path(job.statistics)) if job.statistics else merged_statistics(trainings)
-    result = Result(
-        samples=samples,
-        local={},
-        pooled=None,
-        models=[],
-        sites=[],
-    )
+    settings = read_references(folder)
+    for own in (settings.alone, settings.pooled):
+        trainings[0].with_settings(own)  # refuses what the plan does not have
+    result = Result(samples=samples, settings=settings)
     for model in job.models:
         state = completed(read_state(Path(model)), trainings[0].initial)
-        result.models.append(_score(trainings[0], state, trainings, merged))
-        result.sites.append(
-            {t.site.name: _clean(t.evaluate(state, merged, ["test"])["test"]) for t in trainings}
-        )
+        rows = concatenate([t.prepared(merged).validation for t in trainings])
+        shown = _clean(trainings[0].score(state, rows)) if rows_in(rows) else {}
+        result.progress.append(shown)
+    if job.models:
+        result.swarm = _score(trainings[0], state, trainings, merged)
+        result.sites = {
+            t.site.name: _clean(t.evaluate(state, merged, ["test"])["test"]) for t in trainings
+        }
+        result.test_looks += 1
     if job.references:
         _add_references(result, trainings, merged, rounds)
     return result
@@ -133,13 +159,30 @@ def _add_references(
 ) -> None:
     for site in training_sites(sites):
         try:
-            result.local[site.site.name] = train_alone(site, sites, rounds)
+            found = train_alone(site, sites, rounds, merged, result.settings)
+            result.local[site.site.name] = found
+            result.test_looks += 1
         except PlanError as error:
             result.notes.append(f"{site.site.name} cannot be trained alone: {error}")
     try:
-        result.pooled = train_pooled(sites, merged, rounds)
+        result.pooled = train_pooled(sites, merged, rounds, result.settings)
+        result.test_looks += 1
     except PlanError as error:
         result.notes.append(f"the pooled rows cannot be trained on: {error}")
+
+
+def read_references(folder: Path) -> References:
+    """The settings of the references beside the plan in `folder`; the plan's own if there are none.
+
+    Raises ConfigurationError if the file cannot be read.
+    """
+    file = (folder if folder.is_dir() else folder.parent) / REFERENCES
+    if not file.exists():
+        return References()
+    try:
+        return msgspec.toml.decode(file.read_bytes(), type=References)
+    except (*UNREADABLE, ValueError) as error:
+        raise ConfigurationError(f"{file}: {error}: correct it, or delete it") from None
 
 
 def training_sites(sites: Sequence[LocalTraining]) -> list[LocalTraining]:
@@ -156,13 +199,25 @@ def _place(sites: Sequence[LocalTraining], method: str) -> str:
     return f"{place}: " if place else ""
 
 
-def train_alone(training: LocalTraining, sites: Sequence[LocalTraining], rounds: int) -> Metrics:
-    """Train at one site with its own statistics; score on the held-back rows of all `sites`."""
-    own = training.statistics() if training.has_statistics else None
-    return _score(training, _train(training, own, rounds), sites, own)
+def train_alone(
+    training: LocalTraining,
+    sites: Sequence[LocalTraining],
+    rounds: int,
+    merged: Sums | None,
+    settings: References = NO_SETTINGS,
+) -> Metrics:
+    """Train at one site, prepared with the sums over all as in the swarm, so that only the training
+    differs; score on the held-back rows of all `sites`."""
+    own = training.with_settings(settings.alone)
+    return _score(own, _train(own, merged, rounds), sites, merged)
 
 
-def train_pooled(sites: Sequence[LocalTraining], merged: Sums | None, rounds: int) -> Metrics:
+def train_pooled(
+    sites: Sequence[LocalTraining],
+    merged: Sums | None,
+    rounds: int,
+    settings: References = NO_SETTINGS,
+) -> Metrics:
     """Train on all rows in one place: what a swarm is measured against, and must never do."""
     prepared = [site.prepared(merged) for site in sites]  # those that only test add test rows
     data = Data(*(concatenate([getattr(d, part) for d in prepared]) for part in PARTS))
@@ -174,8 +229,8 @@ def train_pooled(sites: Sequence[LocalTraining], merged: Sums | None, rounds: in
         seed=first.seed,
         device=str(first.device),
         prepared=data,
-    )
-    return _clean(pooled.score(_train(pooled, None, rounds), data.test))
+    ).with_settings(settings.pooled)
+    return _clean(pooled.score(_train(pooled, None, rounds), pooled_test_rows(sites, merged)))
 
 
 def merged_statistics(sites: Sequence[LocalTraining]) -> dict[str, NDArray[np.float64]] | None:

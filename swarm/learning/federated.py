@@ -42,7 +42,8 @@ class FederatedRun:
     statistics: dict[str, NDArray[np.float64]] | None
 
     def score(self, round: int = -1) -> Metrics:
-        """The metrics of a round's model on the held-back rows of all sites."""
+        """The metrics of a round's model on the held-back rows of all sites. These are for one look
+        at the end: whoever chooses by them has nothing left to judge the choice by."""
         rows = pooled_test_rows(self.sites, self.statistics)
         return dict(self.sites[0].score(self.models[round], rows))
 

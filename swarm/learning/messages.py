@@ -105,11 +105,13 @@ class Train(_Message, frozen=True):
 
 
 class Evaluate(_Message, frozen=True):
-    """Score the model in `model` on this site's validation and test rows."""
+    """Score the model in `model` on this site's validation rows, and with `test` on its test rows:
+    once, at the end of a run."""
 
     model: str
     statistics: str | None
     initial: str | None = None
+    test: bool = True
 
 
 class Export(_Message, frozen=True):

@@ -10,20 +10,22 @@ import hashlib
 import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from copy import deepcopy
 from functools import cached_property
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from swarm.errors import PlanError
+from swarm.errors import ConfigurationError, PlanError
 from swarm.learning.batches import as_tensors, derive_seed, rows_in
 from swarm.learning.faults import plan_faults
 from swarm.learning.messages import Samples
 from swarm.learning.plan import Data, Plan, Site
+from swarm.learning.settings import rules_of
 from swarm.learning.state import (
     State,
     as_arrays,
@@ -77,6 +79,30 @@ class SitePlan:
             layout_of(self._specs)
             self._refuse_broken_model(state)
             check_put_back(self.model)
+
+    def with_settings(self, settings: Mapping[str, Any]) -> Self:
+        """The same site and rows under the plan with some settings changed; itself if none is.
+
+        Raises ConfigurationError naming a setting that the plan does not have.
+        """
+        if not settings:
+            return self
+        plan = deepcopy(self.plan)
+        for name, value in settings.items():
+            if not hasattr(plan, name) or callable(getattr(plan, name)):
+                raise ConfigurationError(f"the plan has no setting {name!r}: correct its name")
+            setattr(plan, name, value)
+        rules_of(plan)
+        other = type(self)(
+            plan,
+            self.site,
+            self.folder,
+            seed=self.seed,
+            device=str(self.device),
+            prepared=self._given,
+        )
+        other._data = self._data
+        return other
 
     def make_initial(self) -> State:
         """The initial model, made anew: a node needs it once, and should not keep it in memory."""

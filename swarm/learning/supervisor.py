@@ -155,10 +155,17 @@ class Trainer:
         return await self._ask(request, Trained, progress)
 
     async def evaluate(
-        self, model: Path, statistics: Path | None = None, initial: Path | None = None
+        self,
+        model: Path,
+        statistics: Path | None = None,
+        initial: Path | None = None,
+        *,
+        test: bool = True,
     ) -> Evaluated:
-        """Score a model file on this site's validation and test rows."""
-        request = Evaluate(model=str(model), statistics=_text(statistics), initial=_text(initial))
+        """Score a model file on this site's validation rows, and on its test rows if asked."""
+        request = Evaluate(
+            model=str(model), statistics=_text(statistics), initial=_text(initial), test=test
+        )
         return await self._ask(request, Evaluated)
 
     async def export(self, model: Path, out: Path, initial: Path | None = None) -> None:

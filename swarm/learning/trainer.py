@@ -272,9 +272,9 @@ class Trainer:
         scores = self.training.evaluate(
             _whole(request.model, request.initial),
             _statistics(request.statistics),
-            ("validation", "test"),
+            ("validation", "test") if request.test else ("validation",),
         )
-        return Evaluated(validation=scores["validation"], test=scores["test"])
+        return Evaluated(validation=scores["validation"], test=scores.get("test", {}))
 
 
 def serve(wire: Wire) -> None:

@@ -320,11 +320,15 @@ class DropDrafts:
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Score a final model on this site's own rows. No event ends it: failing costs the score."""
+    """Score a final model on this site's own rows. No event ends it: failing costs the score.
+
+    Test rows are for one look, at the plan's last model.
+    """
 
     number: int
     model: Digest
     statistics: Digest
+    on_test_rows: bool
 
 
 @dataclass(frozen=True)
@@ -579,7 +583,8 @@ class RoundMachine:
         """Have each new final model scored once, as soon as it is here."""
         if plan.model_round > self._evaluated and self.holds(plan.model):
             self._evaluated = plan.model_round
-            self._commands.append(Evaluate(plan.model_round, plan.model, plan.statistics))
+            is_last = plan.status is PlanStatus.COMPLETED
+            self._commands.append(Evaluate(plan.model_round, plan.model, plan.statistics, is_last))
 
     def _consider_open(self, plan: Plan, round: Round | None, now: float) -> None:
         number, attempt = (0, 0) if round is None else (round.number, round.attempt)

@@ -41,6 +41,7 @@ class Evaluating:
                 self.store.path(command.model),
                 None if statistics == NO_DIGEST else self.store.path(statistics),
                 await self.collection.initial_model(),
+                test=command.on_test_rows,
             )
         except SwarmError as error:
             log.warning("the model of round %d could not be scored: %s", number, error)

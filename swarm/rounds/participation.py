@@ -143,7 +143,7 @@ class Participation:
 
     async def evaluate(self, number: int, model: Digest, statistics: Digest) -> dict[str, Any]:
         """Score a model of this plan once more; its metrics by part of this site's rows."""
-        await self.evaluating.evaluate(m.Evaluate(number, model, statistics))
+        await self.evaluating.evaluate(m.Evaluate(number, model, statistics, True))
         return self.records.at(number).metrics
 
     async def export(self, model: Digest, out: Path) -> None:

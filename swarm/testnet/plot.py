@@ -1,5 +1,5 @@
-"""The picture at the end of a run: the plan's first metric by round, beside what it is compared
-with."""
+"""The picture at the end of a run: the plan's first metric by round, on validation rows, and at its
+end what the final model and those it is compared with reach on test rows."""
 
 from __future__ import annotations
 
@@ -30,8 +30,12 @@ def write_plot(report: dict[str, Any], path: Path) -> Path | None:
         linewidth=2.2,
         marker="o",
         markersize=4,
-        label="swarm",
+        label="swarm, validation rows",
     )
+    final = report["swarm"][metric]
+    if final is not None:
+        last = max((r["round"] for r in report["rounds"]), default=0)
+        axes.plot([last], [final], "D", color="#00441b", markersize=8, label="swarm, test rows")
     alone = [s["local"].get(metric) for s in report["sites"]]
     known = [value for value in alone if value is not None]
     for index, value in enumerate(known):
@@ -50,7 +54,7 @@ def write_plot(report: dict[str, Any], path: Path) -> Path | None:
         label = "all data pooled (reference)"
         axes.axhline(pooled, color="#999999", linewidth=1.5, linestyle="-.", label=label)
     axes.set_xlabel("round")
-    axes.set_ylabel(f"{metric} on all sites' held-back rows")
+    axes.set_ylabel(f"{metric} on all sites' rows; lines are on test rows")
     axes.set_title(f"{report['plan']}: {len(report['sites'])} sites, seed {report['seed']}")
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(alpha=0.25)

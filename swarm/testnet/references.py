@@ -28,13 +28,16 @@ Scores = dict[str, float | None]
 
 
 class Evaluation(msgspec.Struct):
-    """What the evaluator answers: scores on the held-back rows of all sites."""
+    """What the evaluator answers: see `Result` in `learning.evaluate`."""
 
-    samples: dict[str, dict[str, int]]
-    local: dict[str, Scores]
-    pooled: Scores | None
-    models: list[Scores]
-    sites: list[dict[str, Scores]]
+    samples: dict[str, dict[str, int]] = {}
+    local: dict[str, Scores] = {}
+    pooled: Scores | None = None
+    swarm: Scores = {}
+    sites: dict[str, Scores] = {}
+    progress: list[Scores] = []
+    settings: dict[str, dict[str, int | float | str | bool]] = {}
+    test_looks: int = 0
     notes: list[str] = []
 
 

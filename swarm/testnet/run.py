@@ -45,7 +45,7 @@ SCORES_S = 30.0
 """How long the nodes' own scores of the last model are waited for; the run is complete without."""
 
 NO_SAMPLES = {"train": 0, "validation": 0, "test": 0}
-NOTHING = Evaluation(samples={}, local={}, pooled=None, models=[], sites=[])
+NOTHING = Evaluation()
 
 Statuses = list[dict[str, Any]]
 OnProgress = Callable[[str, Statuses], None]
@@ -310,8 +310,10 @@ def build_report(
     notes: list[str],
     wall_s: float,
 ) -> dict[str, Any]:
-    """What `--json` writes. A round's seconds are the slowest node's, its bytes all nodes'."""
-    metrics = {m["round"]: s for m, s in zip(models, scored.models, strict=False)}
+    """What `--json` writes. A round's seconds are the slowest node's, its bytes all nodes', its
+    metrics those on all sites' validation rows. `swarm`, `pooled` and each site's `local` are on
+    all test rows, and `test_looks` counts the models that were ever scored on them."""
+    metrics = {m["round"]: s for m, s in zip(models, scored.progress, strict=False)}
     rounds = []
     for record in records[testnet.file.nodes[0].name]:
         number = record["round"]
@@ -334,7 +336,6 @@ def build_report(
                 "bytes_received": sum(r["bytes_received"] for r in each.values()),
             }
         )
-    last = scored.sites[-1] if scored.sites else {}
     return {
         "plan": final["name"],
         "plan_digest": final["digest"],
@@ -349,12 +350,14 @@ def build_report(
                 "peer_id": status["peer_id"],
                 "samples": alone.samples.get(status["name"], NO_SAMPLES),
                 "local": alone.local.get(status["name"], {}),
-                "swarm": last.get(status["name"], {}),
+                "swarm": scored.sites.get(status["name"], {}),
             }
             for status in statuses
         ],
-        "swarm": scored.models[-1] if scored.models else {},
+        "swarm": scored.swarm,
         "pooled": alone.pooled,
+        "references": alone.settings,
+        "test_looks": scored.test_looks + alone.test_looks,
         "final_model": {"digest": final["model"], "path": str(model_path)},
         "rounds": rounds,
         "notes": notes,

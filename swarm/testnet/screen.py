@@ -175,6 +175,7 @@ def print_report(report: dict[str, Any], plot: Path | None, report_file: Path | 
     console.print()
     console.print(table)
     console.print()
+    console.print(_fairness(report), soft_wrap=True)
     for note in report["notes"]:
         console.print(Text(note, style="yellow"), soft_wrap=True)
     if rounds:
@@ -200,6 +201,21 @@ def print_report(report: dict[str, Any], plot: Path | None, report_file: Path | 
         "(docs/operations.md).",
         soft_wrap=True,
     )
+
+
+def _fairness(report: dict[str, Any]) -> Text:
+    """By which rules the models of the table compete."""
+    own = {name: given for name, given in report["references"].items() if given}
+    told = "; ".join(
+        f"{name} with {', '.join(f'{key} {value}' for key, value in given.items())}"
+        for name, given in own.items()
+    )
+    words = f"{report['test_looks']} models were scored on these rows, each once. All are prepared "
+    words += "with the same statistics"
+    words += (
+        f"; settings of their own: {told}" if told else ", and trained with the plan's settings"
+    )
+    return Text(words + ".", style="dim")
 
 
 def _number(value: float | None) -> str:

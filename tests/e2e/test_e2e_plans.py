@@ -44,30 +44,30 @@ def test_every_plan_on_the_page_runs_on_a_testnet(swarm: Swarm, tmp_path: Path, 
 def test_a_reference_that_fails_and_a_score_that_cannot_be_given_cost_no_model(
     swarm: Swarm, tmp_path: Path
 ) -> None:
-    weighted = (
-        "        def ready(x, y):",
-        "        self.rate = statistics['positive'] / statistics['count'][0]\n"
-        "        if not 0 < self.rate < 1:\n"
-        "            raise ValueError(f'no weight for a rate of {self.rate}')\n\n"
-        "        def ready(x, y):",
-    )
-    counted = (
-        "return swarm.moments(data.train[0])",
-        "return {**swarm.moments(data.train[0]), 'positive': data.train[1].sum()}",
-    )
-    plan = write_tiny_plan(tmp_path / "plan", weighted, counted, sites=3)
+    plan = write_tiny_plan(tmp_path / "plan", sites=3)
+    (plan / "references.toml").write_text("[alone]\nlearning_rate = 1e30\n")
     rows = (plan / "data" / "site1.csv").read_text().splitlines()
     sick = [rows[0], *(line[:-1] + "1" for line in rows[1:])]
     (plan / "data" / "site1.csv").write_text("\n".join(sick))
     report, told = run(swarm, plan, "--rounds", "1")
     by_name = {site["name"]: site for site in report["sites"]}
-    assert by_name["site1"]["local"] == {}
     assert by_name["site1"]["swarm"] == {"auc": None}
-    assert by_name["site0"]["local"]["auc"] > 0
+    assert all(site["local"] == {} for site in report["sites"])
     assert report["pooled"]["auc"] > 0
-    [note] = report["notes"]
-    assert note.startswith("site1 cannot be trained alone: plan.py:")
-    assert "no weight for a rate of 1.0" in told
+    assert len(report["notes"]) == 3
+    assert report["notes"][0].startswith("site0 cannot be trained alone: plan.py:")
+    assert "site1 cannot be trained alone" in told
+    assert "alone with learning_rate 1e+30" in told
+
+
+def test_a_run_without_references_trains_and_compares_with_nothing(
+    swarm: Swarm, tmp_path: Path
+) -> None:
+    plan = write_tiny_plan(tmp_path / "plan")
+    report, told = run(swarm, plan, "--rounds", "1", "--no-references")
+    assert (report["pooled"], report["test_looks"], report["notes"]) == (None, 1, [])
+    assert 0 < report["swarm"]["auc"] <= 1
+    assert "alone" not in told
 
 
 def test_sites_whose_statistics_differ_are_named_at_once(swarm: Swarm, tmp_path: Path) -> None:

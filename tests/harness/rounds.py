@@ -163,7 +163,7 @@ class Site:
                 self._expect(number, attempt)
             case m.DropDrafts(number, attempt):
                 self._following = {f for f in self._following if f[:2] == (number, attempt)}
-            case m.Evaluate(number, model, _):
+            case m.Evaluate(number, model):
                 self._evaluate(number, model)
             case m.Transact():
                 self._transact(command)

@@ -61,7 +61,7 @@ class FakeTrainer:
         return Trained(samples=3, steps=1, loss=0.5, metrics={}, train_s=0.1, resumed_epochs=0)
 
     async def evaluate(
-        self, model: Path, statistics: Path | None, initial: Path | None
+        self, model: Path, statistics: Path | None, initial: Path | None, *, test: bool
     ) -> Evaluated:
         self.given.append(("evaluate", initial))
         return Evaluated(validation={}, test={})
@@ -144,7 +144,7 @@ def test_a_node_that_came_late_pulls_the_initial_model_before_it_trains(
         assert not ours.has(node.layouts.model0)
         done = await node.training.train(m.Train(7, 1, "train", newest, NO_DIGEST))
         assert isinstance(done, m.TrainingFinished)
-        await node.evaluating.evaluate(m.Evaluate(7, newest, NO_DIGEST))
+        await node.evaluating.evaluate(m.Evaluate(7, newest, NO_DIGEST, False))
         await node.evaluating.export(newest, tmp_path / "exported")
 
     trio.run(scenario)

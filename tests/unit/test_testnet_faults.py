@@ -108,6 +108,8 @@ def test_a_report_with_gaps_is_printed_and_drawn_with_dashes(
         "sites": [site],
         "swarm": {"auc": None},
         "pooled": None,
+        "references": {"alone": {"epochs": 2}, "pooled": {}},
+        "test_looks": 2,
         "rounds": [record],
         "wall_s": 1.0,
         "notes": ["north cannot be trained alone: plan.py:3 in loss: boom"],
@@ -118,6 +120,8 @@ def test_a_report_with_gaps_is_printed_and_drawn_with_dashes(
     print_report(report, None, None)
     told = capsys.readouterr().out
     assert "–" in told
+    assert "2 models were scored on these rows, each once" in told
+    assert "alone with epochs 2" in told
     assert "plan.py:3 in loss: boom" in told
 
 

@@ -78,7 +78,7 @@ def score(nodes: Nodes, sites: list[SiteFiles], rounds: int) -> float | None:
         return None
     with open_evaluator(Path(file.plan), sites, file.seed) as evaluator:
         result = evaluator.result(evaluator.scores([path], models["statistics"]))
-    return next(iter(result.models[0].values()), None)
+    return next(iter(result.swarm.values()), None)
 
 
 def judge(
