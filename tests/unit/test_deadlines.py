@@ -37,7 +37,16 @@ OTHER = "the other thread of the fetch always ends with a value for it, and has 
 CHILD = "in the trainer process, which ends with the pipe that its node holds"
 POSITIONAL = "its deadline is an argument without a name"
 ENDED = "in the benchmark's own process, which is ended with the benchmark"
+LAUNCHER = "in the launcher, which ends the box with its node; the node sets the deadline"
 ACCOUNTED = {
+    "box.frames:_exactly:recv": LAUNCHER,
+    "box.frames:send:sendall": LAUNCHER,
+    "box.launcher:_become_first:wait": "the first process of a box lives as long as the box",
+    "box.launcher:_report:receive": LAUNCHER,
+    "box.launcher:end:wait": "for processes that it has just killed",
+    "box.launcher:main:receive": LAUNCHER,
+    "box.process:_introduce:receive": "the socket has a timeout, set by `start`",
+    "box.process:wait:wait": CALLER,
     "bench.machine:look:wait": "a moment at a time",
     "bench.machine:watch:join": "the thread was told to end, and looks every moment",
     "bench.transfer:_drain:recv_into": SOCKET,
