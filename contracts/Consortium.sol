@@ -1,173 +1,89 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.26;
 
-import {MemberSets} from "./MemberSets.sol";
+import {MaskedRounds} from "./MaskedRounds.sol";
 import {Membership} from "./Membership.sol";
 import {Rounds} from "./Rounds.sol";
+import {Founder, stored} from "./State.sol";
+import {Transactions} from "./Transactions.sol";
+import {Views} from "./Views.sol";
 
 /// @title A consortium that trains models together: its members, plans and rounds.
-/// @notice This contract adds only the views that let a node read everything in one call; the rules
-/// are in the contracts it is made of. It holds no coins, calls no other contract and has no owner.
+/// @notice One address to call, and three libraries that run on its storage, as there is more code
+/// than one contract may have: members, masked rounds, and the larger views. It holds no coins, calls
+/// no other contract and has no owner.
 contract Consortium is Rounds {
-    using MemberSets for uint256;
+    error UntilNested();
 
-    struct ConsentView {
-        uint8 member;
-        uint64 maxSamples;
-        bytes32 commitment;
-        uint32 committedRound;
-        uint32 committedAttempt;
-        uint64 seenAt;
+    constructor(Founder[] memory founders) {
+        Membership.found(founders);
     }
 
-    struct PlanView {
-        uint256 id;
-        uint8 proposer;
-        string name;
-        bytes32 digest;
-        bytes32 model0;
-        bytes32 workflow;
-        uint32 workflowVersion;
-        bytes32 merge;
-        Rules rules;
-        PlanStatus status;
-        uint256 participants;
-        ConsentView[] consents;
-        uint64 minConsentsAt;
-        uint256 stopVotes;
-        bytes32 statistics;
-        bytes32 model;
-        uint32 modelRound;
-        bytes32 seed;
-        uint32 mergeS;
-    }
-
-    struct SubmissionView {
-        uint8 member;
-        bytes32 update;
-        uint64 samples;
-        bytes32 meta;
-        bool revealed;
-    }
-
-    struct RoundView {
-        uint32 number;
-        uint32 attempt;
-        RoundStatus status;
-        uint64 openedAt;
-        uint64 creditFrom;
-        bytes32 base;
-        uint256 roster;
-        uint256 left;
-        uint256 submitted;
-        uint256 revealed;
-        uint256 revealsXor;
-        uint64 minPeersAt;
-        uint64 closedAt;
-        bytes32 seed;
-        uint32 slotS;
-        uint256 eligible;
-        SubmissionView[] submissions;
-        Candidate[] candidates;
-    }
-
-    constructor(Founder[] memory founders) Membership(founders) {}
-
-    /// @notice A plan with every consent that was ever given to it; `participants` says which stand.
-    function getPlan(uint256 plan) public view returns (PlanView memory answer) {
-        Plan storage record = _plan(plan);
-        answer.id = plan;
-        answer.proposer = record.proposer;
-        answer.name = record.name;
-        answer.digest = record.digest;
-        answer.model0 = record.model0;
-        answer.workflow = record.workflow;
-        answer.workflowVersion = record.workflowVersion;
-        answer.merge = record.merge;
-        answer.rules = record.rules;
-        answer.status = record.status;
-        answer.participants = record.participants;
-        answer.minConsentsAt = record.minConsentsAt;
-        answer.stopVotes = record.stopVotes;
-        answer.statistics = record.statistics;
-        answer.model = record.model;
-        answer.modelRound = record.modelRound;
-        answer.seed = record.seed;
-        answer.mergeS = record.mergeS;
-        uint256 left = record.consented;
-        answer.consents = new ConsentView[](left.count());
-        for (uint256 i = 0; left != 0; left = left.dropLowest()) {
-            uint8 member = left.lowest();
-            Consent storage own = record.consents[member];
-            answer.consents[i++] = ConsentView(
-                member,
-                own.maxSamples,
-                own.commitment,
-                own.committedRound,
-                own.committedAttempt,
-                own.seenAt
-            );
+    /// @notice Run `call` on this contract, unless `time` has passed: then nothing happens at all.
+    /// @dev The sender and the events are those of `call`, and so is what it reverts with.
+    function until(uint64 time, bytes calldata call) external returns (bytes memory answer) {
+        if (block.timestamp > time) revert Expired(time, uint64(block.timestamp));
+        if (bytes4(call) == this.until.selector) revert UntilNested();
+        bool done;
+        (done, answer) = address(this).delegatecall(call);
+        if (!done) {
+            assembly {
+                revert(add(answer, 32), mload(answer))
+            }
         }
     }
 
-    /// @notice The current attempt of a plan's current round; all zero before the first.
-    function getRound(uint256 plan) public view returns (RoundView memory) {
-        Plan storage record = _plan(plan);
-        return getRoundAt(plan, record.round, record.attempt);
+    // Views that every block asks for: what goes through another contract is not remembered from
+    // block to block (`swarm/chain/evm.py`).
+
+    /// @notice The members of this moment.
+    function presentMembers() external view returns (uint256) {
+        return stored().presentMembers;
     }
 
-    /// @notice Any attempt of any round; status NONE if there was none.
-    function getRoundAt(uint256 plan, uint32 round, uint32 attempt)
-        public
-        view
-        returns (RoundView memory answer)
-    {
-        Round storage record = _roundAt(plan, round, attempt);
-        answer.number = round;
-        answer.attempt = attempt;
-        answer.status = record.status;
-        answer.openedAt = record.openedAt;
-        answer.creditFrom = record.creditFrom;
-        answer.base = record.base;
-        answer.roster = record.roster;
-        answer.left = record.left;
-        answer.submitted = record.submitted;
-        answer.revealed = record.revealed;
-        answer.revealsXor = record.revealsXor;
-        answer.minPeersAt = record.minPeersAt;
-        answer.closedAt = record.closedAt;
-        answer.seed = record.seed;
-        answer.slotS = record.slotS;
-        if (record.slotS != 0) answer.eligible = _eligible(record);
-        answer.candidates = record.candidates;
-        // Withdrawn before the close, a submitter is not among the frozen, but what it sent stays.
-        uint256 sent = 0;
-        for (uint256 left = record.roster; left != 0; left = left.dropLowest()) {
-            uint8 member = left.lowest();
-            if (record.submissions[member].update != 0) sent |= 1 << member;
-        }
-        answer.submissions = new SubmissionView[](sent.count());
-        for (uint256 i = 0; sent != 0; sent = sent.dropLowest()) {
-            uint8 member = sent.lowest();
-            Submission storage own = record.submissions[member];
-            answer.submissions[i++] = SubmissionView(
-                member, own.update, own.samples, own.meta, record.revealed & (1 << member) != 0
-            );
+    /// @notice The nodes that finalise the next block: all active ones, or 21 of them, counted in a
+    /// ring from a place that the newest well-attended round's seed gives.
+    function getValidators() external view returns (address[] memory nodes) {
+        return Membership.validators();
+    }
+
+    /// @notice Whether this key, as account or as node, may send transactions at all.
+    function isMember(address key) external view returns (bool) {
+        return stored().byAccount[key] != 0 || stored().byNode[key] != 0;
+    }
+
+    /// @notice The protocol version in force at this block.
+    function protocolVersion() external view returns (uint64) {
+        return Membership.version();
+    }
+
+    /// @notice What is not above is one of the libraries', if anybody's.
+    fallback() external {
+        address place = _library(msg.sig);
+        assembly {
+            calldatacopy(0, 0, calldatasize())
+            let done := delegatecall(gas(), place, 0, calldatasize(), 0, 0)
+            returndatacopy(0, 0, returndatasize())
+            if done { return(0, returndatasize()) }
+            revert(0, returndatasize())
         }
     }
 
-    /// @notice All that a node needs to decide what to do next, as of one block.
-    function getSnapshot(uint256 plan)
-        external
-        view
-        returns (
-            uint256 height,
-            uint256 time,
-            uint256 members,
-            PlanView memory planView,
-            RoundView memory roundView
-        )
-    {
-        return (block.number, block.timestamp, presentMembers, getPlan(plan), getRound(plan));
+    function _library(bytes4 called) private pure returns (address) {
+        if (
+            called == Transactions.propose.selector || called == Transactions.vote.selector
+                || called == Transactions.cancel.selector || called == Transactions.leave.selector
+                || called == Transactions.setNode.selector || called == Transactions.setStandby.selector
+                || called == Transactions.setContact.selector
+                || called == Transactions.activate.selector || called == Transactions.retire.selector
+        ) return address(Membership);
+        if (
+            called == Transactions.masked.selector || called == Transactions.good.selector
+                || called == Transactions.answer.selector
+                || called == Transactions.nextEpoch.selector
+                || called == Transactions.unmask.selector
+                || called == Transactions.abandon.selector
+        ) return address(MaskedRounds);
+        return address(Views);
     }
 }

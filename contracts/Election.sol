@@ -2,6 +2,7 @@
 pragma solidity ^0.8.26;
 
 import {MemberSets} from "./MemberSets.sol";
+import {NO_HOLDER, Round} from "./State.sol";
 
 /// @title Who merges: a draw that nobody can steer towards themselves, and that time alone moves on.
 /// @notice The seed folds the secrets that submitters committed to one submission earlier. Who
@@ -10,6 +11,7 @@ library Election {
     using MemberSets for uint256;
 
     bytes32 internal constant SEED_DOMAIN = keccak256("swarm/round-seed/1");
+    bytes32 internal constant HOLDER_DOMAIN = keccak256("swarm/holder/1");
     uint256 internal constant MAX_DOUBLINGS = 16;
 
     /// @notice What was committed to a secret.
@@ -53,5 +55,30 @@ library Election {
         uint256 total = eligible.count();
         uint256 place = (eligible & ((1 << member) - 1)).count();
         return (place + total - uint256(seed_) % total) % total;
+    }
+
+    /// @notice Who of the candidates holds the plan's role in an attempt: drawn from the plan's seed,
+    /// which nobody chose. NO_HOLDER if there are none.
+    function holderOf(uint256 candidates, bytes32 seed_, uint32 round, uint32 attempt)
+        internal
+        pure
+        returns (uint8)
+    {
+        if (candidates == 0) return NO_HOLDER;
+        uint256 drawn = uint256(keccak256(abi.encodePacked(seed_, HOLDER_DOMAIN, round, attempt)));
+        return candidates.nth(drawn % candidates.count());
+    }
+
+    /// @notice Who may lead a closed round: those who revealed; everybody if nobody did.
+    function eligibleIn(Round storage round) internal view returns (uint256) {
+        uint256 submitted = round.submitted;
+        uint256 both = submitted & round.revealed;
+        return both != 0 ? both : submitted;
+    }
+
+    /// @notice The number of a closed round's slot at this time; slot 0 begins at the close.
+    function slotAt(Round storage round, uint64 time) internal view returns (uint256) {
+        uint256 elapsedS = time > round.closedAt ? time - round.closedAt : 0;
+        return slotsElapsed(elapsedS, round.slotS, eligibleIn(round).count());
     }
 }

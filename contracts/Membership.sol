@@ -2,83 +2,36 @@
 pragma solidity ^0.8.26;
 
 import {MemberSets} from "./MemberSets.sol";
+import {Names} from "./Names.sol";
+import {
+    Budget,
+    Founder,
+    Kind,
+    MAX_MEMBERS,
+    MAX_NAME_BYTES,
+    Member,
+    Proposal,
+    ProposalStatus,
+    stored
+} from "./State.sol";
 
 /// @title Who belongs to the consortium, and whose nodes finalise blocks.
 /// @notice Members decide about members; nobody owns this contract and nobody can pause it. An
 /// account governs (it votes, and may be cold or a multisig); a node key works (it signs rounds and
 /// blocks). More than half of the members admit or remove; whatever changes who can finalise blocks
-/// needs two thirds of the endorsed: founders, and those whom two thirds of the endorsed backed.
-abstract contract Membership {
+/// needs two thirds of the endorsed: founders, and those whom two thirds of the endorsed backed. The
+/// library's functions run on the contract's storage; the internal ones are part of the contract.
+library Membership {
     using MemberSets for uint256;
     using MemberSets for uint8;
 
-    enum Kind {
-        NONE,
-        ADMIT,
-        REMOVE,
-        UPGRADE
-    }
-
-    enum ProposalStatus {
-        NONE,
-        OPEN,
-        PASSED
-    }
-
-    struct Founder {
-        address account;
-        address node;
-        string name;
-    }
-
-    struct Member {
-        address account;
-        /// Beside the account, not the node: it changes with every transaction, and a replica asks for
-        /// the validators anew only after a block that writes what they are read from.
-        uint64 seenAt;
-        address node;
-        string name;
-    }
-
-    struct Proposal {
-        Kind kind;
-        ProposalStatus status;
-        uint8 proposer;
-        /// The new member's number, once an ADMIT has passed.
-        uint8 admitted;
-        uint64 openedAt;
-        /// REMOVE: the member's number. UPGRADE: the protocol version.
-        uint64 target;
-        /// UPGRADE: the block from which the version holds.
-        uint64 height;
-        address account;
-        address node;
-        uint256 ayes;
-        uint256 noes;
-        string name;
-    }
-
-    uint256 internal constant MAX_MEMBERS = 256;
     uint256 internal constant MAX_VALIDATORS = 21;
-    uint256 internal constant MAX_NAME_BYTES = 64;
     uint256 internal constant PROPOSAL_LIFETIME_S = 30 days;
     uint256 internal constant DORMANT_S = 7 days;
-
-    /// @notice The members of this moment.
-    uint256 public presentMembers;
-    uint256 internal _endorsed;
-    uint256 internal _validators;
-    /// @dev Turns the validators where there are more than `MAX_VALIDATORS`: a final round's seed.
-    bytes32 internal _rotation;
-    uint64 private _version = 1;
-    uint64 private _nextVersion = 1;
-    uint64 private _nextHeight;
-    /// @dev Every member there ever was, by number; numbers are not given twice.
-    Member[] internal _members;
-    Proposal[] private _proposals;
-    /// @dev Member number + 1, so that 0 says "nobody's".
-    mapping(address key => uint256) private _byAccount;
-    mapping(address key => uint256) private _byNode;
+    uint256 internal constant MAX_CONTACT_BYTES = 512;
+    uint256 internal constant CONTACT_EVERY_S = 60;
+    /// @dev Membership proposals, and plans, that one member may make in a day of chain time.
+    uint8 internal constant MAX_A_DAY = 16;
 
     error ConsortiumNoFounders();
     error ConsortiumNotMember(address sender);
@@ -86,27 +39,34 @@ abstract contract Membership {
     error ConsortiumZeroAddress();
     error ConsortiumKeyInUse(address key);
     error ConsortiumBadName(uint256 size);
+    error ConsortiumNameInUse(uint8 member);
     error ConsortiumFull();
     error ConsortiumBadKind();
     error ConsortiumBadVersion(uint64 version);
     error ConsortiumNoSuchProposal(uint256 proposal);
     error ConsortiumProposalClosed(uint256 proposal);
+    error ConsortiumNotProposer(uint256 proposal, uint8 member);
     error ConsortiumAlreadyVoted(uint256 proposal, uint8 member);
     error ConsortiumLastMember();
     error ConsortiumLastValidator();
     error ConsortiumNotEndorsed(uint8 member);
     error ConsortiumNotDormant(uint8 member, uint64 until);
     error ConsortiumTooFewAwake(uint256 awake, uint256 needed);
+    error ConsortiumBadContact(uint256 size);
+    error ConsortiumTooSoon(uint8 member, uint64 from);
+    error ConsortiumBudget(uint8 member, uint64 from);
 
     event MemberAdmitted(uint8 indexed member, address account, address node, string name);
     event MemberRemoved(uint8 indexed member);
     event NodeChanged(uint8 indexed member, address from, address to);
+    event StandbyChanged(uint8 indexed member, address standby);
+    event ContactChanged(uint8 indexed member, bytes contact);
     event ValidatorEndorsed(uint8 indexed member);
     event ValidatorActivated(uint8 indexed member);
     event ValidatorRetired(uint8 indexed member);
     event Proposed(
         uint256 indexed proposal,
-        Kind kind,
+        uint8 kind,
         uint8 indexed proposer,
         address account,
         address node,
@@ -116,48 +76,40 @@ abstract contract Membership {
     );
     event Voted(uint256 indexed proposal, uint8 indexed member, bool support);
     event Passed(uint256 indexed proposal);
+    event ProposalCancelled(uint256 indexed proposal);
     event VersionScheduled(uint64 version, uint64 height);
-
-    /// @notice Founders are numbered in the given order, endorsed, and validate from the first block.
-    constructor(Founder[] memory founders) {
-        if (founders.length == 0) revert ConsortiumNoFounders();
-        for (uint256 i = 0; i < founders.length; ++i) {
-            Founder memory founder = founders[i];
-            uint8 member = _admit(founder.account, founder.node, founder.name);
-            _endorsed |= member.bit();
-            _validators |= member.bit();
-            emit ValidatorEndorsed(member);
-            emit ValidatorActivated(member);
-        }
-    }
 
     // Governing: what a member's account may do.
 
     /// @notice Open a proposal and vote for it with the same transaction.
     /// @dev In a consortium where one vote suffices it is carried out at once.
+    /// A library's functions take enums as numbers, or their selectors would be other ones.
     /// @param kind ADMIT (`account`, `node`, `name`), REMOVE (`target`: member number) or UPGRADE
     /// (`target`: protocol version, `height`: the block from which it holds).
     /// @return number The proposal's number, counted from 1.
     function propose(
-        Kind kind,
+        uint8 kind,
         address account,
         address node,
         string calldata name,
         uint64 target,
         uint64 height
     ) external returns (uint256 number) {
-        uint8 member = _governor();
-        if (kind == Kind.NONE) revert ConsortiumBadKind();
-        if (kind == Kind.ADMIT) {
+        uint8 member = governor();
+        if (kind == 0 || kind > uint8(type(Kind).max)) revert ConsortiumBadKind();
+        if (Kind(kind) == Kind.ADMIT) {
             _checkNewKeys(account, node, name);
         } else {
-            if (bytes(name).length > MAX_NAME_BYTES) revert ConsortiumBadName(bytes(name).length);
-            if (kind == Kind.REMOVE) _present(target);
-            else if (target <= protocolVersion()) revert ConsortiumBadVersion(target);
+            if (bytes(name).length != 0) revert ConsortiumBadName(bytes(name).length);
+            if (Kind(kind) == Kind.REMOVE) _present(target);
+            else if (target <= version()) revert ConsortiumBadVersion(target);
         }
-        Proposal storage proposal = _proposals.push();
-        number = _proposals.length;
-        proposal.kind = kind;
+        Budget storage budget = budgetOf(member);
+        if (budget.proposals >= MAX_A_DAY) refuseBudget(member, budget);
+        ++budget.proposals;
+        Proposal storage proposal = stored().proposals.push();
+        number = stored().proposals.length;
+        proposal.kind = Kind(kind);
         proposal.status = ProposalStatus.OPEN;
         proposal.proposer = member;
         proposal.openedAt = uint64(block.timestamp);
@@ -175,170 +127,179 @@ abstract contract Membership {
     /// as long as a proposal lives: two thirds of the endorsed endorse the newcomer, whose node may then
     /// validate and whose own votes count in later endorsements.
     function vote(uint256 number, bool support) external {
-        uint8 member = _governor();
-        if (number == 0 || number > _proposals.length) revert ConsortiumNoSuchProposal(number);
-        _vote(member, number, _proposals[number - 1], support);
+        uint8 member = governor();
+        _vote(member, number, _proposal(number), support);
+    }
+
+    /// @notice Take an open proposal of one's own back.
+    function cancel(uint256 number) external {
+        uint8 member = governor();
+        Proposal storage proposal = _proposal(number);
+        if (proposal.proposer != member) revert ConsortiumNotProposer(number, member);
+        if (proposal.status != ProposalStatus.OPEN || _hasLapsed(proposal)) {
+            revert ConsortiumProposalClosed(number);
+        }
+        proposal.status = ProposalStatus.CANCELLED;
+        emit ProposalCancelled(number);
     }
 
     /// @notice End one's own membership.
     /// @dev WARNING: takes effect at once and for every plan. Only a vote of the others undoes it,
     /// under a new member number.
     function leave() external {
-        uint8 member = _governor();
+        uint8 member = governor();
         _checkRemovable(member);
         _remove(member);
     }
 
     /// @notice Name another node key; the old one can do nothing from here on.
     /// @dev WARNING: the member stops validating until the new node, once synced, calls `activate`.
+    /// A standby that becomes the node is none any more.
     function setNode(address node) external {
-        uint8 member = _governor();
+        uint8 member = governor();
         if (node == address(0)) revert ConsortiumZeroAddress();
-        Member storage record = _members[member];
+        Member storage record = stored().members[member];
         address old = record.node;
-        uint256 asAccount = _byAccount[node];
-        if (_byNode[node] != 0 || (asAccount != 0 && asAccount != uint256(member) + 1)) {
-            revert ConsortiumKeyInUse(node);
+        if (
+            stored().byNode[node] != 0 || !_isFreeOrOf(stored().byAccount[node], member)
+                || !_isFreeOrOf(stored().byStandby[node], member)
+        ) revert ConsortiumKeyInUse(node);
+        if (stored().validators & member.bit() != 0) _checkNotLastValidator(member);
+        if (node == record.standby) {
+            delete stored().byStandby[node];
+            record.standby = address(0);
+            emit StandbyChanged(member, address(0));
         }
-        if (_validators & member.bit() != 0) _checkNotLastValidator(member);
-        delete _byNode[old];
-        _byNode[node] = uint256(member) + 1;
+        delete stored().byNode[old];
+        stored().byNode[node] = uint256(member) + 1;
         record.node = node;
-        _validators &= ~member.bit();
+        stored().validators &= ~member.bit();
         emit NodeChanged(member, old, node);
     }
 
-    // Validating: what a member's node may do.
+    /// @notice Name a second node, which may synchronise and nothing else; 0: none.
+    function setStandby(address standby) external {
+        uint8 member = governor();
+        Member storage record = stored().members[member];
+        if (standby != address(0)) _checkFree(standby);
+        delete stored().byStandby[record.standby];
+        if (standby != address(0)) stored().byStandby[standby] = uint256(member) + 1;
+        record.standby = standby;
+        emit StandbyChanged(member, standby);
+    }
+
+    // Working: what a member's node may do.
+
+    /// @notice State where one's node can be reached: its signed addresses, once a minute.
+    function setContact(bytes calldata contact) external {
+        uint8 member = operator();
+        if (contact.length > MAX_CONTACT_BYTES) revert ConsortiumBadContact(contact.length);
+        Member storage record = stored().members[member];
+        uint64 last = record.contactAt;
+        if (last != 0 && block.timestamp < last + CONTACT_EVERY_S) {
+            revert ConsortiumTooSoon(member, last + uint64(CONTACT_EVERY_S));
+        }
+        record.contact = contact;
+        record.contactAt = uint64(block.timestamp);
+        saw(member);
+        emit ContactChanged(member, contact);
+    }
 
     /// @notice Become a validator, once synced. Repeated, it only shows life.
     function activate() external {
-        uint8 member = _operator();
+        uint8 member = operator();
         uint256 bit = member.bit();
-        if (_endorsed & bit == 0) revert ConsortiumNotEndorsed(member);
-        if (_validators & bit == 0) {
-            _validators |= bit;
+        if (stored().endorsed & bit == 0) revert ConsortiumNotEndorsed(member);
+        if (stored().validators & bit == 0) {
+            stored().validators |= bit;
             emit ValidatorActivated(member);
         }
-        _members[member].seenAt = uint64(block.timestamp);
+        saw(member);
     }
 
     /// @notice Take a validator off that has sent nothing for seven days. Any member may.
     /// @dev Refused unless two thirds of the validators have been seen since: when a whole consortium
     /// slept, the first to wake must not be able to retire all the others and finalise alone.
     function retire(uint8 target) external {
-        _either();
+        either();
         _present(target);
-        uint64 until = _members[target].seenAt + uint64(DORMANT_S);
-        if (_validators & target.bit() == 0 || block.timestamp <= until) {
+        uint64 until = stored().members[target].seenAt + uint64(DORMANT_S);
+        if (stored().validators & target.bit() == 0 || block.timestamp <= until) {
             revert ConsortiumNotDormant(target, until);
         }
         uint256 awake = 0;
-        for (uint256 left = _validators; left != 0; left = left.dropLowest()) {
-            if (block.timestamp <= _members[left.lowest()].seenAt + DORMANT_S) ++awake;
+        for (uint256 left = stored().validators; left != 0; left = left.dropLowest()) {
+            if (block.timestamp <= stored().members[left.lowest()].seenAt + DORMANT_S) ++awake;
         }
-        uint256 needed = _validators.count().twoThirds();
+        uint256 needed = stored().validators.count().twoThirds();
         if (awake < needed) revert ConsortiumTooFewAwake(awake, needed);
-        _validators &= ~target.bit();
+        stored().validators &= ~target.bit();
         emit ValidatorRetired(target);
     }
 
-    // Views.
+    // What the contract itself needs.
 
-    /// @notice The nodes that finalise the next block: all active ones, or `MAX_VALIDATORS` of them,
-    /// counted in a ring from a place that the newest well-attended round's seed gives.
-    function getValidators() external view returns (address[] memory nodes) {
-        uint256 total = _validators.count();
+    /// @dev Founders are numbered in the given order, endorsed, and validate from the first block.
+    function found(Founder[] memory founders) internal {
+        if (founders.length == 0) revert ConsortiumNoFounders();
+        stored().version = stored().nextVersion = 1;
+        for (uint256 i = 0; i < founders.length; ++i) {
+            Founder memory founder = founders[i];
+            uint8 member = _admit(founder.account, founder.node, founder.name);
+            stored().endorsed |= member.bit();
+            stored().validators |= member.bit();
+            emit ValidatorEndorsed(member);
+            emit ValidatorActivated(member);
+        }
+    }
+
+    /// @dev The nodes that finalise the next block.
+    function validators() internal view returns (address[] memory nodes) {
+        uint256 total = stored().validators.count();
         uint256 size = total < MAX_VALIDATORS ? total : MAX_VALIDATORS;
-        uint256 start = total > MAX_VALIDATORS ? uint256(_rotation) % total : 0;
+        uint256 start = total > MAX_VALIDATORS ? uint256(stored().rotation) % total : 0;
         nodes = new address[](size);
         uint256 place = 0;
-        for (uint256 left = _validators; left != 0; left = left.dropLowest()) {
+        for (uint256 left = stored().validators; left != 0; left = left.dropLowest()) {
             uint256 turn = (place + total - start) % total;
-            if (turn < size) nodes[turn] = _members[left.lowest()].node;
+            if (turn < size) nodes[turn] = stored().members[left.lowest()].node;
             ++place;
         }
     }
 
-    /// @notice Whether this key, as account or as node, may send transactions at all.
-    function isMember(address key) external view returns (bool) {
-        return _byAccount[key] != 0 || _byNode[key] != 0;
+    function version() internal view returns (uint64) {
+        return block.number >= stored().nextHeight ? stored().nextVersion : stored().version;
     }
-
-    /// @notice The protocol version in force at this block.
-    function protocolVersion() public view returns (uint64) {
-        return block.number >= _nextHeight ? _nextVersion : _version;
-    }
-
-    /// @notice The version that was scheduled last, and the block from which it holds.
-    function nextVersion() external view returns (uint64 version, uint64 height) {
-        return (_nextVersion, _nextHeight);
-    }
-
-    struct MemberView {
-        uint8 id;
-        address account;
-        address node;
-        string name;
-        bool present;
-        bool endorsed;
-        bool validator;
-        uint64 seenAt;
-    }
-
-    /// @notice Every member there ever was, in member order; `present` says who still is one.
-    function getMembers() external view returns (MemberView[] memory members) {
-        members = new MemberView[](_members.length);
-        for (uint256 i = 0; i < members.length; ++i) {
-            Member storage member = _members[i];
-            uint256 bit = 1 << i;
-            members[i] = MemberView(
-                uint8(i),
-                member.account,
-                member.node,
-                member.name,
-                presentMembers & bit != 0,
-                _endorsed & bit != 0,
-                _validators & bit != 0,
-                member.seenAt
-            );
-        }
-    }
-
-    function proposalCount() external view returns (uint256) {
-        return _proposals.length;
-    }
-
-    /// @notice Up to `count` proposals, the first with number `from` (counted from 1).
-    function getProposals(uint256 from, uint256 count) external view returns (Proposal[] memory page) {
-        uint256 total = _proposals.length;
-        if (from == 0 || from > total) return page;
-        if (count > total + 1 - from) count = total + 1 - from;
-        page = new Proposal[](count);
-        for (uint256 i = 0; i < count; ++i) {
-            page[i] = _proposals[from - 1 + i];
-        }
-    }
-
-    // Steps shared with the contracts that build on this one.
 
     /// @dev The member whose account signed.
-    function _governor() internal view returns (uint8) {
-        return _numbered(_byAccount[msg.sender]);
+    function governor() internal view returns (uint8) {
+        return _numbered(stored().byAccount[msg.sender]);
     }
 
     /// @dev The member whose node signed.
-    function _operator() internal view returns (uint8) {
-        return _numbered(_byNode[msg.sender]);
+    function operator() internal view returns (uint8) {
+        return _numbered(stored().byNode[msg.sender]);
     }
 
     /// @dev The member whose account or node signed.
-    function _either() internal view returns (uint8) {
-        uint256 index = _byAccount[msg.sender];
-        return _numbered(index != 0 ? index : _byNode[msg.sender]);
+    function either() internal view returns (uint8) {
+        uint256 index = stored().byAccount[msg.sender];
+        return _numbered(index != 0 ? index : stored().byNode[msg.sender]);
     }
 
-    function _sawMember(uint8 member) internal {
-        _members[member].seenAt = uint64(block.timestamp);
+    function saw(uint8 member) internal {
+        stored().members[member].seenAt = uint64(block.timestamp);
+    }
+
+    /// @dev What a member has proposed today.
+    function budgetOf(uint8 member) internal returns (Budget storage budget) {
+        budget = stored().budgets[member];
+        uint64 today = uint64(block.timestamp / 1 days);
+        if (budget.day != today) (budget.day, budget.proposals, budget.plans) = (today, 0, 0);
+    }
+
+    function refuseBudget(uint8 member, Budget storage budget) internal view {
+        revert ConsortiumBudget(member, (budget.day + 1) * 1 days);
     }
 
     function _numbered(uint256 index) private view returns (uint8) {
@@ -347,24 +308,33 @@ abstract contract Membership {
     }
 
     function _present(uint64 target) private view returns (uint8) {
-        if (target >= MAX_MEMBERS || presentMembers & (1 << target) == 0) {
+        if (target >= MAX_MEMBERS || stored().presentMembers & (1 << target) == 0) {
             revert ConsortiumUnknownMember(target);
         }
         return uint8(target);
     }
 
+    function _proposal(uint256 number) private view returns (Proposal storage) {
+        if (number == 0 || number > stored().proposals.length) revert ConsortiumNoSuchProposal(number);
+        return stored().proposals[number - 1];
+    }
+
+    function _hasLapsed(Proposal storage proposal) private view returns (bool) {
+        return block.timestamp > proposal.openedAt + PROPOSAL_LIFETIME_S;
+    }
+
     function _vote(uint8 member, uint256 number, Proposal storage proposal, bool support) private {
         Kind kind = proposal.kind;
-        bool passed = proposal.status == ProposalStatus.PASSED;
-        bool endorsing = passed && kind == Kind.ADMIT;
-        bool lapsed = block.timestamp > proposal.openedAt + PROPOSAL_LIFETIME_S;
-        if (lapsed || (passed && !endorsing)) revert ConsortiumProposalClosed(number);
+        ProposalStatus status = proposal.status;
+        bool isOpen = status == ProposalStatus.OPEN;
+        bool endorsing = status == ProposalStatus.PASSED && kind == Kind.ADMIT;
+        if (_hasLapsed(proposal) || !(isOpen || endorsing)) revert ConsortiumProposalClosed(number);
         uint256 bit = member.bit();
         if ((proposal.ayes | proposal.noes) & bit != 0) revert ConsortiumAlreadyVoted(number, member);
         emit Voted(number, member, support);
         if (support) proposal.ayes |= bit;
         else proposal.noes |= bit;
-        if (!passed && _carries(proposal)) {
+        if (isOpen && _carries(proposal)) {
             proposal.status = ProposalStatus.PASSED;
             emit Passed(number);
             _enact(proposal);
@@ -379,15 +349,16 @@ abstract contract Membership {
         Kind kind = proposal.kind;
         if (
             kind == Kind.UPGRADE
-                || (kind == Kind.REMOVE && _validators & (1 << proposal.target) != 0)
+                || (kind == Kind.REMOVE && stored().validators & (1 << proposal.target) != 0)
         ) return _isBacked(proposal);
-        return (proposal.ayes & presentMembers).count() >= presentMembers.count().majority();
+        uint256 present = stored().presentMembers;
+        return (proposal.ayes & present).count() >= present.count().majority();
     }
 
     /// @dev Whether two thirds of the endorsed members are for it. There is always one: validators
     /// are endorsed, and the last validator cannot go.
     function _isBacked(Proposal storage proposal) private view returns (bool) {
-        uint256 voters = presentMembers & _endorsed;
+        uint256 voters = stored().presentMembers & stored().endorsed;
         return (proposal.ayes & voters).count() >= voters.count().twoThirds();
     }
 
@@ -400,11 +371,11 @@ abstract contract Membership {
             _checkRemovable(target);
             _remove(target);
         } else {
-            uint64 current = protocolVersion();
+            uint64 current = version();
             if (proposal.target <= current) revert ConsortiumBadVersion(proposal.target);
-            _version = current;
-            _nextVersion = proposal.target;
-            _nextHeight = proposal.height;
+            stored().version = current;
+            stored().nextVersion = proposal.target;
+            stored().nextHeight = proposal.height;
             emit VersionScheduled(proposal.target, proposal.height);
         }
     }
@@ -412,45 +383,66 @@ abstract contract Membership {
     /// @dev The newcomer is not among the endorsed yet, so it does not endorse itself.
     function _endorse(Proposal storage proposal) private {
         uint256 bit = proposal.admitted.bit();
-        if (_endorsed & bit != 0 || !_isBacked(proposal)) return;
-        _endorsed |= bit;
+        if (stored().endorsed & bit != 0 || !_isBacked(proposal)) return;
+        stored().endorsed |= bit;
         emit ValidatorEndorsed(proposal.admitted);
     }
 
     function _admit(address account, address node, string memory name) private returns (uint8 member) {
         _checkNewKeys(account, node, name);
-        member = uint8(_members.length);
-        _members.push(Member(account, uint64(block.timestamp), node, name));
-        _byAccount[account] = uint256(member) + 1;
-        _byNode[node] = uint256(member) + 1;
-        presentMembers |= member.bit();
+        member = uint8(stored().members.length);
+        Member storage record = stored().members.push();
+        record.account = account;
+        record.seenAt = uint64(block.timestamp);
+        record.node = node;
+        record.name = name;
+        uint256 index = uint256(member) + 1;
+        stored().byAccount[account] = index;
+        stored().byNode[node] = index;
+        stored().byName[keccak256(bytes(name))] = index;
+        stored().presentMembers |= member.bit();
         emit MemberAdmitted(member, account, node, name);
     }
 
     function _checkNewKeys(address account, address node, string memory name) private view {
         if (account == address(0) || node == address(0)) revert ConsortiumZeroAddress();
-        if (_byAccount[account] != 0 || _byNode[account] != 0) revert ConsortiumKeyInUse(account);
-        if (_byAccount[node] != 0 || _byNode[node] != 0) revert ConsortiumKeyInUse(node);
+        _checkFree(account);
+        _checkFree(node);
         uint256 size = bytes(name).length;
         if (size == 0 || size > MAX_NAME_BYTES) revert ConsortiumBadName(size);
-        if (_members.length >= MAX_MEMBERS) revert ConsortiumFull();
+        Names.check(bytes(name));
+        uint256 holder = stored().byName[keccak256(bytes(name))];
+        if (holder != 0) revert ConsortiumNameInUse(uint8(holder - 1));
+        if (stored().members.length >= MAX_MEMBERS) revert ConsortiumFull();
+    }
+
+    function _checkFree(address key) private view {
+        if (stored().byAccount[key] != 0 || stored().byNode[key] != 0 || stored().byStandby[key] != 0) {
+            revert ConsortiumKeyInUse(key);
+        }
+    }
+
+    function _isFreeOrOf(uint256 index, uint8 member) private pure returns (bool) {
+        return index == 0 || index == uint256(member) + 1;
     }
 
     function _checkRemovable(uint8 member) private view {
-        if (presentMembers == member.bit()) revert ConsortiumLastMember();
-        if (_validators & member.bit() != 0) _checkNotLastValidator(member);
+        if (stored().presentMembers == member.bit()) revert ConsortiumLastMember();
+        if (stored().validators & member.bit() != 0) _checkNotLastValidator(member);
     }
 
     function _checkNotLastValidator(uint8 member) private view {
-        if (_validators == member.bit()) revert ConsortiumLastValidator();
+        if (stored().validators == member.bit()) revert ConsortiumLastValidator();
     }
 
     function _remove(uint8 member) private {
-        Member storage record = _members[member];
-        delete _byAccount[record.account];
-        delete _byNode[record.node];
-        presentMembers &= ~member.bit();
-        _validators &= ~member.bit();
+        Member storage record = stored().members[member];
+        delete stored().byAccount[record.account];
+        delete stored().byNode[record.node];
+        delete stored().byStandby[record.standby];
+        delete stored().byName[keccak256(bytes(record.name))];
+        stored().presentMembers &= ~member.bit();
+        stored().validators &= ~member.bit();
         emit MemberRemoved(member);
     }
 }

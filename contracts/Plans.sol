@@ -3,202 +3,206 @@ pragma solidity ^0.8.26;
 
 import {MemberSets} from "./MemberSets.sol";
 import {Membership} from "./Membership.sol";
+import {Names} from "./Names.sol";
+import {
+    Budget,
+    Consent,
+    DRAWN,
+    FIRST_NAMED,
+    HOLD,
+    LEVEL_FULL,
+    LEVEL_HELD,
+    MAX_MEMBERS,
+    MAX_NAME_BYTES,
+    MODEL_SLOT,
+    NO_ROLE,
+    PLAIN,
+    Plan,
+    PlanStatus,
+    Rules,
+    TEST,
+    TRAIN,
+    Terms,
+    stored
+} from "./State.sol";
 
 /// @title What is trained, by whom, under which rules.
-/// @notice A plan is code and rules, known by a digest. Nobody takes part without having named that
-/// digest in a consent of its own, and nothing about a plan can be changed afterwards.
-abstract contract Plans is Membership {
+/// @notice A plan is code, a program of stages and rules, known by digests. Nobody takes part without
+/// having named the code in a consent of its own, and nothing about a plan can be changed afterwards.
+abstract contract Plans {
     using MemberSets for uint256;
     using MemberSets for uint8;
-
-    enum PlanStatus {
-        NONE,
-        PROPOSED,
-        RUNNING,
-        COMPLETED,
-        STOPPED
-    }
-
-    /// @dev What a member has checked when it attests: that it holds the model (1, the least), the
-    /// chunks assigned to it (2), or every chunk (3, the most).
-    uint8 internal constant LEVEL_HELD = 1;
-    uint8 internal constant LEVEL_FULL = 3;
 
     /// @dev Of one proposer. Every node keeps the code of every plan, so nobody may propose without end.
     uint256 internal constant MAX_OPEN_PLANS = 16;
     uint32 internal constant MAX_ROUNDS = 100_000;
-    uint32 internal constant MAX_SECONDS = 30 days;
-
-    /// @dev One word of storage. Counts and whole seconds.
-    struct Rules {
-        /// Number of the last round; training rounds are 1..rounds.
-        uint32 rounds;
-        /// Whether a round 0 comes first, in which statistics are merged by sum.
-        bool statisticsRound;
-        /// Submissions without which nothing is merged.
-        uint16 minPeers;
-        /// What a member must have checked to attest.
-        uint8 verifyLevel;
-        /// How long after the minPeers-th consent the first round still waits for other members.
-        uint32 consentS;
-        /// Nobody but the completing submit may close before this much of the round has run.
-        uint32 windowS;
-        /// How long after the minPeers-th submission the others are still let in.
-        uint32 graceS;
-        /// A participant counts as live for this long after its last transaction.
-        uint32 livenessS;
-        /// A live participant is waited for until then, and no longer.
-        uint32 maxRoundS;
-        /// The shortest time that a leader is given.
-        uint32 slotS;
-    }
-
-    struct Consent {
-        uint64 maxSamples;
-        uint64 seenAt;
-        /// Where `commitment` was made (0, 0: before the first round).
-        uint32 committedRound;
-        uint32 committedAttempt;
-        bytes32 commitment;
-    }
-
-    struct Plan {
-        uint8 proposer;
-        PlanStatus status;
-        uint32 workflowVersion;
-        uint32 modelRound;
-        /// Recent seconds from close to the round's end, smoothed: what leader slots are cut from.
-        uint32 mergeS;
-        /// The current round and attempt; no round yet if the attempt is 0.
-        uint32 round;
-        uint32 attempt;
-        uint64 minConsentsAt;
-        Rules rules;
-        uint256 participants;
-        /// Everybody who ever consented.
-        uint256 consented;
-        uint256 stopVotes;
-        bytes32 digest;
-        bytes32 model0;
-        bytes32 workflow;
-        bytes32 merge;
-        bytes32 statistics;
-        /// The newest final model; `model0` before the first.
-        bytes32 model;
-        bytes32 seed;
-        string name;
-        mapping(uint8 member => Consent) consents;
-    }
-
-    /// @dev Plan number n is at index n - 1.
-    Plan[] internal _plans;
-    /// @dev Proposed and neither completed nor stopped.
-    mapping(uint8 proposer => uint256) private _openPlans;
+    uint24 internal constant MAX_SECONDS = 30 days;
+    uint256 internal constant DEFAULT_INVITATION_S = 7 days;
+    uint256 internal constant LONGEST_INVITATION_S = 90 days;
+    /// @dev The sum over all members stays far below what a merge can weigh exactly.
+    uint64 internal constant MOST_SAMPLES = 2 ** 45 - 1;
 
     error PlanBadName(uint256 size);
     error PlanBadDigest();
     error PlanBadRules();
+    error PlanBadInvitation(uint256 invited, uint64 until);
     error PlanTooMany(uint8 member);
     error PlanUnknown(uint256 plan);
     error PlanEnded(PlanStatus status);
     error PlanDigestMismatch(bytes32 expected, bytes32 given);
     error PlanAlreadyConsented(uint8 member);
+    error PlanAlreadyDeclined(uint8 member);
+    error PlanNotInvited(uint8 member);
     error PlanNotParticipant(uint8 member);
+    error PlanBadDuties(uint8 duties);
     error RoundBadSamples(uint64 given, uint64 most);
+    error MaskedUnavailable();
+    error Expired(uint64 time, uint64 now);
 
-    event PlanProposed(uint256 indexed plan, uint8 indexed proposer, bytes32 digest, bytes32 model0, string name);
-    event PlanConsented(
-        uint256 indexed plan, uint8 indexed member, bytes32 digest, uint64 maxSamples, bytes32 commitment
+    event PlanProposed(
+        uint256 indexed plan,
+        uint8 indexed proposer,
+        bytes32 code,
+        bytes32 program,
+        bytes32 base,
+        uint256 invited,
+        uint64 until,
+        string name
     );
+    event PlanConsented(uint256 indexed plan, uint8 indexed member, bytes32 code, Terms terms);
+    event PlanDeclined(uint256 indexed plan, uint8 indexed member);
     event PlanWithdrawn(uint256 indexed plan, uint8 indexed member);
     event PlanStopVoted(uint256 indexed plan, uint8 indexed member);
     event PlanStopped(uint256 indexed plan);
     event PlanCompleted(uint256 indexed plan, bytes32 model);
 
     /// @notice Put a plan up for consent. Proposing is not consenting.
-    /// @param digest Names the code and the rules that members read before they consent.
-    /// @param model0 Names the blob with the initial parameters.
-    /// @param workflow What phases a round has, with `workflowVersion`; opaque to this contract.
-    /// @param merge How updates become one model; opaque to this contract.
+    /// @param code Names the code that members read before they consent.
+    /// @param program Names the stages and folds; opaque to this contract.
+    /// @param base Names the blob with the model that training starts from.
+    /// @param invited Whose answers the first round waits for; 0: all members of this moment.
+    /// @param until For how long; 0: seven days.
     /// @return plan The plan's number, counted from 1.
     function proposePlan(
         string calldata name,
-        bytes32 digest,
-        bytes32 model0,
-        bytes32 workflow,
-        uint32 workflowVersion,
-        bytes32 merge,
-        Rules calldata rules
+        bytes32 code,
+        bytes32 program,
+        bytes32 base,
+        Rules calldata rules,
+        uint256 invited,
+        uint64 until
     ) external returns (uint256 plan) {
-        uint8 member = _either();
+        uint8 member = Membership.either();
         uint256 size = bytes(name).length;
         if (size == 0 || size > MAX_NAME_BYTES) revert PlanBadName(size);
-        if (digest == 0 || model0 == 0) revert PlanBadDigest();
+        Names.check(bytes(name));
+        if (code == 0 || program == 0 || base == 0) revert PlanBadDigest();
         if (!_sane(rules)) revert PlanBadRules();
-        if (_openPlans[member] >= MAX_OPEN_PLANS) revert PlanTooMany(member);
-        ++_openPlans[member];
-        Plan storage record = _plans.push();
-        plan = _plans.length;
+        if (rules.colluders != PLAIN) revert MaskedUnavailable();
+        uint256 present = stored().presentMembers;
+        uint256 endsAt = until == 0 ? block.timestamp + DEFAULT_INVITATION_S : until;
+        if (
+            invited & ~present != 0 || (invited != 0 && invited.count() < rules.minPeers)
+                || endsAt < block.timestamp || endsAt > block.timestamp + LONGEST_INVITATION_S
+        ) revert PlanBadInvitation(invited, until);
+        if (invited == 0) invited = present;
+        if (stored().openPlans[member] >= MAX_OPEN_PLANS) revert PlanTooMany(member);
+        Budget storage budget = Membership.budgetOf(member);
+        if (budget.plans >= Membership.MAX_A_DAY) Membership.refuseBudget(member, budget);
+        ++budget.plans;
+        ++stored().openPlans[member];
+        Plan storage record = stored().plans.push();
+        plan = stored().plans.length;
         record.proposer = member;
         record.status = PlanStatus.PROPOSED;
-        record.workflowVersion = workflowVersion;
+        record.stage = 1;
+        record.until = uint64(endsAt);
         record.rules = rules;
-        record.digest = digest;
-        record.model0 = model0;
-        record.workflow = workflow;
-        record.merge = merge;
-        record.model = model0;
+        record.invited = invited;
+        record.code = code;
+        record.program = program;
+        record.base = base;
+        record.outputs[MODEL_SLOT] = base;
         record.name = name;
-        _sawMember(member);
-        emit PlanProposed(plan, member, digest, model0, name);
+        Membership.saw(member);
+        emit PlanProposed(plan, member, code, program, base, invited, uint64(endsAt), name);
     }
 
-    /// @notice Join a plan. The consent that makes every member a participant opens the first round.
+    /// @notice Join a plan. Where the last undecided consents, the first round opens. A consent that
+    /// has ended may be given anew, which withdraws the old one.
     /// @dev WARNING: name only a digest whose code has been read: the trainer will run it on the
     /// site's own data. `maxSamples` bounds every later claim, and so the site's weight in a merge.
-    /// @param commitment keccak256 of the secret that the first submission will reveal.
-    function consent(uint256 plan, bytes32 digest, uint64 maxSamples, bytes32 commitment) external {
-        uint8 member = _either();
+    function consent(uint256 plan, bytes32 code, Terms calldata terms) external {
+        uint8 member = Membership.either();
         Plan storage record = _running(plan);
-        if (digest != record.digest) revert PlanDigestMismatch(record.digest, digest);
+        if (code != record.code) revert PlanDigestMismatch(record.code, code);
         uint256 bit = member.bit();
-        if (record.participants & bit != 0) revert PlanAlreadyConsented(member);
-        if (maxSamples == 0) revert RoundBadSamples(0, 0);
-        record.participants |= bit;
+        bool renews = record.participants & bit != 0;
+        if (renews && !_hasEnded(record.consents[member].until)) revert PlanAlreadyConsented(member);
+        _checkTerms(record, terms);
+        if (renews) {
+            if (record.attempt != 0) _leaveRound(plan, record, member);
+        } else {
+            record.participants |= bit;
+        }
+        if (record.declined & bit != 0) record.declined &= ~bit;
         if (record.consented & bit == 0) record.consented |= bit;
         record.consents[member] = Consent(
-            maxSamples, uint64(block.timestamp), record.round, record.attempt, commitment
+            terms.duties,
+            uint48(terms.maxSamples),
+            terms.until,
+            uint64(block.timestamp),
+            record.round,
+            record.attempt,
+            terms.commitment,
+            terms.permit,
+            terms.receivingKey,
+            terms.meta
         );
-        _sawMember(member);
-        emit PlanConsented(plan, member, digest, maxSamples, commitment);
-        uint256 willing = (record.participants & presentMembers).count();
-        if (record.minConsentsAt == 0 && willing >= record.rules.minPeers) {
-            record.minConsentsAt = uint64(block.timestamp);
-        }
-        if (record.status == PlanStatus.PROPOSED && _mayOpen(plan, record)) _open(plan, record);
+        Membership.saw(member);
+        emit PlanConsented(plan, member, code, terms);
+        _openIfDecided(plan, record);
     }
 
-    /// @notice Leave a plan, at once and out of the running round's count as well.
+    /// @notice Take no part, so that nobody waits for one's answer. A later consent takes it back.
+    function decline(uint256 plan) external {
+        uint8 member = Membership.either();
+        Plan storage record = _running(plan);
+        uint256 bit = member.bit();
+        if (record.invited & bit == 0) revert PlanNotInvited(member);
+        if (record.participants & bit != 0) revert PlanAlreadyConsented(member);
+        if (record.declined & bit != 0) revert PlanAlreadyDeclined(member);
+        record.declined |= bit;
+        Membership.saw(member);
+        emit PlanDeclined(plan, member);
+        _openIfDecided(plan, record);
+    }
+
+    /// @notice Leave a plan, at once and out of the running round's count as well. Nobody waits for
+    /// another answer.
     /// @dev An update that a posted merge already contains stays in it.
     function withdraw(uint256 plan) external {
-        uint8 member = _either();
+        uint8 member = Membership.either();
         Plan storage record = _running(plan);
         _requireParticipant(record, member);
         record.participants &= ~member.bit();
+        uint256 invited = record.invited & member.bit();
+        if (invited != 0) record.declined |= invited;
         emit PlanWithdrawn(plan, member);
         if (record.attempt != 0) _leaveRound(plan, record, member);
     }
 
-    /// @notice End a plan: its proposer alone, or more than half of its participants.
+    /// @notice End a plan: its proposer alone, or more than half of its participants; once a round is
+    /// LOCKED, only they.
     /// @dev WARNING: a stopped plan does not run again; its last final model stays on record.
     function stop(uint256 plan) external {
-        uint8 member = _either();
+        uint8 member = Membership.either();
         Plan storage record = _running(plan);
-        if (member != record.proposer) {
+        if (member != record.proposer || _isLocked(plan, record)) {
             _requireParticipant(record, member);
             record.stopVotes |= member.bit();
             emit PlanStopVoted(plan, member);
-            uint256 voters = record.participants & presentMembers;
+            uint256 voters = record.participants & stored().presentMembers;
             if ((record.stopVotes & voters).count() < voters.count().majority()) return;
         }
         _end(record, PlanStatus.STOPPED);
@@ -207,7 +211,7 @@ abstract contract Plans is Membership {
     }
 
     function planCount() external view returns (uint256) {
-        return _plans.length;
+        return stored().plans.length;
     }
 
     // Steps shared with the contracts that build on this one.
@@ -224,18 +228,17 @@ abstract contract Plans is Membership {
     /// @dev Whether an attempt of the current round is under way.
     function _underWay(uint256 plan, Plan storage record) internal view virtual returns (bool);
 
+    /// @dev Whether the current round's masked sum is locked.
+    function _isLocked(uint256 plan, Plan storage record) internal view virtual returns (bool);
+
     function _end(Plan storage record, PlanStatus status) internal {
         record.status = status;
-        --_openPlans[record.proposer];
-    }
-
-    function _plan(uint256 plan) internal view returns (Plan storage) {
-        if (plan == 0 || plan > _plans.length) revert PlanUnknown(plan);
-        return _plans[plan - 1];
+        --stored().openPlans[record.proposer];
     }
 
     function _running(uint256 plan) internal view returns (Plan storage record) {
-        record = _plan(plan);
+        if (plan == 0 || plan > stored().plans.length) revert PlanUnknown(plan);
+        record = stored().plans[plan - 1];
         PlanStatus status = record.status;
         if (status != PlanStatus.PROPOSED && status != PlanStatus.RUNNING) revert PlanEnded(status);
     }
@@ -244,24 +247,76 @@ abstract contract Plans is Membership {
         if (record.participants & member.bit() == 0) revert PlanNotParticipant(member);
     }
 
-    /// @dev The first round waits until every member has consented, or for `consentS` after the
-    /// minPeers-th consent; later ones only for enough participants.
+    /// @dev The participants whose consents have ended, and of the present others those who train
+    /// and those who may hold the plan's role.
+    function _willing(Plan storage record)
+        internal
+        view
+        returns (uint256 ended, uint256 trainers, uint256 holders)
+    {
+        uint256 present = stored().presentMembers;
+        for (uint256 left = record.participants; left != 0; left = left.dropLowest()) {
+            uint8 member = left.lowest();
+            uint256 bit = member.bit();
+            Consent storage own = record.consents[member];
+            (uint8 duties, uint64 until) = (own.duties, own.until);
+            if (_hasEnded(until)) ended |= bit;
+            else if (present & bit == 0) continue;
+            if (ended & bit != 0) continue;
+            if (duties & TRAIN != 0) trainers |= bit;
+            if (duties & HOLD != 0) holders |= bit;
+        }
+        uint16 holder = record.rules.holder;
+        if (holder == NO_ROLE) holders = 0;
+        else if (holder != DRAWN) holders &= 1 << (holder - FIRST_NAMED);
+    }
+
+    /// @dev Every opening needs enough willing trainers, and somebody to hold the role if there is
+    /// one. The first waits until nobody invited is undecided, or the invitation has ended.
     function _mayOpen(uint256 plan, Plan storage record) internal view returns (bool) {
         PlanStatus status = record.status;
         if (status != PlanStatus.PROPOSED && status != PlanStatus.RUNNING) return false;
         if (_underWay(plan, record)) return false;
-        uint256 willing = record.participants & presentMembers;
-        if (willing.count() < record.rules.minPeers) return false;
-        if (status == PlanStatus.RUNNING || willing == presentMembers) return true;
-        return block.timestamp >= record.minConsentsAt + record.rules.consentS;
+        (, uint256 trainers, uint256 holders) = _willing(record);
+        if (trainers.count() < record.rules.minPeers) return false;
+        if (record.rules.holder != NO_ROLE && holders == 0) return false;
+        if (status == PlanStatus.RUNNING || block.timestamp >= record.until) return true;
+        return record.invited & stored().presentMembers & ~(record.participants | record.declined) == 0;
     }
 
-    function _sane(Rules calldata rules) private pure returns (bool) {
+    function _openIfDecided(uint256 plan, Plan storage record) private {
+        if (record.status == PlanStatus.PROPOSED && _mayOpen(plan, record)) _open(plan, record);
+    }
+
+    function _hasEnded(uint64 until) private view returns (bool) {
+        return until != 0 && block.timestamp > until;
+    }
+
+    function _checkTerms(Plan storage record, Terms calldata terms) private view {
+        uint8 duties = terms.duties;
+        if (duties == 0 || duties > TRAIN | HOLD | TEST) revert PlanBadDuties(duties);
+        (uint64 least, uint64 most) = (0, 0);
+        if (duties & TRAIN != 0) {
+            (least, most) = (record.rules.minRows, MOST_SAMPLES);
+            if (least == 0) least = 1;
+        }
+        if (terms.maxSamples < least || terms.maxSamples > most) {
+            revert RoundBadSamples(terms.maxSamples, most);
+        }
+        if (_hasEnded(terms.until)) revert Expired(terms.until, uint64(block.timestamp));
+    }
+
+    function _sane(Rules calldata rules) private view returns (bool) {
+        uint16 holder = rules.holder;
+        if (holder >= FIRST_NAMED) {
+            uint256 named = holder - FIRST_NAMED;
+            if (named >= MAX_MEMBERS || stored().presentMembers >> named & 1 == 0) return false;
+        }
         return rules.rounds >= 1 && rules.rounds <= MAX_ROUNDS && rules.minPeers >= 1
             && rules.minPeers <= MAX_MEMBERS && rules.verifyLevel >= LEVEL_HELD
             && rules.verifyLevel <= LEVEL_FULL && rules.slotS >= 1 && rules.slotS <= rules.maxRoundS
             && rules.maxRoundS <= MAX_SECONDS && rules.livenessS >= 1
-            && rules.livenessS <= MAX_SECONDS && rules.consentS <= MAX_SECONDS
-            && rules.windowS <= rules.maxRoundS && rules.graceS <= rules.maxRoundS;
+            && rules.livenessS <= MAX_SECONDS && rules.windowS <= rules.maxRoundS
+            && rules.graceS <= rules.maxRoundS;
     }
 }

@@ -3,7 +3,25 @@ pragma solidity ^0.8.26;
 
 import {Election} from "./Election.sol";
 import {MemberSets} from "./MemberSets.sol";
+import {Membership} from "./Membership.sol";
 import {Plans} from "./Plans.sol";
+import {
+    Candidate,
+    Consent,
+    LEVEL_FULL,
+    MODEL_SLOT,
+    NO_HOLDER,
+    Outcome,
+    Plan,
+    PlanStatus,
+    Round,
+    RoundStatus,
+    Rules,
+    SLOTS,
+    Submission,
+    roundKey,
+    stored
+} from "./State.sol";
 
 /// @title One cycle of a plan: open, submit, close, merge, attest, final.
 /// @notice Everything is keyed (plan, round, attempt). Only digests are on the chain; who checks what
@@ -13,80 +31,44 @@ abstract contract Rounds is Plans {
     using MemberSets for uint256;
     using MemberSets for uint8;
 
-    enum RoundStatus {
-        NONE,
-        OPEN,
-        CLOSED,
-        FINAL,
-        VOID
-    }
-
     /// @dev Why an update was left out: unreachable, wrong digest, wrong schema, not finite, withdrawn.
     uint8 internal constant FIRST_OMISSION = 1;
     uint8 internal constant LAST_OMISSION = 5;
-
-    struct Submission {
-        bytes32 update;
-        bytes32 meta;
-        uint64 samples;
-    }
-
-    struct Candidate {
-        uint8 leader;
-        uint64 postedAt;
-        bytes32 model;
-        uint256 omitted;
-        uint256 attesters;
-        bytes reasons;
-    }
-
-    struct Round {
-        // One word of storage, hence the narrow times.
-        RoundStatus status;
-        uint48 openedAt;
-        /// Participants seen since then (when the attempt before was opened) count as live at the
-        /// opening, however long ago that was; those silent throughout it are not waited for.
-        uint48 creditFrom;
-        /// When the minPeers-th submission came; 0 before.
-        uint48 minPeersAt;
-        uint48 closedAt;
-        uint32 slotS;
-        bytes32 base;
-        uint256 roster;
-        /// Roster members that withdrew while the round ran.
-        uint256 left;
-        /// Who submitted; from the close on, the frozen submitters.
-        uint256 submitted;
-        uint256 revealed;
-        uint256 revealsXor;
-        bytes32 seed;
-        Candidate[] candidates;
-        mapping(uint8 member => Submission) submissions;
-    }
-
-    mapping(uint256 plan => mapping(uint256 key => Round)) private _rounds;
 
     error RoundNotCurrent(uint32 round, uint32 attempt);
     error RoundNotInRoster(uint8 member);
     error RoundWrongStatus(RoundStatus status);
     error RoundNotOpenable(uint256 plan);
     error RoundBadProgress(uint16 permille);
+    error RoundNotTrainer(uint8 member);
     error RoundAlreadySubmitted(uint8 member);
+    error RoundBadKeys(uint256 size);
     error RoundBadDigest();
     error RoundBadReveal(uint8 member);
     error RoundNotClosable(uint32 round, uint32 attempt);
     error RoundNotLeader(uint8 member);
     error RoundAlreadyMerged(uint8 member);
+    error RoundBadOutcome(uint8 slot, uint8 next);
     error RoundBadOmission(uint256 omitted);
     error RoundTooFewContributors(uint16 needed);
-    error RoundUnknownCandidate(bytes32 model, uint256 omitted);
+    error RoundUnknownCandidate(bytes32 model, uint256 omitted, uint8 slot, uint8 next);
     error RoundNotSubmitter(uint8 member);
     error RoundBadLevel(uint8 given, uint8 needed);
     error RoundAlreadyAttested(uint8 member);
+    error RoundNoneCounted(uint32 round, uint32 attempt);
     error RoundNoMajority(uint32 round, uint32 attempt);
     error RoundNotVoidable(uint32 round, uint32 attempt);
 
-    event RoundOpened(uint256 indexed plan, uint32 round, uint32 attempt, bytes32 base, uint256 roster);
+    event RoundOpened(
+        uint256 indexed plan,
+        uint32 round,
+        uint32 attempt,
+        uint8 stage,
+        bytes32 base,
+        uint256 roster,
+        uint256 trainers,
+        uint8 holder
+    );
     event CheckedIn(uint256 indexed plan, uint32 round, uint32 attempt, uint8 indexed member, uint16 permille);
     event Submitted(
         uint256 indexed plan,
@@ -97,7 +79,8 @@ abstract contract Rounds is Plans {
         uint64 samples,
         bytes32 reveal,
         bytes32 commitment,
-        bytes32 meta
+        bytes32 meta,
+        bytes keys
     );
     event RoundClosed(
         uint256 indexed plan,
@@ -115,6 +98,8 @@ abstract contract Rounds is Plans {
         uint8 indexed leader,
         bytes32 model,
         uint256 omitted,
+        uint8 slot,
+        uint8 next,
         bytes reasons
     );
     event Attested(
@@ -124,25 +109,41 @@ abstract contract Rounds is Plans {
         uint8 indexed member,
         bytes32 model,
         uint256 omitted,
+        uint8 slot,
+        uint8 next,
         uint8 level,
         bytes32 meta
     );
     event RoundFinal(
-        uint256 indexed plan, uint32 round, uint32 attempt, bytes32 model, uint256 omitted, uint256 attesters
+        uint256 indexed plan,
+        uint32 round,
+        uint32 attempt,
+        bytes32 model,
+        uint256 omitted,
+        uint256 attesters,
+        uint8 slot,
+        uint8 next
     );
     event RoundVoided(uint256 indexed plan, uint32 round, uint32 attempt);
-    event Posted(uint256 indexed plan, uint32 round, uint32 phase, uint8 indexed member, bytes32 digest);
+
+    /// @dev EIP-712: what a node key signs to have its attestation carried by somebody else.
+    bytes32 private constant DOMAIN_TYPE = keccak256(
+        "EIP712Domain(string name,string version,uint256 chainId,address verifyingContract)"
+    );
+    bytes32 private constant ATTESTATION_TYPE = keccak256(
+        "Attestation(uint256 plan,uint32 round,uint32 attempt,uint8 epoch,uint8 status,bytes32 model,uint256 omitted,uint8 slot,uint8 next,uint8 level,bytes32 meta)"
+    );
 
     /// @notice Open the next attempt where none runs and enough are willing. Any participant may.
     function open(uint256 plan) external {
-        uint8 member = _operator();
+        uint8 member = Membership.operator();
         Plan storage record = _running(plan);
         _requireParticipant(record, member);
         if (!_mayOpen(plan, record)) revert RoundNotOpenable(plan);
         _open(plan, record);
     }
 
-    /// @notice Say that one still trains, to be waited for.
+    /// @notice Say that one still trains, or holds the role, to be waited for.
     function checkIn(uint256 plan, uint32 round, uint32 attempt, uint16 permille) external {
         (uint8 member, Plan storage record, Round storage current) = _inRound(plan, round, attempt, true);
         _require(current, RoundStatus.OPEN);
@@ -151,13 +152,14 @@ abstract contract Rounds is Plans {
         emit CheckedIn(plan, round, attempt, member, permille);
     }
 
-    /// @notice Submit one update, once per attempt. The submission that completes the live roster
+    /// @notice Submit one update, once per attempt. The submission that completes the live trainers
     /// closes the round.
     /// @dev WARNING: `samples` weighs the update in the merge and cannot be corrected afterwards.
     /// @param update Names the blob with the parameters.
     /// @param reveal Opens the sender's previous commitment; 0: not revealed, hence not eligible.
     /// @param commitment keccak256 of the secret for the sender's next submission.
     /// @param meta Names a small record of the training; opaque to this contract.
+    /// @param keys Of masked rounds; empty in plain ones.
     function submit(
         uint256 plan,
         uint32 round,
@@ -166,19 +168,22 @@ abstract contract Rounds is Plans {
         uint64 samples,
         bytes32 reveal,
         bytes32 commitment,
-        bytes32 meta
+        bytes32 meta,
+        bytes calldata keys
     ) external {
         (uint8 member, Plan storage record, Round storage current) = _inRound(plan, round, attempt, true);
         _require(current, RoundStatus.OPEN);
         uint256 bit = member.bit();
+        if (current.trainers & bit == 0) revert RoundNotTrainer(member);
         if (current.submitted & bit != 0) revert RoundAlreadySubmitted(member);
         Consent storage own = record.consents[member];
         if (samples == 0 || samples > own.maxSamples) revert RoundBadSamples(samples, own.maxSamples);
         if (update == 0) revert RoundBadDigest();
+        if (keys.length != 0) revert RoundBadKeys(keys.length);
         if (reveal != 0) {
             if (Election.commitment(reveal) != own.commitment) revert RoundBadReveal(member);
             current.revealed |= bit;
-            current.revealsXor ^= Election.term(_members[member].account, reveal);
+            current.revealsXor ^= Election.term(stored().members[member].account, reveal);
         }
         current.submissions[member] = Submission(update, meta, samples);
         current.submitted |= bit;
@@ -186,7 +191,7 @@ abstract contract Rounds is Plans {
         own.committedRound = round;
         own.committedAttempt = attempt;
         _saw(record, member);
-        emit Submitted(plan, round, attempt, member, update, samples, reveal, commitment, meta);
+        emit Submitted(plan, round, attempt, member, update, samples, reveal, commitment, meta, keys);
         if (current.minPeersAt == 0 && _submitters(current).count() >= record.rules.minPeers) {
             current.minPeersAt = uint48(block.timestamp);
         }
@@ -205,34 +210,56 @@ abstract contract Rounds is Plans {
     /// @notice Post the merge of all frozen updates but the omitted ones. Posting attests.
     /// @dev Whoever leads now or has led since the close may, once. WARNING: others can fetch what was
     /// omitted and check the reason; an omission without cause costs their attestations.
-    /// @param omitted The frozen submitters left out; those gone since the close must be among them.
+    /// @param outcome Its `omitted` are the frozen submitters left out; those gone since the close must
+    /// be among them.
     /// @param reasons One byte for each of them, in member order.
     function merge(
         uint256 plan,
         uint32 round,
         uint32 attempt,
-        bytes32 model,
-        uint256 omitted,
+        Outcome calldata outcome,
         bytes calldata reasons
     ) external {
         (uint8 member, Plan storage record, Round storage current) = _inRound(plan, round, attempt, true);
         _require(current, RoundStatus.CLOSED);
         _checkLeader(current, member);
-        (bool known, uint256 index) = _find(current, model, omitted, member);
-        if (model == 0) revert RoundBadDigest();
-        _checkOmissions(current, omitted, reasons);
-        if ((current.submitted & ~omitted).count() < record.rules.minPeers) {
+        uint256 total = current.candidates.length;
+        for (uint256 i = 0; i < total; ++i) {
+            if (current.candidates[i].leader == member) revert RoundAlreadyMerged(member);
+        }
+        if (outcome.model == 0) revert RoundBadDigest();
+        if (outcome.slot >= SLOTS || (outcome.next != 0 && outcome.next < current.stage)) {
+            revert RoundBadOutcome(outcome.slot, outcome.next);
+        }
+        _checkOmissions(current, outcome.omitted, reasons);
+        if ((current.submitted & ~outcome.omitted).count() < record.rules.minPeers) {
             revert RoundTooFewContributors(record.rules.minPeers);
         }
-        if (!known) {
-            current.candidates.push(
-                Candidate(member, uint64(block.timestamp), model, omitted, 0, reasons)
-            );
+        uint256 index = _indexOf(current, outcome);
+        if (index == total) {
+            Candidate storage posted = current.candidates.push();
+            posted.leader = member;
+            posted.slot = outcome.slot;
+            posted.next = outcome.next;
+            posted.postedAt = uint64(block.timestamp);
+            posted.model = outcome.model;
+            posted.omitted = outcome.omitted;
+            posted.reasons = reasons;
         }
         Candidate storage candidate = current.candidates[index];
         candidate.attesters |= member.bit();
         _saw(record, member);
-        emit Merged(plan, round, attempt, member, model, omitted, reasons);
+        emit Merged(
+            plan,
+            round,
+            attempt,
+            member,
+            outcome.model,
+            outcome.omitted,
+            outcome.slot,
+            outcome.next,
+            reasons
+        );
         _finaliseIfMajority(plan, record, current, candidate);
     }
 
@@ -243,29 +270,56 @@ abstract contract Rounds is Plans {
         uint256 plan,
         uint32 round,
         uint32 attempt,
-        bytes32 model,
-        uint256 omitted,
+        Outcome calldata outcome,
         uint8 level,
         bytes32 meta
     ) external {
         (uint8 member, Plan storage record, Round storage current) = _inRound(plan, round, attempt, true);
         _require(current, RoundStatus.CLOSED);
         if (current.submitted & member.bit() == 0) revert RoundNotSubmitter(member);
-        uint8 needed = record.rules.verifyLevel;
-        if (level < needed || level > LEVEL_FULL) revert RoundBadLevel(level, needed);
-        Candidate storage candidate = _candidate(current, model, omitted);
+        _checkLevel(record, level);
+        Candidate storage candidate = _candidate(current, outcome);
         if (candidate.attesters & member.bit() != 0) revert RoundAlreadyAttested(member);
-        candidate.attesters |= member.bit();
-        _saw(record, member);
-        emit Attested(plan, round, attempt, member, model, omitted, level, meta);
+        _attest(plan, record, candidate, member, level, meta);
+        _finaliseIfMajority(plan, record, current, candidate);
+    }
+
+    /// @notice Carry others' attestations, signed with their node keys (EIP-712). Those that are no
+    /// attestation of a frozen submitter, or a second one, are skipped.
+    /// @param metas One for each signature.
+    /// @param signatures Of 65 bytes: r, s, v.
+    function attestMany(
+        uint256 plan,
+        uint32 round,
+        uint32 attempt,
+        Outcome calldata outcome,
+        uint8 level,
+        bytes32[] calldata metas,
+        bytes[] calldata signatures
+    ) external {
+        (, Plan storage record, Round storage current) = _inRound(plan, round, attempt, true);
+        _require(current, RoundStatus.CLOSED);
+        _checkLevel(record, level);
+        Candidate storage candidate = _candidate(current, outcome);
+        bool counted = false;
+        for (uint256 i = 0; metas.length == signatures.length && i < metas.length; ++i) {
+            uint256 index =
+                stored().byNode[_signer(_digest(plan, record, current, candidate, level, metas[i]), signatures[i])];
+            if (index == 0) continue;
+            uint8 member = uint8(index - 1);
+            if (_submitters(current) & ~candidate.attesters & member.bit() == 0) continue;
+            _attest(plan, record, candidate, member, level, metas[i]);
+            counted = true;
+        }
+        if (!counted) revert RoundNoneCounted(round, attempt);
         _finaliseIfMajority(plan, record, current, candidate);
     }
 
     /// @notice Count again after somebody withdrew or was removed. Any participant may.
-    function finalise(uint256 plan, uint32 round, uint32 attempt, bytes32 model, uint256 omitted) external {
+    function finalise(uint256 plan, uint32 round, uint32 attempt, Outcome calldata outcome) external {
         (, Plan storage record, Round storage current) = _inRound(plan, round, attempt, false);
         _require(current, RoundStatus.CLOSED);
-        Candidate storage candidate = _candidate(current, model, omitted);
+        Candidate storage candidate = _candidate(current, outcome);
         if (!_finaliseIfMajority(plan, record, current, candidate)) revert RoundNoMajority(round, attempt);
     }
 
@@ -282,24 +336,6 @@ abstract contract Rounds is Plans {
         if (_mayOpen(plan, record)) _open(plan, record);
     }
 
-    /// @notice Put a digest on record for a workflow with further phases (keys, shares).
-    function post(uint256 plan, uint32 round, uint32 phase, bytes32 digest) external {
-        uint8 member = _operator();
-        Plan storage record = _running(plan);
-        _requireParticipant(record, member);
-        if (digest == 0) revert RoundBadDigest();
-        _saw(record, member);
-        emit Posted(plan, round, phase, member, digest);
-    }
-
-    /// @notice The leader at chain time `time`. It takes the time because the head may be old: a dead
-    /// leader is replaced without any transaction.
-    function leaderAt(uint256 plan, uint32 round, uint32 attempt, uint64 time) external view returns (uint8) {
-        Round storage record = _rounds[plan][_key(round, attempt)];
-        if (record.slotS == 0) revert RoundWrongStatus(record.status);
-        return Election.leaderOf(_eligible(record), record.seed, _slotAt(record, time));
-    }
-
     // Steps. None of them is reachable from outside.
 
     function _open(uint256 plan, Plan storage record) internal override {
@@ -308,15 +344,16 @@ abstract contract Rounds is Plans {
         // Without a round before, this reads a round that there is not: all zero.
         Round storage previous = _current(plan, record);
         uint48 creditFrom = previous.openedAt;
-        if (attempt == 0) {
-            round = record.rules.statisticsRound ? 0 : 1;
-            attempt = 1;
-        } else if (previous.status == RoundStatus.VOID) {
-            ++attempt;
-        } else {
-            ++round;
-            attempt = 1;
-        }
+        uint8 stage = record.stage;
+        if (attempt == 0) (round, attempt) = (1, 1);
+        else if (previous.status == RoundStatus.VOID) (attempt, stage) = (attempt + 1, previous.stage);
+        else (round, attempt) = (round + 1, 1);
+        (uint256 ended, uint256 trainers, uint256 holders) = _willing(record);
+        // A consent that has ended is withdrawn now.
+        if (ended != 0) record.participants &= ~ended;
+        uint8 holder = Election.holderOf(holders, record.seed, round, attempt);
+        uint256 roster = record.participants & stored().presentMembers;
+        bytes32 base = record.outputs[MODEL_SLOT];
         record.round = round;
         record.attempt = attempt;
         record.status = PlanStatus.RUNNING;
@@ -324,9 +361,12 @@ abstract contract Rounds is Plans {
         next.status = RoundStatus.OPEN;
         next.openedAt = uint48(block.timestamp);
         next.creditFrom = creditFrom;
-        next.base = record.model;
-        next.roster = record.participants & presentMembers;
-        emit RoundOpened(plan, round, attempt, next.base, next.roster);
+        next.stage = stage;
+        next.holder = holder;
+        next.base = base;
+        next.roster = roster;
+        next.trainers = trainers;
+        emit RoundOpened(plan, round, attempt, stage, base, roster, trainers, holder);
     }
 
     function _leaveRound(uint256 plan, Plan storage record, uint8 member) internal override {
@@ -360,9 +400,9 @@ abstract contract Rounds is Plans {
         current.submitted = frozen;
         current.closedAt = uint48(block.timestamp);
         current.seed = seed;
-        current.slotS = uint32(slotS);
+        current.slotS = uint24(slotS);
         emit RoundClosed(
-            plan, record.round, record.attempt, seed, frozen, _eligible(current), uint32(slotS)
+            plan, record.round, record.attempt, seed, frozen, Election.eligibleIn(current), uint32(slotS)
         );
     }
 
@@ -385,34 +425,124 @@ abstract contract Rounds is Plans {
     ) private returns (bool) {
         uint256 voters = _submitters(current);
         if ((candidate.attesters & voters).count() < voters.count().majority()) return false;
+        _conclude(plan, record, current, candidate, voters);
+        return true;
+    }
+
+    /// @dev Make a candidate with a majority of the voters final.
+    function _conclude(
+        uint256 plan,
+        Plan storage record,
+        Round storage current,
+        Candidate storage candidate,
+        uint256 voters
+    ) private {
         uint32 round = record.round;
         bytes32 model = candidate.model;
+        (uint8 slot, uint8 next) = (candidate.slot, candidate.next);
         current.status = RoundStatus.FINAL;
         emit RoundFinal(
-            plan, round, record.attempt, model, candidate.omitted, candidate.attesters & voters
+            plan,
+            round,
+            record.attempt,
+            model,
+            candidate.omitted,
+            candidate.attesters & voters,
+            slot,
+            next
         );
-        if (round == 0) {
-            record.statistics = model;
-        } else {
-            record.model = model;
-            record.modelRound = round;
-        }
+        record.outputs[slot] = model;
+        record.outputRounds[slot] = round;
+        if (next != 0) record.stage = next;
         record.seed = current.seed;
-        if (voters.count() >= presentMembers.count().twoThirds()) _rotation = current.seed;
-        uint256 first = Election.firstSlotOf(_eligible(current), current.seed, candidate.leader);
+        if (voters.count() >= stored().presentMembers.count().twoThirds()) stored().rotation = current.seed;
+        uint256 first =
+            Election.firstSlotOf(Election.eligibleIn(current), current.seed, candidate.leader);
         _noteMergeTime(record, current, first);
-        if (round >= record.rules.rounds) {
+        if (next == 0 || round >= record.rules.rounds) {
             _end(record, PlanStatus.COMPLETED);
-            emit PlanCompleted(plan, record.model);
+            emit PlanCompleted(plan, record.outputs[MODEL_SLOT]);
         } else if (_mayOpen(plan, record)) {
             _open(plan, record);
         }
-        return true;
+    }
+
+    function _attest(
+        uint256 plan,
+        Plan storage record,
+        Candidate storage candidate,
+        uint8 member,
+        uint8 level,
+        bytes32 meta
+    ) private {
+        candidate.attesters |= member.bit();
+        _saw(record, member);
+        emit Attested(
+            plan,
+            record.round,
+            record.attempt,
+            member,
+            candidate.model,
+            candidate.omitted,
+            candidate.slot,
+            candidate.next,
+            level,
+            meta
+        );
+    }
+
+    /// @dev What a node key signs to attest the candidate.
+    function _digest(
+        uint256 plan,
+        Plan storage record,
+        Round storage current,
+        Candidate storage candidate,
+        uint8 level,
+        bytes32 meta
+    ) private view returns (bytes32) {
+        bytes32 domain = keccak256(
+            abi.encode(
+                DOMAIN_TYPE,
+                keccak256("swarm consortium"),
+                keccak256("2"),
+                block.chainid,
+                address(this)
+            )
+        );
+        bytes32 content = keccak256(
+            abi.encode(
+                ATTESTATION_TYPE,
+                plan,
+                record.round,
+                record.attempt,
+                current.epoch,
+                current.status,
+                candidate.model,
+                candidate.omitted,
+                candidate.slot,
+                candidate.next,
+                level,
+                meta
+            )
+        );
+        return keccak256(abi.encodePacked("\x19\x01", domain, content));
+    }
+
+    /// @dev Who signed; nobody's address for bytes that are no signature.
+    function _signer(bytes32 digest, bytes calldata signature) private pure returns (address) {
+        if (signature.length != 65) return address(0);
+        (bytes32 r, bytes32 s) = abi.decode(signature[:64], (bytes32, bytes32));
+        return ecrecover(digest, uint8(signature[64]), r, s);
+    }
+
+    function _checkLevel(Plan storage record, uint8 level) private view {
+        uint8 needed = record.rules.verifyLevel;
+        if (level < needed || level > LEVEL_FULL) revert RoundBadLevel(level, needed);
     }
 
     function _saw(Plan storage record, uint8 member) private {
         record.consents[member].seenAt = uint64(block.timestamp);
-        _sawMember(member);
+        Membership.saw(member);
     }
 
     function _inRound(uint256 plan, uint32 round, uint32 attempt, bool rosterOnly)
@@ -420,7 +550,7 @@ abstract contract Rounds is Plans {
         view
         returns (uint8 member, Plan storage record, Round storage current)
     {
-        member = _operator();
+        member = Membership.operator();
         record = _running(plan);
         _requireParticipant(record, member);
         if (attempt == 0 || record.round != round || record.attempt != attempt) {
@@ -436,7 +566,7 @@ abstract contract Rounds is Plans {
 
     /// @dev Those of the roster who neither withdrew from the plan nor ceased to be members.
     function _presentIn(Round storage current) private view returns (uint256) {
-        return current.roster & ~current.left & presentMembers;
+        return current.roster & ~current.left & stored().presentMembers;
     }
 
     /// @dev The submitters that count now; once closed, the frozen ones that remain.
@@ -444,24 +574,25 @@ abstract contract Rounds is Plans {
         return current.submitted & _presentIn(current);
     }
 
-    /// @dev Those who revealed; everybody if nobody did.
-    function _eligible(Round storage current) internal view returns (uint256) {
-        uint256 submitted = current.submitted;
-        uint256 both = submitted & current.revealed;
-        return both != 0 ? both : submitted;
-    }
-
-    /// @dev Whether a live roster member has not submitted yet.
+    /// @dev Whether a live trainer has not submitted yet.
     function _awaited(Plan storage record, Round storage current) private view returns (bool) {
-        uint256 livenessS = record.rules.livenessS;
-        (uint256 openedAt, uint256 creditFrom) = (current.openedAt, current.creditFrom);
-        uint256 missing = _presentIn(current) & ~current.submitted;
+        uint256 missing = _presentIn(current) & current.trainers & ~current.submitted;
         for (; missing != 0; missing = missing.dropLowest()) {
-            uint256 seenAt = record.consents[missing.lowest()].seenAt;
-            if (seenAt >= creditFrom && seenAt < openedAt) seenAt = openedAt;
-            if (block.timestamp <= seenAt + livenessS) return true;
+            if (_isLive(record, current, missing.lowest())) return true;
         }
         return false;
+    }
+
+    /// @dev Whether a member has sent something within the liveness interval; one that was seen in the
+    /// attempt before has it from the opening on.
+    function _isLive(Plan storage record, Round storage current, uint8 member)
+        private
+        view
+        returns (bool)
+    {
+        uint256 seenAt = record.consents[member].seenAt;
+        if (seenAt >= current.creditFrom && seenAt < current.openedAt) seenAt = current.openedAt;
+        return block.timestamp <= seenAt + record.rules.livenessS;
     }
 
     function _mayClose(Plan storage record, Round storage current) private view returns (bool) {
@@ -476,20 +607,26 @@ abstract contract Rounds is Plans {
     function _mayVoid(Plan storage record, Round storage current) private view returns (bool) {
         bool tooFew = _submitters(current).count() < record.rules.minPeers;
         if (current.status == RoundStatus.OPEN) {
-            if (_presentIn(current).count() < record.rules.minPeers) return true;
+            uint256 present = _presentIn(current);
+            if ((present & current.trainers).count() < record.rules.minPeers) return true;
+            uint8 holder = current.holder;
+            if (
+                holder != NO_HOLDER
+                    && (present & holder.bit() == 0 || !_isLive(record, current, holder))
+            ) return true;
             return tooFew && block.timestamp >= current.openedAt + uint256(record.rules.maxRoundS);
         }
         if (tooFew && current.candidates.length == 0) return true;
         // Two leader cycles, the second with slots of twice the length.
         return block.timestamp
-            >= current.closedAt + 3 * uint256(current.slotS) * _eligible(current).count();
+            >= current.closedAt + 3 * uint256(current.slotS) * Election.eligibleIn(current).count();
     }
 
     function _checkLeader(Round storage current, uint8 member) private view {
-        uint256 eligible = _eligible(current);
+        uint256 eligible = Election.eligibleIn(current);
         if (
             eligible & member.bit() == 0
-                || _slotAt(current, uint64(block.timestamp))
+                || Election.slotAt(current, uint64(block.timestamp))
                     < Election.firstSlotOf(eligible, current.seed, member)
         ) revert RoundNotLeader(member);
     }
@@ -504,53 +641,41 @@ abstract contract Rounds is Plans {
         if (bad) revert RoundBadOmission(omitted);
     }
 
-    /// @dev Where the candidate stands, or would; refuses a leader that has posted one already.
-    function _find(Round storage current, bytes32 model, uint256 omitted, uint8 leader)
-        private
-        view
-        returns (bool known, uint256 index)
-    {
-        uint256 total = current.candidates.length;
-        index = total;
-        for (uint256 i = 0; i < total; ++i) {
+    /// @dev Where the candidate with this outcome stands; the number of candidates if there is none.
+    function _indexOf(Round storage current, Outcome calldata outcome) private view returns (uint256 i) {
+        for (uint256 total = current.candidates.length; i < total; ++i) {
             Candidate storage candidate = current.candidates[i];
-            if (candidate.leader == leader) revert RoundAlreadyMerged(leader);
-            if (candidate.model == model && candidate.omitted == omitted) (known, index) = (true, i);
+            if (
+                candidate.model == outcome.model && candidate.omitted == outcome.omitted
+                    && candidate.slot == outcome.slot && candidate.next == outcome.next
+            ) return i;
         }
     }
 
-    function _candidate(Round storage current, bytes32 model, uint256 omitted)
+    function _candidate(Round storage current, Outcome calldata outcome)
         private
         view
         returns (Candidate storage)
     {
-        uint256 total = current.candidates.length;
-        for (uint256 i = 0; i < total; ++i) {
-            Candidate storage candidate = current.candidates[i];
-            if (candidate.model == model && candidate.omitted == omitted) return candidate;
+        uint256 index = _indexOf(current, outcome);
+        if (index == current.candidates.length) {
+            revert RoundUnknownCandidate(
+                outcome.model, outcome.omitted, outcome.slot, outcome.next
+            );
         }
-        revert RoundUnknownCandidate(model, omitted);
-    }
-
-    function _slotAt(Round storage current, uint64 time) private view returns (uint256) {
-        uint256 elapsedS = time > current.closedAt ? time - current.closedAt : 0;
-        return Election.slotsElapsed(elapsedS, current.slotS, _eligible(current).count());
+        return current.candidates[index];
     }
 
     function _underWay(uint256 plan, Plan storage record) internal view override returns (bool) {
         RoundStatus status = _current(plan, record).status;
-        return status == RoundStatus.OPEN || status == RoundStatus.CLOSED;
+        return status != RoundStatus.NONE && status != RoundStatus.FINAL && status != RoundStatus.VOID;
     }
 
-    function _roundAt(uint256 plan, uint32 round, uint32 attempt) internal view returns (Round storage) {
-        return _rounds[plan][_key(round, attempt)];
+    function _isLocked(uint256 plan, Plan storage record) internal view override returns (bool) {
+        return _current(plan, record).status == RoundStatus.LOCKED;
     }
 
     function _current(uint256 plan, Plan storage record) private view returns (Round storage) {
-        return _rounds[plan][_key(record.round, record.attempt)];
-    }
-
-    function _key(uint32 round, uint32 attempt) private pure returns (uint256) {
-        return (uint256(round) << 32) | attempt;
+        return stored().rounds[plan][roundKey(record.round, record.attempt)];
     }
 }

@@ -15,7 +15,7 @@ import re
 import sys
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
-from enum import IntEnum
+from enum import IntEnum, IntFlag
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -27,7 +27,7 @@ from swarm.chain.contract import artifact
 from swarm.cli import main as swarm_command
 from swarm.network import limits, wire
 from swarm.node import config
-from swarm.protocol import ledger, machine, state
+from swarm.protocol import ledger, machine, masked_rounds, membership, state
 
 DOCS = Path(__file__).parent
 MARKED = re.compile(r"(<!-- generated: ([a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -105,35 +105,51 @@ def first_sentence(text: str | None) -> str:
 
 def transactions() -> str:
     """Each transaction, who may send it, and every typed error that it may end in."""
-    methods = {n.name: n for n in class_of(ledger, "Ledger").body if isinstance(n, ast.FunctionDef)}
-    signers = {"_governor": "account", "_operator": "node", "_either": "account or node"}
+    parts = ((ledger, "Ledger"), (membership, "Membership"), (masked_rounds, "MaskedRounds"))
+    methods = {
+        node.name: node
+        for module, name in parts
+        for node in class_of(module, name).body
+        if isinstance(node, ast.FunctionDef)
+    }
+    checks = {
+        node.name: node
+        for node in ast.parse(inspect.getsource(membership)).body
+        if isinstance(node, ast.FunctionDef)
+    }
+    signers = {"governor": "account", "operator": "node", "either": "account or node"}
 
     def reached(name: str, seen: set[str]) -> set[str]:
-        """All methods of the class that `name` calls, directly or not."""
+        """All methods that `name` calls, directly or not, on itself or on the other parts."""
         seen.add(name)
         for node in ast.walk(methods[name]):
-            is_own = isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
-            if is_own and node.value.id == "self" and node.attr in methods.keys() - seen:
+            is_own = isinstance(node, ast.Attribute) and ast.unparse(node.value) in (
+                "self",
+                "self.membership",
+            )
+            if is_own and node.attr in methods.keys() - seen:
                 reached(node.attr, seen)
         return seen
 
-    def refusals(names: set[str]) -> list[str]:
-        calls = (n for name in names for n in ast.walk(methods[name]) if isinstance(n, ast.Call))
-        return sorted(
-            str(call.args[0].value)
-            for call in calls
-            if isinstance(call.func, ast.Name)
-            and call.func.id == "ContractError"
-            and isinstance(call.args[0], ast.Constant)
-        )
+    def refusals(names: Iterable[str], of: dict[str, ast.FunctionDef]) -> Iterable[str]:
+        for call in (n for name in names for n in ast.walk(of[name]) if isinstance(n, ast.Call)):
+            called = ast.unparse(call.func)
+            if called == "ContractError" and isinstance(call.args[0], ast.Constant):
+                yield str(call.args[0].value)
+            elif called in checks:
+                yield from refusals([called], checks)
+                yield from (str(a.value) for a in call.args if isinstance(a, ast.Constant))
 
     rows = []
     for name, method in methods.items():
-        if name.startswith("_") or "sender" not in [a.arg for a in method.args.args]:
+        is_transaction = "now" in [a.arg for a in method.args.args[:3]]
+        if name.startswith("_") or name == "transact" or not is_transaction:
+            continue
+        if method.args.args[1].arg != "sender":
             continue
         names = reached(name, set())
         by = " / ".join(signers[n] for n in signers if n in names)
-        errors = ", ".join(f"`{e}`" for e in dict.fromkeys(refusals(names)))
+        errors = ", ".join(f"`{e}`" for e in sorted(set(refusals(names, methods))))
         rows.append((f"`{camel(name)}`", by, first_sentence(ast.get_docstring(method)), errors))
     known = {entry["name"] for entry in abi("function")}
     unknown = [name for name, *_ in rows if name.strip("`") not in known]
@@ -171,18 +187,20 @@ def rules() -> str:
     rows = attribute_docs(state, "Rules")
     return table(
         ("rule", "default", "meaning"),
-        ((f"`{n}`", default.removeprefix("VerifyLevel."), doc) for n, _, default, doc in rows),
+        ((f"`{n}`", default.rpartition(".")[2], doc) for n, _, default, doc in rows),
     )
 
 
 def codes() -> str:
     """The numbers that stand for words on the chain."""
-    kinds: Sequence[type[IntEnum]] = (
+    kinds: Sequence[type[IntEnum | IntFlag]] = (
         state.PlanStatus,
         state.RoundStatus,
         state.VerifyLevel,
+        state.Duty,
         state.Omission,
-        ledger.Kind,
+        membership.Kind,
+        membership.ProposalStatus,
     )
     rows = ((f"`{k.__name__}`", ", ".join(f"{v.value} {v.name}" for v in k)) for k in kinds)
     return table(("what", "numbers"), rows)
@@ -191,9 +209,16 @@ def codes() -> str:
 def constants() -> str:
     values = {
         "members, at most": state.MAX_MEMBERS,
-        "validators, at most": ledger.MAX_VALIDATORS,
-        "seconds until a silent validator may be retired": ledger.DORMANT_S,
-        "seconds that a membership proposal stays open": ledger.PROPOSAL_LIFETIME_S,
+        "validators, at most": membership.MAX_VALIDATORS,
+        "seconds until a silent validator may be retired": membership.DORMANT_S,
+        "seconds that a membership proposal stays open": membership.PROPOSAL_LIFETIME_S,
+        "membership proposals, and plans, of one member and day": membership.MAX_A_DAY,
+        "open plans of one proposer": ledger.MAX_OPEN_PLANS,
+        "bytes of a contact, at most": membership.MAX_CONTACT_BYTES,
+        "seconds between two contacts of a member": membership.CONTACT_EVERY_S,
+        "seconds that the invited have to decide, by default": ledger.DEFAULT_INVITATION_S,
+        "the same, at most": ledger.LONGEST_INVITATION_S,
+        "samples of one site, at most": state.MOST_SAMPLES,
         "first consensus round, seconds": qbft.ROUND_S,
         "longest consensus round, seconds": qbft.LONGEST_ROUND_S,
         "votes are sent again every, seconds": qbft.RESEND_S,

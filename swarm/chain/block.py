@@ -38,13 +38,19 @@ class Block:
 
 @dataclass(frozen=True)
 class Transaction:
-    """A signed transaction: `raw` is its canonical encoding, `gas` its limit."""
+    """A signed transaction: `raw` is its canonical encoding, `gas` its limit, `until` the chain
+    time after which it does nothing, if it carries one."""
 
     hash: Digest
     sender: Address
     nonce: int
     gas: int
     raw: bytes
+    until: int | None = None
+
+    def has_expired(self, timestamp: int) -> bool:
+        """Whether a block of this time would carry it in vain."""
+        return self.until is not None and timestamp > self.until
 
 
 @dataclass(frozen=True)

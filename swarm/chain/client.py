@@ -5,7 +5,7 @@ Ethereum endpoint with instant finality or the `finalized` tag. It blocks: a nod
 threads. Every refusal of the contract comes back as `ContractError` under the contract's own name.
 
     client = ConsortiumClient.connect("http://127.0.0.1:8545", contract, key)
-    client.transact("consent", plan_id, digest, samples, commitment, deadline_s=30)
+    client.transact("consent", plan_id, digest, terms, deadline_s=30)
 """
 
 from __future__ import annotations
@@ -36,7 +36,15 @@ from swarm.chain.endpoint import (
     read_object,
 )
 from swarm.errors import ChainError, ConfigurationError, ContractError
-from swarm.protocol.ledger import Proposal
+from swarm.protocol.attestation import (
+    FIELDS,
+    NAME,
+    VERSION,
+    Attestation,
+    attestation_digest,
+    domain_of,
+)
+from swarm.protocol.membership import Proposal
 from swarm.protocol.state import Member, Plan, Round
 from swarm.types import Address, Digest, MemberId, PlanId, to_address, to_hex
 
@@ -82,8 +90,9 @@ class ConsortiumClient:
         self._signer = None if key is None else _account(key)
         self._lock = threading.Lock()
         self._next_nonce = 0
-        self._in_flight: OrderedDict[Digest, tuple[int, bytes]] = OrderedDict()
-        """What was sent and is not known to be carried out: nonce and bytes."""
+        self._in_flight: OrderedDict[Digest, tuple[int, bytes, int | None]] = OrderedDict()
+        """What was sent and is not known to be carried out: nonce, bytes, and the time after which
+        it does nothing."""
 
     @classmethod
     def connect(
@@ -232,7 +241,47 @@ class ConsortiumClient:
 
         Several may be in flight. Raises ChainError if the endpoint refuses it.
         """
-        data = codec.call_data(function, *arguments)
+        return self._submit(codec.call_data(function, *arguments))
+
+    def send_until(self, time: int, function: str, *arguments: object) -> Digest:
+        """Like `send`, with the chain time after which the transaction does nothing."""
+        return self._submit(codec.call_data("until", time, codec.call_data(function, *arguments)))
+
+    def sign_attestation(self, attestation: Attestation) -> bytes:
+        """This key's signature (r, s, v) of an attestation, for others to carry (`attestMany`)."""
+        self._require_signer()
+        assert self._signer is not None
+        return bytes(self._signer.sign_typed_data(full_message=self._typed(attestation)).signature)
+
+    def attestation_digest(self, attestation: Attestation) -> Digest:
+        """What `sign_attestation` signs, on this chain and for this contract."""
+        return attestation_digest(domain_of(self.chain_id, self.contract), attestation)
+
+    def _typed(self, attestation: Attestation) -> dict[str, Any]:
+        """The attestation as EIP-712 has wallets show it."""
+        domain = {
+            "name": NAME,
+            "version": VERSION,
+            "chainId": self.chain_id,
+            "verifyingContract": to_checksum_address(self.contract),
+        }
+        types = {
+            "EIP712Domain": [
+                {"name": "name", "type": "string"},
+                {"name": "version", "type": "string"},
+                {"name": "chainId", "type": "uint256"},
+                {"name": "verifyingContract", "type": "address"},
+            ],
+            "Attestation": [{"name": name, "type": kind} for name, kind in FIELDS],
+        }
+        return {
+            "types": types,
+            "primaryType": "Attestation",
+            "domain": domain,
+            "message": attestation.message,
+        }
+
+    def _submit(self, data: bytes) -> Digest:
         with self._lock:
             return self._send(self.contract, data, TRANSACTION_GAS)
 
@@ -267,6 +316,8 @@ class ConsortiumClient:
                 f"transaction {to_hex(tx)} has the number of another one of this account, which "
                 "was sent before a restart and came in first: send it again"
             )
+        if found is None and self._has_expired(tx):
+            raise ContractError("Expired", {"time": self._until_of(tx), "now": self.head()[1]})
         if found is None or not self._counts(found):
             return None
         with self._lock:
@@ -286,7 +337,7 @@ class ConsortiumClient:
     def resend(self, tx: Digest) -> None:
         """An endpoint that was restarted may have forgotten what it accepted: tell it again."""
         with self._lock:
-            _, raw = self._in_flight.get(tx, (0, None))
+            _, raw, _ = self._in_flight.get(tx, (0, None, None))
         known = self._endpoint.ask("eth_getTransactionByHash", to_hex(tx))
         if known is None and raw is not None:
             # It may have come in between; the deadline decides.
@@ -320,11 +371,21 @@ class ConsortiumClient:
                         continue
                     raise
             self._next_nonce = nonce + 1
-            self._in_flight[tx] = (nonce, raw)
+            self._in_flight[tx] = (nonce, raw, codec.look_through(data)[0])
             if len(self._in_flight) > MAX_IN_FLIGHT:
                 self._in_flight.popitem(last=False)
             return tx
         raise AssertionError("the second try returns or raises")
+
+    def _create(self, code: bytes, deadline_s: float) -> Address:
+        """Create a contract from its creation code; where it lies then."""
+        creation = {"from": to_hex(self._require_signer()), "data": to_hex(code)}
+        gas = read_number(self._endpoint.ask("eth_estimateGas", creation))
+        with self._lock:
+            tx = self._send(None, code, gas + gas // 10)
+        self.wait(tx, deadline_s)
+        receipt = self._endpoint.ask("eth_getTransactionReceipt", to_hex(tx))
+        return to_address(read_object(receipt, "contractAddress")["contractAddress"])
 
     def _is_overtaken(self, tx: Digest) -> bool:
         """Whether the chain has another transaction of ours with this one's nonce. A node that
@@ -345,6 +406,19 @@ class ConsortiumClient:
             self._in_flight.pop(tx, None)
             self._next_nonce = 0
         return True
+
+    def _has_expired(self, tx: Digest) -> bool:
+        """Whether the chain is past the time of a transaction that it has not carried out."""
+        until = self._until_of(tx)
+        if until is None or self.head()[1] <= until:
+            return False
+        # It may have been carried out, in time, since it was looked for.
+        return self._endpoint.ask("eth_getTransactionReceipt", to_hex(tx)) is None
+
+    def _until_of(self, tx: Digest) -> int | None:
+        with self._lock:
+            sent = self._in_flight.get(tx)
+        return None if sent is None else sent[2]
 
     def _pending_nonce(self) -> int:
         sender = to_hex(self._require_signer())
@@ -420,20 +494,17 @@ class EventFollower:
 def deploy(
     provider: BaseProvider, key: bytes, founders: Sequence[FounderCard], *, deadline_s: float = 60
 ) -> Address:
-    """Create the contract on an external chain; the embedded one has it in its genesis.
+    """Create the contract and its libraries on an external chain; the embedded one has them in its
+    genesis.
 
     Returns its address. Raises ChainError if the endpoint refuses or does not answer in time.
     """
-    endpoint = Endpoint(provider)
-    client = ConsortiumClient(endpoint, Address(bytes(20)), key)
-    data = codec.creation_data(founders)
-    creation = {"from": to_hex(client._require_signer()), "data": to_hex(data)}
-    gas = read_number(endpoint.ask("eth_estimateGas", creation))
-    with client._lock:
-        tx = client._send(None, data, gas + gas // 10)
-    client.wait(tx, deadline_s)
-    receipt = read_object(endpoint.ask("eth_getTransactionReceipt", to_hex(tx)), "contractAddress")
-    return to_address(receipt["contractAddress"])
+    client = ConsortiumClient(Endpoint(provider), Address(bytes(20)), key)
+    places = {
+        name: client._create(code, deadline_s)
+        for name, code in sorted(codec.artifact().libraries.items())
+    }
+    return client._create(codec.creation_data(founders, places), deadline_s)
 
 
 def _account(key: bytes) -> Any:

@@ -21,6 +21,7 @@ from rlp.codec import consume_length_prefix
 from rlp.exceptions import RLPException
 
 from swarm.chain.block import Block, ChainRules, InvalidTransaction, Transaction
+from swarm.chain.contract import look_through
 from swarm.errors import ProtocolViolation
 from swarm.types import Address, Digest, to_hex
 
@@ -108,7 +109,9 @@ def read_transaction(
         sender = decoded.sender
     except UNREADABLE as error:
         raise InvalidTransaction(f"the transaction's signature is not valid: {error}") from None
-    return Transaction(Digest(decoded.hash), Address(sender), decoded.nonce, decoded.gas, raw)
+    until, _ = look_through(decoded.data)
+    name = Digest(decoded.hash)
+    return Transaction(name, Address(sender), decoded.nonce, decoded.gas, raw, until)
 
 
 def intrinsic_gas(data: bytes) -> int:

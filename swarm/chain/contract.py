@@ -22,17 +22,20 @@ from eth_abi.registry import registry
 from eth_hash.auto import keccak
 
 from swarm.errors import ChainError, ConfigurationError, ContractError
-from swarm.protocol.ledger import Founder, Kind, Proposal, ProposalStatus
+from swarm.protocol.follow import NO_HOLDER
+from swarm.protocol.membership import Founder, Kind, Proposal, ProposalStatus
 from swarm.protocol.state import (
     Candidate,
     Consent,
     Member,
+    Outcome,
     Plan,
     PlanStatus,
     Round,
     RoundStatus,
     Rules,
     Submission,
+    Terms,
     VerifyLevel,
     members_in,
 )
@@ -41,6 +44,8 @@ from swarm.types import Address, Digest, MemberId, PlanId, to_address, to_hex
 PROTOCOL_VERSIONS = frozenset({1})
 """The protocol versions that this release can follow."""
 
+CONTRACT = "Consortium"
+ADDRESS_BYTES = 20
 MAX_REVERT_BYTES = 4096
 _PANICS = {
     0x01: "assertion failed",
@@ -58,7 +63,20 @@ class Artifact:
 
     abi: list[dict[str, Any]]
     bytecode: bytes
+    """The contract's creation code, with zeros where its libraries' addresses belong: `linked`."""
+    libraries: dict[str, bytes]
+    """Name → creation code of what runs on the contract's storage."""
+    links: dict[str, tuple[int, ...]]
+    """Library → where its address belongs in `bytecode`, in bytes."""
     source_digest: str
+
+    def linked(self, libraries: Mapping[str, Address]) -> bytes:
+        """The contract's creation code, to run with the libraries at these addresses."""
+        code = bytearray(self.bytecode)
+        for library, places in self.links.items():
+            for place in places:
+                code[place : place + ADDRESS_BYTES] = libraries[library]
+        return bytes(code)
 
 
 @dataclass(frozen=True)
@@ -121,8 +139,9 @@ def artifact() -> Artifact:
     """The build that ships with this package."""
     text = resources.files("swarm.chain").joinpath("artifacts/Consortium.json").read_text()
     built = json.loads(text)
-    bytecode = bytes.fromhex(built["bytecode"].removeprefix("0x"))
-    return Artifact(built["abi"], bytecode, built["source_digest"])
+    codes = {n: bytes.fromhex(c.removeprefix("0x")) for n, c in built["bytecode"].items()}
+    links = {library: tuple(places) for library, places in built["links"].items()}
+    return Artifact(built["abi"], codes.pop(CONTRACT), codes, links, built["source_digest"])
 
 
 @lru_cache(maxsize=1)
@@ -166,6 +185,12 @@ def arguments_of(function: str, data: bytes) -> tuple[Any, ...] | None:
         return None
 
 
+def look_through(data: bytes) -> tuple[int | None, bytes]:
+    """The time after which this calldata does nothing, if it has one, and what it calls then."""
+    dated = arguments_of("until", data)
+    return (None, data) if dated is None else (int(dated[0]), bytes(dated[1]))
+
+
 def function_of(data: bytes) -> str | None:
     """The name of the function that this calldata calls; None if the contract has no such."""
     return _functions().get(data[:4])
@@ -176,14 +201,18 @@ def _functions() -> dict[bytes, str]:
     return {entry.selector: name for name, entry in interface().functions.items()}
 
 
-def creation_data(founders: Sequence[FounderCard]) -> bytes:
-    """Creation bytecode with its constructor's argument. Founders are numbered as given."""
+def creation_data(founders: Sequence[FounderCard], libraries: Mapping[str, Address]) -> bytes:
+    """Creation bytecode with its constructor's argument. Founders are numbered as given; the
+    libraries lie at these addresses already."""
     rows = [(founder.account, founder.node, founder.name) for founder in founders]
-    return artifact().bytecode + bytes(_codec.encode(["(address,address,string)[]"], [rows]))
+    return artifact().linked(libraries) + bytes(
+        _codec.encode(["(address,address,string)[]"], [rows])
+    )
 
 
 def call_data(function: str, *arguments: object) -> bytes:
-    """Selector and arguments. Enums, sets of members and bytes as they are; `Rules` as the record.
+    """Selector and arguments. Enums, sets of members and bytes as they are; `Rules`,
+    `Terms` and `Outcome` as the records.
 
     Raises ConfigurationError if the function is unknown or an argument does not fit its type.
     """
@@ -279,7 +308,19 @@ def event(topics: Sequence[bytes], data: bytes) -> tuple[str, dict[str, object]]
 def members(rows: Sequence[Sequence[Any]]) -> dict[MemberId, Member]:
     """`getMembers()`."""
     return {
-        MemberId(row[0]): Member(MemberId(row[0]), to_address(row[1]), to_address(row[2]), *row[3:])
+        MemberId(row[0]): Member(
+            id=MemberId(row[0]),
+            account=to_address(row[1]),
+            node=to_address(row[2]),
+            name=row[3],
+            present=row[4],
+            endorsed=row[5],
+            validator=row[6],
+            seen_at=row[7],
+            standby=to_address(row[8]),
+            contact=row[9],
+            contact_at=row[10],
+        )
         for row in rows
     }
 
@@ -318,22 +359,19 @@ def plan(row: Sequence[Any], round_row: Sequence[Any] | None = None) -> Plan:
         proposer=MemberId(row[1]),
         name=row[2],
         digest=Digest(row[3]),
-        model0=Digest(row[4]),
-        workflow=Digest(row[5]),
-        workflow_version=row[6],
-        merge=Digest(row[7]),
-        rules=_rules(row[8]),
-        status=PlanStatus(row[9]),
-        participants=row[10],
-        consents={
-            MemberId(each[0]): Consent(MemberId(each[0]), each[1], Digest(each[2]), *each[3:])
-            for each in row[11]
-        },
-        min_consents_at=row[12],
+        program=Digest(row[4]),
+        base=Digest(row[5]),
+        rules=_rules(row[6]),
+        status=PlanStatus(row[7]),
+        participants=row[8],
+        consents={MemberId(each[0]): _consent(each) for each in row[9]},
+        invited=row[10],
+        declined=row[11],
+        until=row[12],
         stop_votes=row[13],
-        statistics=Digest(row[14]),
-        model=Digest(row[15]),
-        model_round=row[16],
+        outputs=tuple(map(Digest, row[14])),
+        output_rounds=tuple(row[15]),
+        stage=row[16],
         seed=Digest(row[17]),
         merge_s=row[18],
         round=None if round_row is None else round(round_row),
@@ -353,26 +391,36 @@ def round(row: Sequence[Any]) -> Round | None:
         credit_from=row[4],
         base=Digest(row[5]),
         roster=row[6],
-        left=row[7],
-        submitted=row[8],
-        revealed=row[9],
-        reveals_xor=row[10],
-        min_peers_at=row[11],
-        closed_at=row[12],
-        seed=Digest(row[13]),
-        slot_s=row[14],
-        eligible=tuple(members_in(row[15])),
+        stage=row[7],
+        trainers=row[8],
+        holder=None if row[9] == NO_HOLDER else MemberId(row[9]),
+        epoch=row[10],
+        left=row[11],
+        submitted=row[12],
+        revealed=row[13],
+        reveals_xor=row[14],
+        min_peers_at=row[15],
+        closed_at=row[16],
+        seed=Digest(row[17]),
+        slot_s=row[18],
+        eligible=tuple(members_in(row[19])),
         submissions={
             MemberId(each[0]): Submission(
                 MemberId(each[0]), Digest(each[1]), each[2], Digest(each[3]), each[4]
             )
-            for each in row[16]
+            for each in row[20]
         },
         candidates=[
-            Candidate(MemberId(leader), Digest(model), omitted, attesters, posted_at, reasons)
-            for leader, posted_at, model, omitted, attesters, reasons in row[17]
+            Candidate(MemberId(leader), outcome(said), attesters, posted_at, reasons)
+            for leader, said, attesters, posted_at, reasons in row[21]
         ],
     )
+
+
+def outcome(row: Sequence[Any]) -> Outcome:
+    """What a merge, an attestation or a candidate names."""
+    model, omitted, slot, following = row
+    return Outcome(Digest(model), omitted, slot, following)
 
 
 @_reading
@@ -382,9 +430,25 @@ def snapshot(answer: Sequence[Any]) -> Snapshot:
     return Snapshot(height, timestamp, members, plan(plan_row, round_row))
 
 
+def _consent(row: Sequence[Any]) -> Consent:
+    return Consent(
+        member=MemberId(row[0]),
+        duties=row[1],
+        max_samples=row[2],
+        commitment=Digest(row[3]),
+        committed_round=row[4],
+        committed_attempt=row[5],
+        seen_at=row[6],
+        until=row[7],
+        permit=Digest(row[8]),
+        receiving_key=Digest(row[9]),
+        meta=Digest(row[10]),
+    )
+
+
 def _rules(row: Sequence[Any]) -> Rules:
-    rounds, statistics_round, min_peers, verify_level, *seconds = row
-    return Rules(rounds, statistics_round, min_peers, VerifyLevel(verify_level), *seconds)
+    rounds, min_peers, verify_level, *rest = row
+    return Rules(rounds, min_peers, VerifyLevel(verify_level), *rest)
 
 
 def _type_of(item: Mapping[str, Any]) -> str:
@@ -397,7 +461,7 @@ def _type_of(item: Mapping[str, Any]) -> str:
 
 
 def _plain(value: object) -> object:
-    return dataclasses.astuple(value) if isinstance(value, Rules) else value
+    return dataclasses.astuple(value) if isinstance(value, Rules | Terms | Outcome) else value
 
 
 def _named(

@@ -135,6 +135,11 @@ class Engine:
         """The newest committed block."""
         return self._head.block
 
+    @property
+    def timestamp(self) -> int:
+        """The newest committed block's."""
+        return self._head.block.timestamp
+
     def block(self, height: int) -> Block:
         """A committed block. Raises ChainError if there is none at this height."""
         return _to_block(self._stored(height))
@@ -221,6 +226,11 @@ class Engine:
         """
         transaction = codec.read_transaction(raw, self.chain_id, self.contract, self.rules)
         self._require_member(self._head, transaction.sender)
+        if transaction.has_expired(self.timestamp):
+            raise InvalidTransaction(
+                f"the transaction was to be carried out until {transaction.until}, and it is "
+                f"{self.timestamp} already"
+            )
         expected = self.nonce(transaction.sender)
         if transaction.nonce < expected:
             raise InvalidTransaction(

@@ -12,6 +12,7 @@ change, and are not covered.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TypeVar
@@ -23,23 +24,31 @@ from eth_abi.abi import encode as encode_abi
 from eth_hash.auto import keccak
 
 from swarm.chain.block import ChainRules
-from swarm.chain.evm import Context, Outcome, Overlay, create, genesis_outcome
+from swarm.chain.contract import artifact
+from swarm.chain.evm import Context, Outcome, Overlay, State, create, genesis_outcome
 from swarm.errors import UNREADABLE, ConfigurationError
-from swarm.protocol.names import lookalike_key
+from swarm.protocol.names import MAX_NAME_BYTES, find_bad_character, lookalike_key
 from swarm.types import NO_ADDRESS, Address, Digest, to_address, to_digest, to_hex
 
 CONTRACT_ADDRESS = Address(b"swarm".rjust(20, b"\0"))
 """Where the consortium contract lies, on every embedded chain."""
 
+
+def library_address(name: str) -> Address:
+    """Where a library of the contract lies, on every embedded chain."""
+    return Address(f"swarm {name.lower()}".encode().rjust(20, b"\0"))
+
+
 MAX_FOUNDERS = 256
-_MAX_NAME_BYTES = 64
 _MAX_ADDRESSES, _MAX_ADDRESS_CHARS = 8, 256
 _MAX_CODE_BYTES = 64 * 1024
+_MAX_LIBRARIES = 8
+_LIBRARY_NAME = re.compile("[A-Za-z]{1,13}")
 _MAX_FILE_BYTES = 2 * 1024 * 1024
 _MAX_TIMESTAMP = 2**40
 _CONSTRUCTOR_GAS = 10**9  # nobody pays for it; 256 founders need about 10**8
 _DOMAIN = b"swarm genesis"
-_VERSION = 1
+_VERSION = 2
 _CONSTRUCTOR_TYPES = ["(address,address,string)[]"]
 
 
@@ -55,22 +64,32 @@ class Founder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     addresses: tuple[str, ...] = ()
 
 
+class Library(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Code that runs on the contract's storage: its name, and its creation code."""
+
+    name: str
+    bytecode: bytes
+
+
 class Genesis(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a chain begins with. Build it with `make_genesis`, which checks and sorts.
 
-    `bytecode` is the contract's creation code without constructor arguments.
+    `bytecode` is the contract's creation code without constructor arguments, linked to the
+    `libraries` at their fixed addresses.
     """
 
     version: int
     timestamp: int
     founders: tuple[Founder, ...]
     bytecode: bytes
+    libraries: tuple[Library, ...] = ()
 
     @property
     def digest(self) -> Digest:
         """The name of this beginning; block 0 carries it as its extra data."""
         founders = [[f.name.encode(), f.account, f.node] for f in self.founders]
-        content = [_DOMAIN, self.version, self.timestamp, founders, self.bytecode]
+        libraries = [[library.name.encode(), library.bytecode] for library in self.libraries]
+        content = [_DOMAIN, self.version, self.timestamp, founders, self.bytecode, libraries]
         return Digest(keccak(rlp.encode(content)))
 
     @property
@@ -85,7 +104,20 @@ class Genesis(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return self.bytecode + encode_abi(_CONSTRUCTOR_TYPES, [founders])
 
 
-def make_genesis(cards: Iterable[Founder], bytecode: bytes, timestamp: int) -> Genesis:
+def consortium_genesis(cards: Iterable[Founder], timestamp: int) -> Genesis:
+    """The genesis with the contract of this release. Raises as `make_genesis`."""
+    built = artifact()
+    bytecode = built.linked({name: library_address(name) for name in built.libraries})
+    libraries = (Library(name, code) for name, code in sorted(built.libraries.items()))
+    return make_genesis(cards, bytecode, timestamp, libraries)
+
+
+def make_genesis(
+    cards: Iterable[Founder],
+    bytecode: bytes,
+    timestamp: int,
+    libraries: Iterable[Library] = (),
+) -> Genesis:
     """The genesis that follows from these cards, in whatever order they come.
 
     Members are numbered by name, then account. Raises ConfigurationError for cards that cannot
@@ -102,13 +134,21 @@ def make_genesis(cards: Iterable[Founder], bytecode: bytes, timestamp: int) -> G
     _refuse_lookalikes(founder.name for founder in founders)
     keys = [key for founder in founders for key in {founder.account, founder.node}]
     _refuse_repetition("the account or node", keys)
-    if not 0 < len(bytecode) <= _MAX_CODE_BYTES:
-        raise ConfigurationError(
-            f"the contract's creation code has {len(bytecode)} bytes, not 1 to {_MAX_CODE_BYTES}"
-        )
+    libraries = tuple(libraries)
+    if len(libraries) > _MAX_LIBRARIES:
+        raise ConfigurationError(f"{len(libraries)} libraries: at most {_MAX_LIBRARIES}")
+    _refuse_repetition("the library", [library.name for library in libraries])
+    for what, code in [("contract", bytecode), *((x.name, x.bytecode) for x in libraries)]:
+        if not 0 < len(code) <= _MAX_CODE_BYTES:
+            raise ConfigurationError(
+                f"the {what}'s creation code has {len(code)} bytes, not 1 to {_MAX_CODE_BYTES}"
+            )
+    for library in libraries:
+        if not _LIBRARY_NAME.fullmatch(library.name):
+            raise ConfigurationError(f"{library.name!r} is no library's name: 1 to 13 letters")
     if not 0 < timestamp < _MAX_TIMESTAMP:
         raise ConfigurationError(f"the genesis timestamp {timestamp} is not in seconds since 1970")
-    return Genesis(_VERSION, timestamp, founders, bytecode)
+    return Genesis(_VERSION, timestamp, founders, bytecode, libraries)
 
 
 def build_genesis_block(genesis: Genesis, rules: ChainRules) -> Outcome:
@@ -126,13 +166,26 @@ def build_genesis_block(genesis: Genesis, rules: ChainRules) -> Outcome:
         gas=rules.block_gas,
     )
     state = context.state(database, BLANK_ROOT_HASH)
-    result = create(state, CONTRACT_ADDRESS, genesis.creation_code, _CONSTRUCTOR_GAS)
-    if result.failure is not None or not state.get_code(CONTRACT_ADDRESS):
-        raise ConfigurationError(
-            f"the consortium contract cannot be created: {result.failure or 'it has no code'} "
-            f"{to_hex(result.revert_data or b'')}; check the founders and the contract's bytecode"
-        )
+    # A library's constructor writes its own address into its code, so that whatever changes
+    # something refuses to run anywhere but on the contract's storage.
+    for library in genesis.libraries:
+        _create(state, library_address(library.name), library.bytecode, library.name)
+    _create(state, CONTRACT_ADDRESS, genesis.creation_code, "contract")
     return genesis_outcome(context, genesis.digest, database, state)
+
+
+def _is_reserved(key: Address) -> bool:
+    """Whether the contract or a library of it lies there, in this release or another."""
+    return key.lstrip(b"\0").startswith(b"swarm")
+
+
+def _create(state: State, address: Address, code: bytes, what: str) -> None:
+    result = create(state, address, code, _CONSTRUCTOR_GAS)
+    if result.failure is not None or not state.get_code(address):
+        raise ConfigurationError(
+            f"the consortium's {what} cannot be created: {result.failure or 'it has no code'} "
+            f"{to_hex(result.revert_data or b'')}; check the founders and the bytecode"
+        )
 
 
 # Files
@@ -152,6 +205,7 @@ class _Network(msgspec.Struct, forbid_unknown_fields=True):
     timestamp: int
     founders: list[_Card]
     bytecode: str
+    libraries: dict[str, str] = {}
 
 
 def write_card(path: Path, card: Founder) -> None:
@@ -176,6 +230,7 @@ def write_genesis(path: Path, genesis: Genesis) -> None:
         timestamp=genesis.timestamp,
         founders=[_to_card(founder) for founder in genesis.founders],
         bytecode=to_hex(genesis.bytecode),
+        libraries={library.name: to_hex(library.bytecode) for library in genesis.libraries},
     )
     _write(path, document)
 
@@ -190,11 +245,15 @@ def read_genesis(path: Path) -> Genesis:
         )
     try:
         bytecode = bytes.fromhex(document.bytecode.removeprefix("0x"))
+        libraries = [
+            Library(name, bytes.fromhex(code.removeprefix("0x")))
+            for name, code in document.libraries.items()
+        ]
         digest = to_digest(document.digest)
     except ValueError as error:
         raise ConfigurationError(f"{path}: {error}") from None
     founders = [_to_founder(card, path) for card in document.founders]
-    genesis = make_genesis(founders, bytecode, document.timestamp)
+    genesis = make_genesis(founders, bytecode, document.timestamp, libraries)
     if (genesis.digest, genesis.chain_id) != (digest, document.chain_id):
         raise ConfigurationError(
             f"{path}: its content has the digest {to_hex(genesis.digest)}, not {to_hex(digest)}: "
@@ -205,14 +264,16 @@ def read_genesis(path: Path) -> Genesis:
 
 def _check_founder(founder: Founder) -> None:
     name = founder.name
-    if not 0 < len(name.encode()) <= _MAX_NAME_BYTES or not name.isprintable():
+    raw = name.encode("utf-8", "surrogatepass")
+    if not 0 < len(raw) <= MAX_NAME_BYTES or find_bad_character(raw) is not None:
         raise ConfigurationError(
-            f"the name {name!r} must have 1 to {_MAX_NAME_BYTES} printable bytes"
+            f"the name {name!r} must have 1 to {MAX_NAME_BYTES} bytes, none of which is part of a "
+            "character that cannot be seen"
         )
     if name != name.strip():
         raise ConfigurationError(f"the name {name!r} begins or ends with a space: remove it")
     for what, key in (("account", founder.account), ("node", founder.node)):
-        if len(key) != 20 or key in (NO_ADDRESS, CONTRACT_ADDRESS):
+        if len(key) != 20 or key == NO_ADDRESS or _is_reserved(key):
             raise ConfigurationError(f"{name}: {to_hex(key)} cannot be a member's {what}")
     addresses = founder.addresses
     if len(addresses) > _MAX_ADDRESSES or any(len(a) > _MAX_ADDRESS_CHARS for a in addresses):

@@ -1,9 +1,11 @@
 """Transactions that wait for a block, of members only.
 
-The pool is a plain data structure behind a lock: what may enter is the engine's to say, and time
-plays no part. Gas is free, so a higher price cannot replace a transaction: the first one with a
-nonce keeps its place until a block makes it stale. Every bound is per member, so that one member
-that floods its own share takes nothing from the others.
+The pool is a plain data structure behind a lock: what may enter is the engine's to say. The only
+time that counts is the newest block's: what was to be carried out before it is dropped. What
+expires between two blocks may still be carried out, in vain, so that its sender knows. Gas is free,
+so a higher price cannot replace a transaction: the first one with a nonce keeps its place until a
+block makes it stale. Every bound is per member, so that one member that floods its own share takes
+nothing from the others.
 """
 
 from __future__ import annotations
@@ -31,6 +33,10 @@ class Admission(Protocol):
     def is_member(self, address: Address) -> bool: ...
 
     def nonce(self, address: Address) -> int: ...
+
+    @property
+    def timestamp(self) -> int:
+        """The newest block's."""
 
 
 class Pool:
@@ -116,12 +122,18 @@ class Pool:
 
     def prune(self) -> None:
         """Drop what the newest block made stale. To be called after every commit."""
+        now = self._admission.timestamp
         with self._lock:
             for sender in list(self._by_sender):
                 expected = self._admission.nonce(sender)
                 member = self._admission.is_member(sender)
                 waiting = self._by_sender[sender]
-                for nonce in [n for n in waiting if n < expected or not member]:
+                stale = [
+                    n
+                    for n, transaction in waiting.items()
+                    if n < expected or not member or transaction.has_expired(now)
+                ]
+                for nonce in stale:
                     del self._by_hash[waiting.pop(nonce).hash]
                 if not waiting:
                     del self._by_sender[sender]

@@ -26,9 +26,9 @@ def _choose(node: Path, plan: int, round: int | None) -> dict[str, Any]:
     from swarm.errors import ConfigurationError
 
     models = _models(node, plan)["models"]
-    chosen = [m for m in models if round in (None, m["round"])]
+    chosen = [m for m in models if round in (None, m["number"])]
     if not chosen:
-        held = ", ".join(str(m["round"]) for m in models) or "none yet"
+        held = ", ".join(str(m["number"]) for m in models) or "none yet"
         raise ConfigurationError(f"no model of that round is kept here; there are: {held}")
     return dict(chosen[-1])
 
@@ -45,7 +45,7 @@ def list_models(node: Path, plan: int, as_json: bool) -> None:
         return
     print_table(
         ("round", "bytes", "digest"),
-        [(m["round"], m["bytes"], m["digest"]) for m in answer["models"]],
+        [(m["number"], m["bytes"], m["digest"]) for m in answer["models"]],
     )
 
 
@@ -76,7 +76,7 @@ def export(node: Path, plan: int, round_: int | None, force: bool, file: Path) -
         partial.replace(file)
     finally:
         partial.unlink(missing_ok=True)
-    click.echo(f"{file}: round {model['round']}, digest {model['digest']}")
+    click.echo(f"{file}: round {model['number']}, digest {model['digest']}")
 
 
 @command.command()

@@ -92,16 +92,26 @@ def _print_status(answer: dict[str, Any]) -> None:
     for plan in answer["plans"]:
         click.echo(
             f"\nplan {plan['id']} {plan.get('name', '')}: {plan.get('status', 'starting')}, "
-            f"round {plan.get('round')} of {plan.get('rounds')} ({plan.get('phase')})"
+            f"{plan.get('title') or 'no round yet'}, {plan.get('rounds')} rounds in all "
+            f"({plan.get('phase')})"
         )
         if plan.get("halted"):
             click.echo(f"  training has stopped here: {plan['halted']}")
         rows = [
-            (r["round"], r["leader"], short(r["model"]), *_scores(r), f"{r['total_s']:.1f}")
+            (
+                r["number"] or r["title"],
+                r["leader"],
+                short(r["model"]),
+                *_scores(r),
+                f"{r['total_s']:.1f}",
+            )
             for r in plan.get("records", [])[-10:]
         ]
         if rows:
             print_table(("round", "leader", "model", "validation", "seconds"), rows)
+
+    for number, why in answer["refused_plans"].items():
+        click.echo(f"\nplan {number}: this node takes no part: {why}")
 
 
 def _number(value: float | None) -> str:

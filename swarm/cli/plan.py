@@ -64,7 +64,7 @@ def list_plans(node: Path, as_json: bool) -> None:
                 p["id"],
                 p["name"],
                 p["status"],
-                f"{p['model_round']} of {p['rules']['rounds']}",
+                f"{p['model_round']} of {p['rounds']}",
                 ", ".join(p["participants"]),
                 short(p["digest"]),
             )

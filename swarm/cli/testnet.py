@@ -163,7 +163,7 @@ def status(directory: Path, as_json: bool) -> None:
             status["pid"],
             status.get("trainer_pid"),
             status.get("height"),
-            plan.get("round"),
+            plan.get("title"),
             plan.get("phase") or plan.get("status"),
             status.get("rpc_url"),
         )

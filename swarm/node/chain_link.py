@@ -16,7 +16,7 @@ import trio
 from swarm.chain.block import Transaction
 from swarm.chain.client import RESEND_S, ConsortiumClient, Receipt
 from swarm.chain.codec import decode_transaction
-from swarm.chain.contract import Snapshot, arguments_of, function_of
+from swarm.chain.contract import Snapshot, arguments_of, function_of, look_through
 from swarm.errors import ChainError
 from swarm.protocol.follow import follow
 from swarm.protocol.ledger import Proposal
@@ -198,7 +198,7 @@ def polling(client: ConsortiumClient) -> WaitForHead:
 @lru_cache(maxsize=2 * MOST_LOOKED_AT)
 def _read_call(transaction: Transaction) -> WaitingCall | None:
     """The call in this transaction, if it is one that moves a round on."""
-    data = decode_transaction(transaction.raw).data
+    _, data = look_through(decode_transaction(transaction.raw).data)
     function = function_of(data)
     if function not in _OF_ROUNDS:
         return None

@@ -39,6 +39,7 @@ class ModelCommands:
             "models": [
                 {
                     "round": number,
+                    "number": part.program.number_of(number),
                     "digest": to_hex(digest),
                     "path": str(self.store.path(digest)),
                     "bytes": self.store.manifest(digest).length_bytes,

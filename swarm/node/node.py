@@ -24,7 +24,8 @@ import msgspec
 import trio
 
 from swarm.blobs.store import BlobStore
-from swarm.errors import ChainError, SwarmError
+from swarm.chain.contract import outcome
+from swarm.errors import ChainError, ConfigurationError, PlanError, SwarmError
 from swarm.learning.merge import self_check
 from swarm.network.limits import NetworkLimits
 from swarm.network.network import Network, open_network
@@ -41,11 +42,13 @@ from swarm.node.member_commands import MemberCommands
 from swarm.node.model_commands import ModelCommands
 from swarm.node.password import find_password
 from swarm.node.plan_commands import PlanCommands
+from swarm.node.programs import program_of
 from swarm.node.status import NodeStatus, name_validators, plan_status
 from swarm.node.trainers import Trainers
 from swarm.node.upkeep import keep_up
 from swarm.protocol.awaited_calls import Waiting, is_more_awaited
 from swarm.protocol.machine import MergeAnnounced
+from swarm.protocol.program import Program
 from swarm.protocol.state import Member, Plan, Round, member_set, member_with_node
 from swarm.rounds.exchange import Exchange
 from swarm.rounds.participation import Participation, Stage, open_participation
@@ -83,6 +86,8 @@ class Node:
     proposed: set[Digest] = field(default_factory=set)
     """Initial models that were made here for plans of which the chain does not tell yet."""
     height: int = -1
+    refused: dict[PlanId, str] = field(default_factory=dict)
+    """Plans that this member has joined and this node takes no part in, and why."""
     _joining: set[PlanId] = field(default_factory=set)
     _stages: set[Stage | None] = field(default_factory=set)
 
@@ -97,9 +102,9 @@ class Node:
     def _saw_waiting(self, call: WaitingCall) -> None:
         leader = member_with_node(self.members, call.sender)
         if call.function == "merge" and leader is not None:
-            plan, number, attempt, model, omitted, _ = call.arguments
+            plan, number, attempt, said, _ = call.arguments
             if plan in self.participations:
-                announced = MergeAnnounced(number, attempt, leader.id, model, omitted)
+                announced = MergeAnnounced(number, attempt, leader.id, outcome(said))
                 self.participations[plan].announce(announced)
 
     def _awaits_more(self, calls: list[WaitingCall]) -> bool | None:
@@ -111,7 +116,7 @@ class Node:
                 plan, number, attempt, *rest = call.arguments
                 found = Waiting(call.function, sender.id, number, attempt)
                 if call.function != "submit":
-                    found = found._replace(choice=(Digest(rest[0]), rest[1]))
+                    found = found._replace(outcome=outcome(rest[0]))
                 waiting.setdefault(plan, []).append(found)
         members = member_set(i for i, member in self.members.items() if member.present)
         answers = {
@@ -158,7 +163,7 @@ class Node:
         self.plans[plan_id] = plan
         if plan_id in self.participations:
             await self.participations[plan_id].observe(plan, self.members, ended)
-        elif plan_id not in self._joining:
+        elif plan_id not in self._joining and plan_id not in self.refused:
             me = self.me
             if me is not None and me.id in plan.consents:
                 self._joining.add(plan_id)
@@ -192,14 +197,21 @@ class Node:
                 await trio.sleep(CODE_RETRY_S)
 
     async def _participate(self, plan_id: PlanId, me: Member) -> None:
-        """Take part in one plan for as long as the node runs."""
+        """Take part in one plan for as long as the node runs, if it is one that this node can."""
         plan = self.plans[plan_id]
         await self._fetch_code(plan)
-        self.library.read(plan.digest)
+        try:
+            program = await self._rebuild_program(plan)
+        except (ConfigurationError, PlanError) as error:
+            log.warning("no part is taken in plan %d: %s", plan_id, error)
+            self.refused[plan_id] = str(error)
+            self._joining.discard(plan_id)
+            return
         part = open_participation(
             plan.id,
             me.id,
             self.election_secret,
+            program,
             chain=self.chain,
             store=self.store,
             exchange=self.exchange,
@@ -211,6 +223,23 @@ class Node:
         self.participations[plan_id] = part
         await part.observe(self.plans[plan_id], self.members, [])
         await part.run()
+
+    async def _rebuild_program(self, plan: Plan) -> Program:
+        """What the plan's rounds are for, from its code. Tried until this machine can.
+
+        Raises ConfigurationError, PlanError if the plan is not one that this release can run.
+        """
+        self.library.read(plan.digest)
+        while True:
+            try:
+                loaded = await (await self.trainers.of(plan.digest)).describe()
+            except (ConfigurationError, PlanError):
+                raise
+            except SwarmError as error:
+                log.warning("the code of plan %d cannot be asked yet: %s", plan.id, error)
+                await trio.sleep(CODE_RETRY_S)
+            else:
+                return program_of(plan, loaded)
 
     def _traffic(self) -> tuple[int, int]:
         traffic = self.network.traffic()
@@ -240,7 +269,7 @@ class Node:
     def _public(self) -> set[Digest]:
         """What this node keeps for all members, whether or not it takes part in a plan."""
         plans = tuple(self.plans.values())
-        return {d for p in plans for d in (p.model0, p.model, p.statistics)} | self.proposed
+        return {d for p in plans for d in (p.base, *p.outputs)} | self.proposed
 
     def status(self) -> NodeStatus:
         """What this node says of itself; nothing secret is in it."""
@@ -268,6 +297,7 @@ class Node:
             bytes_sent=traffic.sent_bytes,
             bytes_received=traffic.received_bytes,
             plans=[plan_status(part) for part in parts],
+            refused_plans={str(number): why for number, why in self.refused.items()},
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,15 @@ from swarm.node.chain_link import ChainLink
 from swarm.node.commands import number_in, transact
 from swarm.node.control import Handler
 from swarm.node.library import Library
+from swarm.node.programs import program_of, stages_of
 from swarm.node.proposal import chain_rules
 from swarm.node.trainers import Trainers
 from swarm.protocol.election import commitment_to, secret_for
-from swarm.protocol.state import Plan, members_in
-from swarm.protocol.workflow import FEDERATED_AVERAGING
+from swarm.protocol.program import find_program
+from swarm.protocol.state import Duty, Member, Plan, Terms, member_set, members_in, undecided
 from swarm.types import Digest, MemberId, PlanId, to_hex
+
+EVERYBODY, DEFAULT_INVITATION = 0, 0
 
 
 @dataclass(frozen=True)
@@ -51,15 +54,15 @@ class PlanCommands:
         }
 
     async def plans(self) -> object:
-        names, count = await self._names(), await self.chain.plan_count()
-        return [_describe(await self._plan(number), names) for number in range(1, count + 1)]
+        members, count = await self.chain.members(), await self.chain.plan_count()
+        return [_describe(await self._plan(number), members) for number in range(1, count + 1)]
 
     async def show_plan(self, plan: int) -> object:
         found = await self._plan(plan)
         await self.bring_code(found)
         code = await trio.to_thread.run_sync(self.library.read, found.digest)
         files = {name: text.decode(errors="replace") for name, text in code.files.items()}
-        return _describe(found, await self._names()) | {"code": files}
+        return _describe(found, await self.chain.members()) | {"code": files}
 
     async def propose_plan(self, path: str, rounds: int | None) -> object:
         code = await trio.to_thread.run_sync(bundle.read, Path(path))
@@ -72,20 +75,20 @@ class PlanCommands:
         await trainer.initialise(out)
         model0 = await trio.to_thread.run_sync(self.store.add, out)
         self.on_proposed(model0)
-        workflow = FEDERATED_AVERAGING
+        program = stages_of(loaded, rules.rounds - loaded.has_statistics)
         receipt = await transact(
             self.chain,
             "proposePlan",
             loaded.name,
             code.digest,
+            program.digest,
             model0,
-            workflow.id,
-            workflow.version,
-            workflow.merge_id,
             rules,
+            EVERYBODY,
+            DEFAULT_INVITATION,
         )
         proposed = await self._plan(number_in(receipt, "PlanProposed", "plan"))
-        return _describe(proposed, await self._names())
+        return _describe(proposed, await self.chain.members())
 
     async def consent(self, plan: int, path: str | None) -> object:
         found = await self._plan(plan)
@@ -102,14 +105,14 @@ class PlanCommands:
         await trio.to_thread.run_sync(self.library.read, found.digest)
         trainer = await self.trainers.of(found.digest)
         loaded = await trainer.describe()
-        if loaded.has_statistics != found.rules.statistics_round:
-            raise ConfigurationError(
-                f"plan {plan} was proposed with other rules than its code has: do not join it"
-            )
+        program_of(found, loaded)
         samples = await trainer.count_samples()
-        most = self.max_samples or samples.train
+        most = self.max_samples or samples.train if samples.train else 0
         commitment = commitment_to(secret_for(self.election_secret, found.id, *found.place))
-        await transact(self.chain, "consent", found.id, found.digest, most, commitment)
+        # A site without training rows tests what the others have trained.
+        duties = Duty.TRAIN if most else Duty.TEST
+        terms = Terms(duties, most, commitment=commitment)
+        await transact(self.chain, "consent", found.id, found.digest, terms)
         return {"digest": to_hex(found.digest), "max_samples": most}
 
     async def withdraw(self, plan: int) -> object:
@@ -127,11 +130,11 @@ class PlanCommands:
         except ContractError as error:
             raise ConfigurationError(f"there is no plan {number}: see `swarm plan list`") from error
 
-    async def _names(self) -> dict[MemberId, str]:
-        return {i: member.name for i, member in (await self.chain.members()).items()}
 
-
-def _describe(plan: Plan, names: dict[MemberId, str]) -> dict[str, Any]:
+def _describe(plan: Plan, members: Mapping[MemberId, Member]) -> dict[str, Any]:
+    names = {i: member.name for i, member in members.items()}
+    present = member_set(i for i, member in members.items() if member.present)
+    program = find_program(plan.program, plan.rules.rounds)
     return {
         "id": plan.id,
         "name": plan.name,
@@ -139,8 +142,14 @@ def _describe(plan: Plan, names: dict[MemberId, str]) -> dict[str, Any]:
         "status": plan.status.name.lower(),
         "proposer": names.get(plan.proposer, str(plan.proposer)),
         "participants": [names.get(i, str(i)) for i in members_in(plan.participants)],
-        "model0": to_hex(plan.model0),
+        "program": to_hex(plan.program),
+        "base": to_hex(plan.base),
+        "undecided": [names.get(i, str(i)) for i in members_in(undecided(plan, present))],
+        "until": plan.until,
         "model": to_hex(plan.model),
-        "model_round": plan.model_round,
+        "rounds": plan.rules.rounds if program is None else program.training_rounds,
+        "model_round": plan.model_round
+        if program is None
+        else program.number_of(plan.model_round) or 0,
         "rules": asdict(plan.rules) | {"verify_level": plan.rules.verify_level.name.lower()},
     }

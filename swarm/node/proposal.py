@@ -26,8 +26,7 @@ def chain_rules(loaded: Loaded, rounds: int | None) -> Rules:
     }
     max_round_s = max(10, round(said.max_round_s))
     return Rules(
-        rounds=rounds or said.rounds,
-        statistics_round=loaded.has_statistics,
+        rounds=(rounds or said.rounds) + loaded.has_statistics,
         min_peers=said.min_peers,
         verify_level=levels[said.verify],
         max_round_s=max_round_s,

@@ -15,6 +15,13 @@ _WORDS = {
     "ConsortiumKeyInUse": "the key {key} belongs to a member already, or did once: make a new one "
     "with `swarm init`",
     "ConsortiumBadName": "the name has {size} bytes: choose one of 1 to 64",
+    "ConsortiumBadCharacter": "the name has a character at byte {at} that cannot be seen, or "
+    "that changes the direction of text: choose another name",
+    "ConsortiumNameInUse": "member {member} has this name already: choose another",
+    "ConsortiumNotProposer": "only who has made proposal {proposal} can take it back",
+    "ConsortiumBudget": "this institution has proposed as much as it may in one day (of UTC): try "
+    "again tomorrow",
+    "Expired": "the time that this had has passed, and nothing was done: give it again",
     "ConsortiumFull": "the consortium has as many members as it can have",
     "ConsortiumNoSuchProposal": "there is no proposal {proposal}: see `swarm contract members`",
     "ConsortiumProposalClosed": "proposal {proposal} is decided or has expired: see "
@@ -30,10 +37,15 @@ _WORDS = {
     "PlanEnded": "the plan has ended ({status}): propose it again with `swarm plan propose`",
     "PlanDigestMismatch": "the plan has the digest {expected}, not {given}: read it with "
     "`swarm plan show`",
+    "PlanBadInvitation": "only members can be invited, at least as many as the plan needs, and for "
+    "at most 90 days",
+    "PlanNotInvited": "this institution was not invited: nobody waits for its answer",
+    "PlanAlreadyDeclined": "this institution has declined already",
+    "MaskedUnavailable": "this release cannot run plans with masked updates",
     "PlanAlreadyConsented": "this institution has consented to the plan already",
     "PlanNotParticipant": "this institution takes no part in the plan: see `swarm plan list`",
-    "RoundBadSamples": "{given} samples cannot be declared: this site needs at least one training "
-    "row",
+    "RoundBadSamples": "{given} samples cannot be declared: this site has too few training "
+    "rows for the plan, or claims too many",
 }  # fmt: skip
 
 

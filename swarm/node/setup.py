@@ -6,8 +6,14 @@ import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from swarm.chain.contract import artifact
-from swarm.chain.genesis import Founder, Genesis, make_genesis, read_card, write_card, write_genesis
+from swarm.chain.genesis import (
+    Founder,
+    Genesis,
+    consortium_genesis,
+    read_card,
+    write_card,
+    write_genesis,
+)
 from swarm.errors import ConfigurationError
 from swarm.node.config import check_host_port, check_multiaddr
 from swarm.node.keys import (
@@ -76,7 +82,7 @@ def create_node(
 
 def found_network(cards: Iterable[Founder], timestamp: int) -> Genesis:
     """The genesis of these founders, with the contract that ships with this release."""
-    return make_genesis(cards, artifact().bytecode, timestamp)
+    return consortium_genesis(cards, timestamp)
 
 
 def read_cards(paths: Iterable[Path]) -> list[Founder]:

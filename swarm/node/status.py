@@ -38,8 +38,11 @@ class PlanStatus(msgspec.Struct, frozen=True, kw_only=True):
     digest: str
     status: str
     rounds: int
-    """How many it has."""
+    """How many of training it has."""
     round: int | None
+    """Its number on the chain."""
+    title: str | None
+    """What people call it."""
     attempt: int | None
     phase: str | None
     leader: str | None
@@ -48,6 +51,7 @@ class PlanStatus(msgspec.Struct, frozen=True, kw_only=True):
     training: TrainingStatus | None
     model: str
     model_round: int
+    """Of training; 0 before the first."""
     model_held: bool
     statistics: str | None
     halted: str | None
@@ -81,6 +85,8 @@ class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
     bytes_sent: int
     bytes_received: int
     plans: list[PlanStatus | StartingPlan]
+    refused_plans: dict[str, str]
+    """By number, the plans that this member has joined and its node takes no part in: why."""
 
 
 def plan_status(part: Participation) -> PlanStatus | StartingPlan:
@@ -93,8 +99,9 @@ def plan_status(part: Participation) -> PlanStatus | StartingPlan:
         name=plan.name,
         digest=to_hex(plan.digest),
         status=plan.status.name.lower(),
-        rounds=plan.rules.rounds,
+        rounds=part.program.training_rounds,
         round=None if round is None else round.number,
+        title=None if round is None else part.program.title_of(round.number),
         attempt=None if round is None else round.attempt,
         phase=None if round is None else round.status.name.lower(),
         leader=_leader(plan, names),
@@ -103,7 +110,7 @@ def plan_status(part: Participation) -> PlanStatus | StartingPlan:
         else [names.get(i, str(i)) for i in sorted(round.submissions)],
         training=training_status(part.progress),
         model=to_hex(plan.model),
-        model_round=plan.model_round,
+        model_round=part.program.number_of(plan.model_round) or 0,
         model_held=part.holds(plan.model),
         statistics=_hex_or_none(plan.statistics),
         halted=part.halted,

@@ -18,7 +18,7 @@ def may_read(plan: Plan, members: MemberSet, reader: MemberId, blob: Digest, now
     """Whether `reader` may be sent `blob` on behalf of this plan, at chain time `now`."""
     if not members & (1 << reader) or blob == NO_DIGEST:
         return False
-    if blob in (plan.model0, plan.model, plan.statistics):
+    if blob == plan.base or blob in plan.outputs:
         return True
     round = plan.round
     if round is None:

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from swarm.protocol.state import (
     MemberSet,
+    Outcome,
     Plan,
     RoundStatus,
     majority,
@@ -22,18 +23,18 @@ from swarm.protocol.state import (
     pending,
     submitters,
 )
-from swarm.types import NO_DIGEST, Digest, MemberId
+from swarm.types import MemberId
 
 
 class Waiting(NamedTuple):
     """A transaction that waits for a block: `function` called by `sender` for one round; of a
-    merge or an attestation also which merge it is, as (model, omitted)."""
+    merge or an attestation also what for."""
 
     function: str
     sender: MemberId
     number: int
     attempt: int
-    choice: tuple[Digest, int] = (NO_DIGEST, 0)
+    outcome: Outcome | None = None
 
 
 def is_more_awaited(
@@ -53,10 +54,12 @@ def is_more_awaited(
         return bool(pending(plan, round, members, now) & ~came) if came else None
     if round.status is RoundStatus.CLOSED:
         voters = submitters(round, members)
-        for_each = {(c.model, c.omitted): c.attesters for c in round.candidates}
+        for_each: dict[Outcome | None, MemberSet] = {
+            c.outcome: c.attesters for c in round.candidates
+        }
         votes = [w for w in calls if w.function in ("merge", "attest")]
         for vote in votes:
-            for_each[vote.choice] = for_each.get(vote.choice, 0) | 1 << vote.sender
+            for_each[vote.outcome] = for_each.get(vote.outcome, 0) | 1 << vote.sender
         most = max(((those & voters).bit_count() for those in for_each.values()), default=0)
         return most < majority(voters.bit_count()) if votes else None
     return None

@@ -20,6 +20,7 @@ from eth_hash.auto import keccak
 from swarm.types import Address, Digest, MemberId
 
 SEED_DOMAIN = keccak(b"swarm/round-seed/1")
+HOLDER_DOMAIN = keccak(b"swarm/holder/1")
 MAX_DOUBLINGS = 16
 
 
@@ -80,3 +81,13 @@ def slot_start(slots: int, slot_s: int, eligible: int) -> int:
 def leader_of_slot(eligible: Sequence[MemberId], seed: bytes, slot: int) -> MemberId:
     """The leader of a slot: eligible[(seed + slot) mod n], `eligible` in member order."""
     return eligible[(int.from_bytes(seed, "big") + slot) % len(eligible)]
+
+
+def holder_of(candidates: Sequence[MemberId], seed: bytes, number: int, attempt: int) -> MemberId:
+    """Who of these, in member order, holds a role in an attempt at a round.
+
+    `seed` is the plan's: drawn at the close of the last final round, so that nobody can choose a
+    moment of opening, or an attempt to void, that favours it more than by chance.
+    """
+    place = seed + HOLDER_DOMAIN + number.to_bytes(4, "big") + attempt.to_bytes(4, "big")
+    return candidates[int.from_bytes(keccak(place), "big") % len(candidates)]

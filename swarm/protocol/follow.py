@@ -18,17 +18,22 @@ from swarm.protocol.election import reveal_term
 from swarm.protocol.state import (
     Candidate,
     Member,
+    Outcome,
     Plan,
     PlanStatus,
     Round,
     RoundStatus,
     Submission,
+    expired,
     member_set,
     members_in,
     merge_seconds,
     submitters,
 )
 from swarm.types import Digest, MemberId
+
+NO_HOLDER = 255
+"""How an event says that nobody holds a role."""
 
 
 def follow(
@@ -64,7 +69,7 @@ def follow(
         case "Merged":
             return _merged(plan, round, told, now)
         case "Attested":
-            attested = _attested(round, Digest(told["model"]), told["omitted"], told["member"])
+            attested = _attested(round, _outcome(told), told["member"])
             return _seen(replace(plan, round=attested), told["member"], now)
         case "RoundFinal":
             return _final(plan, round, told, now)
@@ -78,7 +83,8 @@ def follow(
 
 def _opened(plan: Plan, told: Mapping[str, Any], now: int) -> Plan:
     credit_from = 0 if plan.round is None else plan.round.opened_at
-    opened = Round(
+    holder = None if told["holder"] == NO_HOLDER else MemberId(told["holder"])
+    round = Round(
         told["round"],
         told["attempt"],
         RoundStatus.OPEN,
@@ -86,8 +92,12 @@ def _opened(plan: Plan, told: Mapping[str, Any], now: int) -> Plan:
         credit_from,
         Digest(told["base"]),
         told["roster"],
+        told["stage"],
+        told["trainers"],
+        holder,
     )
-    return replace(plan, status=PlanStatus.RUNNING, round=opened)
+    participants = plan.participants & ~expired(plan, now)
+    return replace(plan, status=PlanStatus.RUNNING, participants=participants, round=round)
 
 
 def _submitted(
@@ -123,34 +133,31 @@ def _submitted(
 
 
 def _merged(plan: Plan, round: Round, told: Mapping[str, Any], now: int) -> Plan:
-    leader, model, omitted = MemberId(told["leader"]), Digest(told["model"]), told["omitted"]
-    if round.candidate(model, omitted) is None:
-        posted = Candidate(leader, model, omitted, 0, now, told["reasons"])
+    leader, outcome = MemberId(told["leader"]), _outcome(told)
+    if round.candidate(outcome) is None:
+        posted = Candidate(leader, outcome, 0, now, told["reasons"])
         round = replace(round, candidates=[*round.candidates, posted])
-    merged = _attested(round, model, omitted, leader)
-    return _seen(replace(plan, round=merged), leader, now)
+    return _seen(replace(plan, round=_attested(round, outcome, leader)), leader, now)
 
 
-def _attested(round: Round, model: Digest, omitted: int, member: int) -> Round:
+def _outcome(told: Mapping[str, Any]) -> Outcome:
+    return Outcome(Digest(told["model"]), told["omitted"], told["slot"], told["next"])
+
+
+def _attested(round: Round, outcome: Outcome, member: int) -> Round:
     candidates = [
-        replace(each, attesters=each.attesters | 1 << member)
-        if (each.model, each.omitted) == (model, omitted)
-        else each
+        replace(each, attesters=each.attesters | 1 << member) if each.outcome == outcome else each
         for each in round.candidates
     ]
     return replace(round, candidates=candidates)
 
 
 def _final(plan: Plan, round: Round, told: Mapping[str, Any], now: int) -> Plan | None:
-    model = Digest(told["model"])
-    candidate = round.candidate(model, told["omitted"])
+    candidate = round.candidate(_outcome(told))
     if candidate is None:
         return None
     after = replace(plan, seed=round.seed, round=replace(round, status=RoundStatus.FINAL))
-    if round.number == 0:
-        after.statistics = model
-    else:
-        after.model, after.model_round = model, round.number
+    after.take_output(round.number, candidate.outcome)
     began_at = round.slot_begins_at(round.first_slot_of(candidate.leader) or 0)
     return _timed(after, round, now - began_at)
 

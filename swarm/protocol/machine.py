@@ -8,15 +8,18 @@ recovery code: its first snapshot tells it where the round stands.
 What the chain says                   what this node does about it
 ------------------------------------  -------------------------------------------------------------
 no round runs, one may open           `open`, the first in member order first
+somebody invited is undecided         wait, for as long as the invitation lasts
 a newer final model or statistics     Fetch it, from anyone who has it
-OPEN, in the roster, no result yet    Train; `check_in` before the liveness interval runs out
+OPEN, a trainer, no result yet        Train; `check_in` before the liveness interval runs out
+OPEN, holds the plan's role           `check_in`, too; its silence may void the attempt
 OPEN, result ready                    `submit` with the reveal and the next commitment
 OPEN, submitted, nobody live missing  `close`
 CLOSED, a submitter, level FULL       Merge, to know what every candidate must be
 CLOSED, another leads, not FULL       Follow its merge, so that most of the model is here by then
 CLOSED, this node leads, not FULL     ExpectDraft: those who follow it may ask before it merges
 CLOSED, this node's slot has come     Merge, then `merge`, unless an earlier leader's merge is right
-CLOSED, a candidate stands            equal to the own merge: `attest`; otherwise Verify, `attest`
+CLOSED, a candidate stands            equal to the own merge: `attest`; otherwise Verify, `attest`;
+                                      refused if its output or its next stage is not the program's
 CLOSED, a merge is on its way         as if it stood, but this node leads none the later
 CLOSED, the majority needs others only  `attest`, but half a second later
 CLOSED, a majority has attested         `finalise` (only after a withdrawal: `attest` finalises)
@@ -36,11 +39,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from swarm.protocol.election import commitment_to, secret_for
+from swarm.protocol.program import Place, Program
 from swarm.protocol.state import (
     MAX_MEMBERS,
     Candidate,
     MemberSet,
     Omission,
+    Outcome,
     Plan,
     PlanStatus,
     Round,
@@ -57,7 +62,6 @@ from swarm.protocol.state import (
     present_in,
     submitters,
 )
-from swarm.protocol.workflow import WORKFLOWS, Workflow
 from swarm.types import NO_DIGEST, Digest, MemberId, PlanId
 
 RESERVE_S = 0.5
@@ -184,8 +188,7 @@ class MergeAnnounced:
     number: int
     attempt: int
     leader: MemberId
-    model: Digest
-    omitted: MemberSet
+    outcome: Outcome
 
 
 @dataclass(frozen=True)
@@ -227,6 +230,8 @@ class Train:
     task: str
     base: Digest
     statistics: Digest
+    within: int
+    """The round's number within its stage: what the trainer, and whatever is seeded, are told."""
 
 
 @dataclass(frozen=True)
@@ -384,13 +389,15 @@ class RoundMachine:
     """The machine of one plan on one node.
 
     `me` is this node's member number, `node_secret` what its election secrets are derived from
-    (never leaves the node), `holds` tells whether a blob is complete here.
+    (never leaves the node), `holds` tells whether a blob is complete here, `program` what the
+    plan's rounds are for: the chain has its digest only.
     """
 
     plan_id: PlanId
     me: MemberId
     node_secret: bytes
     holds: Callable[[Digest], bool]
+    program: Program
     plan: Plan | None = None
     members: MemberSet = 0
     wake_at: float = float("inf")
@@ -467,7 +474,7 @@ class RoundMachine:
             case MergeFailed(number, attempt, reason):
                 self._fail(("merge job", number, attempt), now)
                 if self._is_running(number, attempt):
-                    self._report(f"merging round {number} failed: {reason}")
+                    self._report(f"merging {self._title(number)} failed: {reason}")
             case CandidateVerified(number, attempt, model, omitted):
                 self._verdicts[number, attempt, model, omitted] = True
                 self._settle(("verify", number, attempt, model, omitted))
@@ -476,7 +483,7 @@ class RoundMachine:
                     self._verdicts[number, attempt, model, omitted] = False
                 self._fail(("verify", number, attempt, model, omitted), now)
                 if final or self._is_running(number, attempt):
-                    self._report(f"the merge of round {number} is not attested: {reason}")
+                    self._report(f"the merge of {self._title(number)} is not attested: {reason}")
             case MergeAnnounced():
                 self._note_announced(event, now)
             case TransactionSettled("attest", number, attempt, error) if error == UNKNOWN_CANDIDATE:
@@ -489,7 +496,7 @@ class RoundMachine:
                 if error is None:
                     self._asked[function, number, attempt].failures = 0
                 elif function in ("submit", "merge"):
-                    self._report(f"{function} in round {number} was refused: {error}")
+                    self._report(f"{function} in {self._title(number)} was refused: {error}")
             case TimePassed():
                 pass
 
@@ -506,10 +513,8 @@ class RoundMachine:
         first = round.first_slot_of(event.leader)
         # Whose slot has not come cannot post it: nobody is made to pull models by announcing them.
         may_lead = first is not None and now >= round.slot_begins_at(first)
-        if may_lead and event.omitted >> MAX_MEMBERS == 0:
-            candidate = Candidate(
-                event.leader, event.model, event.omitted, 1 << event.leader, int(now)
-            )
+        if may_lead and event.outcome.omitted >> MAX_MEMBERS == 0:
+            candidate = Candidate(event.leader, event.outcome, 1 << event.leader, int(now))
             self._announced.setdefault((event.number, event.attempt, event.leader), candidate)
 
     def _training_ended(self, number: int, base: Digest) -> bool:
@@ -523,7 +528,7 @@ class RoundMachine:
         self._training_failures += 1
         key = ("train", event.number, event.base)
         self._fail(key, now, self._training_failures - 1, LONGEST_TRAINING_PAUSE_S)
-        self._report(f"training of round {event.number} failed: {event.reason}")
+        self._report(f"training of {self._title(event.number)} failed: {event.reason}")
 
     def _enter(self, plan: Plan) -> None:
         """Forget what belongs to rounds that are over."""
@@ -554,10 +559,13 @@ class RoundMachine:
             return
         self._fetch_newest(plan, now)
         round = plan.round
-        if plan.status in (PlanStatus.COMPLETED, PlanStatus.STOPPED):
+        is_over = plan.status in (PlanStatus.COMPLETED, PlanStatus.STOPPED)
+        if is_over or not plan.participants & (1 << self.me):
             self._drop_training(None)
             return
-        if not plan.participants & (1 << self.me):
+        if round is not None and not self._is_in_program(round):
+            # More than half have attested a step that the program does not have.
+            self.halted = f"round {round.number} is not what the plan's program says"
             self._drop_training(None)
             return
         if round is None or round.status not in (RoundStatus.OPEN, RoundStatus.CLOSED):
@@ -593,11 +601,14 @@ class RoundMachine:
         if may_open(plan, self.members, int(now - turn)):
             self._transact("open", number, attempt, now)
         elif willing.bit_count() >= plan.rules.min_peers:
-            self._wake(plan.min_consents_at + plan.rules.consent_s + turn)
+            self._wake(plan.until + turn)
 
     def _take_part(self, plan: Plan, round: Round, now: float) -> None:
         bit = 1 << self.me
-        if not present_in(round, self.members) & bit or round.submitted & bit or self.halted:
+        if round.holder == self.me and present_in(round, self.members) & bit:
+            self._check_in(plan, round, now)
+        trains = present_in(round, self.members) & round.trainers & bit
+        if not trains or round.submitted & bit or self.halted:
             self._drop_training(None)
             return
         result = self._results.get((round.number, round.base))
@@ -617,8 +628,15 @@ class RoundMachine:
             self._drop_training(wanted)
         if self._training is not None:
             return  # this one, or one that was told to stop and has not yet
-        task = self.workflow(plan).stage(round.number).task
-        train = Train(round.number, round.attempt, task, round.base, plan.statistics)
+        place = self._place(round)
+        train = Train(
+            round.number,
+            round.attempt,
+            place.stage.task,
+            round.base,
+            plan.statistics,
+            place.number,
+        )
         if self._ask(("train", *wanted), now, train):
             self._training, self._permille = wanted, 0
 
@@ -653,6 +671,7 @@ class RoundMachine:
             secret if known else bytes(32),
             commitment_to(following),
             result.meta,
+            b"",
         )
 
     def _check_in(self, plan: Plan, round: Round, now: float) -> None:
@@ -685,7 +704,7 @@ class RoundMachine:
         voters = submitters(round, self.members)
         for candidate in round.candidates:
             if has_majority(round, candidate, self.members):
-                self._transact("finalise", *here, now, candidate.model, candidate.omitted)
+                self._transact("finalise", *here, now, candidate.outcome)
                 return
         if not voters & (1 << self.me):
             return
@@ -700,7 +719,7 @@ class RoundMachine:
             if attested or (verdict is not False and not self._has_failed(here, candidate)):
                 unsettled = True
         for candidate in self._announced.values() if here not in self._misled else ():
-            if round.candidate(candidate.model, candidate.omitted) is None:
+            if round.candidate(candidate.outcome) is None:
                 self._judge(plan, round, candidate, mine, now)
         self._consider_merge(plan, round, mine, unsettled, now)
 
@@ -709,6 +728,9 @@ class RoundMachine:
     ) -> bool | None:
         """Have a merge checked if it is not yet, attest it if it is right; what is known of it."""
         here = (round.number, round.attempt)
+        if candidate.outcome != self._outcome(round, candidate.model, candidate.omitted):
+            self._refuse_deviation(round, candidate)
+            return False
         verdict = self._verdicts.get((*here, candidate.model, candidate.omitted))
         if mine is not None and (mine.model, mine.omitted) == (candidate.model, candidate.omitted):
             verdict = True
@@ -731,7 +753,7 @@ class RoundMachine:
             self._wake(ready_at + RESERVE_S)
             return
         level = int(plan.rules.verify_level)
-        self._transact("attest", *key[:2], now, *key[2:], level, NO_DIGEST)
+        self._transact("attest", *key[:2], now, candidate.outcome, level, NO_DIGEST)
 
     def _consider_merge(
         self, plan: Plan, round: Round, mine: Merged | None, unsettled: bool, now: float
@@ -748,13 +770,14 @@ class RoundMachine:
         gone = self._gone()
         if now < begins_at:
             self._wake(begins_at)
-        elif mine is None or gone & ~mine.omitted:
+            return
+        if mine is None or gone & ~mine.omitted:
             # A merge from before a withdrawal would be refused: the update must be left out now.
             self._merge(plan, round, now)
-        elif round.candidate(mine.model, mine.omitted) is None:
-            self._transact(
-                "merge", round.number, round.attempt, now, mine.model, mine.omitted, mine.reasons
-            )
+            return
+        outcome = self._outcome(round, mine.model, mine.omitted)
+        if round.candidate(outcome) is None:
+            self._transact("merge", round.number, round.attempt, now, outcome, mine.reasons)
 
     def _consider_following(self, plan: Plan, round: Round, now: float) -> None:
         """Have the model collected while its leader merges it, unless this node merges itself."""
@@ -782,7 +805,7 @@ class RoundMachine:
             Merge(
                 round.number,
                 round.attempt,
-                self.workflow(plan).stage(round.number).merge,
+                self._place(round).stage.merge,
                 round.base,
                 frozen_updates(round),
                 self._gone(),
@@ -799,7 +822,7 @@ class RoundMachine:
             Verify(
                 round.number,
                 round.attempt,
-                self.workflow(plan).stage(round.number).merge,
+                self._place(round).stage.merge,
                 round.base,
                 candidate,
                 frozen_updates(round),
@@ -817,7 +840,10 @@ class RoundMachine:
         elif round.status is RoundStatus.CLOSED:
             self._wake(round.voidable_at + turn)
         else:
-            self._wake(round.opened_at + plan.rules.max_round_s + turn)
+            ends_at = round.opened_at + plan.rules.max_round_s
+            if round.holder is not None:
+                ends_at = min(ends_at, plan.live_until(round.holder, round) + 1)
+            self._wake(ends_at + turn)
 
     # Requests: at most one of a kind under way, repeated after a growing pause.
 
@@ -891,11 +917,35 @@ class RoundMachine:
             return 0
         return round.submitted & ~submitters(round, self.members)
 
-    @staticmethod
-    def workflow(plan: Plan) -> Workflow:
-        """The workflow that the plan names; KeyError if this release does not know it (the node
-        refuses such a plan before it makes a machine for it)."""
-        return WORKFLOWS[plan.workflow]
+    def _place(self, round: Round) -> Place:
+        """Where a round of this plan stands. `_decide` lets no round pass that stands nowhere."""
+        place = self.program.place(round.number)
+        assert place is not None
+        return place
+
+    def _title(self, number: int) -> str:
+        """What people call a round."""
+        return self.program.title_of(number)
+
+    def _outcome(self, round: Round, model: Digest, omitted: MemberSet) -> Outcome:
+        """What a round with this merge ends with, by the program."""
+        slot = self._place(round).stage.slot
+        return Outcome(model, omitted, slot, self.program.next_after(round.number))
+
+    def _is_in_program(self, round: Round) -> bool:
+        place = self.program.place(round.number)
+        return place is not None and place.index == round.stage
+
+    def _refuse_deviation(self, round: Round, candidate: Candidate) -> None:
+        key = ("deviation", round.number, round.attempt, candidate.outcome)
+        if key not in self._asked:
+            self._asked[key] = _Asked()
+            outcome = candidate.outcome
+            self._report(
+                f"a merge of {self._title(round.number)} is refused: it is to become output "
+                f"{outcome.slot} and to be followed by stage {outcome.next}, which is not what "
+                "the plan's program says"
+            )
 
 
 def frozen_updates(round: Round) -> tuple[FrozenUpdate, ...]:
@@ -924,7 +974,7 @@ def blobs_to_keep(plan: Plan, recent: Iterable[Digest]) -> frozenset[Digest]:
     """What a node may not prune: the newest final records, `recent`, and of a running round its
     base, updates and candidates. A plan that was stopped in the middle of a round needs none of
     that any more."""
-    keep = {plan.model0, plan.model, plan.statistics, *recent}
+    keep = {plan.base, *plan.outputs, *recent}
     round = plan.round if plan.status is PlanStatus.RUNNING else None
     if round is not None and round.status is not RoundStatus.FINAL:
         keep.add(round.base)

@@ -11,15 +11,23 @@ All times are chain time, in whole seconds.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from enum import IntEnum
+from dataclasses import dataclass, field, replace
+from enum import IntEnum, IntFlag
 from typing import TypeAlias
 
-from swarm.protocol.election import leader_of_slot, slot_start, slots_elapsed
-from swarm.types import NO_DIGEST, Address, Digest, MemberId, PlanId
+from swarm.protocol.election import holder_of, leader_of_slot, slot_start, slots_elapsed
+from swarm.types import NO_ADDRESS, NO_DIGEST, Address, Digest, MemberId, PlanId
 
 MAX_MEMBERS = 256
-
+SLOTS = 4
+"""Outputs of a plan: the model, statistics, the best model, gathered rows."""
+MODEL_SLOT, STATISTICS_SLOT = 0, 1
+PLAIN = 255
+"""`Rules.colluders` of a plan whose updates are not masked."""
+MOST_SAMPLES = 2**45 - 1
+"""Of one member: the sum over all members stays far below what a merge can weigh exactly."""
+NO_ROLE, DRAWN, FIRST_NAMED = 0, 1, 2
+"""`Rules.holder`: no role; whoever is drawn at each opening; FIRST_NAMED + m: member m."""
 
 MemberSet: TypeAlias = int
 """Which members: bit i stands for member i."""
@@ -66,6 +74,21 @@ class RoundStatus(IntEnum):
     CLOSED = 2
     FINAL = 3
     VOID = 4
+    MASKING = 5
+    LOCKED = 6
+
+
+UNDER_WAY = (RoundStatus.OPEN, RoundStatus.CLOSED, RoundStatus.MASKING, RoundStatus.LOCKED)
+"""What a plan opens no other round beside."""
+
+
+class Duty(IntFlag):
+    """What a member does in a plan."""
+
+    TRAIN = 1
+    HOLD = 2
+    """May hold the plan's role, if it has one."""
+    TEST = 4
 
 
 class Omission(IntEnum):
@@ -83,14 +106,18 @@ class Rules:
     """A plan's rules, as the contract enforces them. Counts and whole seconds."""
 
     rounds: int
-    """Number of the last round; training rounds are 1..rounds."""
-    statistics_round: bool
-    """Whether a round 0 comes first, in which statistics are merged by sum."""
+    """Number of the last round: a cap over all stages, which are numbered through from 1."""
     min_peers: int
     """Submissions without which nothing is merged."""
     verify_level: VerifyLevel = VerifyLevel.FULL
-    consent_s: int = 60
-    """How long after the min_peers-th consent the first round still waits for other members."""
+    colluders: int = PLAIN
+    """How many curious members masked updates withstand; 255: updates are not masked."""
+    min_rows: int = 0
+    """The fewest training rows with which a site may train."""
+    holder: int = NO_ROLE
+    """Who holds the plan's role: 0 nobody, 1 whoever is drawn at each opening, 2 + m member m."""
+    reopens: bool = False
+    """Whether it may open masked sums over a base that another plan has locked already."""
     window_s: int = 0
     """Nobody but the completing submit may close before this much of the round has run."""
     grace_s: int = 2
@@ -115,6 +142,30 @@ class Member:
     """Whether two thirds of the members back it as a validator; founders are."""
     validator: bool = False
     seen_at: int = 0
+    standby: Address = NO_ADDRESS
+    """A second node, which synchronises and may be made the node; nothing else."""
+    contact: bytes = b""
+    """The node's signed addresses, as it stated them last."""
+    contact_at: int = 0
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What a member consents with."""
+
+    duties: int
+    """`Duty` flags; at least one."""
+    max_samples: int
+    """The most samples that it will ever claim; 0 without TRAIN."""
+    permit: Digest = NO_DIGEST
+    """A salted digest of what allows it to take part."""
+    until: int = 0
+    """Chain time after which the consent counts as withdrawn at the next opening; 0: never."""
+    commitment: Digest = NO_DIGEST
+    """To the secret that its first submission will reveal."""
+    receiving_key: Digest = NO_DIGEST
+    """The first public key to which shares are sealed, in masked rounds."""
+    meta: Digest = NO_DIGEST
 
 
 @dataclass
@@ -122,6 +173,7 @@ class Consent:
     """A member's consent to one plan."""
 
     member: MemberId
+    duties: int
     max_samples: int
     commitment: Digest
     committed_round: int = 0
@@ -129,6 +181,10 @@ class Consent:
     """Where `commitment` was made (0, 0: before the first round), so that its secret can be
     derived. A consent in mid-plan has a place, too, or it would use a revealed secret again."""
     seen_at: int = 0
+    until: int = 0
+    permit: Digest = NO_DIGEST
+    receiving_key: Digest = NO_DIGEST
+    meta: Digest = NO_DIGEST
 
 
 @dataclass
@@ -140,16 +196,36 @@ class Submission:
     revealed: bool
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """What a round is to end with, and what is voted on: attestations count only for one that is
+    equal in every field."""
+
+    model: Digest
+    omitted: MemberSet
+    slot: int = MODEL_SLOT
+    """The plan's output that `model` becomes."""
+    next: int = 1
+    """The stage of the round that follows; 0 completes the plan."""
+
+
 @dataclass
 class Candidate:
     """A posted merge. Several may stand at once; the first that a majority attests is final."""
 
     leader: MemberId
-    model: Digest
-    omitted: MemberSet
+    outcome: Outcome
     attesters: MemberSet
     posted_at: int
     reasons: bytes = b""
+
+    @property
+    def model(self) -> Digest:
+        return self.outcome.model
+
+    @property
+    def omitted(self) -> MemberSet:
+        return self.outcome.omitted
 
 
 def member_with_node(members: Mapping[MemberId, Member], node: Address) -> Member | None:
@@ -170,6 +246,14 @@ class Round:
     opening, however long ago that was; those silent throughout it are not waited for."""
     base: Digest = NO_DIGEST
     roster: MemberSet = 0
+    stage: int = 1
+    """Which of the program's stages it belongs to, counted from 1."""
+    trainers: MemberSet = 0
+    """Of the roster, those who train: only they submit, and are waited for."""
+    holder: MemberId | None = None
+    """Who holds the plan's role in this attempt."""
+    epoch: int = 0
+    """The masking epoch; 0 in plain rounds."""
     left: MemberSet = 0
     """Roster members that withdrew while the round ran."""
     submitted: MemberSet = 0
@@ -208,12 +292,9 @@ class Round:
         """Chain time from which two leader cycles without a final model may be voided."""
         return self.slot_begins_at(2 * len(self.eligible))
 
-    def candidate(self, model: Digest, omitted: MemberSet) -> Candidate | None:
-        """The posted merge with exactly this model and these omissions."""
-        for candidate in self.candidates:
-            if candidate.model == model and candidate.omitted == omitted:
-                return candidate
-        return None
+    def candidate(self, outcome: Outcome) -> Candidate | None:
+        """The posted merge with exactly this outcome."""
+        return next((c for c in self.candidates if c.outcome == outcome), None)
 
 
 @dataclass
@@ -224,21 +305,27 @@ class Plan:
     proposer: MemberId
     name: str
     digest: Digest
-    model0: Digest
-    workflow: Digest
-    workflow_version: int
-    merge: Digest
+    """Of the plan's code."""
+    program: Digest
+    """Of its stages and folds (`protocol.program`)."""
+    base: Digest
+    """The model that training starts from."""
     rules: Rules
     status: PlanStatus = PlanStatus.PROPOSED
     participants: MemberSet = 0
     consents: dict[MemberId, Consent] = field(default_factory=dict)
-    min_consents_at: int = 0
+    invited: MemberSet = 0
+    declined: MemberSet = 0
+    until: int = 0
+    """How long the invited may decide: then the first round waits for nobody's answer any more."""
     stop_votes: MemberSet = 0
-    statistics: Digest = NO_DIGEST
-    model: Digest = NO_DIGEST
-    """The newest final model; `model0` before the first."""
-    model_round: int = 0
-    """The round that made `model`; 0 for model0."""
+    outputs: tuple[Digest, ...] = (NO_DIGEST,) * SLOTS
+    """By slot: the newest final model (`base` before the first), statistics, the best model,
+    gathered rows."""
+    output_rounds: tuple[int, ...] = (0,) * SLOTS
+    """The rounds that made them; 0: none."""
+    stage: int = 1
+    """The stage of the next round that is not a further attempt."""
     seed: Digest = NO_DIGEST
     merge_s: int = 0
     """Recent seconds from close to the round's end, smoothed: what leader slots are cut from."""
@@ -249,6 +336,27 @@ class Plan:
         """(round, attempt) of what runs or ran last; (0, 0) before the first round. A consent's
         commitment is made here."""
         return (0, 0) if self.round is None else (self.round.number, self.round.attempt)
+
+    @property
+    def model(self) -> Digest:
+        """The newest final model; `base` before the first."""
+        return self.outputs[MODEL_SLOT]
+
+    @property
+    def model_round(self) -> int:
+        """The round that made `model`; 0 for `base`."""
+        return self.output_rounds[MODEL_SLOT]
+
+    @property
+    def statistics(self) -> Digest:
+        return self.outputs[STATISTICS_SLOT]
+
+    def take_output(self, round: int, outcome: Outcome) -> None:
+        """Note what a round has ended with."""
+        outputs, rounds = list(self.outputs), list(self.output_rounds)
+        outputs[outcome.slot], rounds[outcome.slot] = outcome.model, round
+        self.outputs, self.output_rounds = tuple(outputs), tuple(rounds)
+        self.stage = outcome.next or self.stage
 
     def live_until(self, member: MemberId, round: Round) -> int:
         """Chain time until which `member` counts as live: the liveness interval after its last
@@ -285,8 +393,8 @@ def contributors(round: Round, omitted: MemberSet) -> MemberSet:
 
 
 def pending(plan: Plan, round: Round, members: MemberSet, now: int) -> MemberSet:
-    """Live roster members that have not submitted: the ones that an open round waits for."""
-    missing = present_in(round, members) & ~round.submitted
+    """Live trainers that have not submitted: the ones that an open round waits for."""
+    missing = present_in(round, members) & round.trainers & ~round.submitted
     return member_set(m for m in members_in(missing) if now <= plan.live_until(m, round))
 
 
@@ -308,36 +416,106 @@ def may_close(plan: Plan, round: Round, members: MemberSet, now: int) -> bool:
     )
 
 
+def is_holder_silent(plan: Plan, round: Round, members: MemberSet, now: int) -> bool:
+    """Whether the role's holder has gone, or has sent nothing for the liveness interval."""
+    if round.holder is None:
+        return False
+    gone = not present_in(round, members) & (1 << round.holder)
+    return gone or now > plan.live_until(round.holder, round)
+
+
 def may_void(plan: Plan, round: Round, members: MemberSet, now: int) -> bool:
     """Whether `void()` would be accepted at chain time `now`."""
     rules = plan.rules
+    too_few = submitters(round, members).bit_count() < rules.min_peers
     if round.status is RoundStatus.OPEN:
-        if present_in(round, members).bit_count() < rules.min_peers:
+        if (present_in(round, members) & round.trainers).bit_count() < rules.min_peers:
             return True
-        too_few = submitters(round, members).bit_count() < rules.min_peers
+        if is_holder_silent(plan, round, members, now):
+            return True
         return too_few and now >= round.opened_at + rules.max_round_s
     if round.status is RoundStatus.CLOSED:
-        too_few = submitters(round, members).bit_count() < rules.min_peers
         return (too_few and not round.candidates) or now >= round.voidable_at
     return False
+
+
+def expired(plan: Plan, now: int) -> MemberSet:
+    """The participants whose consents have ended: the next opening counts them as withdrawn."""
+    consents = (plan.consents[m] for m in members_in(plan.participants))
+    return member_set(c.member for c in consents if c.until and now > c.until)
+
+
+def willing_with(plan: Plan, duty: Duty, members: MemberSet, now: int) -> MemberSet:
+    """The present participants with this duty and a consent that has not ended."""
+    willing = plan.participants & members & ~expired(plan, now)
+    return member_set(m for m in members_in(willing) if plan.consents[m].duties & duty)
+
+
+def undecided(plan: Plan, members: MemberSet) -> MemberSet:
+    """The invited that have neither consented nor declined: the first round waits for them."""
+    return plan.invited & members & ~plan.participants & ~plan.declined
+
+
+def holders(plan: Plan, members: MemberSet, now: int) -> MemberSet:
+    """Those who may be given the plan's role at an opening at `now`."""
+    if plan.rules.holder == NO_ROLE:
+        return 0
+    willing = willing_with(plan, Duty.HOLD, members, now)
+    named = willing if plan.rules.holder == DRAWN else 1 << (plan.rules.holder - FIRST_NAMED)
+    return willing & named
+
+
+def holder_at(plan: Plan, number: int, attempt: int, candidates: MemberSet) -> MemberId | None:
+    """Who of these is given the role in this attempt; None where there is no role."""
+    chosen = tuple(members_in(candidates))
+    return holder_of(chosen, plan.seed, number, attempt) if chosen else None
 
 
 def may_open(plan: Plan, members: MemberSet, now: int) -> bool:
     """Whether `open()` would be accepted at chain time `now`.
 
-    The first round waits until every member has consented, or for `consent_s` after the
-    min_peers-th consent; later ones only for enough participants.
+    Every opening needs enough willing trainers, and somebody to hold the role if there is one. The
+    first waits until nobody invited is undecided, or until the invitation has ended.
     """
     if plan.status not in (PlanStatus.PROPOSED, PlanStatus.RUNNING):
         return False
-    if plan.round is not None and plan.round.status in (RoundStatus.OPEN, RoundStatus.CLOSED):
+    if plan.round is not None and plan.round.status in UNDER_WAY:
         return False
-    willing = plan.participants & members
-    if willing.bit_count() < plan.rules.min_peers:
+    if willing_with(plan, Duty.TRAIN, members, now).bit_count() < plan.rules.min_peers:
         return False
-    if plan.status is PlanStatus.RUNNING or willing == members:
+    if plan.rules.holder != NO_ROLE and not holders(plan, members, now):
+        return False
+    if plan.status is PlanStatus.RUNNING:
         return True
-    return now >= plan.min_consents_at + plan.rules.consent_s
+    return not undecided(plan, members) or now >= plan.until
+
+
+def opened(plan: Plan, members: MemberSet, now: int) -> Plan:
+    """The plan with its next attempt or round open, where `may_open` holds.
+
+    Consents that have ended are withdrawn by it.
+    """
+    previous = plan.round
+    if previous is None:
+        number, attempt, stage = 1, 1, plan.stage
+    elif previous.status is RoundStatus.VOID:
+        number, attempt, stage = previous.number, previous.attempt + 1, previous.stage
+    else:
+        number, attempt, stage = previous.number + 1, 1, plan.stage
+    participants = plan.participants & ~expired(plan, now)
+    round = Round(
+        number,
+        attempt,
+        RoundStatus.OPEN,
+        now,
+        0 if previous is None else previous.opened_at,
+        plan.model,
+        participants & members,
+        stage,
+        willing_with(plan, Duty.TRAIN, members, now),
+        holder_at(plan, number, attempt, holders(plan, members, now)),
+    )
+    return replace(plan, status=PlanStatus.RUNNING, participants=participants, round=round)
 
 
 def merge_seconds(before_s: int, took_s: int, slot_s: int) -> int:

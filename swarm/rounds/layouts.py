@@ -12,6 +12,8 @@ from swarm.errors import PlanError, RemoteError
 from swarm.learning.messages import Loaded, Tensor
 from swarm.learning.supervisor import Trainer
 from swarm.protocol.machine import FrozenUpdate
+from swarm.protocol.program import Program
+from swarm.protocol.state import STATISTICS_SLOT
 from swarm.tensors import Layout, TensorSpec
 from swarm.types import NO_DIGEST, Digest, MemberId
 
@@ -44,6 +46,7 @@ class Layouts:
     me: MemberId
     trainer: Trainer
     store: BlobStore
+    program: Program
     model0: Digest = NO_DIGEST
     """As the chain has it; none before the first look."""
     _known: tuple[Layout, Layout] | None = None
@@ -61,7 +64,8 @@ class Layouts:
 
     async def of_round(self, number: int, updates: tuple[FrozenUpdate, ...]) -> Layout:
         """What every update of a round must look like: the model, or this site's statistics."""
-        if number != 0:
+        place = self.program.place(number)
+        if place is None or place.stage.slot != STATISTICS_SLOT:
             return await self.travelling()
         own = next((u.update for u in updates if u.member == self.me), None)
         if own is None or not self.store.has(own):

@@ -18,6 +18,7 @@ from swarm.blobs.store import BlobStore
 from swarm.learning.messages import Progress
 from swarm.learning.supervisor import Trainer
 from swarm.protocol import machine as m
+from swarm.protocol.program import Program
 from swarm.protocol.state import Member, Plan, Round, RoundStatus, member_set
 from swarm.rounds.address_book import AddressBook
 from swarm.rounds.checking import Checking
@@ -73,7 +74,7 @@ class Participation:
         """A new head: the plan as it stands there, all members ever, and the rounds that are known
         to have ended since the last one."""
         self.book.members = members
-        self.layouts.model0 = plan.model0
+        self.layouts.model0 = plan.base
         present = member_set(i for i, member in members.items() if member.present)
         await self.history.note(self.machine.plan, plan, present, ended)
         self.blobs.observe(plan)
@@ -96,6 +97,11 @@ class Participation:
     def plan(self) -> Plan | None:
         """The plan as the round machine sees it; None before its first look."""
         return self.machine.plan
+
+    @property
+    def program(self) -> Program:
+        """What the plan's rounds are for."""
+        return self.machine.program
 
     @property
     def halted(self) -> str | None:
@@ -124,10 +130,17 @@ class Participation:
 
     def rounds(self, newest: int = KEPT_ROUNDS) -> list[dict[str, Any]]:
         """What is remembered of the newest rounds, oldest first."""
-        return self.records.as_list(self.book.names(), newest)
+        return [
+            record
+            | {
+                "title": self.program.title_of(record["round"]),
+                "number": self.program.number_of(record["round"]),
+            }
+            for record in self.records.as_list(self.book.names(), newest)
+        ]
 
     def models(self) -> dict[int, Digest]:
-        """The final models that are kept here, by training round."""
+        """The final models that are kept here, by round of the chain."""
         return self.blobs.models()
 
     @property
@@ -154,6 +167,7 @@ def open_participation(
     plan: PlanId,
     me: MemberId,
     election_secret: bytes,
+    program: Program,
     *,
     chain: Chain,
     store: BlobStore,
@@ -172,9 +186,9 @@ def open_participation(
         return Meters(time.monotonic(), exchange.busy_s, *traffic())
 
     inbox, book = Inbox(), AddressBook(me)
-    machine = m.RoundMachine(plan, me, election_secret, store.has)
-    blobs = PlanBlobs(store, records, keep_models)
-    layouts = Layouts(me, trainer, store)
+    machine = m.RoundMachine(plan, me, election_secret, store.has, program)
+    blobs = PlanBlobs(store, records, program, keep_models)
+    layouts = Layouts(me, trainer, store, program)
     drafts = Drafts(plan, store, exchange)
     collection = Collection(book, store, exchange, layouts, blobs)
     training = Training(trainer, store, collection, blobs, records, inbox)

@@ -34,6 +34,7 @@ class RoundRecord:
     """One round as this node lived through it."""
 
     round: int
+    """Its number on the chain."""
     attempt: int
     leader: int | None = None
     contributors: list[int] = field(default_factory=list)
@@ -141,11 +142,11 @@ class Records:
         self.save()
 
     def models(self) -> dict[int, Digest]:
-        """The final models by training round, oldest first."""
+        """What final rounds have made, by round of the chain, oldest first."""
         return {
             number: to_digest(record.model)
             for number, record in sorted(self.rounds.items())
-            if number > 0 and record.model
+            if record.model
         }
 
     def save(self) -> None:

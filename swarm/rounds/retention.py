@@ -11,6 +11,7 @@ import trio
 from swarm.blobs.store import BlobStore
 from swarm.errors import LocalError
 from swarm.protocol.machine import blobs_to_keep
+from swarm.protocol.program import Program
 from swarm.protocol.state import Plan, PlanStatus, RoundStatus
 from swarm.rounds.records import Records
 from swarm.types import Digest
@@ -26,6 +27,7 @@ class PlanBlobs:
 
     store: BlobStore
     records: Records
+    program: Program
     keep_models: int
     _made: dict[int, set[Digest]] = field(default_factory=dict)
     """What was made or pulled for a round, by its number."""
@@ -43,9 +45,10 @@ class PlanBlobs:
         return self._made.get(number, frozenset())
 
     def models(self) -> dict[int, Digest]:
-        """The final models that are kept here, by training round."""
-        newest = list(self.records.models().items())[-self.keep_models :]
-        return {n: digest for n, digest in newest if self.store.has(digest)}
+        """The final models that are kept here, by round of the chain."""
+        made = self.records.models().items()
+        models = [(n, digest) for n, digest in made if self.program.number_of(n) is not None]
+        return {n: digest for n, digest in models[-self.keep_models :] if self.store.has(digest)}
 
     @property
     def are_known(self) -> bool:

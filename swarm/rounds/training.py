@@ -73,7 +73,7 @@ class Training:
         else:
             statistics = command.statistics
             trained = await self.trainer.train(
-                command.number,
+                command.within,
                 self.store.path(command.base),
                 out,
                 base_digest=command.base,

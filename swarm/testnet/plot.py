@@ -22,9 +22,9 @@ def write_plot(report: dict[str, Any], path: Path) -> Path | None:
 
     metric = next(iter(report["swarm"]), None)
     figure, axes = pyplot.subplots(figsize=(7.5, 4.5), dpi=120, layout="constrained")
-    rounds = [r for r in report["rounds"] if r["round"] > 0 and metric in r["metrics"]]
+    rounds = [r for r in report["rounds"] if r["number"] is not None and metric in r["metrics"]]
     axes.plot(
-        [r["round"] for r in rounds],
+        [r["number"] for r in rounds],
         [math.nan if r["metrics"][metric] is None else r["metrics"][metric] for r in rounds],
         color="#1b7837",
         linewidth=2.2,

@@ -208,7 +208,7 @@ def _refuse_repetition(plans: list[dict[str, Any] | None]) -> None:
         if plan is not None and (plan["attempt"] or 0) > ATTEMPTS:
             failure = PlanError if WRONG_SCHEMA in plan["last_report"] else LocalError
             raise failure(
-                f"round {plan['round']} was tried {ATTEMPTS} times: "
+                f"{plan['title']} was tried {ATTEMPTS} times: "
                 f"{plan['last_report'] or 'see the log of the nodes'}"
             )
 
@@ -220,7 +220,7 @@ def plan_of(status: dict[str, Any], plan_id: int | None) -> dict[str, Any] | Non
 
 
 def _scored(plan: dict[str, Any]) -> bool:
-    return any(r["round"] == plan["rounds"] and r["metrics"] for r in plan["records"])
+    return any(r["number"] == plan["rounds"] and r["metrics"] for r in plan["records"])
 
 
 def run_testnet(
@@ -310,7 +310,8 @@ def build_report(
     notes: list[str],
     wall_s: float,
 ) -> dict[str, Any]:
-    """What `--json` writes. A round's seconds are the slowest node's, its bytes all nodes', its
+    """What `--json` writes. A round has its number on the chain, and its number among the rounds of
+    training if it is one. A round's seconds are the slowest node's, its bytes all nodes', its
     metrics those on all sites' validation rows. `swarm`, `pooled` and each site's `local` are on
     all test rows, and `test_looks` counts the models that were ever scored on them."""
     metrics = {m["round"]: s for m, s in zip(models, scored.progress, strict=False)}
@@ -321,6 +322,8 @@ def build_report(
         rounds.append(
             {
                 "round": number,
+                "title": record["title"],
+                "number": record["number"],
                 "attempt": record["attempt"],
                 "leader": record["leader"],
                 "contributors": record["contributors"],

@@ -79,8 +79,7 @@ def _finished(statuses: Statuses) -> list[tuple[int, str]]:
         if record["omitted"]:
             left_out = (f"{name} ({why})" for name, why in record["omitted"].items())
             who += f", without {', '.join(left_out)}"
-        kind = "statistics" if record["round"] == 0 else f"round {record['round']}"
-        lines.append((record["round"], f"{kind}: {who}, {record['total_s']:.1f} s"))
+        lines.append((record["round"], f"{record['title']}: {who}, {record['total_s']:.1f} s"))
     return lines
 
 
@@ -154,7 +153,7 @@ def print_report(report: dict[str, Any], plot: Path | None, report_file: Path | 
     """The end of a run: scores, seconds, where the model lies, and what to do next."""
     console = Console(highlight=False)
     metrics = list(report["swarm"])
-    rounds = [r for r in report["rounds"] if r["round"] > 0]
+    rounds = [r for r in report["rounds"] if r["number"] is not None]
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("scored on all sites' held-back rows")
     table.add_column("training rows", justify="right")

@@ -6,19 +6,25 @@
 from __future__ import annotations
 
 import pytest
-from harness.evm import EvmContract
+from harness.evm import DOMAIN, EvmContract
 
+from swarm.chain.signer import NodeKeys
+from swarm.protocol.attestation import Attestation, attestation_digest, sign
 from swarm.protocol.election import commitment_to
-from swarm.protocol.ledger import Founder, Kind
-from swarm.protocol.state import Rules
+from swarm.protocol.membership import Founder, Kind
+from swarm.protocol.state import Outcome, Rules, Terms
 from swarm.types import NO_ADDRESS, Address, Digest, PlanId
 
 DIGEST = Digest(b"\x11" * 32)
-LIMIT = 400_000
+LIMIT = 500_000
+
+
+SECRETS = [bytes([n + 1]) * 32 for n in range(24)]
+NODES = [NodeKeys(secret).address for secret in SECRETS]
 
 
 def node(number: int) -> Address:
-    return Address(b"\xb2" + number.to_bytes(19, "big"))
+    return NODES[number]
 
 
 def costs(members: int) -> dict[str, int]:
@@ -32,16 +38,18 @@ def costs(members: int) -> dict[str, int]:
         most[label] = max(most.get(label, 0), book.gas_used)
 
     plan = PlanId(1)
-    rules = Rules(9, False, 2, max_round_s=600, slot_s=10)
-    send("proposePlan", 0, "proposePlan", "a plan", DIGEST, DIGEST, DIGEST, 1, DIGEST, rules)
+    rules = Rules(9, 2, max_round_s=600, slot_s=10, holder=1)
+    send("proposePlan", 0, "proposePlan", "a plan", DIGEST, DIGEST, DIGEST, rules, 0, 0)
     for n in range(members):
         label = "consent" if n < members - 1 else "consent, which opens"
-        send(label, n, "consent", plan, DIGEST, 100, commitment_to(bytes([n + 1]) * 32))
+        secret = commitment_to(bytes([n + 1]) * 32)
+        terms = Terms(3, 100, DIGEST, now + 10**6, secret, DIGEST, DIGEST)
+        send(label, n, "consent", plan, DIGEST, terms)
     send("checkIn", 0, "checkIn", plan, 1, 1, 500)
     for attempt in (1, 2):
         for n in range(members):
             reveal = bytes([n + 1 + 100 * (attempt - 1)]) * 32
-            update = (DIGEST, 10, reveal, commitment_to(bytes([n + 101]) * 32), DIGEST)
+            update = (DIGEST, 10, reveal, commitment_to(bytes([n + 101]) * 32), DIGEST, b"")
             label = "submit" if n < members - 1 else "submit, which closes"
             send(label, n, "submit", plan, 1, attempt, *update)
         if attempt == 1:
@@ -55,13 +63,22 @@ def costs(members: int) -> dict[str, int]:
         now += slot_s * (place > 0)
         model = bytes([place + 1]) * 32
         label = "merge" if place == 0 else "merge, the last of all"
-        send(label, leader, "merge", plan, 1, 2, model, 0, b"")
-    for n in [n for n in range(members) if n != leaders[-1]][: members // 2]:
-        send("attest", n, "attest", plan, 1, 2, model, 0, 3, DIGEST)
+        send(label, leader, "merge", plan, 1, 2, Outcome(model, 0), b"")
+    last = Outcome(model, 0)
+    voters = [n for n in range(members) if n != leaders[-1]][: members // 2]
+    send("attest", voters[0], "attest", plan, 1, 2, last, 3, DIGEST)
+    said = attestation_digest(DOMAIN, Attestation(plan, 1, 2, last, 3, DIGEST))
+    carried = [sign(SECRETS[n], said) for n in voters[1:-1]]
+    if carried:
+        arguments = (last, 3, [DIGEST] * len(carried), carried)
+        send(f"attestMany, {len(carried)}", voters[0], "attestMany", plan, 1, 2, *arguments)
+    dated = ("attest", plan, 1, 2, last, 3, DIGEST)
+    send("until, attest, which ends the round", voters[-1], "until", now, *dated)
     now += 10_000
-    update = (DIGEST, 10, bytes(32), DIGEST, DIGEST)
+    update = (DIGEST, 10, bytes(32), DIGEST, DIGEST, b"")
     for n in (0, 1):
         send("submit, the others silent", n, "submit", plan, 2, 1, *update)
+    send("setContact", 0, "setContact", bytes(range(256)) * 2)
     send("propose", 0, "propose", Kind.REMOVE, NO_ADDRESS, NO_ADDRESS, "", members - 1, 0)
     for n in range(1, -(-2 * members // 3)):
         send("vote, which removes", n, "vote", 1, True)

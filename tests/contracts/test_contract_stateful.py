@@ -11,9 +11,10 @@ from __future__ import annotations
 import random
 from collections import Counter
 from copy import deepcopy
+from dataclasses import replace
 from typing import Any
 
-from harness.evm import EvmContract, LedgerContract
+from harness.evm import DOMAIN, EvmContract, LedgerContract
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -25,31 +26,40 @@ from hypothesis.stateful import (
 )
 
 from swarm.chain import contract
+from swarm.chain.signer import NodeKeys
 from swarm.errors import ContractError
+from swarm.protocol.attestation import Attestation, attestation_digest, sign
 from swarm.protocol.election import commitment_to
 from swarm.protocol.follow import follow
 from swarm.protocol.ledger import Founder, Kind
 from swarm.protocol.state import (
+    Candidate,
     Member,
     Omission,
+    Outcome,
     Plan,
     PlanStatus,
     Round,
     RoundStatus,
     Rules,
+    Terms,
     VerifyLevel,
+    expired,
     may_open,
     members_in,
     submitters,
+    undecided,
 )
 from swarm.types import NO_ADDRESS, NO_DIGEST, Address, Digest, MemberId, PlanId
 
 START = 1_700_000_000
 DAY = 86_400
 UNREACHABLE_ERRORS = {
+    "MaskedUnavailable": "the walk proposes plain plans; named tests ask for masked rounds",
     "ConsortiumNoFounders": "only the constructor raises it",
     "ConsortiumBadKind": "the specification's type has no such kind",
     "PlanTooMany": "the walk proposes four plans at most",
+    "ConsortiumBudget": "the walk seldom makes seventeen proposals in a day; named tests do",
     "ConsortiumFull": "256 admissions are too many for a random walk",
 }
 TRANSITIONS = {
@@ -76,6 +86,21 @@ TRANSITIONS = {
     "member removed",
     "member removed while its round ran",
     "node changed",
+    "node changed to the standby",
+    "contact stated",
+    "proposal cancelled",
+    "opened by a decline",
+    "opened when the invitation had ended",
+    "opened without somebody whose consent had ended",
+    "opened with a holder",
+    "opened with somebody who does not train",
+    "voided as the holder was silent",
+    "voided and opened with another holder",
+    "completed early",
+    "consent renewed",
+    "until in time",
+    "until too late",
+    "final by attestMany",
     "validator endorsed late",
     "validator retired",
     "version activated",
@@ -95,9 +120,11 @@ TRANSITIONS = {
     ),
 }
 ROUND_CALLS = {
-    "withdraw", "stop", "open", "checkIn", "submit", "close", "merge", "attest", "finalise", "void",
-    "post",
+    "decline", "withdraw", "stop", "open", "checkIn", "submit", "close", "merge", "attest",
+    "attestMany", "finalise", "void",
 }  # fmt: skip
+NODE_SECRETS = [bytes([n + 1]) * 32 for n in range(8)]
+NODE_KEYS = [NodeKeys(secret) for secret in NODE_SECRETS]
 PICK = st.integers(0, 2**32)
 """Seeds one step: hypothesis chooses and shrinks the sequence, not the choices within a step."""
 
@@ -122,17 +149,22 @@ class Consortium(RuleBasedStateMachine):
         self.changed: set[PlanId] = set()
         self.version = 1
         self.accepted = False
+        nodes = {NODE_KEYS[n].address: NODE_SECRETS[n] for n in range(founders)}
         cards = [
-            Founder(address(1, n), address(1 + n % 2, n), f"site {n}") for n in range(founders)
+            Founder(node if n % 2 else address(1, n), node, f"site {n}")
+            for n, node in enumerate(nodes)
         ]
         self.spec = LedgerContract(cards, self.now)
         self.ledger = self.spec.ledger
         self.real = EvmContract(cards, self.now)
         self.secrets: dict[bytes, bytes] = {}
+        self.keys: dict[Address, bytes] = nodes
+        """Of those nodes whose keys are real, so that they can sign: address → secret."""
         self.made = founders
-        self.propose_plan(random.Random(pick))
+        draw = random.Random(pick)
+        self.propose_plan(draw)
         for member in list(self.ledger.members.values()):
-            self.consent(random.Random(pick), PlanId(1), member.node)
+            self.consent(draw, PlanId(1), member.node)
 
     # Calls.
 
@@ -148,6 +180,11 @@ class Consortium(RuleBasedStateMachine):
                 answers.append((None, error.name, error.arguments))
         assert answers[0] == answers[1], f"{function}{arguments} by {sender.hex()} at {self.now}"
         accepted = answers[0][1] == ""
+        if function == "until":
+            seen["until in time"] += accepted
+            seen["until too late"] += answers[0][1] == "Expired"
+            function, *rest = arguments[1:]
+            arguments = tuple(rest)
         seen[function if accepted else f"! {answers[0][1]}"] += 1
         for number, old in before.items():
             if old is not None and old is not self.ledger.plans[number].round:
@@ -157,6 +194,13 @@ class Consortium(RuleBasedStateMachine):
             self.note(function)
             self.follow(plans, members)
             self.done.append((sender, function, *arguments))
+            seen["node changed to the standby"] += function == "setNode" and any(
+                name == "StandbyChanged" for name, _ in self.real.events
+            )
+            if function == "consent":
+                plan = plans[arguments[0]]
+                held_by = self.ledger.membership.either(sender).id
+                seen["consent renewed"] += bool(plan.participants >> held_by & 1)
             if function in ("proposePlan", "consent") or function in ROUND_CALLS:
                 self.changed.add(PlanId(answers[0][0] or arguments[0]))
         return accepted
@@ -184,7 +228,9 @@ class Consortium(RuleBasedStateMachine):
         """Count the kinds of transition, from the contract's own events."""
         names = [name for name, _ in self.real.events]
         for name, fields in self.real.events:
-            if name == "RoundClosed":
+            if name == "RoundOpened":
+                self.note_opening(function, fields, "RoundVoided" in names)
+            elif name == "RoundClosed":
                 how = {"submit": "the completing submit", "close": "close()"}
                 seen[f"closed by {how.get(function, 'a withdrawal')}"] += 1
                 current = self.real.past_round(
@@ -204,6 +250,11 @@ class Consortium(RuleBasedStateMachine):
                 )
                 assert old is not None
                 seen[f"voided {'after the close' if old.closed_at else 'while open'}"] += 1
+                plan = self.ledger.plans[PlanId(fields["plan"])]
+                early = self.now < old.opened_at + plan.rules.max_round_s
+                seen["voided as the holder was silent"] += (
+                    early and old.holder is not None and not old.closed_at
+                )
             elif name == "MemberRemoved":
                 bit = 1 << fields["member"]
                 rounds = [plan.round for plan in self.ledger.plans.values() if plan.round]
@@ -214,12 +265,30 @@ class Consortium(RuleBasedStateMachine):
         seen["member admitted"] += "MemberAdmitted" in names
         seen["member removed"] += "MemberRemoved" in names
         seen["node changed"] += "NodeChanged" in names
+        seen["contact stated"] += "ContactChanged" in names
+        seen["proposal cancelled"] += "ProposalCancelled" in names
         seen["validator retired"] += "ValidatorRetired" in names
         late = "ValidatorEndorsed" in names and "MemberAdmitted" not in names
         seen["validator endorsed late"] += late
         if "PlanStopped" in names:
             how = "a majority" if "PlanStopVoted" in names else "its proposer"
             seen[f"plan stopped by {how}"] += 1
+
+    def note_opening(self, function: str, fields: dict[str, Any], after_void: bool) -> None:
+        plan = self.ledger.plans[PlanId(fields["plan"])]
+        assert plan.round is not None
+        first = plan.round.number == 1 and plan.round.attempt == 1
+        seen["opened by a decline"] += function == "decline"
+        waited = undecided(plan, self.ledger.present_members)
+        seen["opened when the invitation had ended"] += first and bool(waited)
+        gone = set(plan.consents) - set(members_in(plan.participants))
+        ended = [plan.consents[i].until for i in gone]
+        seen["opened without somebody whose consent had ended"] += any(
+            until and until < self.now for until in ended
+        )
+        seen["opened with a holder"] += fields["holder"] != 255
+        seen["voided and opened with another holder"] += after_void and fields["holder"] != 255
+        seen["opened with somebody who does not train"] += fields["trainers"] != fields["roster"]
 
     def note_final(self, function: str, fields: dict[str, Any]) -> None:
         done = self.real.past_round(PlanId(fields["plan"]), fields["round"], fields["attempt"])
@@ -231,7 +300,9 @@ class Consortium(RuleBasedStateMachine):
             submitters(done, self.ledger.present_members) != done.submitted
         )
         seen["final by a later attempt"] += done.attempt > 1
-        seen["statistics merged"] += done.number == 0
+        seen["statistics merged"] += fields["slot"] == 1
+        plan = self.ledger.plans[PlanId(fields["plan"])]
+        seen["completed early"] += fields["next"] == 0 and done.number < plan.rules.rounds
 
     # What the members do.
 
@@ -248,6 +319,7 @@ class Consortium(RuleBasedStateMachine):
             self.govern: 7,
             self.new_plan: 3,
             self.change_keys: 4,
+            self.date: 5,
             self.sleep: 3,
         }
         (action,) = draw.choices(list(actions), list(actions.values()))
@@ -274,6 +346,15 @@ class Consortium(RuleBasedStateMachine):
             other = self.any_key(draw) if draw.random() < 0.3 else sender
             self.call(other, function, *arguments)
 
+    def date(self, draw: random.Random) -> None:
+        """Something with a time after which it must do nothing."""
+        moves = self.moves(draw) or [(self.any_key(draw), "activate")]
+        for sender, function, *arguments in self.some(draw, moves)[:3]:
+            time = max(0, self.now + draw.choice([-1, 0, 0, 1, 60]))
+            if draw.random() < 0.1:
+                function, arguments = "until", [time, function, *arguments]
+            self.call(sender, "until", time, function, *arguments)
+
     def go_on(self, draw: random.Random) -> None:
         """Some steps that sensible nodes would take now, in some order."""
         for _ in range(draw.randint(1, 10)):
@@ -292,7 +373,17 @@ class Consortium(RuleBasedStateMachine):
     def spoiled(draw: random.Random, arguments: list[Any]) -> list[Any]:
         place = draw.randrange(len(arguments))
         value = arguments[place]
-        worse = value + 1 if isinstance(value, int) else bytes([draw.choice([0, 9])]) * len(value)
+        if isinstance(value, int):
+            worse: Any = value + 1
+        elif isinstance(value, bytes):
+            worse = bytes([draw.choice([0, 9])]) * len(value)
+        elif isinstance(value, Outcome):
+            changes = [{"slot": 4}, {"slot": 2}, {"next": 0}, {"next": 7}, {"omitted": 1}]
+            worse = replace(value, **draw.choice(changes))
+        elif isinstance(value, Terms):
+            worse = replace(value, **draw.choice([{"duties": 0}, {"duties": 8}, {"until": 1}]))
+        else:
+            worse = value[:-1]
         return [*arguments[:place], worse, *arguments[place + 1 :]]
 
     def moves(self, draw: random.Random) -> list[tuple[Any, ...]]:
@@ -311,6 +402,8 @@ class Consortium(RuleBasedStateMachine):
             if may_open(plan, self.ledger.present_members, self.now):
                 return [(anyone, "open", plan.id)]
             return self.consents(draw, plan)
+        if draw.random() < 0.05:
+            return self.consents(draw, plan)
         at = (plan.id, current.number, current.attempt)
         moves: list[tuple[Any, ...]] = [(anyone, "void", *at)]
         if current.status is RoundStatus.OPEN:
@@ -320,15 +413,16 @@ class Consortium(RuleBasedStateMachine):
             if len(late) == 1 and draw.random() < 0.2:
                 return [(nodes[late[0]], "withdraw", plan.id)]
             for number, node in nodes.items():
-                if not current.submitted >> number & 1:
+                if current.trainers >> number & ~current.submitted >> number & 1:
                     moves += 2 * [(node, "submit", *at, *self.update(draw, plan, number))]
             return moves
         for candidate in current.candidates:
             others = [n for n in nodes if not candidate.attesters >> n & 1]
             if len(others) < len(nodes) / 2 + 1 and others and draw.random() < 0.2:
                 moves += 5 * [(nodes[draw.choice(others)], "withdraw", plan.id)]
-            place = (*at, candidate.model, candidate.omitted)
+            place = (*at, candidate.outcome)
             moves.append((anyone, "finalise", *place))
+            moves.append((anyone, "attestMany", *place, *self.carried(draw, plan, candidate)))
             for number in nodes:
                 if not candidate.attesters >> number & 1:
                     moves.append(
@@ -343,15 +437,58 @@ class Consortium(RuleBasedStateMachine):
             omitted = gone | (draw.getrandbits(6) & current.submitted if draw.random() < 0.4 else 0)
             reasons = bytes(draw.randint(1, 5) for _ in range(omitted.bit_count()))
             model = digest(current.number, current.attempt, draw.choice([1, 2]))
-            moves += 2 * [(nodes[leader], "merge", *at, model, omitted, reasons)]
+            slot = draw.choice([0] * 6 + [1, 1, 2, 3, 4])
+            following = draw.choice([current.stage] * 8 + [min(255, current.stage + 1), 0, 255])
+            if draw.random() < 0.05:
+                following = current.stage - 1
+            outcome = Outcome(model, omitted, slot, following)
+            moves += 2 * [(nodes[leader], "merge", *at, outcome, reasons)]
         return moves
 
+    def carried(
+        self, draw: random.Random, plan: Plan, candidate: Candidate
+    ) -> tuple[int, list[Digest], list[bytes]]:
+        """Attestations for somebody else to send: most are good, some stale, foreign or no such."""
+        assert plan.round is not None
+        here = (plan.id, plan.round.number, plan.round.attempt)
+        metas, signatures = [], []
+        for key in self.some(draw, list(self.keys.values())):
+            said = Attestation(*here, candidate.outcome, 3, digest(draw.choice([6, 7])))
+            if draw.random() < 0.2:
+                said = replace(
+                    said,
+                    **draw.choice([{"attempt": 9}, {"level": 2}, {"epoch": 1}, {"plan": 7}]),
+                )
+            signature = sign(key, attestation_digest(DOMAIN, said))
+            if draw.random() < 0.1:
+                signature = draw.choice([signature[:64], bytes(65), signature[:64] + b"\x02"])
+            times = draw.choice([1] * 9 + [2])
+            metas += times * [said.meta]
+            signatures += times * [signature]
+        if draw.random() < 0.05:
+            metas = metas[1:]
+        return draw.choice([3] * 9 + [4]), metas, signatures
+
     def consents(self, draw: random.Random, plan: Plan) -> list[tuple[Any, ...]]:
-        missing = self.ledger.present_members & ~plan.participants
-        return [
-            (self.ledger.members[n].node, "consent", plan.id, digest(3), 50, self.commitment(draw))
-            for n in members_in(missing)
-        ]
+        missing = self.ledger.present_members & ~plan.participants | expired(plan, self.now)
+        present = missing & self.ledger.present_members
+        nodes = [self.ledger.members[n].node for n in members_in(present)]
+        joining = [(node, "consent", plan.id, digest(3), self.terms(draw, plan)) for node in nodes]
+        return [*joining, *joining, *joining, *((node, "decline", plan.id) for node in nodes)]
+
+    def terms(self, draw: random.Random, plan: Plan | None) -> Terms:
+        duties = draw.choice([1] * 12 + [3, 3, 3, 7, 2, 4, 6])
+        if plan is not None and plan.rules.holder and draw.random() < 0.7:
+            duties |= 2
+        samples = draw.choice([50, 50, 50, 2, 2**45 - 1]) if duties & 1 else 0
+        until = self.now + draw.choice([5, 30, 200]) if draw.random() < 0.15 else 0
+        if draw.random() < 0.03:
+            samples = draw.choice([0, 1, 2**45])
+        if draw.random() < 0.02:
+            duties = draw.choice([0, 8, 255])
+        return Terms(
+            duties, samples, digest(10), until, self.commitment(draw), digest(11), digest(12)
+        )
 
     def update(self, draw: random.Random, plan: Plan, number: int) -> tuple[Any, ...]:
         consent = plan.consents[number]
@@ -366,6 +503,7 @@ class Consortium(RuleBasedStateMachine):
             reveal,
             self.commitment(draw),
             digest(6),
+            b"keys" if draw.random() < 0.03 else b"",
         )
 
     def commitment(self, draw: random.Random) -> Digest:
@@ -379,19 +517,27 @@ class Consortium(RuleBasedStateMachine):
 
     def propose_plan(self, draw: random.Random) -> None:
         rules = Rules(
-            draw.choice([1, 2, 3]),
-            draw.random() < 0.3,
+            draw.choice([1, 2, 3, 4]),
             draw.choice([1, 1, 2, 2, 3]),
             draw.choice(list(VerifyLevel)),
-            consent_s=draw.choice([0, 60]),
+            min_rows=draw.choice([0, 0, 0, 2]),
+            holder=draw.choice([0] * 5 + [1, 1, 1, 2]) if draw.random() < 0.97 else 9,
+            reopens=draw.random() < 0.5,
             window_s=draw.choice([0, 0, 5]),
             grace_s=draw.choice([0, 2]),
             liveness_s=draw.choice([1, 20]),
             max_round_s=draw.choice([10, 600]),
             slot_s=draw.choice([1, 3, 10]),
         )
-        model0 = draw.choice([digest(4)] * 9 + [NO_DIGEST])
-        what = ("plan", digest(3), model0, digest(7), 1, digest(8), rules)
+        base = draw.choice([digest(4)] * 19 + [NO_DIGEST])
+        invited = draw.getrandbits(8) if draw.random() < 0.3 else 0
+        until = draw.choice([0, 0, self.now + 60, self.now])
+        if draw.random() < 0.9:
+            invited &= self.ledger.present_members
+            invited = invited if invited.bit_count() >= rules.min_peers else 0
+        elif draw.random() < 0.5:
+            until = draw.choice([self.now - 1, self.now + 91 * DAY])
+        what = ("plan", digest(3), digest(7), base, rules, invited, until)
         self.call(self.any_key(draw), "proposePlan", *what)
 
     def join(self, draw: random.Random) -> None:
@@ -401,12 +547,13 @@ class Consortium(RuleBasedStateMachine):
                 self.consent(draw, plan.id, key)
 
     def consent(self, draw: random.Random, plan: PlanId, key: Address) -> None:
-        self.call(key, "consent", plan, digest(3), draw.randint(1, 50), self.commitment(draw))
+        if plan in self.ledger.plans:
+            self.call(key, "consent", plan, digest(3), self.terms(draw, self.ledger.plans[plan]))
 
     def go_away(self, draw: random.Random) -> None:
         plan = self.some_plan(draw)
         if plan is not None:
-            what = draw.choice(["withdraw", "stop"])
+            what = draw.choice(["withdraw", "stop", "decline"])
             members = [m for m in self.ledger.members.values() if m.id != plan.proposer]
             if draw.random() < 0.3:
                 members = self.some(draw, list(self.ledger.members.values()))
@@ -417,7 +564,7 @@ class Consortium(RuleBasedStateMachine):
     def govern(self, draw: random.Random) -> None:
         """One proposal and some votes on it, or votes on an old one."""
         members = [m for m in self.ledger.members.values() if m.present]
-        number = draw.randint(1, len(self.ledger.proposals) + 1)
+        number = draw.randint(1, len(self.ledger.membership.proposals) + 1)
         if draw.random() < 0.6:
             kind = draw.choice([Kind.ADMIT, Kind.ADMIT, Kind.ADMIT, Kind.REMOVE, Kind.UPGRADE])
             self.made += kind is Kind.ADMIT
@@ -427,14 +574,16 @@ class Consortium(RuleBasedStateMachine):
                 arguments = (
                     address(1, self.made),
                     node,
-                    draw.choice(["x"] * 9 + ["", "z" * 65]),
+                    draw.choice(
+                        [f"x{self.made}"] * 12 + 3 * ["site 0"] + ["", "z" * 65, "a\u200bb"]
+                    ),
                     0,
                     0,
                 )
             elif kind is Kind.UPGRADE:
                 height = self.real.height + draw.randint(0, 3)
                 arguments = (NO_ADDRESS, NO_ADDRESS, "", draw.randint(1, 4), height)
-            number = len(self.ledger.proposals) + 1
+            number = len(self.ledger.membership.proposals) + 1
             self.call(draw.choice(members).account, "propose", kind, *arguments)
         for member in members if draw.random() < 0.4 else self.some(draw, members):
             passed = self.call(member.account, "vote", number, draw.random() < 0.9) and any(
@@ -442,6 +591,10 @@ class Consortium(RuleBasedStateMachine):
             )
             if passed and draw.random() < 0.7:
                 break
+        proposal = self.ledger.membership.proposals.get(number)
+        if draw.random() < 0.4 and proposal is not None:
+            proposer = self.ledger.members[proposal.proposer]
+            self.call(draw.choice([proposer, *members[:1]]).account, "cancel", number)
         for member in list(self.ledger.members.values())[-3:]:
             self.call(member.node, "activate")
         assert self.real.validators() == self.spec.validators()
@@ -451,7 +604,12 @@ class Consortium(RuleBasedStateMachine):
         fresh = address(3, self.made)
         node = draw.choice([fresh, fresh, NO_ADDRESS, self.any_key(draw)])
         for member in self.some(draw, list(self.ledger.members.values())):
+            if draw.random() < 0.5:
+                self.call(member.account, "setStandby", node)
+            if draw.random() < 0.5:
+                node = draw.choice([node, member.standby])
             self.call(member.account, "setNode", node)
+            self.call(member.node, "setContact", draw.randbytes(draw.choice([0, 40, 512, 513])))
             self.made += 1
             node = address(3, self.made)
         if self.ledger.present_members.bit_count() == 1 or draw.random() < 0.2:
@@ -475,10 +633,13 @@ class Consortium(RuleBasedStateMachine):
                 return current.number + slip
             case "attempt":
                 return max(0, current.attempt - slip)
-            case "model":
-                return digest(99) if slip or not candidate else candidate.model
-            case "omitted":
-                return draw.getrandbits(7) if slip or not candidate else candidate.omitted
+            case "outcome":
+                made_up = Outcome(digest(99), draw.getrandbits(7), draw.randint(0, 4), 1)
+                return made_up if slip or not candidate else candidate.outcome
+            case "terms":
+                return self.terms(draw, plan)
+            case "bytes":
+                return draw.randbytes(draw.choice([0, 9, 600]))
             case "reasons":
                 return bytes(draw.choice([*Omission, 0, 6]) for _ in range(draw.randint(0, 2)))
             case "digest":
@@ -488,11 +649,11 @@ class Consortium(RuleBasedStateMachine):
                     [NO_ADDRESS, self.any_key(draw), address(4, draw.getrandbits(8))]
                 )
             case "name":
-                return draw.choice(["", "x", "y" * 64, "z" * 65, "é" * 33])
+                return draw.choice(["", "x", "y" * 64, "z" * 65, "é" * 33, "a\x00", "\u202e"])
             case "kind":
                 return draw.choice(list(Kind))
             case "rules":
-                return Rules(0, False, 1) if slip else Rules(1, False, 257)
+                return Rules(0, 1) if slip else Rules(1, 257)
             case "flag":
                 return draw.random() < 0.5
             case _:
@@ -554,20 +715,23 @@ class Consortium(RuleBasedStateMachine):
 ARGUMENTS = {
     "propose": ["kind", "key", "key", "name", "255", "9"],
     "vote": ["7", "flag"],
+    "cancel": ["7"],
+    "setStandby": ["key"],
+    "setContact": ["bytes"],
     "activate": [],
     "retire": ["200"],
-    "proposePlan": ["name", "digest", "digest", "digest", "1", "digest", "rules"],
-    "consent": ["plan", "digest", "9", "digest"],
+    "proposePlan": ["name", "digest", "digest", "digest", "rules", "9", "9"],
+    "consent": ["plan", "digest", "terms"],
+    "decline": ["plan"],
     "withdraw": ["plan"],
     "open": ["plan"],
     "checkIn": ["plan", "round", "attempt", "1001"],
-    "submit": ["plan", "round", "attempt", "digest", "9", "digest", "digest", "digest"],
+    "submit": ["plan", "round", "attempt", "digest", "9", "digest", "digest", "digest", "bytes"],
     "close": ["plan", "round", "attempt"],
-    "merge": ["plan", "round", "attempt", "model", "omitted", "reasons"],
-    "attest": ["plan", "round", "attempt", "model", "omitted", "3", "digest"],
-    "finalise": ["plan", "round", "attempt", "model", "omitted"],
+    "merge": ["plan", "round", "attempt", "outcome", "reasons"],
+    "attest": ["plan", "round", "attempt", "outcome", "3", "digest"],
+    "finalise": ["plan", "round", "attempt", "outcome"],
     "void": ["plan", "round", "attempt"],
-    "post": ["plan", "round", "1", "digest"],
 }
 """Arguments of the noise, by kind; a number is the largest of some."""
 

@@ -32,9 +32,11 @@ async def train(self: Training, command: m.Train) -> m.Event:
     honest = open_file(store.path(event.update))
     tensors: dict[str, Any] = {name: np.array(honest[name]) for name in honest}
     layout = Layout.read(store.path(event.update))
-    if command.number == 1:
+    if command.task == "statistics":
+        return event
+    if command.within == 1:
         tensors["0.weight"][0, 0] = np.nan
-    elif command.number == 2:
+    elif command.within == 2:
         tensors["0.weight"] = np.zeros((9, 9), np.float32)
         wrong = [
             with_changes(spec, shape=(9, 9)) if spec.name == "0.weight" else spec
@@ -42,7 +44,7 @@ async def train(self: Training, command: m.Train) -> m.Event:
         ]
         layout = Layout.from_specs(wrong)
     else:
-        if command.number == 3:
+        if command.within == 3:
             promised.add(event.update)
         return event
     out = store.scratch(f"hostile-{command.number}")

@@ -69,7 +69,12 @@ def test_a_report_holds_what_programs_need(undisturbed: tuple[dict[str, Any], Pa
         assert set(site["local"]) == set(site["swarm"]) == {"auc"}
     assert set(report["pooled"]) == {"auc"}
     assert {"plan_digest", "chain_id", "contract", "seed", "wall_s"} <= set(report)
-    assert [r["round"] for r in report["rounds"]] == [0, 1, 2, 3]
+    assert [(r["round"], r["number"], r["title"]) for r in report["rounds"]] == [
+        (1, None, "statistics"),
+        (2, 1, "round 1"),
+        (3, 2, "round 2"),
+        (4, 3, "round 3"),
+    ]
     for record in report["rounds"]:
         assert record["leader"] in SITES
         assert record["contributors"] == list(SITES)
@@ -135,7 +140,7 @@ def test_a_killed_trainer_costs_a_retry_and_not_the_run(
     def training() -> int | None:
         plan = plan_at(home)
         fraction = (plan.get("training") or {}).get("fraction", 0)
-        busy = plan.get("round", 0) in (1, 2) and 0.2 < fraction < 0.9
+        busy = plan.get("round", 0) in (2, 3) and 0.2 < fraction < 0.9
         return ask(home, "status")["trainer_pid"] if busy else None
 
     killed: list[int] = []
@@ -166,7 +171,7 @@ def test_status_names_every_node(testnet: Path, swarm: Any) -> None:
         assert psutil.pid_exists(node["pid"])
         assert psutil.pid_exists(node["trainer_pid"])
         assert node["dir"] == str(testnet / node["name"])
-        assert node["round"] == 3
+        assert node["round"] == 4
         assert node["height"] > 10
         assert node["account"].startswith("0x")
         assert node["peer_id"] in node["p2p"][0]

@@ -71,7 +71,11 @@ def test_a_plan_is_trained_on_a_foreign_chain(
         status = ask(homes[0], "status")
         assert status["contract"] == contract
         assert status["chain_id"] == 31337
-        assert {r["round"] for r in status["plans"][0]["records"]} == {0, 1, 2}
+        assert {r["title"] for r in status["plans"][0]["records"]} == {
+            "statistics",
+            "round 1",
+            "round 2",
+        }
         assert not (homes[0] / "chain").exists()
     finally:
         stop_nodes(testnet.file, testnet.processes)

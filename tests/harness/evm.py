@@ -20,6 +20,8 @@ from eth.vm.forks.london.state import LondonState
 from eth.vm.message import Message
 
 from swarm.chain import contract
+from swarm.chain.genesis import library_address
+from swarm.protocol.attestation import domain_of
 from swarm.protocol.ledger import Founder, Ledger, Proposal
 from swarm.protocol.state import Member, Plan, Round
 from swarm.types import NO_ADDRESS, Address, MemberId, PlanId, to_address
@@ -27,6 +29,9 @@ from swarm.types import NO_ADDRESS, Address, MemberId, PlanId, to_address
 AT = Address(b"\xc0" * 20)
 GAS_LIMIT = 100_000_000
 TRANSACTION_GAS = 21_000
+CHAIN_ID = 1
+DOMAIN = domain_of(CHAIN_ID, AT)
+"""What carried attestations are signed over, here and there."""
 
 
 class Book(Protocol):
@@ -47,30 +52,33 @@ class LedgerContract:
 
     def __init__(self, founders: Sequence[Founder], now: int = 0) -> None:
         self.ledger = Ledger(founders, now)
+        self.ledger.domain = DOMAIN
 
     @property
     def height(self) -> int:
-        return self.ledger.height
+        return self.ledger.membership.height
 
     @height.setter
     def height(self, height: int) -> None:
-        self.ledger.height = height
+        self.ledger.membership.height = height
 
     def send(self, sender: Address, now: int, function: str, *arguments: Any) -> Any:
-        method = re.sub("[A-Z]", lambda capital: "_" + capital[0].lower(), function)
-        return getattr(self.ledger, method)(sender, now, *arguments)
+        if function == "until":
+            time, inner, *rest = arguments
+            return self.ledger.until(sender, now, time, _method(inner), tuple(rest))
+        return self.ledger.transact(sender, now, _method(function), *arguments)
 
     def members(self) -> dict[MemberId, Member]:
         return self.ledger.members
 
     def proposals(self) -> dict[int, Proposal]:
-        return self.ledger.proposals
+        return self.ledger.membership.proposals
 
     def validators(self) -> list[Address]:
-        return self.ledger.validators()
+        return self.ledger.membership.validators()
 
     def protocol_version(self) -> int:
-        return self.ledger.protocol_version
+        return self.ledger.membership.protocol_version
 
     def plan(self, plan_id: PlanId) -> Plan:
         return self.ledger.plans[plan_id]
@@ -90,7 +98,11 @@ class EvmContract:
         """What the last transaction emitted."""
         context = _context(now, 0)
         self._state = LondonState(AtomicDB(), context, BLANK_ROOT_HASH)
-        self._execute(NO_ADDRESS, now, contract.creation_data(founders), create=True)
+        libraries = contract.artifact().libraries
+        places = {name: library_address(name) for name in libraries}
+        for library, code in libraries.items():
+            self._execute(NO_ADDRESS, now, code, create=places[library])
+        self._execute(NO_ADDRESS, now, contract.creation_data(founders, places), create=AT)
         self._state.lock_changes()
 
     @property
@@ -106,10 +118,13 @@ class EvmContract:
     def send(self, sender: Address, now: int, function: str, *arguments: object) -> Any:
         """One transaction. Raises ContractError if it reverts, and then nothing has changed."""
         self._known.clear()
-        data = contract.call_data(function, *arguments)
+        data = _calldata(function, *arguments)
         output = self._execute(sender, now, data)
         # What one transaction touched is cold again for the next.
         self._state.lock_changes()
+        if function == "until":
+            output = contract.result(function, output)
+            function = str(arguments[1])
         result = contract.result(function, output)
         return None if result == () else result
 
@@ -154,7 +169,9 @@ class EvmContract:
             self._state.revert(mark)
             self.gas_used, self.events = kept
 
-    def _execute(self, sender: Address, now: int, data: bytes, create: bool = False) -> bytes:
+    def _execute(
+        self, sender: Address, now: int, data: bytes, create: Address | None = None
+    ) -> bytes:
         state = self._state
         state.execution_context = _context(now, self._height)
         code = data if create else state.get_code(AT)
@@ -165,7 +182,7 @@ class EvmContract:
             value=0,
             data=b"" if create else data,
             code=code,
-            create_address=AT if create else None,
+            create_address=create,
         )
         transaction = FrontierTransactionContext(gas_price=0, origin=sender)
         apply = state.computation_class.apply_create_message
@@ -187,6 +204,19 @@ class EvmContract:
         return bytes(done.output)
 
 
+def _calldata(function: str, *arguments: Any) -> bytes:
+    """The data of a call; of `until` with the time, another function and its arguments."""
+    if function == "until":
+        time, *inner = arguments
+        return contract.call_data("until", time, _calldata(*inner))
+    return contract.call_data(function, *arguments)
+
+
+def _method(function: str) -> str:
+    """The specification's name of a function of the contract."""
+    return re.sub("[A-Z]", lambda capital: "_" + capital[0].lower(), function)
+
+
 def _context(now: int, height: int) -> ExecutionContext:
     return ExecutionContext(
         coinbase=NO_ADDRESS,
@@ -196,6 +226,6 @@ def _context(now: int, height: int) -> ExecutionContext:
         mix_hash=bytes(32),
         gas_limit=GAS_LIMIT,
         prev_hashes=(),
-        chain_id=1,
+        chain_id=CHAIN_ID,
         base_fee_per_gas=0,
     )

@@ -32,12 +32,20 @@ from swarm.errors import ContractError
 from swarm.node.upkeep import due
 from swarm.protocol import machine as m
 from swarm.protocol.ledger import Ledger
-from swarm.protocol.state import Member, Plan, PlanStatus, Rules, VerifyLevel
+from swarm.protocol.state import (
+    DRAWN,
+    NO_ROLE,
+    Member,
+    Plan,
+    PlanStatus,
+    Rules,
+    VerifyLevel,
+    expired,
+)
 from swarm.types import Address, MemberId
 
-RULES = Rules(
-    rounds=5, statistics_round=True, min_peers=2, liveness_s=10, max_round_s=60, consent_s=5
-)
+RULES = Rules(rounds=6, min_peers=2, liveness_s=10, max_round_s=60)
+LONGEST_INVITATION_S = 15
 ROUND_BOUND_S = 2 * RULES.max_round_s
 UPKEEP_EVERY_S = 5.0
 DISHONEST = (
@@ -48,6 +56,7 @@ DISHONEST = (
     Vice.WITHHOLDS,
     Vice.GARBAGE,
     Vice.HOARDS,
+    Vice.TWISTS,
     Vice.BOASTS,
 )
 
@@ -164,6 +173,7 @@ class Validators(ConsensusWorld):
 class Disturber(Protocol):
     """What makes trouble in a joint world; `harness.mischief` does."""
 
+    def decide(self) -> None: ...
     def schedule(self) -> None: ...
     def end(self) -> None: ...
     def strike(self, block: Block) -> None: ...
@@ -208,6 +218,8 @@ class JointWorld(Consortium):
         super().__init__(
             nodes,
             _drawn_rules(rules, net),
+            statistics=True,
+            invitation_s=net.rng.choice([2, 5, LONGEST_INVITATION_S]),
             net=net,
             merge_s=net.rng.choice([0.1, 0.5, 2.0]),
             machine_class=machine_class,
@@ -228,8 +240,8 @@ class JointWorld(Consortium):
         self._contributors: set[int] = set()
         self._gone: set[MemberId] = set()
         self._disturber = disturber(self)
-        for i in range(nodes):
-            self.send(i, "consent", *self.consent_of(i))
+        self.dated, self.carried = self.trouble.dated, self.trouble.carried
+        self._disturber.decide()
         self._remember(0)
 
     # The chain.
@@ -271,7 +283,8 @@ class JointWorld(Consortium):
             now = block.timestamp
             self.outcomes[number] = self.execute(self.nodes[i], now, function, arguments, key)
             if self.outcomes[number] is None:
-                self._follow_up(i, function)
+                what = str(arguments[1]) if function == "until" else function
+                self._follow_up(i, what)
         self._remember(block.height)
         self._disturber.strike(block)
 
@@ -286,8 +299,13 @@ class JointWorld(Consortium):
 
     def may_join(self, i: int) -> bool:
         """Whether member `i` could still consent to the plan."""
-        over = self.plan.status in (PlanStatus.COMPLETED, PlanStatus.STOPPED)
-        return not over and bool(self.members & ~self.plan.participants & 1 << i)
+        plan = self.plan
+        standing = plan.participants & ~expired(plan, int(self.now))
+        return not self.is_over() and bool(self.members & ~standing & 1 << i)
+
+    def is_over(self) -> bool:
+        """Whether the plan has ended."""
+        return self.plan.status in (PlanStatus.COMPLETED, PlanStatus.STOPPED)
 
     def _follow_up(self, i: int, function: str) -> None:
         """What a decision of the people, carried out, means for their machines."""
@@ -414,5 +432,6 @@ def _label(key: Address) -> str:
 
 
 def _drawn_rules(rules: Rules, net: SimNet) -> Rules:
-    held = net.rng.random() < 0.25
-    return replace(rules, verify_level=VerifyLevel.HELD if held else rules.verify_level)
+    held, role = net.rng.random() < 0.25, net.rng.random() < 0.25
+    level = VerifyLevel.HELD if held else rules.verify_level
+    return replace(rules, verify_level=level, holder=DRAWN if role else NO_ROLE)

@@ -21,8 +21,8 @@ from harness.rounds import PLAN, SimNode
 from harness.simnet import Weather
 from harness.trouble import Trouble
 from swarm.chain.block import Block
-from swarm.protocol.ledger import DORMANT_S, Kind, ProposalStatus
-from swarm.protocol.state import Member, RoundStatus
+from swarm.protocol.membership import DORMANT_S, Kind, ProposalStatus
+from swarm.protocol.state import Duty, Member, RoundStatus
 from swarm.types import NO_ADDRESS, Address, MemberId
 
 
@@ -40,10 +40,41 @@ class Mischief:
         self._leaving: set[MemberId] = set()
         forgets = self.rng.random() < trouble.forgets and not trouble.liars and len(world.nodes) > 3
         self._lost_votes = self.rng.randint(1, max(1, trouble.lost_votes)) if forgets else 0
-        needed = max(2, 3 * (trouble.liars or bool(self._lost_votes)) + 1)
+        self._testers = 0 if trouble.liars else self.rng.randint(0, trouble.testers)
+        needed = max(2, 3 * (trouble.liars or bool(self._lost_votes)) + 1) + self._testers
         self._spare = max(0, len(world.nodes) - needed)
         """How many validators may still be taken off, for good or for a while."""
         self._ended = False
+
+    def decide(self) -> None:
+        """What every member answers to the plan before anything runs."""
+        world, rng, trouble = self.world, self.rng, self.trouble
+        everyone = Duty.TRAIN | Duty.HOLD
+        for node in world.nodes:
+            node.duties = everyone
+        for node in rng.sample(world.nodes, self._testers):
+            node.duties = rng.choice([Duty.TEST, Duty.TEST | Duty.HOLD])
+            world.count("members that do not train")
+        trainers = [n for n in world.nodes if n.duties & Duty.TRAIN]
+        spare = max(0, len(trainers) - 2 - 2 * trouble.liars)
+        late = rng.sample(trainers, min(spare, rng.randint(0, trouble.late_answers)))
+        honest = [n for n in trainers if n not in late]
+        expiring = rng.sample(honest, min(len(honest), rng.randint(0, trouble.expiries)))
+        for node in world.nodes:
+            if node in late:
+                if rng.random() < 0.5:
+                    world.count("declines")
+                    world.send(node.id, "decline", PLAN)
+                else:
+                    world.count("late answers")
+                world.at(rng.uniform(1, trouble.until_s), partial(self._rejoin, node))
+                continue
+            until = int(world.now) + rng.randint(5, 30) if node in expiring else 0
+            if until:
+                world.count("consents that end")
+                again_s = until - world.now + rng.uniform(0.5, 15)
+                world.at(again_s, partial(self._rejoin, node))
+            world.send(node.id, "consent", *world.consent_of(node.id, until))
 
     def schedule(self) -> None:
         """Draw the times of everything that does not wait for an occasion."""
@@ -58,6 +89,8 @@ class Mischief:
             (trouble.removals, self._remove),
             (trouble.admissions, self._admit),
             (trouble.new_keys, self._change_key),
+            (trouble.cancellations, self._cancel),
+            (trouble.contacts, self._state_contact),
         ):
             for _ in range(rng.randint(0, most)):
                 self._sometime(happen)
@@ -238,7 +271,27 @@ class Mischief:
         self._spare -= 1
         self._leaving.add(node.id)
         key = Address(node.address[:-1] + bytes([(node.address[-1] + 1) % 256]))
+        if self.rng.random() < 0.5:
+            self.world.count("standbys named")
+            self.world.order(node.id, "setStandby", key)
+            self.world.at(self.rng.uniform(1, 5), partial(self._take_over, node, key))
+        else:
+            self.world.order(node.id, "setNode", key)
+
+    def _take_over(self, node: SimNode, key: Address) -> None:
         self.world.order(node.id, "setNode", key)
+
+    def _cancel(self) -> None:
+        """Whoever has an open proposal takes it back."""
+        proposals = self.world.book.proposals().values()
+        for proposal in [p for p in proposals if p.status is ProposalStatus.OPEN][:1]:
+            self.world.count("cancellations asked for")
+            self.world.order(proposal.proposer, "cancel", proposal.id)
+
+    def _state_contact(self) -> None:
+        node = self.rng.choice(self.world.nodes)
+        self.world.count("contacts stated")
+        self.world.order(node.id, "setContact", self.rng.randbytes(self.rng.choice([0, 40, 513])))
 
     # What follows from what people decided.
 
@@ -256,9 +309,11 @@ class Mischief:
     def consent_until_done(self, node: SimNode) -> None:
         """The people at this node consent until the chain shows it, or nothing is left to join."""
         world = self.world
+        if world.is_over():
+            return
         if world.may_join(node.id):
             world.order(node.id, "consent", *world.consent_of(node.id))
-            world.at(3.0, partial(self.consent_until_done, node))
+        world.at(3.0, partial(self.consent_until_done, node))
 
     def move(self, node: SimNode, key: Address) -> None:
         """Stop the node whose key is no longer the member's; start one with the new key, on nothing

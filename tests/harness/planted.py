@@ -27,6 +27,7 @@ from swarm.protocol.election import commitment_to
 from swarm.protocol.ledger import Ledger
 from swarm.protocol.state import (
     Candidate,
+    Outcome,
     Plan,
     Round,
     RoundStatus,
@@ -173,7 +174,7 @@ class SelfQuorum(Ledger):
         super().merge(sender, now, plan_id, number, attempt, *rest)
         plan = self.plans[plan_id]
         round = plan.round
-        candidate = round and round.candidate(rest[0], rest[1])
+        candidate = round and round.candidate(rest[0])
         if round and candidate and round.number == number:
             saved, candidate.attesters = candidate.attesters, round.submitted
             self._finalise_if_majority(plan, round, candidate, now)
@@ -264,8 +265,8 @@ class EmptySeed(Ledger):
 class WrongDigest(Ledger):
     """An attestation counts for the first posted merge, whichever it names."""
 
-    def _candidate(self, round: Round, model: Digest, omitted: int) -> Candidate:
-        super()._candidate(round, model, omitted)
+    def _candidate(self, round: Round, outcome: Outcome) -> Candidate:
+        super()._candidate(round, outcome)
         return round.candidates[0]
 
 
@@ -290,22 +291,83 @@ class SecondFinal(Ledger):
         plan_id: PlanId,
         number: int,
         attempt: int,
-        model: Digest,
+        outcome: Outcome,
         *rest: Any,
     ) -> None:
         """Merge; also when the round is over, as long as it is the last one."""
         past, plan = self.past.get(plan_id), self.plans[plan_id]
         if past is None or (past.number, past.attempt) != (number, attempt):
-            super().merge(sender, now, plan_id, number, attempt, model, *rest)
+            super().merge(sender, now, plan_id, number, attempt, outcome, *rest)
         elif past.first_slot_of(self._operator(sender).id) is None:
             raise ContractError("RoundNotLeader")
-        elif number == 0:
-            plan.statistics = model
         else:
-            plan.model = model
+            plan.take_output(number, outcome)
+
+
+class CarriesOutLate(Ledger):
+    """What has a time is carried out after it as well."""
+
+    def until(
+        self, sender: Address, now: int, time: int, function: str, arguments: tuple[Any, ...]
+    ) -> Any:
+        """Carry out, whatever the time is."""
+        return super().until(sender, now, max(now, time), function, arguments)
+
+
+class ForgetsTheInvited(Ledger):
+    """The first round begins as soon as enough have consented."""
+
+    def _open_if_decided(self, plan: Plan, now: int) -> None:
+        saved, plan.until = plan.until, now
+        super()._open_if_decided(plan, now)
+        plan.until = saved
+
+
+class EndlessConsents(Ledger):
+    """A consent that has ended counts on."""
+
+    def _open(self, plan: Plan, now: int) -> None:
+        ends = {i: consent.until for i, consent in plan.consents.items()}
+        for consent in plan.consents.values():
+            consent.until = 0
+        super()._open(plan, now)
+        for i, consent in plan.consents.items():
+            consent.until = ends[i]
+
+
+class EverybodyTrains(Ledger):
+    """A member that only tests or holds is waited for, like those who train."""
+
+    def _open(self, plan: Plan, now: int) -> None:
+        super()._open(plan, now)
+        if plan.round is not None:
+            plan.round.trainers = plan.round.roster
+
+
+class CarriesAnything(Ledger):
+    """A carried attestation counts for anybody, whoever has signed it."""
+
+    def attest_many(self, *arguments: Any) -> None:
+        """Count one more vote than there are signatures, of a member that has not voted."""
+        plan = self.plans[arguments[2]]
+        round = plan.round
+        if round is not None and round.candidates:
+            round.candidates[0].attesters |= round.submitted
+        super().attest_many(*arguments)
 
 
 # At the nodes.
+
+
+class AnyNextStage(m.RoundMachine):
+    """A node attests a right merge for whatever output and next stage its leader names."""
+
+    def _outcome(self, round: Round, model: Digest, omitted: int) -> Outcome:
+        same = (c.outcome for c in round.candidates if (c.model, c.omitted) == (model, omitted))
+        twisted = [
+            o for o in same if o != super(AnyNextStage, self)._outcome(round, model, omitted)
+        ]
+        return twisted[0] if twisted else super()._outcome(round, model, omitted)
 
 
 class AttestsUnseen(m.RoundMachine):
@@ -363,6 +425,8 @@ BRIEF = Trouble(until_s=20, patience_s=120)
 CRASHY = Trouble(until_s=20, patience_s=250, crashes=8, proposer_deaths=4)
 WINDY = replace(CRASHY, cuts=6)
 FORGETFUL = Trouble(until_s=30, patience_s=250, lost_votes=8, forgets=1, proposer_deaths=4)
+ASKED = replace(QUICK, late_answers=2, expiries=3, testers=2)
+CARRYING = replace(QUICK, carried=0.8)
 LEAVING = replace(QUICK, withdrawals=3)
 SPLIT = Trouble(until_s=40, patience_s=250, cuts=6, leader_deaths=4, fetch_loss=0.6)
 
@@ -429,6 +493,12 @@ FAULTS: Sequence[Fault] = (
     Fault(KeepsDrafts, "keeps drafts"),
     Fault(TrainsTwice, "two trainings at once"),
     Fault(AnyOmission, "leaves out its own good update", 1),
+    Fault(CarriesOutLate, "after its time"),
+    Fault(ForgetsTheInvited, "did not wait for", trouble=ASKED),
+    Fault(EndlessConsents, "whose consent has ended", trouble=ASKED),
+    Fault(EverybodyTrains, "the wrong members train", trouble=ASKED),
+    Fault(CarriesAnything, "without more than half", trouble=CARRYING),
+    Fault(AnyNextStage, "against the program", 1, SPLIT),
 )
 
 
@@ -439,9 +509,8 @@ def find(fault: Fault, within: int) -> tuple[int, str] | None:
     """
     for seed in range(within):
         trouble = replace(fault.trouble, liars=fault.liars)
-        world = joint_world(NODES, seed, trouble, **fault.parts())
         try:
-            world.run_through()
+            joint_world(NODES, seed, trouble, **fault.parts()).run_through()
         except (Violation, SwarmError) as noticed:
             if fault.names(str(noticed)):
                 return seed, str(noticed)

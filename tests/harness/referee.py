@@ -14,10 +14,22 @@ from typing import Any, Protocol
 from harness.simnet import Violation
 from swarm.protocol.election import commitment_to, reveal_term, round_seed
 from swarm.protocol.machine import FrozenUpdate
-from swarm.protocol.state import Plan, Round, RoundStatus, Rules, VerifyLevel, members_in
+from swarm.protocol.program import Program
+from swarm.protocol.state import (
+    Duty,
+    Outcome,
+    Plan,
+    Round,
+    RoundStatus,
+    Rules,
+    Terms,
+    VerifyLevel,
+    members_in,
+)
 from swarm.types import NO_DIGEST, Address, Digest, MemberId
 
 NO_REVEAL = bytes(32)
+NOWHERE = (-1, 0)
 
 
 def name(*parts: object) -> Digest:
@@ -46,20 +58,27 @@ class Watched(Protocol):
 class Referee:
     """Told of every accepted transaction; raises Violation."""
 
-    def __init__(self, nodes: Sequence[Watched], rules: Rules) -> None:
+    def __init__(self, nodes: Sequence[Watched], rules: Rules, program: Program) -> None:
         self.nodes = nodes
         self.rules = rules
+        self.program = program
+        self.signed: dict[bytes, tuple[Digest, MemberId, Address]] = {}
+        """Every signature that was made: of what, by whom, and with which key."""
         self.finals: dict[int, set[Digest]] = {}
         self.finals_at: dict[int, int] = {}
         """Chain time at which each round became final."""
         self._commitments: dict[MemberId, bytes] = {}
         self._declared: dict[MemberId, int] = {}
+        self._until: dict[MemberId, int] = {}
+        self._trains: dict[MemberId, bool] = {}
+        self._decided: set[MemberId] = set()
+        """Who has ever consented or declined."""
         self._used: set[tuple[MemberId, bytes]] = set()
         self._seed = NO_DIGEST
-        self._here = (-1, 0)
+        self._here = NOWHERE
         self._reveals: dict[MemberId, int] = {}
         self._frozen: tuple[int, Digest, int] | None = None
-        self._attested: dict[tuple[Digest, int], set[MemberId]] = {}
+        self._attested: dict[Outcome, set[MemberId]] = {}
 
     def accepted(
         self,
@@ -74,37 +93,61 @@ class Referee:
         """`before` is the round that the transaction met, as the transaction left it."""
         self._check_settled(plan)
         if before is not None:
-            self._enter(before, plan)
+            self._enter(before, plan, now, members)
         if function == "consent":
-            self._commitments[node.id] = arguments[3]
-            self._declared[node.id] = arguments[2]
+            terms: Terms = arguments[2]
+            self._commitments[node.id] = terms.commitment
+            self._declared[node.id] = terms.max_samples
+            self._until[node.id] = terms.until
+            self._trains[node.id] = bool(terms.duties & Duty.TRAIN)
+            self._decided.add(node.id)
+        elif function == "decline":
+            self._decided.add(node.id)
         elif function == "submit":
             self._submitted(node, *arguments[3:])
         elif function == "merge":
             assert before is not None
             self._merged(node, now, before, *arguments[3:])
         elif function == "attest":
-            self._attests(node, before, arguments[3], arguments[4])
+            self._attests(node, before, arguments[3])
+        elif function == "attestMany":
+            for signature in arguments[6]:
+                signer = self.signed.get(signature)
+                if signer is not None:
+                    self._attests(self.nodes[signer[1]], before, arguments[3])
         if before is not None:
             self._check_frozen(before)
             if before.status is RoundStatus.FINAL:
                 self._check_final(before, now, plan, members)
         if plan.round is not None:
-            self._enter(plan.round, plan)
+            self._enter(plan.round, plan, now, members)
 
     def _check_settled(self, plan: Plan) -> None:
         """What is final stays."""
-        newest = {0: plan.statistics}
-        if plan.model_round > 0:
-            newest[plan.model_round] = plan.model
-        for number, model in newest.items():
-            if self.finals.get(number, {model}) != {model}:
+        for number, model in zip(plan.output_rounds, plan.outputs, strict=True):
+            if number > 0 and self.finals.get(number, {model}) != {model}:
                 raise Violation(f"two final models for round {number}")
 
-    def _enter(self, round: Round, plan: Plan) -> None:
+    def _check_opening(self, round: Round, plan: Plan, now: int, members: int) -> None:
+        """Nobody takes part whose consent has ended, and nothing begins before all have decided."""
+        for i in members_in(round.roster):
+            if self._until[i] and now > self._until[i]:
+                raise Violation(f"round {round.number} counts on n{i}, whose consent has ended")
+        trains = {i for i in members_in(round.roster) if self._trains[i]}
+        if set(members_in(round.trainers)) != trains or len(trains) < self.rules.min_peers:
+            raise Violation(f"the wrong members train in round {round.number}")
+        waited_for = set(members_in(plan.invited & members)) - self._decided
+        if self._here == NOWHERE and waited_for and now < plan.until:
+            raise Violation(f"the first round did not wait for {waited_for}, who were invited")
+        place = self.program.place(round.number)
+        if place is None or place.index != round.stage:
+            raise Violation(f"round {round.number} runs in stage {round.stage}")
+
+    def _enter(self, round: Round, plan: Plan, now: int, members: int) -> None:
         here = (round.number, round.attempt)
         if here == self._here:
             return
+        self._check_opening(round, plan, now, members)
         number, attempt = self._here
         if number >= 0 and here not in ((number, attempt + 1), (number + 1, 1)):
             raise Violation(f"round {here} follows round {self._here}")
@@ -121,9 +164,12 @@ class Referee:
         reveal: bytes,
         commitment: Digest,
         meta: Digest,
+        keys: bytes,
     ) -> None:
         if self._frozen is not None:
             raise Violation(f"n{node.id} submitted after the close")
+        if keys or not self._trains[node.id]:
+            raise Violation(f"n{node.id} submitted keys, or what it does not train")
         if node.id in self._reveals:
             raise Violation(f"n{node.id} submitted twice")
         if not 1 <= samples <= self._declared[node.id]:
@@ -139,19 +185,22 @@ class Referee:
         self._commitments[node.id] = commitment
 
     def _merged(
-        self, node: Watched, now: int, round: Round, model: Digest, omitted: int, reasons: bytes
+        self, node: Watched, now: int, round: Round, outcome: Outcome, reasons: bytes
     ) -> None:
         first = round.first_slot_of(node.id)
         if first is None or round.slot_at(now) < first:
             raise Violation(f"n{node.id} merged before its slot")
-        kept = (round.submitted & ~omitted).bit_count()
+        kept = (round.submitted & ~outcome.omitted).bit_count()
         if kept < self.rules.min_peers:
             raise Violation(f"a merge of {kept} updates was accepted")
-        self._attests(node, round, model, omitted)
+        if len(reasons) != outcome.omitted.bit_count():
+            raise Violation("a merge was accepted that does not say why it leaves updates out")
+        self._attests(node, round, outcome)
 
-    def _attests(self, node: Watched, round: Round | None, model: Digest, omitted: int) -> None:
+    def _attests(self, node: Watched, round: Round | None, outcome: Outcome) -> None:
         assert round is not None
-        self._attested.setdefault((model, omitted), set()).add(node.id)
+        model, omitted = outcome.model, outcome.omitted
+        self._attested.setdefault(outcome, set()).add(node.id)
         if not node.honest:
             return
         if model not in node.disk:
@@ -160,6 +209,10 @@ class Referee:
             return
         if model != self._truth(round, omitted):
             raise Violation(f"n{node.id}, who is honest, attests a wrong merge")
+        place = self.program.place(round.number)
+        right = None if place is None else (place.stage.slot, self.program.next_after(round.number))
+        if (outcome.slot, outcome.next) != right:
+            raise Violation(f"n{node.id}, who is honest, attests {outcome}, against the program")
         if omitted >> node.id & 1:
             raise Violation(f"n{node.id} attests a merge that leaves out its own good update")
 
@@ -190,18 +243,21 @@ class Referee:
             raise Violation(f"the wrong members may lead round {round.number}")
 
     def _check_final(self, round: Round, now: int, plan: Plan, members: int) -> None:
-        model = plan.statistics if round.number == 0 else plan.model
         if round.number in self.finals:
             return
+        model = next(
+            (m for n, m in zip(plan.output_rounds, plan.outputs, strict=True) if n == round.number),
+            NO_DIGEST,
+        )
         voters = set(members_in(round.submitted & round.roster & ~round.left & members))
         winners = [
-            omitted
-            for (attested, omitted), who in self._attested.items()
-            if attested == model and 2 * len(who & voters) > len(voters)
+            outcome
+            for outcome, who in self._attested.items()
+            if outcome.model == model and 2 * len(who & voters) > len(voters)
         ]
         if not winners:
             raise Violation(f"round {round.number} is final without more than half of {voters}")
-        who = self._attested[model, winners[0]]
+        who = self._attested[winners[0]]
         honest = [self.nodes[i] for i in voters if self.nodes[i].honest]
         holders = [n for n in honest if model in n.disk]
         if len(honest) == len(voters) and 2 * len(holders) <= len(voters):

@@ -16,31 +16,35 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import partial
 from typing import Any, cast
 
-from harness.evm import Book, EvmContract, LedgerContract
+from harness.evm import DOMAIN, Book, EvmContract, LedgerContract
 from harness.referee import Referee, name, true_model
 from harness.simnet import Port, SimNet, Violation
 from harness.validators import sim_address
 from swarm.errors import ContractError
 from swarm.protocol import machine as m
+from swarm.protocol.attestation import Attestation, attestation_digest
 from swarm.protocol.election import commitment_to, secret_for
 from swarm.protocol.ledger import Founder, Ledger
+from swarm.protocol.program import Program, federated_averaging
 from swarm.protocol.state import (
+    Duty,
     Omission,
+    Outcome,
     Plan,
     Round,
     RoundStatus,
     Rules,
+    Terms,
     VerifyLevel,
     member_set,
     members_in,
     two_thirds,
 )
-from swarm.protocol.workflow import FEDERATED_AVERAGING
 from swarm.types import NO_DIGEST, Address, Digest, MemberId, PlanId
 
 PLAN = PlanId(1)
@@ -48,7 +52,8 @@ MODEL0 = Digest(b"\x01" * 32)
 PLAN_DIGEST = Digest(b"\x02" * 32)
 MOST_SAMPLES = 1000
 TRANSACTION_DEADLINE_S = 60.0
-BY_PEOPLE = frozenset({"propose", "vote", "leave", "setNode"})
+CARRIED_WITHIN_S = 5.0
+BY_PEOPLE = frozenset({"propose", "vote", "cancel", "leave", "setNode", "setStandby"})
 """Transactions that only a member's account may send."""
 
 
@@ -62,6 +67,7 @@ class Vice(StrEnum):
     WITHHOLDS = "never reveals its secret"
     GARBAGE = "submits an update that cannot be merged"
     HOARDS = "serves its update to nobody"
+    TWISTS = "merges rightly, but for another output, or as if the plan ended with it"
     BOASTS = "claims more samples than it has, or than it declared"
     MEDDLES = "sends transactions that it must not send"
 
@@ -78,6 +84,7 @@ class SimNode:
     secret: bytes
     train_s: float = 2.0
     vices: frozenset[Vice] = frozenset()
+    duties: Duty = Duty.TRAIN
     disk: set[Digest] = field(default_factory=lambda: {MODEL0})
     training_fails: bool = False
     evaluated: dict[int, Digest] = field(default_factory=dict)
@@ -106,7 +113,9 @@ class Site:
         self.port = port
         self.world = world
         self.node = node
-        self.machine = world.machine_class(PLAN, node.id, node.secret, node.disk.__contains__)
+        self.machine = world.machine_class(
+            PLAN, node.id, node.secret, node.disk.__contains__, world.program
+        )
         self._wake_at = float("inf")
         self._training: m.Train | None = None
         self._stopping = False
@@ -334,11 +343,58 @@ class Site:
             number, attempt = command.number, command.attempt
             self.event(m.TransactionSettled(command.function, number, attempt, error))
 
+        if Vice.TWISTS in vices and command.function == "merge":
+            self.world.count("merges for another output or stage")
+            outcome = cast(Outcome, arguments[0])
+            twisted = self.port.rng.choice([replace(outcome, slot=2), replace(outcome, next=0)])
+            arguments = (twisted, *arguments[1:])
         if command.function == "merge":
-            model, omitted, _ = cast(tuple[Digest, int, bytes], arguments)
+            outcome, _ = cast(tuple[Outcome, bytes], arguments)
             here = (command.number, command.attempt, self.node.id)
-            self.world.announce(self.node, m.MergeAnnounced(*here, model, omitted))
-        self.world.transact(self, command.function, (PLAN, *place, *arguments), settled)
+            self.world.announce(self.node, m.MergeAnnounced(*here, outcome))
+        carrier = self._find_carrier() if command.function == "attest" else None
+        if carrier is not None:
+            self._have_carried(carrier, command, settled)
+            return
+        function, whole = self._dated(command.function, (PLAN, *place, *arguments))
+        self.world.transact(self, function, whole, settled)
+
+    def _find_carrier(self) -> Site | None:
+        """Another site that is to send this one's attestation, now and then."""
+        if self.port.rng.random() >= self.world.carried:
+            return None
+        others = [n for n in self.world.nodes if n is not self.node and n.awake]
+        return self.port.rng.choice(others).site if others else None
+
+    def _have_carried(
+        self, carrier: Site, command: m.Transact, settled: Callable[[str | None], None]
+    ) -> None:
+        outcome, level, meta = cast(tuple[Outcome, int, Digest], command.arguments)
+        here = (PLAN, command.number, command.attempt)
+        signature = self.world.sign(self.node, Attestation(*here, outcome, level, meta))
+        open_ = [settled]
+
+        def answer(error: str | None) -> None:
+            if open_ and self.port.alive:
+                open_.pop()(error)
+
+        self.world.count("attestations carried")
+        metas, signatures = (meta, meta), (signature, signature)  # the second is skipped
+        arguments = (*here, outcome, level, metas, signatures)
+        self.world.transact(carrier, "attestMany", arguments, answer)
+        self.port.call_later(CARRIED_WITHIN_S, partial(answer, "nobody carried it"))
+
+    def _dated(
+        self, function: str, arguments: tuple[object, ...]
+    ) -> tuple[str, tuple[object, ...]]:
+        """The transaction, sometimes with a time after which it must do nothing."""
+        rng, now = self.port.rng, int(self.world.now)
+        if rng.random() >= self.world.dated:
+            return function, arguments
+        late = rng.random() < 0.3
+        time = now - rng.randint(3, 60) if late else now + rng.randint(30, 300)
+        self.world.count("transactions past their time" if late else "transactions with a time")
+        return "until", (time, function, *arguments)
 
     def _meddle(self) -> None:
         """Send something that the contract must refuse, or that must do no harm."""
@@ -352,18 +408,23 @@ class Site:
         lie = name("lie", self.node.id, *place)
         first = secret_for(self.node.secret, PLAN, 0, 0)
         commitment = commitment_to(first)
-        posted = [(c.model, c.omitted) for c in round.candidates]
-        model, omitted = rng.choice(posted) if posted else (lie, 0)
+        said = [c.outcome for c in round.candidates]
+        outcome = rng.choice(said) if said else Outcome(lie, 0)
+        # The right merge, but for another output, or as if the plan ended with it.
+        twisted = rng.choice([replace(outcome, slot=2), replace(outcome, next=0)])
         level = int(plan.rules.verify_level)
         function, arguments = rng.choice(
             [
-                ("submit", (lie, 5, bytes(32), commitment, NO_DIGEST)),
-                ("submit", (lie, 5, first, commitment, NO_DIGEST)),
-                ("submit", (lie, 10 * MOST_SAMPLES, bytes(32), commitment, NO_DIGEST)),
-                ("merge", (lie, 0, b"")),
-                ("attest", (lie, 0, level, NO_DIGEST)),
-                ("attest", (model, omitted, level, NO_DIGEST)),
-                ("finalise", (model, omitted)),
+                ("submit", (lie, 5, bytes(32), commitment, NO_DIGEST, b"")),
+                ("submit", (lie, 5, first, commitment, NO_DIGEST, b"")),
+                ("submit", (lie, 10 * MOST_SAMPLES, bytes(32), commitment, NO_DIGEST, b"")),
+                ("submit", (lie, 5, bytes(32), commitment, NO_DIGEST, b"keys")),
+                ("merge", (Outcome(lie, 0), b"")),
+                ("merge", (twisted, bytes(twisted.omitted.bit_count() * [1]))),
+                ("attest", (Outcome(lie, 0), level, NO_DIGEST)),
+                ("attest", (outcome, level, NO_DIGEST)),
+                ("attestMany", (outcome, level, (NO_DIGEST,), (bytes(65),))),
+                ("finalise", (outcome,)),
                 ("checkIn", (500,)),
                 ("close", ()),
                 ("void", ()),
@@ -373,7 +434,7 @@ class Site:
             self.node.disk.add(lie)
             self.world.garbage.add(lie)
         if rng.random() < 0.2:
-            announced = m.MergeAnnounced(*place[1:], self.node.id, model, omitted)
+            announced = m.MergeAnnounced(*place[1:], self.node.id, rng.choice([outcome, twisted]))
             self.world.announce(self.node, announced)
         self.world.count("meddling transactions")
         self.world.transact(self, function, (*place, *arguments), lambda error: None)
@@ -387,6 +448,9 @@ class Consortium:
         nodes: int,
         rules: Rules,
         *,
+        statistics: bool = False,
+        invited: int = 0,
+        invitation_s: int = 0,
         seed: int = 0,
         net: SimNet | None = None,
         chain_s: float = 0.2,
@@ -403,6 +467,7 @@ class Consortium:
         self.chain_s, self.fetch_s, self.merge_s = chain_s, fetch_s, merge_s
         self.machine_class = machine_class
         self.site_class = site_class
+        self.program: Program = federated_averaging(rules.rounds - statistics, statistics)
         founding = [(i, sim_address(i)) for i in range(nodes)]
         self.nodes = [SimNode(MemberId(i), key, key, secrets(i)) for i, key in founding]
         self._founders = [Founder(n.account, n.address, f"n{n.id}") for n in self.nodes]
@@ -412,22 +477,27 @@ class Consortium:
         self.executed: list[tuple[int, Address, int, str, tuple[object, ...], str | None]] = []
         """Every transaction in the order of execution: height, sender, time, what, outcome."""
         self.garbage: set[Digest] = set()
+        self.dated = 0.0
+        """Chance that a node's transaction carries a time after which it is to do nothing."""
+        self.carried = 0.0
+        """Chance that an attestation is handed to another node, which sends it."""
         self.fetch_loss = 0.0
         """Chance that a holder does not answer a pull."""
         self.blocked: set[tuple[int, int]] = set()
         """(puller, holder) pairs between which no blob travels."""
         self.counted: Counter[str] = Counter()
         self.chain_now = int(self.now)
-        self.referee = Referee(self.nodes, rules)
+        self.referee = Referee(self.nodes, rules, self.program)
         self._snapshot: tuple[Plan, int] | None = None
         self._ended = (-1, 0)
         if net is None:
             for node in self.nodes:
                 skew = self.net.rng.uniform(-skew_s, skew_s)
                 self.net.add(node.address, partial(self._boot, node), skew_s=skew, start=False)
-        workflow = FEDERATED_AVERAGING
-        digests = (PLAN_DIGEST, MODEL0, workflow.id, 1, workflow.merge_id)
-        self._send(self.nodes[0], self.chain_now, "proposePlan", ("plan", *digests, rules))
+        digests = (PLAN_DIGEST, self.program.digest, MODEL0)
+        until = self.chain_now + invitation_s if invitation_s else 0
+        what = ("plan", *digests, rules, invited, until)
+        self._send(self.nodes[0], self.chain_now, "proposePlan", what)
 
     def new_book(self) -> Book:
         """The contract as it is at genesis."""
@@ -435,7 +505,20 @@ class Consortium:
             return EvmContract(self._founders)
         book = LedgerContract(self._founders)
         book.ledger = self._ledger_class(self._founders)
+        book.ledger.domain = DOMAIN
+        book.ledger.recover = self._recover
         return book
+
+    def sign(self, node: SimNode, said: Attestation) -> bytes:
+        """A signature that nobody else could have made: there is a list of all."""
+        digest = attestation_digest(DOMAIN, said)
+        signature = name("signature", node.address, digest).ljust(65, b"\x1b")
+        self.referee.signed[signature] = (digest, node.id, node.address)
+        return signature
+
+    def _recover(self, digest: Digest, signature: bytes) -> Address | None:
+        signed = self.referee.signed.get(signature)
+        return None if signed is None or signed[0] != digest else signed[2]
 
     @property
     def now(self) -> float:
@@ -472,10 +555,12 @@ class Consortium:
         for node in self.nodes:
             self.net.start(node.address)
 
-    def consent_of(self, i: int) -> tuple[object, ...]:
+    def consent_of(self, i: int, until: int = 0) -> tuple[object, ...]:
         """The arguments of node `i`'s consent."""
-        secret = secret_for(self.nodes[i].secret, PLAN, *self.plan.place)
-        return PLAN, PLAN_DIGEST, MOST_SAMPLES, commitment_to(secret)
+        node = self.nodes[i]
+        commitment = commitment_to(secret_for(node.secret, PLAN, *self.plan.place))
+        samples = MOST_SAMPLES if node.duties & Duty.TRAIN else 0
+        return PLAN, PLAN_DIGEST, Terms(node.duties, samples, until=until, commitment=commitment)
 
     def send(self, i: int, function: str, *arguments: object) -> str | None:
         """Execute a transaction of node `i` at once; the contract's error name, if refused."""
@@ -610,6 +695,11 @@ class Consortium:
         earlier one; the contract's error name, if refused."""
         before = self.plan.round
         error = self._send(node, now, function, arguments, key)
+        if function == "until":
+            time, function, *rest = cast(tuple[int, str, object], arguments)
+            arguments = tuple(rest)
+            if error is None and now > time:
+                raise Violation(f"{function} was carried out {now - time} s after its time")
         if error is not None:
             self.count("refused transactions")
             self._note(f"n{node.id} {function} refused: {error}")
@@ -633,7 +723,8 @@ class Consortium:
         arguments: tuple[object, ...],
         key: Address | None = None,
     ) -> str | None:
-        sender = node.account if function in BY_PEOPLE else key or node.address
+        what = arguments[1] if function == "until" else function
+        sender = node.account if what in BY_PEOPLE else key or node.address
         error = None
         try:
             self.book.send(sender, now, function, *arguments)

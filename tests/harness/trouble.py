@@ -26,6 +26,16 @@ class Trouble:
     sleeps: int = 1
     cuts: int = 2
     withdrawals: int = 1
+    late_answers: int = 1
+    """Invited members that do not consent at once: they decline first, or say nothing."""
+    expiries: int = 1
+    """Consents that end in mid-plan."""
+    testers: int = 1
+    """Members that do not train."""
+    cancellations: int = 1
+    contacts: int = 2
+    dated: float = 0.1
+    carried: float = 0.1
     removals: int = 1
     admissions: int = 1
     new_keys: int = 1

@@ -18,20 +18,21 @@ from swarm.chain import client as client_module
 from swarm.chain import contract as codec
 from swarm.chain.client import ConsortiumClient, EventFollower, InProcessProvider, deploy
 from swarm.chain.engine import Engine
-from swarm.chain.genesis import CONTRACT_ADDRESS, make_genesis
+from swarm.chain.genesis import CONTRACT_ADDRESS, consortium_genesis
 from swarm.chain.genesis import Founder as Card
 from swarm.chain.pool import Pool
 from swarm.chain.rpc import RpcMethods
 from swarm.errors import ChainError, ConfigurationError, ContractError
+from swarm.protocol.attestation import Attestation, domain_of, signer_of
 from swarm.protocol.election import commitment_to
 from swarm.protocol.ledger import Founder, Kind, Ledger
-from swarm.protocol.state import PlanStatus, RoundStatus, Rules
+from swarm.protocol.state import Duty, Outcome, PlanStatus, RoundStatus, Rules, Terms
 from swarm.types import Address, Digest, MemberId, PlanId, to_address
 
 KEYS = [keccak(b"client test %d" % number) for number in range(3)]
 ADDRESSES = [to_address(Account.from_key(key).address) for key in KEYS]
 FOUNDERS = [Founder(address, address, f"site {i}") for i, address in enumerate(ADDRESSES)]
-DIGEST, MODEL, MODEL_1 = (Digest(bytes([n]) * 32) for n in (1, 2, 3))
+DIGEST, MODEL, MODEL_1, PROGRAM = (Digest(bytes([n]) * 32) for n in (1, 2, 3, 4))
 PRE_FUNDED = bytes.fromhex("ac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80")
 """The first account of every anvil: its key is public."""
 
@@ -104,7 +105,7 @@ def chain(request: pytest.FixtureRequest, tmp_path: Path, anvil_url: str) -> Ite
         yield on_anvil(anvil_url)
         return
     cards = [Card(f.name, f.account, f.node) for f in FOUNDERS]
-    genesis = make_genesis(cards, codec.artifact().bytecode, int(time.time()) - 10)
+    genesis = consortium_genesis(cards, int(time.time()) - 10)
     with Engine.open(tmp_path / "chain", genesis) as engine:
         lone = LoneValidator(engine)
 
@@ -118,7 +119,7 @@ def chain(request: pytest.FixtureRequest, tmp_path: Path, anvil_url: str) -> Ite
 
 def propose(client: ConsortiumClient, rules: Rules) -> PlanId:
     receipt = client.transact(
-        "proposePlan", "heart", DIGEST, MODEL, DIGEST, 1, DIGEST, rules, deadline_s=10
+        "proposePlan", "heart", DIGEST, PROGRAM, MODEL, rules, 0, 0, deadline_s=10
     )
     (event,) = receipt.events
     assert event.name == "PlanProposed"
@@ -131,32 +132,38 @@ def test_a_round_on_a_real_chain_reads_back_as_the_specification_says(chain: Cha
     first = clients[0]
     start = {m.seen_at for m in reader.members().values()}
     ledger = Ledger(FOUNDERS, start.pop())
-    rules = Rules(2, False, 2, slot_s=60)
+    ledger.domain = domain_of(first.chain_id, chain.contract)
+    rules = Rules(2, 2, slot_s=60)
 
     def both(number: int, function: str, method: str, *arguments: object) -> None:
         clients[number].transact(function, *arguments, deadline_s=10)
         getattr(ledger, method)(ADDRESSES[number], reader.head()[1], *arguments)
 
-    both(0, "proposePlan", "propose_plan", "heart", DIGEST, MODEL, DIGEST, 1, DIGEST, rules)
+    both(0, "proposePlan", "propose_plan", "heart", DIGEST, PROGRAM, MODEL, rules, 0, 0)
     plan = PlanId(reader.plan_count())
     secrets = [bytes([n + 1]) * 32 for n in range(3)]
     for n in range(3):
-        both(n, "consent", "consent", plan, DIGEST, 100, commitment_to(secrets[n]))
+        terms = Terms(Duty.TRAIN, 100, commitment=commitment_to(secrets[n]))
+        both(n, "consent", "consent", plan, DIGEST, terms)
     for n in range(3):
-        both(n, "submit", "submit", plan, 1, 1, DIGEST, 10 + n, secrets[n], DIGEST, DIGEST)
+        both(n, "submit", "submit", plan, 1, 1, DIGEST, 10 + n, secrets[n], DIGEST, DIGEST, b"")
     current = reader.plan(plan).round
     assert current is not None
     assert current.status is RoundStatus.CLOSED
     leader = current.leader_at(reader.head()[1])
     assert reader.call("leaderAt", plan, 1, 1, reader.head()[1]) == leader
-    both(leader, "merge", "merge", plan, 1, 1, MODEL_1, 0, b"")
-    other = (leader + 1) % 3
-    both(other, "attest", "attest", plan, 1, 1, MODEL_1, 0, 3, DIGEST)
+    merged = Outcome(MODEL_1, 0)
+    both(leader, "merge", "merge", plan, 1, 1, merged, b"")
+    other, carrier = (leader + 1) % 3, (leader + 2) % 3
+    said = Attestation(plan, 1, 1, merged, 3, DIGEST)
+    signature = clients[other].sign_attestation(said)
+    assert signer_of(first.attestation_digest(said), signature) == ADDRESSES[other]
+    both(carrier, "attestMany", "attest_many", plan, 1, 1, merged, 3, [DIGEST], [signature])
 
     assert reader.plan(plan) == ledger.plans[plan]
     assert reader.members() == ledger.members
     assert reader.present_members() == ledger.present_members
-    assert reader.validators() == ledger.validators()
+    assert reader.validators() == ledger.membership.validators()
     past = reader.past_round(plan, 1, 1)
     assert past is not None
     assert past.status is RoundStatus.FINAL
@@ -182,9 +189,9 @@ def test_proposals_and_admitted_members_read_back(chain: Chain) -> None:
 
 def test_a_refusal_carries_the_contracts_error_and_its_fields(chain: Chain) -> None:
     client = chain.client(0)
-    plan = propose(client, Rules(1, False, 2))
+    plan = propose(client, Rules(1, 2))
     with pytest.raises(ContractError, match="PlanDigestMismatch") as caught:
-        client.check("consent", plan, MODEL, 1, DIGEST)
+        client.check("consent", plan, MODEL, Terms(Duty.TRAIN, 1))
     assert caught.value.arguments == {"expected": DIGEST, "given": MODEL}
     with pytest.raises(ContractError, match="PlanUnknown"):
         client.plan(PlanId(99))
@@ -195,10 +202,27 @@ def test_a_refusal_carries_the_contracts_error_and_its_fields(chain: Chain) -> N
 
 def test_a_transaction_that_reverts_in_its_block_is_a_contract_error(chain: Chain) -> None:
     client = chain.client(0)
-    plan = propose(client, Rules(1, False, 2))
+    plan = propose(client, Rules(1, 2))
     tx = client.send("open", plan)
     with pytest.raises(ContractError, match="PlanNotParticipant"):
         client.wait(tx, 10)
+
+
+def test_a_dated_transaction_that_came_too_late_has_no_effect(chain: Chain) -> None:
+    client = chain.client(0)
+    _, now = client.head()
+    with pytest.raises(ContractError, match="Expired"):
+        client.check("until", now - 1, codec.call_data("leave"))
+    tx = client.send_until(now + 1000, "setStandby", Address(b"\x78" * 20))
+    names = [event.name for event in client.wait(tx, 10).events]
+    assert names == ["StandbyChanged"]
+    chain.hold()
+    late = client.send_until(int(time.time()) + 1, "setStandby", Address(bytes(20)))
+    time.sleep(2.1)
+    chain.mine()
+    with pytest.raises(ContractError, match="Expired"):
+        client.wait(late, 10)
+    assert client.members()[MemberId(0)].standby == Address(b"\x78" * 20)
 
 
 def test_several_transactions_may_be_in_flight_from_several_threads(chain: Chain) -> None:
@@ -266,9 +290,9 @@ def test_a_follower_reads_every_event_once_in_bounded_ranges(
     client = chain.client(0)
     follower = EventFollower(client, client.head()[0] + 1)
     assert follower.poll() == []
-    plans = [propose(client, Rules(1, False, 3)) for _ in range(3)]
+    plans = [propose(client, Rules(1, 3)) for _ in range(3)]
     for plan in plans:
-        client.transact("consent", plan, DIGEST, 5, DIGEST, deadline_s=10)
+        client.transact("consent", plan, DIGEST, Terms(Duty.TRAIN, 5), deadline_s=10)
     seen = []
     while found := follower.poll():
         assert len({event.height for event in found}) <= 2

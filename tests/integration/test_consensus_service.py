@@ -15,9 +15,8 @@ from harness.chain import GENESIS_TIME_S, Member, found
 
 from swarm.chain import qbft, service
 from swarm.chain.block import InvalidTransaction, Transaction
-from swarm.chain.contract import artifact
 from swarm.chain.engine import Engine
-from swarm.chain.genesis import make_genesis
+from swarm.chain.genesis import consortium_genesis
 from swarm.chain.messages import (
     Blocks,
     GetBlocks,
@@ -112,10 +111,10 @@ class Site:
 
 
 class Sites:
-    def __init__(self, path: Path, count: int, bytecode: bytes | None = None) -> None:
+    def __init__(self, path: Path, count: int, real: bool = False) -> None:
         self.genesis, members = found(count)
-        if bytecode is not None:
-            self.genesis = make_genesis([m.card for m in members], bytecode, GENESIS_TIME_S)
+        if real:
+            self.genesis = consortium_genesis([m.card for m in members], GENESIS_TIME_S)
         self.hub = Hub()
         self.all = [Site(path / str(i), self.hub, m, self.genesis) for i, m in enumerate(members)]
 
@@ -436,7 +435,7 @@ def test_heads_are_followed_as_they_come(tmp_path):
 
 def test_a_signed_override_lets_three_of_five_go_on_and_takes_back_who_returns(tmp_path):
     async def live() -> None:
-        sites = Sites(tmp_path, 5, artifact().bytecode)
+        sites = Sites(tmp_path, 5, real=True)
         staying, returning = sites.all[:3], sites.all[3]
         async with AsyncExitStack() as stack:
             chains = [await stack.enter_async_context(site.run()) for site in sites.all]

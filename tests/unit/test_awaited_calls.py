@@ -10,6 +10,8 @@ from swarm.protocol.awaited_calls import Waiting, is_more_awaited
 from swarm.protocol.state import (
     Candidate,
     Consent,
+    Duty,
+    Outcome,
     Plan,
     PlanStatus,
     Round,
@@ -21,17 +23,19 @@ from swarm.types import NO_DIGEST, Digest, MemberId, PlanId
 D = Digest(bytes(32))
 ALL = 0b1111
 NOW = 60
-OPEN = Round(4, 1, RoundStatus.OPEN, opened_at=50, roster=ALL)
+OPEN = Round(4, 1, RoundStatus.OPEN, opened_at=50, roster=ALL, trainers=ALL)
 CLOSED = replace(OPEN, status=RoundStatus.CLOSED, submitted=ALL)
 
 
 def plan_in(round: Round | None, **seen_at: int) -> Plan:
     consents = {
-        MemberId(i): Consent(MemberId(i), 100, NO_DIGEST, seen_at=seen_at.get(f"of_{i}", 50))
+        MemberId(i): Consent(
+            MemberId(i), Duty.TRAIN, 100, NO_DIGEST, seen_at=seen_at.get(f"of_{i}", 50)
+        )
         for i in range(4)
     }
     return Plan(
-        PlanId(1), MemberId(0), "p", D, D, D, 1, D, Rules(9, False, 2), PlanStatus.RUNNING, ALL,
+        PlanId(1), MemberId(0), "p", D, D, D, Rules(9, 2), PlanStatus.RUNNING, ALL,
         consents, round=round,
     )  # fmt: skip
 
@@ -40,7 +44,8 @@ def calls(
     function: str, *senders: int, number: int = 4, attempt: int = 1, omitted: int = 0
 ) -> list[Waiting]:
     return [
-        Waiting(function, MemberId(sender), number, attempt, (D, omitted)) for sender in senders
+        Waiting(function, MemberId(sender), number, attempt, Outcome(D, omitted))
+        for sender in senders
     ]
 
 
@@ -71,7 +76,7 @@ def test_attestations_of_another_merge_do_not_count() -> None:
 
 
 def test_attestations_that_stand_already_count() -> None:
-    stands = Candidate(MemberId(2), D, 0, posted_at=55, attesters=0b0101)
+    stands = Candidate(MemberId(2), Outcome(D, 0), posted_at=55, attesters=0b0101)
     plan = plan_in(replace(CLOSED, candidates=[stands]))
     assert is_more_awaited(plan, ALL, calls("attest", 1), NOW) is False
     assert is_more_awaited(plan, ALL, calls("attest", 0), NOW) is True

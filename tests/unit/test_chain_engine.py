@@ -494,8 +494,8 @@ def test_every_replica_computes_these_hashes_for_ever(engine):
     assert (to_hex(engine.genesis_hash), to_hex(block.hash)) == GOLDEN_HASHES
 
 
-GOLDEN_CHAIN_ID = 424327659022896
+GOLDEN_CHAIN_ID = 1912542434948485
 GOLDEN_HASHES = (
-    "0xe08f7218c6af20f1513a3e5bb57708e1cd5f15dd92c6a24810b7e58fba2b3ec2",
-    "0x0d81fc8302ced06908813d7a5e5030334405bba81b538ce38b10af987e739ee3",
+    "0xa6bde9eeb6b5da8e38fb2297dd5801fe4a53702561cc5e7fd41fe58bcc088c99",
+    "0x17977688925c8d5f780919d39ca64061f63cb727b5f90befb82429897bb501d8",
 )

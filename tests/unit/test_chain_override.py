@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 from harness.chain import GENESIS_TIME_S, Member
 
-from swarm.chain.contract import artifact
 from swarm.chain.engine import Engine
-from swarm.chain.genesis import make_genesis
+from swarm.chain.genesis import consortium_genesis
 from swarm.chain.messages import Certificate, Commit, encode
 from swarm.chain.override import Override, SignedOverride, read_override, write_override
 from swarm.chain.service import VOTE_KEY
@@ -24,7 +23,7 @@ from swarm.node.setup import create_node, found_network, install_network
 from swarm.types import Address, Digest
 
 MEMBERS = [Member(number) for number in range(5)]
-GENESIS = make_genesis([m.card for m in MEMBERS], artifact().bytecode, GENESIS_TIME_S)
+GENESIS = consortium_genesis([m.card for m in MEMBERS], GENESIS_TIME_S)
 NODES = tuple(member.address for member in MEMBERS)
 Change = Callable[[Override], Override]
 

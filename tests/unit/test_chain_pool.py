@@ -22,6 +22,8 @@ class FakeChain:
             raise InvalidTransaction("not a member")
         return Transaction(Digest(raw.ljust(32)), sender, nonce, 21_000, raw)
 
+    timestamp = 0
+
     def is_member(self, address: Address) -> bool:
         return address in self.members
 

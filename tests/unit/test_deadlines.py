@@ -54,7 +54,7 @@ ACCOUNTED = {
     "bench.transfer:_serve_raw:accept": SOCKET,
     "bench.transfer:_serve_raw:recv": ENDED,
     "bench.transfer:_serve_raw:sendall": ENDED,
-    "chain.client:deploy:wait": POSITIONAL,
+    "chain.client:_create:wait": POSITIONAL,
     "chain.client:transact:wait": "with the deadline of the transaction",
     "chain.endpoint:ask:make_request": "the provider has a timeout, or is in this process",
     "node.http:_next_event:receive_some": "`read_head` and `read_body` set the deadline",

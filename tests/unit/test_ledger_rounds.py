@@ -21,12 +21,15 @@ from swarm.protocol.ledger import (
     Kind,
 )
 from swarm.protocol.state import (
+    Duty,
     Omission,
+    Outcome,
     Plan,
     PlanStatus,
     Round,
     RoundStatus,
     Rules,
+    Terms,
     VerifyLevel,
     member_set,
     submitters,
@@ -34,7 +37,7 @@ from swarm.protocol.state import (
 from swarm.types import NO_ADDRESS, NO_DIGEST, Address, Digest, MemberId, PlanId
 
 START = 1_700_000_000
-CODE, MODEL_0, UPDATE, META = (Digest(bytes([n]) * 32) for n in (1, 2, 3, 4))
+CODE, MODEL_0, UPDATE, META, PROGRAM = (Digest(bytes([n]) * 32) for n in (1, 2, 3, 4, 5))
 MODEL_A, MODEL_B = Digest(b"\xaa" * 32), Digest(b"\xbb" * 32)
 NOTHING = bytes(32)
 
@@ -48,10 +51,11 @@ class Site:
         self.now = START
         self.id = PlanId(1)
         self.salt = 0
-        settings = {"rounds": 5, "statistics_round": False, "min_peers": 2, "slot_s": 10}
-        self.send(0, "proposePlan", "plan", CODE, MODEL_0, CODE, 1, CODE, Rules(**settings | rules))
+        settings = {"rounds": 5, "min_peers": 2, "slot_s": 10}
+        what = ("plan", CODE, PROGRAM, MODEL_0, Rules(**settings | rules), 0, 0)
+        self.send(0, "proposePlan", *what)
         for n in range(members):
-            self.send(n, "consent", self.id, CODE, 100, commitment_to(secret(n, 0)))
+            self.send(n, "consent", self.id, CODE, terms(100, commitment_to(secret(n, 0))))
 
     def send(self, who: int | Address, function: str, *arguments: Any) -> Any:
         sender = node(who) if isinstance(who, int) else who
@@ -82,7 +86,7 @@ class Site:
 
     def submit(self, who: int, reveal: bytes = NOTHING, samples: int = 10) -> None:
         commitment = commitment_to(secret(who, self.round.number))
-        self.send(who, "submit", *self.at, UPDATE, samples, reveal, commitment, META)
+        self.send(who, "submit", *self.at, UPDATE, samples, reveal, commitment, META, b"")
 
     def all_submit(self, *who: int) -> None:
         for n in who:
@@ -90,10 +94,14 @@ class Site:
 
     def merge(self, who: int, model: Digest = MODEL_A, *omitted: int) -> None:
         reasons = bytes([Omission.UNREACHABLE]) * len(omitted)
-        self.send(who, "merge", *self.at, model, member_set(omitted), reasons)
+        self.send(who, "merge", *self.at, Outcome(model, member_set(omitted)), reasons)
 
     def attest(self, who: int, model: Digest = MODEL_A, *omitted: int) -> None:
-        self.send(who, "attest", *self.at, model, member_set(omitted), 3, META)
+        self.send(who, "attest", *self.at, Outcome(model, member_set(omitted)), 3, META)
+
+
+def terms(samples: int, commitment: Digest = NO_DIGEST) -> Terms:
+    return Terms(Duty.TRAIN, samples, commitment=commitment)
 
 
 def account(number: int) -> Address:
@@ -127,7 +135,7 @@ def test_a_lone_leader_cannot_make_its_own_merge_final(found: Found) -> None:
     assert site.round.status is RoundStatus.CLOSED
     candidate = site.round.candidates[0]
     assert candidate.attesters == 1 << leader
-    place = (*site.at, MODEL_A, 0)
+    place = (*site.at, Outcome(MODEL_A, 0))
     assert site.refused(leader, "attest", *place, 3, META).name == "RoundAlreadyAttested"
     assert site.refused(leader, "merge", *place, b"").name == "RoundAlreadyMerged"
     assert site.refused(leader, "finalise", *place).name == "RoundNoMajority"
@@ -187,10 +195,13 @@ def test_a_late_submission_is_refused_between_close_and_merge(found: Found) -> N
     site.now += 30
     site.send(0, "close", *site.at)
     assert site.round.submitted == 0b011
-    late = site.refused(2, "submit", *site.at, UPDATE, 10, NOTHING, CODE, META)
+    late = site.refused(2, "submit", *site.at, UPDATE, 10, NOTHING, CODE, META, b"")
     assert (late.name, late.arguments) == ("RoundWrongStatus", {"status": 2})
     site.merge(site.leader)
-    assert site.refused(2, "attest", *site.at, MODEL_A, 0, 3, META).name == "RoundNotSubmitter"
+    assert (
+        site.refused(2, "attest", *site.at, Outcome(MODEL_A, 0), 3, META).name
+        == "RoundNotSubmitter"
+    )
 
 
 def test_when_nobody_reveals_everyone_is_eligible(found: Found) -> None:
@@ -209,19 +220,19 @@ def test_who_withholds_its_reveal_is_not_eligible(found: Found) -> None:
     terms = reveal_term(account(0), secret(0, 0)) ^ reveal_term(account(2), secret(2, 0))
     assert site.round.seed == round_seed(NO_DIGEST, terms)
     site.now += 10_000
-    assert site.refused(1, "merge", *site.at, MODEL_A, 0, b"").name == "RoundNotLeader"
+    assert site.refused(1, "merge", *site.at, Outcome(MODEL_A, 0), b"").name == "RoundNotLeader"
 
 
 def test_a_replayed_or_stale_reveal_is_refused(found: Found) -> None:
     site = found(2)
     for reveal in (secret(1, 0), secret(0, 7)):
-        wrong = site.refused(0, "submit", *site.at, UPDATE, 10, reveal, CODE, META)
+        wrong = site.refused(0, "submit", *site.at, UPDATE, 10, reveal, CODE, META, b"")
         assert (wrong.name, wrong.arguments) == ("RoundBadReveal", {"member": 0})
     site.submit(0, secret(0, 0))
     site.submit(1, secret(1, 0))
     site.merge(site.leader)
     site.attest(1 - site.leader)
-    stale = site.refused(0, "submit", *site.at, UPDATE, 10, secret(0, 0), CODE, META)
+    stale = site.refused(0, "submit", *site.at, UPDATE, 10, secret(0, 0), CODE, META, b"")
     assert stale.name == "RoundBadReveal"
     site.submit(0, secret(0, 1))
 
@@ -242,11 +253,11 @@ def test_a_withdrawal_before_a_merge_leaves_numerator_and_denominator(found: Fou
     site.all_submit(0, 1, 2, 3)
     gone = (site.leader + 1) % 4
     site.send(gone, "withdraw", site.id)
-    bad = site.refused(site.leader, "merge", *site.at, MODEL_A, 0, b"")
+    bad = site.refused(site.leader, "merge", *site.at, Outcome(MODEL_A, 0), b"")
     assert (bad.name, bad.arguments) == ("RoundBadOmission", {"omitted": 0})
     leader = site.leader
     site.merge(leader, MODEL_A, gone)
-    left = site.refused(gone, "attest", *site.at, MODEL_A, 1 << gone, 3, META)
+    left = site.refused(gone, "attest", *site.at, Outcome(MODEL_A, 1 << gone), 3, META)
     assert left.name == "PlanNotParticipant"
     site.attest(next(n for n in range(4) if n not in (gone, leader)), MODEL_A, gone)
     assert site.plan.model == MODEL_A  # two of the three that remain
@@ -260,7 +271,7 @@ def test_a_withdrawal_after_a_merge_leaves_the_merge_and_may_complete_it(found: 
     site.merge(leader)
     site.attest(others[0])
     site.send(others[1], "withdraw", site.id)
-    site.send(others[2], "finalise", *site.at, MODEL_A, 0)  # two of three
+    site.send(others[2], "finalise", *site.at, Outcome(MODEL_A, 0))  # two of three
     assert site.plan.model == MODEL_A
 
 
@@ -293,7 +304,7 @@ def test_a_merge_before_the_leaders_slot_is_refused_and_after_it_accepted(found:
     site = found(3)
     site.all_submit(0, 1, 2)
     first, second = site.leader, site.round.leader_at(site.now + 10)
-    early = site.refused(second, "merge", *site.at, MODEL_B, 0, b"")
+    early = site.refused(second, "merge", *site.at, Outcome(MODEL_B, 0), b"")
     assert (early.name, early.arguments) == ("RoundNotLeader", {"member": second})
     site.now += 10
     site.merge(second, MODEL_B)
@@ -317,9 +328,9 @@ def test_an_attestation_for_another_digest_or_other_omissions_is_refused(found: 
     site.merge(leader)
     other = (leader + 1) % 3
     for model, omitted in ((MODEL_B, 0), (MODEL_A, 1)):
-        unknown = site.refused(other, "attest", *site.at, model, omitted, 3, META)
+        unknown = site.refused(other, "attest", *site.at, Outcome(model, omitted), 3, META)
         assert unknown.name == "RoundUnknownCandidate"
-        assert unknown.arguments == {"model": model, "omitted": omitted}
+        assert unknown.arguments == {"model": model, "omitted": omitted, "slot": 0, "next": 1}
 
 
 def test_an_attestation_below_the_plans_level_is_refused(found: Found) -> None:
@@ -328,15 +339,15 @@ def test_an_attestation_below_the_plans_level_is_refused(found: Found) -> None:
     leader = site.leader
     site.merge(leader)
     for level in (1, 4):
-        low = site.refused(1 - leader, "attest", *site.at, MODEL_A, 0, level, META)
+        low = site.refused(1 - leader, "attest", *site.at, Outcome(MODEL_A, 0), level, META)
         assert (low.name, low.arguments) == ("RoundBadLevel", {"given": level, "needed": 2})
-    site.send(1 - leader, "attest", *site.at, MODEL_A, 0, 2, META)
+    site.send(1 - leader, "attest", *site.at, Outcome(MODEL_A, 0), 2, META)
 
 
 def test_a_second_submission_is_refused(found: Found) -> None:
     site = found(2)
     site.submit(0)
-    again = site.refused(0, "submit", *site.at, MODEL_A, 1, NOTHING, CODE, META)
+    again = site.refused(0, "submit", *site.at, MODEL_A, 1, NOTHING, CODE, META, b"")
     assert again.name == "RoundAlreadySubmitted"
     assert site.round.submissions[0].update == UPDATE
 
@@ -344,9 +355,9 @@ def test_a_second_submission_is_refused(found: Found) -> None:
 def test_more_samples_than_declared_at_consent_are_refused(found: Found) -> None:
     site = found(2)
     for samples in (0, 101):
-        bad = site.refused(0, "submit", *site.at, UPDATE, samples, NOTHING, CODE, META)
+        bad = site.refused(0, "submit", *site.at, UPDATE, samples, NOTHING, CODE, META, b"")
         assert (bad.name, bad.arguments) == ("RoundBadSamples", {"given": samples, "most": 100})
-    bad = site.refused(0, "submit", *site.at, NO_DIGEST, 1, NOTHING, CODE, META)
+    bad = site.refused(0, "submit", *site.at, NO_DIGEST, 1, NOTHING, CODE, META, b"")
     assert bad.name == "RoundBadDigest"
 
 
@@ -354,10 +365,10 @@ def test_too_few_contributors_are_refused(found: Found) -> None:
     site = found(3, min_peers=3)
     site.all_submit(0, 1, 2)
     reasons = bytes([Omission.NOT_FINITE])
-    few = site.refused(site.leader, "merge", *site.at, MODEL_A, 1, reasons)
+    few = site.refused(site.leader, "merge", *site.at, Outcome(MODEL_A, 1), reasons)
     assert (few.name, few.arguments) == ("RoundTooFewContributors", {"needed": 3})
     for reasons in (b"", b"\x00", b"\x06", b"\x01\x01"):
-        bad = site.refused(site.leader, "merge", *site.at, MODEL_A, 1, reasons)
+        bad = site.refused(site.leader, "merge", *site.at, Outcome(MODEL_A, 1), reasons)
         assert bad.name == "RoundBadOmission"
 
 
@@ -467,21 +478,21 @@ def test_a_consent_in_mid_plan_notes_its_place_so_that_no_secret_is_used_twice(
     site = found(3)
     assert site.plan.consents[2].committed_attempt == 0
     site.send(2, "withdraw", site.id)
-    site.send(2, "consent", site.id, CODE, 100, commitment_to(secret(2, 1)))
+    site.send(2, "consent", site.id, CODE, terms(100, commitment_to(secret(2, 1))))
     own = site.plan.consents[2]
     assert (own.committed_round, own.committed_attempt) == site.plan.place == (1, 1)
 
 
-def test_the_statistics_round_leaves_model_0_in_place(found: Found) -> None:
-    site = found(2, statistics_round=True, rounds=1)
-    assert site.round.number == 0
-    for model in (MODEL_B, MODEL_A):
+def test_what_goes_to_another_output_leaves_the_model_in_place(found: Found) -> None:
+    site = found(2, rounds=2)
+    for outcome in (Outcome(MODEL_B, 0, 1, 2), Outcome(MODEL_A, 0, 0, 0)):
         assert site.round.base == MODEL_0
         site.all_submit(0, 1)
         leader = site.leader
-        site.merge(leader, model)
-        site.attest(1 - leader, model)
-    assert (site.plan.statistics, site.plan.model, site.plan.model_round) == (MODEL_B, MODEL_A, 1)
+        site.send(leader, "merge", *site.at, outcome, b"")
+        site.send(1 - leader, "attest", *site.at, outcome, 3, META)
+    assert (site.plan.outputs[:2], site.plan.output_rounds[:2]) == ((MODEL_A, MODEL_B), (2, 1))
+    assert (site.round.number, site.round.stage) == (2, 2)
     assert site.plan.status is PlanStatus.COMPLETED
     assert site.refused(0, "open", site.id).name == "PlanEnded"
 
@@ -595,10 +606,10 @@ def test_a_majority_cannot_admit_members_of_its_own_until_it_is_two_thirds(found
 
 def test_nobody_proposes_plans_without_end(found: Found) -> None:
     site = found(2)
-    rules = Rules(1, False, 2)
+    rules = Rules(1, 2)
 
     def propose(who: int) -> PlanId:
-        number = site.send(who, "proposePlan", "p", CODE, MODEL_0, CODE, 1, CODE, rules)
+        number = site.send(who, "proposePlan", "p", CODE, PROGRAM, MODEL_0, rules, 0, 0)
         return PlanId(number)
 
     made = [propose(0) for _ in range(MAX_OPEN_PLANS - 1)]  # it has one
@@ -607,6 +618,9 @@ def test_nobody_proposes_plans_without_end(found: Found) -> None:
     assert (refused.value.name, refused.value.arguments) == ("PlanTooMany", {"member": 0})
     propose(1)
     site.send(0, "stop", made[-1])
+    with pytest.raises(ContractError, match="ConsortiumBudget"):
+        propose(0)
+    site.now += 86_400
     propose(0)
 
 
@@ -615,33 +629,39 @@ def test_nobody_proposes_plans_without_end(found: Found) -> None:
 
 def calls(site: Site) -> list[tuple[Any, ...]]:
     """One call of everything that changes the contract, each of which some member could make."""
-    at, rules = site.at, Rules(1, False, 2)
+    at, rules = site.at, Rules(1, 2)
     return [
         ("propose", Kind.ADMIT, account(70), node(70), "x", 0, 0),
         ("vote", 1, True),
         ("leave",),
+        ("cancel", 1),
         ("setNode", node(71)),
+        ("setStandby", node(72)),
+        ("setContact", b"here"),
         ("activate",),
         ("retire", 1),
-        ("proposePlan", "p", CODE, MODEL_0, CODE, 1, CODE, rules),
-        ("consent", site.id, CODE, 10, CODE),
+        ("proposePlan", "p", CODE, PROGRAM, MODEL_0, rules, 0, 0),
+        ("consent", site.id, CODE, terms(10)),
+        ("decline", site.id),
         ("withdraw", site.id),
         ("stop", site.id),
         ("open", site.id),
         ("checkIn", *at, 1),
-        ("submit", *at, UPDATE, 1, NOTHING, CODE, META),
+        ("submit", *at, UPDATE, 1, NOTHING, CODE, META, b""),
         ("close", *at),
-        ("merge", *at, MODEL_A, 0, b""),
-        ("attest", *at, MODEL_A, 0, 3, META),
-        ("finalise", *at, MODEL_A, 0),
+        ("merge", *at, Outcome(MODEL_A, 0), b""),
+        ("attest", *at, Outcome(MODEL_A, 0), 3, META),
+        ("attestMany", *at, Outcome(MODEL_A, 0), 3, [META], [bytes(65)]),
+        ("finalise", *at, Outcome(MODEL_A, 0)),
         ("void", *at),
-        ("post", site.id, 1, 1, META),
+        ("until", START * 2, "activate"),
     ]
 
 
-GOVERNING = {"propose", "vote", "leave", "setNode"}
+GOVERNING = {"propose", "vote", "cancel", "leave", "setNode", "setStandby"}
 OPERATING = {
-    "activate", "open", "checkIn", "submit", "close", "merge", "attest", "finalise", "void", "post",
+    "setContact", "activate", "open", "checkIn", "submit", "close", "merge", "attest", "attestMany",
+    "finalise", "void", "until",
 }  # fmt: skip
 
 
@@ -703,34 +723,37 @@ def test_a_reveal_of_another_attempt_or_plan_is_refused(found: Found) -> None:
     site.submit(0, secret(0, 0))
     site.now += 20
     site.send(0, "void", *site.at)
-    replayed = site.refused(0, "submit", *site.at, UPDATE, 1, secret(0, 0), CODE, META)
+    replayed = site.refused(0, "submit", *site.at, UPDATE, 1, secret(0, 0), CODE, META, b"")
     assert replayed.name == "RoundBadReveal"
-    rules = Rules(1, False, 2)
-    other = site.send(0, "proposePlan", "q", CODE, MODEL_0, CODE, 1, CODE, rules)
+    rules = Rules(1, 2)
+    other = site.send(0, "proposePlan", "q", CODE, PROGRAM, MODEL_0, rules, 0, 0)
     for n in (0, 1):
-        site.send(n, "consent", other, CODE, 100, commitment_to(secret(n, 40)))
-    replayed = site.refused(0, "submit", other, 1, 1, UPDATE, 1, secret(0, 1), CODE, META)
+        site.send(n, "consent", other, CODE, terms(100, commitment_to(secret(n, 40))))
+    replayed = site.refused(0, "submit", other, 1, 1, UPDATE, 1, secret(0, 1), CODE, META, b"")
     assert (replayed.name, replayed.arguments) == ("RoundBadReveal", {"member": 0})
 
 
 def test_what_belongs_to_another_phase_is_refused(found: Found) -> None:
     site = found(3)
     for function, *arguments in (
-        ("merge", *site.at, MODEL_A, 0, b""),
-        ("attest", *site.at, MODEL_A, 0, 3, META),
-        ("finalise", *site.at, MODEL_A, 0),
+        ("merge", *site.at, Outcome(MODEL_A, 0), b""),
+        ("attest", *site.at, Outcome(MODEL_A, 0), 3, META),
+        ("finalise", *site.at, Outcome(MODEL_A, 0)),
     ):
         assert site.refused(0, function, *arguments).name == "RoundWrongStatus"
     assert site.refused(0, "open", site.id).name == "RoundNotOpenable"
     old = site.at
     site.all_submit(0, 1, 2)
-    assert site.refused(0, "attest", *old, MODEL_A, 0, 3, META).name == "RoundUnknownCandidate"
+    assert (
+        site.refused(0, "attest", *old, Outcome(MODEL_A, 0), 3, META).name
+        == "RoundUnknownCandidate"
+    )
     leader = site.leader
     site.merge(leader)
     site.attest((leader + 1) % 3)
     for function, *arguments in (
-        ("merge", *old, MODEL_B, 0, b""),
-        ("attest", *old, MODEL_A, 0, 3, META),
+        ("merge", *old, Outcome(MODEL_B, 0), b""),
+        ("attest", *old, Outcome(MODEL_A, 0), 3, META),
         ("void", *old),
         ("close", *old),
         ("checkIn", *old, 5),
@@ -742,32 +765,30 @@ def test_what_belongs_to_another_phase_is_refused(found: Found) -> None:
 def test_rules_beyond_their_bounds_are_refused_and_at_them_nothing_overflows(found: Found) -> None:
     site = found(2)
     most = 30 * 86_400
-    widest: dict[str, Any] = {"rounds": 100_000, "statistics_round": True, "min_peers": 2}
-    widest |= dict.fromkeys(
-        ("consent_s", "window_s", "grace_s", "liveness_s", "max_round_s", "slot_s"), most
-    )
+    widest: dict[str, Any] = {"rounds": 100_000, "min_peers": 2, "min_rows": 2**32 - 1}
+    widest |= dict.fromkeys(("window_s", "grace_s", "liveness_s", "max_round_s", "slot_s"), most)
 
     def propose(**changes: Any) -> None:
         rules = Rules(**widest | changes)
-        arguments = ("wide", CODE, MODEL_0, CODE, 2**32 - 1, CODE, rules)
+        arguments = ("wide", CODE, PROGRAM, MODEL_0, rules, 0, 0)
         site.id = PlanId(site.send(0, "proposePlan", *arguments))
 
     for changes in (
         {"rounds": 0}, {"rounds": 100_001}, {"min_peers": 0}, {"min_peers": 257},
         {"slot_s": 0}, {"slot_s": most + 1}, {"max_round_s": most + 1}, {"max_round_s": 1},
-        {"liveness_s": 0}, {"liveness_s": most + 1}, {"consent_s": most + 1},
-        {"window_s": most + 1}, {"grace_s": most + 1},
+        {"liveness_s": 0}, {"liveness_s": most + 1},
+        {"window_s": most + 1}, {"grace_s": most + 1}, {"holder": 4}, {"holder": 258},
     ):  # fmt: skip
         with pytest.raises(ContractError, match="PlanBadRules"):
             propose(**changes)
     propose()
     for n in (0, 1):
-        site.send(n, "consent", site.id, CODE, 2**64 - 1, CODE)
+        site.send(n, "consent", site.id, CODE, terms(2**45 - 1))
     site.all_submit(0, 1)
     site.merge(site.leader)
     site.now = site.round.voidable_at
     site.send(0, "void", *site.at)
-    assert (site.round.number, site.round.attempt) == (0, 2)
+    assert (site.round.number, site.round.attempt) == (1, 2)
 
 
 def test_one_who_names_a_newcomers_key_blocks_that_admission_and_gains_nothing(

@@ -10,10 +10,11 @@ from harness.rounds import PLAN, Consortium, Vice
 
 from swarm.protocol import machine as m
 from swarm.protocol.access import may_read
-from swarm.protocol.state import Candidate, PlanStatus, RoundStatus, Rules, VerifyLevel
+from swarm.protocol.state import Candidate, Outcome, PlanStatus, RoundStatus, Rules, VerifyLevel
 from swarm.types import Digest
 
-RULES = Rules(rounds=4, statistics_round=False, min_peers=2, liveness_s=10)
+RULES = Rules(rounds=4, min_peers=2, liveness_s=10)
+MODEL = Digest(bytes(31) + b"\x07")
 HELD = replace(RULES, verify_level=VerifyLevel.HELD)
 
 
@@ -31,7 +32,7 @@ def closed(world: Consortium) -> bool:
 def machine_of(world: Consortium, i: int) -> m.RoundMachine:
     """A machine that has just been started on the disk of node `i`."""
     node = world.nodes[i]
-    return m.RoundMachine(PLAN, node.id, node.secret, node.disk.__contains__)
+    return m.RoundMachine(PLAN, node.id, node.secret, node.disk.__contains__, world.program)
 
 
 def of_kind(commands: list[m.Command], kind: type[m.Command]) -> list[m.Command]:
@@ -218,6 +219,11 @@ def test_updates_are_served_to_submitters_of_a_closed_round_and_to_nobody_else()
     assert not may_read(plan, members & 0b0101, 1, update, int(world.now))
 
 
+def place_of(announced: m.MergeAnnounced) -> tuple[int, int, Digest, int]:
+    outcome = announced.outcome
+    return announced.number, announced.attempt, outcome.model, outcome.omitted
+
+
 def announced_to(world: Consortium) -> tuple[m.RoundMachine, m.MergeAnnounced]:
     """A machine of a submitter that needs to attest, and a merge that is in no block yet."""
     assert world.run(60, lambda: closed(world))
@@ -231,25 +237,33 @@ def announced_to(world: Consortium) -> tuple[m.RoundMachine, m.MergeAnnounced]:
     )
     machine = machine_of(world, me)
     machine.handle(m.ChainObserved(plan, members), world.now)
-    model = Digest(bytes(31) + b"\x07")
-    return machine, m.MergeAnnounced(round.number, round.attempt, leader, model, 0)
+    model = MODEL
+    return machine, m.MergeAnnounced(
+        round.number, round.attempt, leader, Outcome(model, 0, next=world.program.next_after(1))
+    )
 
 
 def test_a_merge_on_its_way_is_checked_and_attested_before_it_is_in_a_block():
     world = started(4, HELD)
     machine, announced = announced_to(world)
     (verify,) = of_kind(machine.handle(announced, world.now), m.Verify)
-    assert (verify.candidate.leader, verify.candidate.model) == (announced.leader, announced.model)
-    place = (announced.number, announced.attempt, announced.model, announced.omitted)
+    assert (verify.candidate.leader, verify.candidate.model) == (
+        announced.leader,
+        announced.outcome.model,
+    )
+    place = place_of(announced)
     (attest,) = of_kind(machine.handle(m.CandidateVerified(*place), world.now), m.Transact)
-    assert (attest.function, attest.arguments[:2]) == ("attest", place[2:])
+    assert (attest.function, attest.arguments[:2]) == (
+        "attest",
+        (announced.outcome, VerifyLevel.HELD),
+    )
 
 
 def test_an_attestation_that_came_too_early_follows_at_once_when_the_merge_is_there():
     world = started(4, HELD)
     machine, announced = announced_to(world)
     machine.handle(announced, world.now)
-    place = (announced.number, announced.attempt, announced.model, announced.omitted)
+    place = place_of(announced)
     machine.handle(m.CandidateVerified(*place), world.now)
     refused = m.TransactionSettled("attest", *place[:2], "RoundUnknownCandidate")
     assert not of_kind(machine.handle(refused, world.now), m.Transact)
@@ -257,7 +271,7 @@ def test_an_attestation_that_came_too_early_follows_at_once_when_the_merge_is_th
     plan, members = world.snapshot()
     posted = copy.deepcopy(plan)
     bit = 1 << announced.leader
-    posted.round.candidates = [Candidate(announced.leader, *place[2:], bit, int(world.now))]
+    posted.round.candidates = [Candidate(announced.leader, announced.outcome, bit, int(world.now))]
     (attest,) = of_kind(machine.handle(m.ChainObserved(posted, members), world.now), m.Transact)
     assert attest.function == "attest"
 
@@ -268,13 +282,14 @@ def test_a_merge_that_is_announced_and_never_comes_makes_the_next_leader_no_late
     round = world.plan.round
     second = round.slot_begins_at(round.first_slot_of(machine.me))
     machine.handle(announced, world.now)
-    place = (announced.number, announced.attempt, announced.model, announced.omitted)
+    place = place_of(announced)
     machine.handle(m.CandidateVerified(*place), world.now)
     assert of_kind(machine.handle(m.TimePassed(), second + 1), m.Merge)
 
 
 @pytest.mark.parametrize(
-    "change", [{"attempt": 9}, {"number": 9}, {"leader": 77}, {"omitted": 1 << 300}]
+    "change",
+    [{"attempt": 9}, {"number": 9}, {"leader": 77}, {"outcome": Outcome(MODEL, 1 << 300)}],
 )
 def test_an_announcement_of_something_else_is_not_looked_at(change):
     world = started(4, HELD)
@@ -302,4 +317,4 @@ def test_a_plan_that_is_stopped_in_the_middle_of_a_round_keeps_its_models_and_no
     assert updates < m.blobs_to_keep(plan, [])
     stopped = copy.deepcopy(plan)
     stopped.status, stopped.round.status = PlanStatus.STOPPED, RoundStatus.VOID
-    assert m.blobs_to_keep(stopped, []) == {plan.model0, plan.model}
+    assert m.blobs_to_keep(stopped, []) == {plan.base, plan.model}

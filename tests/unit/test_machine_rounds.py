@@ -10,11 +10,21 @@ from harness.rounds import PLAN, Consortium, Vice
 
 from swarm.protocol import machine as m
 from swarm.protocol.machine import in_reserve
-from swarm.protocol.state import PlanStatus, Round, RoundStatus, Rules, VerifyLevel
+from swarm.protocol.state import (
+    DRAWN,
+    Duty,
+    PlanStatus,
+    Round,
+    RoundStatus,
+    Rules,
+    VerifyLevel,
+    members_in,
+    undecided,
+)
 from swarm.types import MemberId
 
-RULES = Rules(rounds=5, statistics_round=False, min_peers=2)
-HELD = Rules(rounds=5, statistics_round=False, min_peers=2, verify_level=VerifyLevel.HELD)
+RULES = Rules(rounds=5, min_peers=2)
+HELD = Rules(rounds=5, min_peers=2, verify_level=VerifyLevel.HELD)
 
 
 def started(nodes: int, rules: Rules = RULES, **options: object) -> Consortium:
@@ -33,11 +43,10 @@ def test_four_undisturbed_nodes_finish_their_plan_with_one_model_a_round():
 
 
 def test_a_statistics_round_comes_first_and_leaves_the_model_alone():
-    rules = Rules(rounds=2, statistics_round=True, min_peers=2)
-    world = started(4, rules)
+    world = started(4, Rules(rounds=3, min_peers=2), statistics=True)
     assert world.run(60, lambda: world.plan.statistics != bytes(32))
-    assert world.plan.model == world.plan.model0
-    assert world.run_rounds(2, 60)
+    assert world.plan.model == world.plan.base
+    assert world.run_rounds(3, 60)
 
 
 def test_the_same_seed_gives_the_same_trace():
@@ -61,7 +70,7 @@ def test_a_lone_leader_cannot_make_its_own_merge_final():
 
 
 def test_a_leader_killed_after_the_close_is_replaced_within_its_slot():
-    world = started(8, Rules(rounds=3, statistics_round=False, min_peers=2))
+    world = started(8, Rules(rounds=3, min_peers=2))
     world.run(60, lambda: world.plan.round.status is RoundStatus.CLOSED)
     closed_at = world.now
     world.kill(world.plan.round.leader_at(int(world.now)))
@@ -81,7 +90,7 @@ def test_two_of_three_dead_after_submitting_halt_the_round_until_one_is_back():
 
 
 def test_a_dead_participant_costs_only_the_round_in_which_it_died():
-    world = started(4, Rules(rounds=6, statistics_round=False, min_peers=2, liveness_s=10))
+    world = started(4, Rules(rounds=6, min_peers=2, liveness_s=10))
     world.run_rounds(2, 60)
     world.kill(3)
     world.run_rounds(3, 120)
@@ -93,7 +102,7 @@ def test_a_dead_participant_costs_only_the_round_in_which_it_died():
 
 
 def test_a_slow_participant_that_reports_progress_is_waited_for():
-    world = started(4, Rules(rounds=1, statistics_round=False, min_peers=2, liveness_s=10))
+    world = started(4, Rules(rounds=1, min_peers=2, liveness_s=10))
     world.nodes[2].train_s = 90
     world.run_rounds(1, 200)
     assert world.plan.status is PlanStatus.COMPLETED
@@ -101,7 +110,7 @@ def test_a_slow_participant_that_reports_progress_is_waited_for():
 
 
 def test_a_slow_participant_is_not_waited_for_beyond_the_longest_round():
-    rules = Rules(rounds=1, statistics_round=False, min_peers=2, liveness_s=10, max_round_s=60)
+    rules = Rules(rounds=1, min_peers=2, liveness_s=10, max_round_s=60)
     world = started(4, rules)
     world.nodes[2].train_s = 900
     world.run_rounds(1, 200)
@@ -111,7 +120,7 @@ def test_a_slow_participant_is_not_waited_for_beyond_the_longest_round():
 
 def test_a_4_to_4_split_vote_makes_nothing_final_until_the_halves_can_see_each_others_updates():
     # The first four can pull nothing from the last four, so each half holds another merge right.
-    world = started(8, Rules(rounds=1, statistics_round=False, min_peers=2))
+    world = started(8, Rules(rounds=1, min_peers=2))
     world.blocked = {(i, j) for i in range(4) for j in range(4, 8)}
     world.run(60)
     votes = sorted(c.attesters for c in world.plan.round.candidates)
@@ -124,7 +133,7 @@ def test_a_4_to_4_split_vote_makes_nothing_final_until_the_halves_can_see_each_o
 
 
 def test_one_update_that_half_the_nodes_cannot_pull_from_its_owner_is_pulled_from_the_leader():
-    world = started(8, Rules(rounds=1, statistics_round=False, min_peers=2))
+    world = started(8, Rules(rounds=1, min_peers=2))
     world.blocked = {(i, 7) for i in range(4)}
     assert world.run_rounds(1, 60)
     final = next(c for c in world.plan.round.candidates if c.model == world.plan.model)
@@ -132,7 +141,7 @@ def test_one_update_that_half_the_nodes_cannot_pull_from_its_owner_is_pulled_fro
 
 
 def test_no_more_attest_at_once_than_the_quorum_needs_and_the_rest_step_in_for_the_dead():
-    world = started(4, Rules(rounds=2, statistics_round=False, min_peers=2))
+    world = started(4, Rules(rounds=2, min_peers=2))
     world.run(60, lambda: bool(world.plan.round.candidates))
     here, leader = world.plan.round, world.plan.round.candidates[0].leader
     voters = [i for i in range(4) if i != leader]
@@ -143,7 +152,7 @@ def test_no_more_attest_at_once_than_the_quorum_needs_and_the_rest_step_in_for_t
 
 
 def test_an_update_that_died_with_its_site_is_omitted_by_all():
-    world = started(4, Rules(rounds=1, statistics_round=False, min_peers=2))
+    world = started(4, Rules(rounds=1, min_peers=2))
     world.run(60, lambda: world.plan.round.status is RoundStatus.CLOSED)
     world.kill(3)
     assert world.run_rounds(1, 120)
@@ -152,7 +161,7 @@ def test_an_update_that_died_with_its_site_is_omitted_by_all():
 
 
 def test_a_leader_that_merges_wrongly_is_not_attested_and_the_next_one_is():
-    world = started(4, Rules(rounds=3, statistics_round=False, min_peers=2))
+    world = started(4, Rules(rounds=3, min_peers=2))
     world.nodes[0].vices = frozenset({Vice.FORGES})
     assert world.run_rounds(3, 300)
     assert all(len(models) == 1 for models in world.finals.values())
@@ -164,7 +173,7 @@ def test_held_verification_needs_no_other_updates():
 
 
 def test_a_withdrawal_between_close_and_merge_leaves_the_update_out():
-    world = started(4, Rules(rounds=1, statistics_round=False, min_peers=2))
+    world = started(4, Rules(rounds=1, min_peers=2))
     world.run(60, lambda: world.plan.round.status is RoundStatus.CLOSED)
     world.send(3, "withdraw", 1)
     assert world.run_rounds(1, 120)
@@ -173,7 +182,7 @@ def test_a_withdrawal_between_close_and_merge_leaves_the_update_out():
 
 
 def test_a_late_joiner_enters_the_next_round_and_pulls_the_model_first():
-    world = Consortium(4, Rules(rounds=4, statistics_round=False, min_peers=2, consent_s=5))
+    world = Consortium(4, Rules(rounds=4, min_peers=2), invitation_s=5)
     world.consent([0, 1, 2])
     world.run_rounds(1, 120)
     world.consent([3])
@@ -251,7 +260,7 @@ def just_closed(
     plan, members = world.snapshot()
     leader = plan.round.leader_at(plan.round.closed_at)
     node = world.nodes[leader if leads else (leader + 2) % 4]
-    machine = m.RoundMachine(PLAN, node.id, node.secret, node.disk.__contains__)
+    machine = m.RoundMachine(PLAN, node.id, node.secret, node.disk.__contains__, world.program)
     commands = machine.handle(m.ChainObserved(plan, members), plan.round.closed_at)
     return machine, commands, plan.round
 
@@ -290,7 +299,7 @@ def test_nobody_follows_where_all_merge_themselves_and_no_leader_follows() -> No
 
 def test_a_leader_whose_clock_is_behind_the_chains_makes_those_wait_who_follow_it_already() -> None:
     machine, _, round = just_closed(VerifyLevel.HELD, leads=True)
-    slow = m.RoundMachine(PLAN, machine.me, machine.node_secret, machine.holds)
+    slow = m.RoundMachine(PLAN, machine.me, machine.node_secret, machine.holds, machine.program)
     early = m.ChainObserved(machine.plan, machine.members)
     commands = slow.handle(early, round.closed_at - 1.5)
     assert m.ExpectDraft(round.number, round.attempt) in commands
@@ -305,3 +314,118 @@ def test_a_new_attempt_drops_the_drafts_of_the_last_one_and_may_follow_the_same_
     commands = machine.handle(m.ChainObserved(plan, machine.members), round.closed_at)
     assert m.DropDrafts(round.number, 2) in commands
     assert followed(commands) == [round.leader_at(round.closed_at)]
+
+
+DAY_S = 86_400
+
+
+def test_a_hospital_that_consents_on_day_three_is_waited_for_by_name():
+    world = Consortium(4, RULES, invitation_s=7 * DAY_S)
+    world.consent([0, 1, 2])
+    world.run(60)
+    assert world.plan.status is PlanStatus.PROPOSED
+    assert [world.nodes[i].id for i in members_in(undecided(world.plan, world.members))] == [3]
+    world.net.sleep(3 * DAY_S)
+    world.run(60)
+    assert world.plan.round is None
+    world.consent([3])
+    assert world.plan.round.roster == 0b1111
+    assert world.run_rounds(5, 200)
+
+
+def test_a_hospital_that_declines_is_not_waited_for():
+    world = Consortium(4, RULES, invitation_s=7 * DAY_S)
+    world.consent([0, 1, 2])
+    world.run(60)
+    assert world.send(3, "decline", 1) is None
+    assert world.plan.round.roster == 0b0111
+    assert world.run_rounds(5, 200)
+
+
+def test_nobody_waits_beyond_the_invitations_end():
+    world = Consortium(4, RULES, invitation_s=7 * DAY_S)
+    world.consent([0, 1, 2])
+    world.net.sleep(7 * DAY_S - 100)
+    world.run(90)
+    assert world.plan.round is None
+    assert world.run(60, lambda: world.plan.round is not None)
+    assert world.plan.round.roster == 0b0111
+
+
+def test_an_expired_transaction_never_takes_effect():
+    world = started(4)
+    now = int(world.now)
+    assert world.send(3, "until", now - 1, "withdraw", 1) == "Expired"
+    assert world.plan.participants == 0b1111
+    world.dated = 1.0
+    assert world.run_rounds(5, 300)
+    assert world.counted["transactions past their time"] > 0
+
+
+def test_a_site_that_only_tests_trains_nothing_and_has_every_model():
+    world = Consortium(4, RULES)
+    world.nodes[3].duties = Duty.TEST
+    world.nodes[3].train_s = 10_000
+    world.consent()
+    assert world.run_rounds(5, 120)
+    assert world.plan.round.submitted == 0b0111
+    world.run(10)
+    assert world.plan.model in world.nodes[3].disk
+    assert not world.nodes[3].reports
+
+
+def test_whoever_holds_a_role_shows_life_without_training():
+    world = Consortium(4, Rules(rounds=2, min_peers=2, liveness_s=10, holder=DRAWN))
+    world.nodes[3].duties = Duty.HOLD
+    for node in world.nodes[:3]:
+        node.train_s = 60
+    world.consent()
+    assert world.plan.round.holder == 3
+    assert world.run_rounds(2, 400)
+    assert world.counted["voids"] == 0
+
+
+def test_a_silent_holder_costs_its_liveness_interval_and_not_the_longest_round():
+    world = Consortium(4, Rules(rounds=1, min_peers=2, liveness_s=10, holder=DRAWN))
+    for node in world.nodes:
+        node.train_s = 60
+    for node in world.nodes[2:]:
+        node.duties = Duty.HOLD
+    world.consent()
+    dead = world.plan.round.holder
+    world.kill(dead)
+    began = world.now
+    assert world.run(60, lambda: world.plan.round.attempt > 1)
+    assert world.now - began < 25
+
+
+def test_a_right_merge_for_another_output_or_stage_is_not_attested():
+    world = started(4, Rules(rounds=3, min_peers=2))
+    world.run(60, lambda: world.plan.round.status is RoundStatus.CLOSED)
+    liar = world.plan.round.leader_at(int(world.now))
+    world.nodes[liar].vices = frozenset({Vice.TWISTS})
+    assert world.run_rounds(3, 300)
+    assert world.counted["merges for another output or stage"] > 0
+    assert world.plan.output_rounds == (3, 0, 0, 0)
+    honest = world.nodes[liar - 1]
+    assert any("not what the plan's program says" in report for report in honest.reports)
+
+
+def test_attestations_that_others_carry_count():
+    world = started(4)
+    world.carried = 1.0
+    assert world.run_rounds(5, 200)
+    assert world.counted["attestations carried"] >= 5
+
+
+def test_a_round_that_the_program_does_not_have_halts_this_node_and_says_so():
+    world = started(3)
+    world.run(1)
+    plan, members = world.snapshot()
+    strange = copy.deepcopy(plan)
+    strange.round.stage = 2
+    node = world.nodes[0]
+    machine = m.RoundMachine(1, node.id, node.secret, node.disk.__contains__, world.program)
+    commands = machine.handle(m.ChainObserved(strange, members), world.now)
+    assert commands == [m.DropDrafts(1, 1)]
+    assert machine.halted == "round 1 is not what the plan's program says"

@@ -12,6 +12,7 @@ from swarm.node.chain_link import ChainLink, News, WaitingCall
 from swarm.node.node import Node
 from swarm.protocol import state
 from swarm.protocol.machine import ChainObserved
+from swarm.protocol.program import federated_averaging
 from swarm.protocol.state import (
     Member,
     Plan,
@@ -36,15 +37,17 @@ MEMBERS = {
     MemberId(1): Member(MemberId(1), NODES[1], NODES[1], "m1", present=False),
     MemberId(2): Member(MemberId(2), NODES[1], NODES[1], "m1"),
 }
-OPEN = Round(4, 1, RoundStatus.OPEN, opened_at=2**40, roster=0b101)
+OPEN = Round(4, 1, RoundStatus.OPEN, opened_at=2**40, roster=0b101, trainers=0b101)
 CLOSED = Round(4, 1, RoundStatus.CLOSED, opened_at=2**40, roster=0b101, submitted=0b101)
 NOTHING: Any = SimpleNamespace()
 
 
 def plan_in(round: Round) -> Plan:
-    consents = {i: state.Consent(i, 100, NO_DIGEST, seen_at=2**40) for i in MEMBERS}
+    consents = {
+        i: state.Consent(i, state.Duty.TRAIN, 100, NO_DIGEST, seen_at=2**40) for i in MEMBERS
+    }
     return Plan(
-        PLAN, MemberId(0), "p", D, D, D, 1, D, Rules(9, False, 2), PlanStatus.RUNNING, 0b101,
+        PLAN, MemberId(0), "p", D, D, D, Rules(9, 2), PlanStatus.RUNNING, 0b101,
         consents, round=round,
     )  # fmt: skip
 
@@ -59,11 +62,11 @@ def node_in(round: Round, exchange: Any = NOTHING, chain: Any = NOTHING) -> Node
 
 
 def submit(node: Address, plan: int = PLAN) -> WaitingCall:
-    return WaitingCall(node, "submit", (plan, 4, 1, UPDATE, 10, D, D, D))
+    return WaitingCall(node, "submit", (plan, 4, 1, UPDATE, 10, D, D, D, b""))
 
 
 def vote(node: Address, function: str, omitted: int = 0) -> WaitingCall:
-    return WaitingCall(node, function, (PLAN, 4, 1, MODEL, omitted, b""))
+    return WaitingCall(node, function, (PLAN, 4, 1, (MODEL, omitted, 0, 1), b""))
 
 
 @pytest.mark.parametrize(
@@ -132,7 +135,7 @@ def test_a_driver_whose_machine_has_taken_in_a_block_says_so() -> None:
 def serving_with(number: int, made: Digest) -> Serving:
     """The rules of a node whose round 4 is open, with this made for a round."""
     machine: Any = SimpleNamespace(plan=plan_in(OPEN), members=0b101)
-    blobs = PlanBlobs(NOTHING, NOTHING, keep_models=3)
+    blobs = PlanBlobs(NOTHING, NOTHING, federated_averaging(20), keep_models=3)
     blobs.note(number, made)
     return Serving(machine, AddressBook(MemberId(0), dict(MEMBERS)), NOTHING, blobs)
 

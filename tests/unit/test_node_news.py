@@ -10,7 +10,17 @@ from swarm.chain.block import Transaction
 from swarm.chain.codec import decode_transaction
 from swarm.chain.contract import Event, call_data
 from swarm.node.chain_link import ChainLink, WaitingCall
-from swarm.protocol.state import Consent, Member, Plan, PlanStatus, Round, RoundStatus, Rules
+from swarm.protocol.state import (
+    Consent,
+    Duty,
+    Member,
+    Outcome,
+    Plan,
+    PlanStatus,
+    Round,
+    RoundStatus,
+    Rules,
+)
 from swarm.types import NO_DIGEST, Address, Digest, MemberId, PlanId, to_hex
 
 PLAN = PlanId(1)
@@ -18,14 +28,14 @@ MEMBERS = {
     MemberId(i): Member(MemberId(i), Address(bytes([i]) * 20), Address(bytes([9, i] * 10)), f"m{i}")
     for i in range(3)
 }
-CONSENTS = {i: Consent(i, 100, NO_DIGEST) for i in MEMBERS}
+CONSENTS = {i: Consent(i, Duty.TRAIN, 100, NO_DIGEST) for i in MEMBERS}
 ROUND = Round(4, 1, RoundStatus.OPEN, opened_at=50, roster=7)
 D = Digest(bytes(32))
 
 
 def plan_at(round: Round) -> Plan:
     return Plan(
-        PLAN, MemberId(0), "p", D, D, D, 1, D, Rules(9, False, 2), PlanStatus.RUNNING, 7, CONSENTS,
+        PLAN, MemberId(0), "p", D, D, D, Rules(9, 2), PlanStatus.RUNNING, 7, CONSENTS,
         round=round,
     )  # fmt: skip
 
@@ -77,13 +87,13 @@ def test_what_events_tell_is_not_read() -> None:
 
 
 def test_a_round_that_ends_between_two_looks_is_told() -> None:
-    opened = event(9, "RoundOpened", base=D, roster=7)
+    opened = event(9, "RoundOpened", base=D, roster=7, stage=2, trainers=3, holder=255)
     opened.arguments.update(round=5)
     client = FakeClient([event(8, "RoundVoided"), opened], plan_at(ROUND))
     news = news_of(client, plan_at(ROUND))
     assert client.views == []
     assert [(r.number, r.status) for r in news.ended[PLAN]] == [(4, RoundStatus.VOID)]
-    assert news.plans[PLAN].round == Round(5, 1, RoundStatus.OPEN, 59, 50, D, 7)
+    assert news.plans[PLAN].round == Round(5, 1, RoundStatus.OPEN, 59, 50, D, 7, 2, 3)
 
 
 def test_a_plan_of_which_an_event_does_not_tell_all_is_read_at_the_block_looked_at() -> None:
@@ -112,8 +122,8 @@ def test_what_was_looked_at_before_is_not_taken_in_twice() -> None:
 
 
 SENDER = ChainMember(2)
-MERGE = call_data("merge", 1, 4, 1, b"\7" * 32, 0b100, b"\2")
-SUBMIT = call_data("submit", 1, 4, 1, D, 100, D, D, D)
+MERGE = call_data("merge", 1, 4, 1, Outcome(Digest(b"\7" * 32), 0b100), b"\2")
+SUBMIT = call_data("submit", 1, 4, 1, D, 100, D, D, D, b"")
 
 
 def waiting(data: bytes) -> Transaction:
@@ -127,10 +137,11 @@ def link() -> tuple[ChainLink, list[WaitingCall]]:
     return ChainLink(FakeClient([], plan_at(ROUND)), None, told.append), told
 
 
-def test_a_merge_that_waits_for_a_block_is_told_with_its_sender():
+@pytest.mark.parametrize("data", [MERGE, call_data("until", 99, MERGE)], ids=["plain", "dated"])
+def test_a_merge_that_waits_for_a_block_is_told_with_its_sender(data):
     chain, told = link()
-    chain.saw_waiting(waiting(MERGE))
-    assert told == [(SENDER.address, "merge", (PLAN, 4, 1, b"\7" * 32, 0b100, b"\2"))]
+    chain.saw_waiting(waiting(data))
+    assert told == [(SENDER.address, "merge", (PLAN, 4, 1, (b"\7" * 32, 0b100, 0, 1), b"\2"))]
 
 
 @pytest.mark.parametrize(
@@ -140,8 +151,9 @@ def test_a_merge_that_waits_for_a_block_is_told_with_its_sender():
         MERGE[:4],
         MERGE[:-40],
         MERGE[:4] + b"\xff" * 192,
-        call_data("finalise", 1, 4, 1, MERGE[:32], 0),
-        call_data("post", 1, 4, 1, MERGE[:4] + bytes(28)),
+        call_data("finalise", 1, 4, 1, Outcome(D, 0)),
+        call_data("until", 99, call_data("void", 1, 4, 1)),
+        call_data("until", 99, b""),
     ],
 )
 def test_transactions_that_move_no_round_on_are_not_told_of(data):
@@ -159,7 +171,7 @@ def test_what_waits_is_asked_about_without_what_moves_no_round_on():
         return True
 
     chain.awaits_more = awaits_more
-    other = waiting(call_data("finalise", 1, 4, 1, D, 0))
+    other = waiting(call_data("finalise", 1, 4, 1, Outcome(D, 0)))
     assert chain.expects_more([waiting(SUBMIT), other]) is True
     ((call,),) = asked
     assert (call.sender, call.function, call.arguments[:3]) == (SENDER.address, "submit", (1, 4, 1))

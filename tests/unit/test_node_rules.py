@@ -43,5 +43,5 @@ def test_a_leader_slot_is_never_longer_than_the_longest_round():
 
 
 def test_the_proposer_may_ask_for_another_number_of_rounds():
-    assert chain_rules(loaded(10), None).rounds == 20
-    assert chain_rules(loaded(10), 5).rounds == 5
+    assert chain_rules(loaded(10), None).rounds == 1 + 20  # and one for the statistics
+    assert chain_rules(loaded(10), 5).rounds == 1 + 5

@@ -13,6 +13,7 @@ import trio
 from swarm.blobs.store import BlobStore
 from swarm.learning.messages import Evaluated, Loaded, Rules, Tensor, Trained
 from swarm.protocol import machine as m
+from swarm.protocol.program import federated_averaging
 from swarm.protocol.state import Member
 from swarm.rounds.address_book import AddressBook
 from swarm.rounds.collection import Collection
@@ -27,6 +28,7 @@ from swarm.tensors import Layout, TensorSpec, create_file
 from swarm.types import NO_DIGEST, Address, Digest, MemberId
 
 PEER = Address(b"\x01" * 20)
+PROGRAM = federated_averaging(20)
 TRUNK = Tensor(name="trunk", dtype="F32", shape=(5000,))
 HEAD = Tensor(name="head", dtype="F32", shape=(100,))
 NARROW_HEAD = Tensor(name="head", dtype="BF16", shape=(100,))
@@ -114,8 +116,8 @@ class Node:
         peer = Member(MemberId(1), PEER, PEER, "them")
         book = AddressBook(MemberId(0), {} if alone else {peer.id: peer})
         records = Records(directory / "records.json")
-        blobs = PlanBlobs(ours, records, keep_models=3)
-        self.layouts = Layouts(book.me, trainer, ours)
+        blobs = PlanBlobs(ours, records, PROGRAM, keep_models=3)
+        self.layouts = Layouts(book.me, trainer, ours, PROGRAM)
         self.collection = Collection(book, ours, exchange, self.layouts, blobs)
         self.training = Training(trainer, ours, self.collection, blobs, records, Inbox())
         self.evaluating = Evaluating(trainer, ours, self.layouts, self.collection, records)
@@ -142,7 +144,7 @@ def test_a_node_that_came_late_pulls_the_initial_model_before_it_trains(
         held = await node.collection.fetch(m.Fetch(newest, True))
         assert held == m.BlobHeld(newest)
         assert not ours.has(node.layouts.model0)
-        done = await node.training.train(m.Train(7, 1, "train", newest, NO_DIGEST))
+        done = await node.training.train(m.Train(7, 1, "train", newest, NO_DIGEST, 7))
         assert isinstance(done, m.TrainingFinished)
         await node.evaluating.evaluate(m.Evaluate(7, newest, NO_DIGEST, False))
         await node.evaluating.export(newest, tmp_path / "exported")
@@ -197,7 +199,7 @@ def test_without_the_initial_model_nothing_is_trained(
     base = add(ours, layout_of(trainer.described), 5)
 
     async def scenario() -> None:
-        failed = await node.training.train(m.Train(7, 1, "train", base, NO_DIGEST))
+        failed = await node.training.train(m.Train(7, 1, "train", base, NO_DIGEST, 7))
         assert isinstance(failed, m.TrainingFailed)
         assert not failed.fault_of_plan
 

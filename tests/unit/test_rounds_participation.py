@@ -14,9 +14,11 @@ from swarm.blobs.store import BlobStore
 from swarm.errors import TrainerError
 from swarm.learning.messages import Progress
 from swarm.protocol import machine as m
+from swarm.protocol.program import federated_averaging
 from swarm.protocol.state import (
     Candidate,
     Member,
+    Outcome,
     Plan,
     PlanStatus,
     Round,
@@ -24,7 +26,6 @@ from swarm.protocol.state import (
     Rules,
     Submission,
 )
-from swarm.protocol.workflow import FEDERATED_AVERAGING
 from swarm.rounds.exchange import Exchange
 from swarm.rounds.participation import Participation, open_participation
 from swarm.rounds.records import Records
@@ -34,6 +35,7 @@ ME, OTHER, STRANGER = (Address(bytes([number]) * 20) for number in (1, 2, 3))
 MEMBERS = {
     MemberId(i): Member(MemberId(i), node, node, f"m{i}") for i, node in enumerate((ME, OTHER))
 }
+PROGRAM = federated_averaging(9)
 MODEL, UPDATE, CODE = (Digest(bytes([number]) * 32) for number in (7, 8, 9))
 
 
@@ -64,9 +66,9 @@ class Chain:
 
 def plan_with(round: Round, model_round: int = 0) -> Plan:
     return Plan(
-        PlanId(1), MemberId(0), "p", CODE, MODEL, FEDERATED_AVERAGING.id, 1, NO_DIGEST,
-        Rules(9, False, 2), PlanStatus.RUNNING, 0b11, {}, model=MODEL, model_round=model_round,
-        round=round,
+        PlanId(1), MemberId(0), "p", CODE, PROGRAM.digest, MODEL, Rules(9, 2),
+        PlanStatus.RUNNING, 0b11, {}, outputs=(MODEL, NO_DIGEST, NO_DIGEST, NO_DIGEST),
+        output_rounds=(model_round, 0, 0, 0), round=round,
     )  # fmt: skip
 
 
@@ -78,6 +80,7 @@ def part_in(directory: Path, chain: Chain) -> tuple[Participation, Exchange]:
         PlanId(1),
         MemberId(0),
         b"secret",
+        PROGRAM,
         chain=chain,
         store=store,
         exchange=exchange,
@@ -106,7 +109,7 @@ def test_a_head_tells_where_the_round_stands_and_what_is_needed(tmp_path: Path) 
 
 
 def test_a_round_that_ended_unseen_is_looked_up_and_recorded(tmp_path: Path) -> None:
-    won = Candidate(MemberId(1), MODEL, 0, 0b11, 1)
+    won = Candidate(MemberId(1), Outcome(MODEL, 0), 0b11, 1)
     submissions = {
         MemberId(i): Submission(MemberId(i), UPDATE, 5, NO_DIGEST, True) for i in range(2)
     }
@@ -164,7 +167,8 @@ def test_progress_and_events_reach_the_machine_and_its_commands_the_parts(tmp_pa
     chain = Chain()
     part, _ = part_in(tmp_path, chain)
     full = Round(
-        4, 1, RoundStatus.OPEN, opened_at=int(time.time()) - 10**5, roster=0b11, submitted=0b11,
+        4, 1, RoundStatus.OPEN, opened_at=int(time.time()) - 10**5, roster=0b11, trainers=0b11,
+        submitted=0b11,
         min_peers_at=int(time.time()) - 10**5,
     )  # fmt: skip
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from swarm.protocol.state import Candidate, Omission, Round, RoundStatus
+from swarm.protocol.state import Candidate, Omission, Outcome, Round, RoundStatus
 from swarm.rounds.records import KEPT_ROUNDS, MAX_LINES, Meters, Records, known
 from swarm.types import Digest, MemberId
 
@@ -15,7 +15,9 @@ NAMES = {MemberId(0): "basel", MemberId(2): "kyoto"}
 
 
 def final_round(reasons: bytes, omitted: int = 0b100) -> tuple[Round, Candidate]:
-    candidate = Candidate(MemberId(0), MODEL, omitted, attesters=0b11, posted_at=9, reasons=reasons)
+    candidate = Candidate(
+        MemberId(0), Outcome(MODEL, omitted), attesters=0b11, posted_at=9, reasons=reasons
+    )
     round = Round(4, 1, RoundStatus.FINAL, submitted=0b111, candidates=[candidate])
     return round, candidate
 

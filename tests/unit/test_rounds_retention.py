@@ -11,9 +11,10 @@ import trio.lowlevel
 import trio.testing
 
 from swarm.node.node import Node
+from swarm.protocol.program import federated_averaging
 from swarm.protocol.state import Member, Plan, PlanStatus, Round, RoundStatus, Rules
 from swarm.rounds.retention import PRUNE_EVERY_S, PlanBlobs, Pruning
-from swarm.types import NO_DIGEST, Digest, MemberId, PlanId
+from swarm.types import Digest, MemberId, PlanId
 
 Made = dict[int, set[Digest]]
 
@@ -73,12 +74,12 @@ def blobs_in(status: RoundStatus, plan_status: PlanStatus, made: Made) -> PlanBl
     """Of a plan whose round 4 stands so, with these made or pulled for rounds."""
     round = Round(4, 1, status, opened_at=50, roster=7)
     plan = Plan(
-        PlanId(1), MemberId(0), "p", MODEL, MODEL, MODEL, 3, NO_DIGEST, Rules(9, False, 2),
-        plan_status, 7, {}, round=round,
+        PlanId(1), MemberId(0), "p", MODEL, MODEL, MODEL, Rules(9, 2), plan_status, 7, {},
+        round=round,
     )  # fmt: skip
     nothing: Any = SimpleNamespace()
     records: Any = SimpleNamespace(models=dict)
-    blobs = PlanBlobs(nothing, records, keep_models=3)
+    blobs = PlanBlobs(nothing, records, federated_averaging(20), keep_models=3)
     for number, digests in made.items():
         blobs.note(number, *digests)
     blobs.observe(plan)

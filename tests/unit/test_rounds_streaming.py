@@ -20,11 +20,13 @@ from swarm.blobs.store import BlobStore
 from swarm.errors import ChunkPending
 from swarm.learning.merge import MEAN
 from swarm.protocol import machine as m
+from swarm.protocol.program import federated_averaging
 from swarm.protocol.rechecks import CHECKERS, rechecks_of
 from swarm.protocol.state import (
     Candidate,
     Member,
     Omission,
+    Outcome,
     VerifyLevel,
 )
 from swarm.rounds import collection
@@ -46,6 +48,7 @@ ELEMENTS = 250_000
 LAYOUT = Layout.from_specs([TensorSpec("w", "F32", (ELEMENTS,))])  # 1 MB, 246 chunks of 4 KiB
 SEED = Digest(b"s" * 32)
 LEADER = MemberId(0)
+PROGRAM = federated_averaging(20)
 
 
 class Site(Exchange):
@@ -79,8 +82,8 @@ class Node:
         records: Records,
     ) -> None:
         book, trainer = AddressBook(me, members), cast(Any, None)
-        blobs = PlanBlobs(store, records, keep_models=3)
-        layouts = Layouts(me, trainer, store, _known=(LAYOUT, LAYOUT))
+        blobs = PlanBlobs(store, records, PROGRAM, keep_models=3)
+        layouts = Layouts(me, trainer, store, PROGRAM, _known=(LAYOUT, LAYOUT))
         self.drafts = drafts
         self.collection = collection = Collection(book, store, exchange, layouts, blobs)
         self.merging = Merging(book, store, layouts, collection, drafts, blobs, records)
@@ -138,7 +141,7 @@ class Consortium:
         return m.Merge(1, 1, "mean", NO_DIGEST, self.updates, 0, min_peers, 5.0)
 
     def verify(self, merged: m.Merged, level: VerifyLevel) -> m.Verify:
-        candidate = Candidate(LEADER, merged.model, merged.omitted, 1, 0)
+        candidate = Candidate(LEADER, Outcome(merged.model, merged.omitted), 1, 0)
         return m.Verify(
             1, 1, "mean", NO_DIGEST, candidate, self.updates, 0, level, SEED, patience_s=5.0
         )

@@ -27,6 +27,7 @@ PLAN = {
     "status": "running",
     "rounds": 3,
     "round": 2,
+    "title": "round 2",
     "attempt": 1,
     "phase": "closed",
     "submitted": ["north", "south"],
@@ -60,7 +61,7 @@ def watch(testnet: Testnet) -> dict[str, Any]:
 
 
 def test_a_plan_that_is_complete_and_scored_everywhere_ends_the_run(tmp_path: Path) -> None:
-    scored = {"records": [{"round": 3, "metrics": {"test": {"auc": 1.0}}}]}
+    scored = {"records": [{"round": 3, "number": 3, "metrics": {"test": {"auc": 1.0}}}]}
     assert watch(told(tmp_path, {}, {"status": "completed"} | scored))["status"] == "completed"
 
 

@@ -62,7 +62,7 @@ class Run:
         return self.drive.is_settled()
 
     def is_over(self) -> bool:
-        return self.plan.rounds in self.final_at or self.nodes.ending.is_set()
+        return self.plan.rounds in self.drive.watch.trained or self.nodes.ending.is_set()
 
 
 @contextmanager

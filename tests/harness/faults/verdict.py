@@ -73,7 +73,7 @@ def score(nodes: Nodes, sites: list[SiteFiles], rounds: int) -> float | None:
     """The final model's first metric on all sites' held-back rows."""
     file = nodes.testnet.file
     models = ask(nodes.home(nodes.answering[0]), "models", READ_S, plan=file.plan_id)
-    path = next((m["path"] for m in models["models"] if m["round"] == rounds), None)
+    path = next((m["path"] for m in models["models"] if m["number"] == rounds), None)
     if path is None:
         return None
     with open_evaluator(Path(file.plan), sites, file.seed) as evaluator:

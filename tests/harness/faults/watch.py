@@ -60,6 +60,8 @@ class Watch:
         self.opened_at: dict[int, float] = {}
         """When each round was first seen, by number."""
         self.final_at: dict[int, float] = {}
+        self.trained: set[int] = set()
+        """The final rounds of training, as people count them: without that of the statistics."""
         self.models: dict[int, dict[str, set[str]]] = {}
         """Who ever said that which model was a round's final one."""
         self.attempts = 0
@@ -150,6 +152,8 @@ class Watch:
         for record in plan["records"]:
             if record["model"]:
                 self.final_at.setdefault(record["round"], now)
+                if record["number"] is not None:
+                    self.trained.add(record["number"])
                 said = self.models.setdefault(record["round"], {})
                 said.setdefault(record["model"], set()).add(name)
 

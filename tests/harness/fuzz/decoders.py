@@ -16,11 +16,10 @@ from harness.fuzz.mutations import Shape
 from swarm.blobs.tree import Manifest
 from swarm.chain import codec, messages
 from swarm.chain.block import ChainRules
-from swarm.chain.contract import artifact
 from swarm.chain.engine import Engine
 from swarm.chain.genesis import (
     CONTRACT_ADDRESS,
-    make_genesis,
+    consortium_genesis,
     read_card,
     read_genesis,
     write_card,
@@ -409,7 +408,7 @@ def _cards(directory: Path) -> list[bytes]:
 def _networks(directory: Path) -> list[bytes]:
     path = directory / "made.json"
     cards = [Member(number).card for number in range(3)]
-    write_genesis(path, make_genesis(cards, artifact().bytecode, 1_700_000_000))
+    write_genesis(path, consortium_genesis(cards, 1_700_000_000))
     return [path.read_bytes()]
 
 

@@ -25,7 +25,7 @@ from swarm.chain.client import ConsortiumClient
 from swarm.chain.codec import read_transaction
 from swarm.chain.endpoint import InProcessProvider
 from swarm.chain.engine import Engine
-from swarm.chain.genesis import CONTRACT_ADDRESS, make_genesis
+from swarm.chain.genesis import CONTRACT_ADDRESS, consortium_genesis
 from swarm.chain.messages import (
     COMMIT,
     PREPARE,
@@ -54,7 +54,7 @@ from swarm.node import control
 from swarm.node.control import Reply, open_control
 from swarm.node.http import open_http
 from swarm.protocol.ledger import Kind
-from swarm.protocol.state import Rules, VerifyLevel
+from swarm.protocol.state import Duty, Outcome, Rules, Terms
 from swarm.types import NO_ADDRESS, Address, Digest, PlanId, to_hex
 
 VALIDATORS = 4
@@ -219,7 +219,7 @@ def consortium(directory: Path) -> Iterator[tuple[Engine, RpcMethods, list[Membe
     """One validating member, two more, a plan that runs; a transaction is a block at once."""
     members = [Member(number) for number in range(3)]
     cards = [member.card for member in members]
-    genesis = make_genesis(cards, contract.artifact().bytecode, GENESIS_TIME_S)
+    genesis = consortium_genesis(cards, GENESIS_TIME_S)
     with ExitStack() as stack:
         engine = stack.enter_context(Engine.open(directory / "chain", genesis))
         pool = Pool(engine)
@@ -255,18 +255,19 @@ def _signed(engine: Engine, member: Member, data: bytes) -> bytes:
 
 def _beginnings(members: Sequence[Member]) -> Iterator[tuple[Member, bytes]]:
     name = b"\1" * 32
-    rules = Rules(3, False, 2, VerifyLevel.FULL)
+    rules, terms = Rules(3, 2), Terms(Duty.TRAIN, 100)
     call = contract.call_data
-    yield members[0], call("proposePlan", "plan", name, name, name, 1, name, rules)
+    yield members[0], call("proposePlan", "plan", name, name, name, rules, 0, 0)
     for member in members:
-        yield member, call("consent", 1, name, 100, name)
-    yield members[0], call("submit", 1, 1, 1, name, 10, bytes(32), name, name)
+        yield member, call("consent", 1, name, terms)
+    yield members[0], call("submit", 1, 1, 1, name, 10, bytes(32), name, name, b"")
 
 
 def _calls() -> list[bytes]:
     """One call of every function that changes something, and some views."""
     name, call = b"\2" * 32, contract.call_data
     at = (1, 1, 1)
+    outcome = Outcome(Digest(name), 3)
     node = Address(b"\7" * 20)
     return [
         call("propose", Kind.ADMIT, node, node, "Basel", 0, 0),
@@ -277,19 +278,26 @@ def _calls() -> list[bytes]:
         call("setNode", node),
         call("activate"),
         call("retire", 2),
-        call("proposePlan", "p", name, name, name, 1, name, Rules(3, True, 2)),
-        call("consent", 1, b"\1" * 32, 100, name),
+        call("cancel", 1),
+        call("setStandby", node),
+        call("setContact", b"\1\2\3"),
+        call("proposePlan", "p", name, name, name, Rules(3, 2), 3, 2**40),
+        call("consent", 1, b"\1" * 32, Terms(7, 100)),
+        call("decline", 1),
         call("withdraw", 1),
         call("stop", 1),
         call("open", 1),
         call("checkIn", *at, 500),
-        call("submit", *at, name, 10, bytes(32), name, name),
+        call("submit", *at, name, 10, bytes(32), name, name, b"keys"),
         call("close", *at),
-        call("merge", *at, name, 3, b"\1\2"),
-        call("attest", *at, name, 3, 3, name),
-        call("finalise", *at, name, 3),
+        call("merge", *at, outcome, b"\1\2"),
+        call("attest", *at, outcome, 3, name),
+        call("attestMany", *at, outcome, 3, [name, name], [bytes(65), b"\1" * 65]),
+        call("finalise", *at, outcome),
         call("void", *at),
-        call("post", 1, 1, 2, name),
+        call("until", 2**40, call("activate")),
+        call("masked", *at, 0, name, b"macs"),
+        call("unmask", *at, 3, b"shares"),
         call("getSnapshot", 1),
         call("getRoundAt", *at),
         call("getProposals", 1, 64),

@@ -1,0 +1,1056 @@
+"""Every bound of the contract at its last permitted value and one beyond, by name.
+
+Each test runs on the executable specification and on the Solidity contract: random sequences seldom
+meet a bound exactly, and `<` in the place of `<=` shows nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from eth_abi.codec import ABICodec
+from eth_abi.registry import registry
+from harness.evm import AT, CHAIN_ID, DOMAIN, Book, EvmContract, LedgerContract
+
+from swarm.chain import contract
+from swarm.chain.signer import NodeKeys
+from swarm.errors import ContractError
+from swarm.protocol.attestation import Attestation, attestation_digest, domain_of, sign
+from swarm.protocol.ledger import DEFAULT_INVITATION_S, LONGEST_INVITATION_S, MAX_OPEN_PLANS
+from swarm.protocol.membership import (
+    CONTACT_EVERY_S,
+    DAY_S,
+    DORMANT_S,
+    MAX_A_DAY,
+    MAX_CONTACT_BYTES,
+    PROPOSAL_LIFETIME_S,
+    Founder,
+    Kind,
+    ProposalStatus,
+)
+from swarm.protocol.names import FORBIDDEN
+from swarm.protocol.state import (
+    MOST_SAMPLES,
+    Duty,
+    Outcome,
+    Plan,
+    PlanStatus,
+    Round,
+    RoundStatus,
+    Rules,
+    Terms,
+    VerifyLevel,
+    member_set,
+)
+from swarm.types import NO_ADDRESS, NO_DIGEST, Address, Digest, MemberId, PlanId
+
+START = 20_000 * DAY_S + 5000
+"""Not long after a day's turn."""
+CODE, PROGRAM, BASE, UPDATE, META, MODEL = (Digest(bytes([n]) * 32) for n in range(1, 7))
+SECRETS = [bytes([n + 1]) * 32 for n in range(30)]
+NODES = [NodeKeys(secret).address for secret in SECRETS]
+SECOND = Address(b"\x77" * 20)
+PLAN = PlanId(1)
+MERGED = Outcome(MODEL, 0)
+
+
+def account(number: int) -> Address:
+    return Address(b"\xa1" + number.to_bytes(19, "big"))
+
+
+class Site:
+    """A consortium whose node keys are real, and one plan once `propose` was called."""
+
+    def __init__(self, make: Callable[..., Book], members: int) -> None:
+        founders = [Founder(account(n), NODES[n], f"site {n}") for n in range(members)]
+        self.book = make(founders, START)
+        self.now = START
+
+    def send(self, who: int | Address, function: str, *arguments: Any) -> Any:
+        sender = NODES[who] if isinstance(who, int) else who
+        return self.book.send(sender, self.now, function, *arguments)
+
+    def refused(self, who: int | Address, function: str, *arguments: Any) -> ContractError:
+        with pytest.raises(ContractError) as caught:
+            self.send(who, function, *arguments)
+        return caught.value
+
+    def propose(self, *, invited: int = 0, until: int = 0, **rules: Any) -> PlanId:
+        settings: dict[str, Any] = {"rounds": 5, "min_peers": 2, "slot_s": 10} | rules
+        what = ("plan", CODE, PROGRAM, BASE, Rules(**settings), invited, until)
+        return PlanId(self.send(0, "proposePlan", *what))
+
+    def consent(self, *who: int, **terms: Any) -> None:
+        given = Terms(**{"duties": Duty.TRAIN, "max_samples": 100} | terms)
+        for n in who:
+            self.send(n, "consent", PLAN, CODE, given)
+
+    def begin(self, members: int, **rules: Any) -> None:
+        """Propose a plan that all consent to, so that its first round opens."""
+        self.propose(**rules)
+        self.consent(*range(members))
+
+    @property
+    def plan(self) -> Plan:
+        return self.book.plan(PLAN)
+
+    @property
+    def round(self) -> Round:
+        current = self.plan.round
+        assert current is not None
+        return current
+
+    @property
+    def at(self) -> tuple[PlanId, int, int]:
+        return PLAN, self.round.number, self.round.attempt
+
+    def submit(self, *who: int) -> None:
+        for n in who:
+            update = (UPDATE, 10, bytes(32), NO_DIGEST, META, b"")
+            self.send(n, "submit", *self.at, *update)
+
+    def merge(self, outcome: Outcome = MERGED) -> int:
+        leader = self.round.leader_at(self.now)
+        reasons = bytes(outcome.omitted.bit_count() * [1])
+        self.send(leader, "merge", *self.at, outcome, reasons)
+        return leader
+
+
+Found = Callable[[int], Site]
+
+
+@pytest.fixture(params=[LedgerContract, EvmContract], ids=["specification", "contract"])
+def found(request: pytest.FixtureRequest) -> Found:
+    def make(members: int) -> Site:
+        return Site(request.param, members)
+
+    return make
+
+
+# Times of a round.
+
+
+def test_a_round_closes_at_the_end_of_its_window_and_not_a_second_before(found: Found) -> None:
+    site = found(3)
+    site.begin(3, window_s=50, grace_s=0, liveness_s=5, max_round_s=600)
+    site.submit(0, 1)
+    site.now = START + 49
+    assert site.refused(0, "close", *site.at).name == "RoundNotClosable"
+    site.now += 1
+    site.send(0, "close", *site.at)
+
+
+def test_a_round_closes_at_the_end_of_its_grace_and_not_a_second_before(found: Found) -> None:
+    site = found(3)
+    site.begin(3, grace_s=40, liveness_s=30, max_round_s=600)
+    site.submit(0)
+    site.now += 10
+    site.submit(1)
+    site.now += 39
+    assert site.refused(0, "close", *site.at).name == "RoundNotClosable"
+    site.now += 1
+    site.send(0, "close", *site.at)
+
+
+def test_a_live_trainer_is_waited_for_until_the_last_second_of_its_interval(found: Found) -> None:
+    site = found(3)
+    site.begin(3, grace_s=0, liveness_s=20, max_round_s=600)
+    site.now += 7
+    site.send(2, "checkIn", *site.at, 1)
+    site.submit(0, 1)
+    site.now += 20
+    assert site.refused(0, "close", *site.at).name == "RoundNotClosable"
+    site.now += 1
+    site.send(0, "close", *site.at)
+
+
+def test_the_longest_round_ends_the_waiting_exactly_then(found: Found) -> None:
+    site = found(3)
+    site.begin(3, grace_s=0, liveness_s=600, max_round_s=60)
+    site.submit(0, 1)
+    site.now = START + 59
+    assert site.refused(0, "close", *site.at).name == "RoundNotClosable"
+    site.now += 1
+    site.send(0, "close", *site.at)
+
+
+def test_a_round_with_too_few_updates_is_voidable_from_its_longest_time_on(found: Found) -> None:
+    site = found(3)
+    site.begin(3, max_round_s=60)
+    site.submit(0)
+    site.now = START + 59
+    assert site.refused(0, "void", *site.at).name == "RoundNotVoidable"
+    site.now += 1
+    site.send(0, "void", *site.at)
+
+
+# The invitation.
+
+
+def test_the_first_round_opens_at_the_invitations_end_and_not_a_second_before(
+    found: Found,
+) -> None:
+    site = found(3)
+    site.propose(until=START + 100)
+    site.consent(0, 1)
+    site.now = START + 99
+    assert site.refused(0, "open", PLAN).name == "RoundNotOpenable"
+    site.now += 1
+    site.send(0, "open", PLAN)
+    assert site.round.roster == 0b011
+
+
+def test_the_invited_have_seven_days_unless_the_proposer_says_otherwise(found: Found) -> None:
+    site = found(3)
+    site.propose()
+    assert site.plan.until == START + DEFAULT_INVITATION_S == START + 7 * DAY_S
+    site.consent(0, 1)
+    site.now = START + 7 * DAY_S - 1
+    assert site.refused(0, "open", PLAN).name == "RoundNotOpenable"
+    site.now += 1
+    site.send(0, "open", PLAN)
+
+
+def test_an_invitation_lasts_ninety_days_at_most_and_none_has_ended_already(found: Found) -> None:
+    site = found(3)
+    for until in (START - 1, START + LONGEST_INVITATION_S + 1):
+        with pytest.raises(ContractError) as refused:
+            site.propose(until=until)
+        assert refused.value.name == "PlanBadInvitation"
+        assert refused.value.arguments == {"invited": 0, "until": until}
+    site.propose(until=START)
+    site.propose(until=START + 90 * DAY_S)
+
+
+def test_only_members_are_invited_and_at_least_as_many_as_the_plan_needs(found: Found) -> None:
+    site = found(3)
+    for invited in (0b1000, 0b0001, 1 << 255):
+        with pytest.raises(ContractError, match="PlanBadInvitation"):
+            site.propose(invited=invited)
+    site.propose(invited=0b011)
+    assert site.plan.invited == 0b011
+    site.consent(0)
+    site.consent(2)
+    assert site.plan.round is None  # enough have consented, but one of the invited is undecided
+    site.consent(1)
+    assert site.round.roster == 0b111  # whoever is a member may take part
+
+
+def test_who_declines_is_not_waited_for_and_may_still_think_again(found: Found) -> None:
+    site = found(3)
+    site.propose(invited=0b111)
+    site.consent(0, 1)
+    assert site.plan.round is None
+    site.send(2, "decline", PLAN)
+    assert site.round.roster == 0b011
+    again = site.refused(2, "decline", PLAN)
+    assert (again.name, again.arguments) == ("PlanAlreadyDeclined", {"member": 2})
+    assert site.refused(0, "decline", PLAN).name == "PlanAlreadyConsented"
+    site.consent(2)
+    assert (site.plan.declined, site.plan.participants) == (0, 0b111)
+
+
+def test_who_was_not_invited_has_nothing_to_decline(found: Found) -> None:
+    site = found(3)
+    site.propose(invited=0b011)
+    refused = site.refused(2, "decline", PLAN)
+    assert (refused.name, refused.arguments) == ("PlanNotInvited", {"member": 2})
+
+
+def test_a_withdrawal_before_the_first_round_is_an_answer(found: Found) -> None:
+    site = found(3)
+    site.propose()
+    site.consent(2)
+    site.send(2, "withdraw", PLAN)
+    site.consent(0, 1)
+    assert site.round.roster == 0b011
+
+
+def test_a_member_that_has_gone_is_not_waited_for(found: Found) -> None:
+    site = found(4)
+    site.propose()
+    site.consent(0, 1, 2)
+    site.send(account(3), "leave")
+    site.send(0, "open", PLAN)
+    assert site.round.roster == 0b0111
+
+
+# Consents.
+
+
+def test_a_consent_counts_until_its_last_second_and_not_a_second_longer(found: Found) -> None:
+    for late, roster in ((0, 0b111), (1, 0b110)):
+        site = found(3)
+        site.propose(until=START + 1000)
+        site.consent(0, until=START + 500)
+        site.consent(1)
+        site.now = START + 500 + late
+        site.consent(2)
+        assert site.plan.round is not None
+        assert (site.round.roster, site.plan.participants) == (roster, roster)
+
+
+def test_a_consent_that_ends_in_mid_round_ends_with_the_round(found: Found) -> None:
+    site = found(3)
+    site.propose()
+    site.consent(0, until=START + 5)
+    site.consent(1, 2)
+    site.now += 6
+    site.submit(0, 1, 2)
+    leader = site.merge()
+    site.send((leader + 1) % 3, "attest", *site.at, Outcome(MODEL, 0), 3, META)
+    assert (site.round.number, site.round.roster) == (2, 0b110)
+    site.consent(0)
+    assert site.plan.participants == 0b111
+
+
+def test_a_consent_is_given_anew_only_once_it_has_ended(found: Found) -> None:
+    site = found(3)
+    site.propose()
+    site.consent(0, until=START + 5)
+    site.consent(1, 2)
+    site.now = START + 5
+    assert site.refused(0, "consent", PLAN, CODE, Terms(1, 7)).name == "PlanAlreadyConsented"
+    site.now += 1
+    site.consent(0, max_samples=7)
+    assert site.plan.consents[MemberId(0)].max_samples == 7
+    assert site.round.left == 0b001  # or a fresh commitment could steer the draw
+    assert site.refused(0, "submit", *site.at, UPDATE, 1, bytes(32), CODE, META, b"").name == (
+        "RoundNotInRoster"
+    )
+
+
+def test_a_consent_that_has_ended_already_is_refused(found: Found) -> None:
+    site = found(2)
+    site.propose()
+    late = site.refused(0, "consent", PLAN, CODE, Terms(1, 10, until=START - 1))
+    assert (late.name, late.arguments) == ("Expired", {"time": START - 1, "now": START})
+    site.consent(0, until=START)
+
+
+@pytest.mark.parametrize("duties", [0, 8, 9, 255])
+def test_duties_are_some_of_the_three(found: Found, duties: int) -> None:
+    site = found(2)
+    site.propose()
+    bad = site.refused(0, "consent", PLAN, CODE, Terms(duties, 10))
+    assert (bad.name, bad.arguments) == ("PlanBadDuties", {"duties": duties})
+
+
+@pytest.mark.parametrize(
+    ("duties", "min_rows", "good", "bad", "most"),
+    [
+        (Duty.TRAIN, 0, (1, MOST_SAMPLES), (0, 2**45), MOST_SAMPLES),
+        (Duty.TRAIN, 30, (30, MOST_SAMPLES), (29, 2**45, 2**64 - 1), MOST_SAMPLES),
+        (Duty.TEST, 30, (0,), (1, 2**45 - 1), 0),
+        (Duty.HOLD | Duty.TEST, 0, (0,), (1,), 0),
+    ],
+)
+def test_the_most_samples_of_a_site_lie_within_its_duties(
+    found: Found,
+    duties: Duty,
+    min_rows: int,
+    good: tuple[int, ...],
+    bad: tuple[int, ...],
+    most: int,
+) -> None:
+    site = found(2)
+    site.propose(min_rows=min_rows)
+    for samples in bad:
+        refused = site.refused(0, "consent", PLAN, CODE, Terms(duties, samples))
+        assert refused.name == "RoundBadSamples"
+        assert refused.arguments == {"given": samples, "most": most}
+    for samples in good:
+        site.consent(0, duties=duties, max_samples=samples)
+        site.send(0, "withdraw", PLAN)
+    assert MOST_SAMPLES == 2**45 - 1
+
+
+def test_who_only_tests_is_neither_waited_for_nor_allowed_to_submit(found: Found) -> None:
+    site = found(3)
+    site.propose()
+    site.consent(2, duties=Duty.TEST, max_samples=0)
+    site.consent(0, 1)
+    assert (site.round.roster, site.round.trainers) == (0b111, 0b011)
+    refused = site.refused(2, "submit", *site.at, UPDATE, 1, bytes(32), CODE, META, b"")
+    assert (refused.name, refused.arguments) == ("RoundNotTrainer", {"member": 2})
+    site.submit(0, 1)
+    assert site.round.status is RoundStatus.CLOSED
+
+
+def test_those_who_do_not_train_do_not_make_up_the_numbers(found: Found) -> None:
+    site = found(3)
+    site.propose(min_peers=2, until=START + 10)
+    site.consent(1, 2, duties=Duty.TEST | Duty.HOLD, max_samples=0)
+    site.consent(0)
+    site.now += 10
+    assert site.refused(0, "open", PLAN).name == "RoundNotOpenable"
+
+
+def test_the_votes_for_a_stop_of_those_who_left_do_not_count(found: Found) -> None:
+    site = found(5)
+    site.begin(5, min_peers=1)
+    site.send(1, "stop", PLAN)
+    site.send(2, "stop", PLAN)
+    site.send(1, "withdraw", PLAN)
+    site.send(3, "stop", PLAN)  # two of the four that remain
+    assert site.plan.status is PlanStatus.RUNNING
+    site.send(4, "stop", PLAN)
+    assert site.plan.status is PlanStatus.STOPPED
+
+
+def test_half_of_the_participants_do_not_stop_a_plan(found: Found) -> None:
+    site = found(4)
+    site.begin(4)
+    for n in (1, 2):
+        site.send(n, "stop", PLAN)
+    assert site.plan.status is PlanStatus.RUNNING
+    site.send(3, "stop", PLAN)
+    assert site.plan.status is PlanStatus.STOPPED
+
+
+# What a round ends with.
+
+
+def test_an_outcome_goes_to_one_of_four_outputs(found: Found) -> None:
+    site = found(2)
+    site.begin(2)
+    site.submit(0, 1)
+    leader = site.round.leader_at(site.now)
+    bad = site.refused(leader, "merge", *site.at, Outcome(MODEL, 0, 4), b"")
+    assert (bad.name, bad.arguments) == ("RoundBadOutcome", {"slot": 4, "next": 1})
+    outcome = Outcome(MODEL, 0, 3)
+    site.merge(outcome)
+    site.send(1 - leader, "attest", *site.at, outcome, 3, META)
+    assert site.plan.outputs == (BASE, NO_DIGEST, NO_DIGEST, MODEL)
+    assert site.plan.output_rounds == (0, 0, 0, 1)
+
+
+def test_no_round_goes_back_to_an_earlier_stage(found: Found) -> None:
+    site = found(2)
+    site.begin(2)
+    for stage, following in ((1, 3), (3, 3), (3, 255)):
+        assert site.round.stage == stage
+        site.submit(0, 1)
+        leader = site.round.leader_at(site.now)
+        if stage > 1:
+            back = Outcome(MODEL, 0, 0, stage - 1)
+            bad = site.refused(leader, "merge", *site.at, back, b"")
+            assert (bad.name, bad.arguments) == ("RoundBadOutcome", {"slot": 0, "next": stage - 1})
+        outcome = Outcome(MODEL, 0, 0, following)
+        site.merge(outcome)
+        site.send(1 - leader, "attest", *site.at, outcome, 3, META)
+    assert (site.round.number, site.round.stage) == (4, 255)
+
+
+def test_a_void_attempt_is_tried_again_in_the_same_stage(found: Found) -> None:
+    site = found(2)
+    site.begin(2, max_round_s=60)
+    site.submit(0, 1)
+    outcome = Outcome(MODEL, 0, 0, 2)
+    leader = site.merge(outcome)
+    site.send(1 - leader, "attest", *site.at, outcome, 3, META)
+    site.now += 60
+    site.send(0, "void", *site.at)
+    assert (site.round.number, site.round.attempt, site.round.stage) == (2, 2, 2)
+
+
+def test_stage_nought_completes_a_plan_and_so_does_its_last_round(found: Found) -> None:
+    for rounds, following in ((5, 0), (1, 1)):
+        site = found(2)
+        site.begin(2, rounds=rounds)
+        site.submit(0, 1)
+        outcome = Outcome(MODEL, 0, 0, following)
+        leader = site.merge(outcome)
+        site.send(1 - leader, "attest", *site.at, outcome, 3, META)
+        assert (site.plan.status, site.plan.model_round) == (PlanStatus.COMPLETED, 1)
+
+
+@pytest.mark.parametrize("change", [{"slot": 1}, {"next": 2}, {"next": 0}, {"omitted": 1}])
+def test_attestations_of_outcomes_that_differ_in_anything_do_not_add_up(
+    found: Found, change: dict[str, int]
+) -> None:
+    site = found(3)
+    site.begin(3)
+    site.submit(0, 1, 2)
+    leader = site.merge()
+    other = (leader + 1) % 3
+    twisted = replace(Outcome(MODEL, 0), **change)
+    assert site.refused(other, "attest", *site.at, twisted, 3, META).name == (
+        "RoundUnknownCandidate"
+    )
+    site.now += 10
+    reasons = bytes(twisted.omitted.bit_count() * [1])
+    site.send(site.round.leader_at(site.now), "merge", *site.at, twisted, reasons)
+    assert site.round.status is RoundStatus.CLOSED
+    assert [c.attesters.bit_count() for c in site.round.candidates] == [1, 1]
+
+
+# The role.
+
+
+def test_a_silent_holder_lets_the_attempt_be_voided_a_second_after_its_interval(
+    found: Found,
+) -> None:
+    site = found(3)
+    site.propose(holder=1, liveness_s=20, max_round_s=600)
+    site.consent(2, duties=Duty.HOLD, max_samples=0)
+    site.consent(0, 1)
+    assert (site.round.holder, site.round.trainers) == (2, 0b011)
+    site.now += 5
+    site.send(2, "checkIn", *site.at, 0)
+    site.now += 20
+    assert site.refused(0, "void", *site.at).name == "RoundNotVoidable"
+    site.now += 1
+    site.send(0, "void", *site.at)
+    assert site.round.attempt == 2
+
+
+def test_a_holder_that_withdraws_lets_the_attempt_be_voided_at_once(found: Found) -> None:
+    site = found(4)
+    site.propose(holder=1)
+    site.consent(2, 3, duties=Duty.HOLD, max_samples=0)
+    site.consent(0, 1)
+    gone = site.round.holder
+    assert gone in (2, 3)
+    site.send(gone, "withdraw", PLAN)
+    site.send(0, "void", *site.at)
+    assert site.round.holder == 5 - gone
+
+
+def test_a_named_holder_is_a_member_and_no_round_opens_without_it(found: Found) -> None:
+    site = found(3)
+    for holder in (2 + 3, 2 + 255, 2 + 256, 65_535):
+        with pytest.raises(ContractError, match="PlanBadRules"):
+            site.propose(holder=holder)
+    site.propose(holder=2 + 2, until=START + 10)
+    site.consent(0, 1, duties=Duty.TRAIN | Duty.HOLD)
+    site.now += 10
+    assert site.refused(0, "open", PLAN).name == "RoundNotOpenable"
+    site.consent(2, duties=Duty.HOLD, max_samples=0)
+    assert site.round.holder == 2
+
+
+def test_whoever_is_drawn_holds_a_role_only_if_it_is_willing_to(found: Found) -> None:
+    site = found(3)
+    site.propose(holder=1, until=START + 10)
+    site.consent(0, 1, 2)
+    assert site.plan.round is None
+    site.send(1, "withdraw", PLAN)
+    site.consent(1, duties=Duty.TRAIN | Duty.HOLD)
+    assert site.round.holder == 1
+
+
+def test_a_plan_without_a_role_has_no_holder(found: Found) -> None:
+    site = found(2)
+    site.propose()
+    site.consent(0, 1, duties=Duty.TRAIN | Duty.HOLD)
+    assert site.round.holder is None
+
+
+# A time for any transaction.
+
+
+def test_a_dated_transaction_is_carried_out_until_its_time_and_not_a_second_later(
+    found: Found,
+) -> None:
+    site = found(2)
+    site.propose()
+    site.now = START + 10
+    late = site.refused(0, "until", START + 9, "consent", PLAN, CODE, Terms(1, 10))
+    assert (late.name, late.arguments) == ("Expired", {"time": START + 9, "now": START + 10})
+    assert site.plan.participants == 0
+    site.send(0, "until", START + 10, "consent", PLAN, CODE, Terms(1, 10))
+    assert site.plan.participants == 1
+
+
+def test_a_dated_transaction_fails_as_it_would_without_its_time(found: Found) -> None:
+    site = found(2)
+    for key in (SECOND, account(0)):
+        plain = site.refused(key, "activate")
+        dated = site.refused(key, "until", START, "activate")
+        assert (plain.name, plain.arguments) == (dated.name, dated.arguments)
+    assert dated.arguments == {"sender": account(0)}
+
+
+def test_a_dated_transaction_is_dated_once(found: Found) -> None:
+    site = found(2)
+    assert site.refused(0, "until", START, "until", START, "activate").name == "UntilNested"
+    assert site.refused(0, "until", START - 1, "until", START, "activate").name == "Expired"
+
+
+def test_a_dated_proposal_is_its_senders_own(found: Found) -> None:
+    site = found(3)
+    removal = (Kind.REMOVE, NO_ADDRESS, NO_ADDRESS, "", 2, 0)
+    assert site.send(account(1), "until", START, "propose", *removal) == 1
+    assert site.book.proposals()[1].proposer == 1
+
+
+# What one member may do in a day.
+
+
+def test_a_member_makes_sixteen_proposals_a_day_and_no_more_until_the_days_turn(
+    found: Found,
+) -> None:
+    site = found(3)
+    removal = (Kind.REMOVE, NO_ADDRESS, NO_ADDRESS, "", 2, 0)
+    for _ in range(MAX_A_DAY):
+        site.send(account(0), "propose", *removal)
+    tomorrow = (START // DAY_S + 1) * DAY_S
+    site.now = tomorrow - 1
+    refused = site.refused(account(0), "propose", *removal)
+    assert (refused.name, refused.arguments) == (
+        "ConsortiumBudget",
+        {"member": 0, "from": tomorrow},
+    )
+    site.send(account(1), "propose", *removal)
+    site.now = tomorrow
+    site.send(account(0), "propose", *removal)
+
+
+def test_a_member_proposes_sixteen_plans_a_day_and_no_more_until_the_days_turn(
+    found: Found,
+) -> None:
+    site = found(2)
+    for _ in range(MAX_A_DAY - 1):
+        site.send(0, "stop", site.propose())
+    site.propose()  # one that stays open
+    tomorrow = (START // DAY_S + 1) * DAY_S
+    site.now = tomorrow - 1
+    with pytest.raises(ContractError) as refused:
+        site.propose()
+    assert refused.value.name == "ConsortiumBudget"
+    assert refused.value.arguments == {"member": 0, "from": tomorrow}
+    site.send(
+        account(0), "propose", Kind.REMOVE, NO_ADDRESS, NO_ADDRESS, "", 1, 0
+    )  # another budget
+    site.now = tomorrow
+    for _ in range(MAX_OPEN_PLANS - 1):
+        site.propose()
+    with pytest.raises(ContractError, match="PlanTooMany"):
+        site.propose()
+
+
+# Members.
+
+
+def test_a_proposal_takes_votes_for_exactly_thirty_days(found: Found) -> None:
+    admission = (Kind.ADMIT, SECOND, SECOND, "new", 0, 0)
+    for late, admitted in ((0, True), (1, False)):
+        site = found(2)
+        site.send(account(0), "propose", *admission)
+        site.now += PROPOSAL_LIFETIME_S + late
+        if admitted:
+            site.send(account(1), "vote", 1, True)
+            assert site.book.proposals()[1].admitted == 2
+        else:
+            assert site.refused(account(1), "vote", 1, True).name == "ConsortiumProposalClosed"
+            assert site.refused(account(0), "cancel", 1).name == "ConsortiumProposalClosed"
+
+
+def test_only_its_proposer_takes_a_proposal_back_and_only_while_it_is_open(found: Found) -> None:
+    site = found(3)
+    admission = (Kind.ADMIT, SECOND, SECOND, "new", 0, 0)
+    site.send(account(0), "propose", *admission)
+    other = site.refused(account(1), "cancel", 1)
+    assert (other.name, other.arguments) == ("ConsortiumNotProposer", {"proposal": 1, "member": 1})
+    site.send(account(0), "cancel", 1)
+    assert site.book.proposals()[1].status is ProposalStatus.CANCELLED
+    for sender, call in ((account(1), ("vote", 1, True)), (account(0), ("cancel", 1))):
+        assert site.refused(sender, *call).name == "ConsortiumProposalClosed"
+    site.send(account(0), "propose", *admission)
+    site.send(account(1), "vote", 2, True)
+    assert site.refused(account(0), "cancel", 2).name == "ConsortiumProposalClosed"
+    assert site.refused(account(0), "cancel", 3).name == "ConsortiumNoSuchProposal"
+    assert site.refused(account(0), "cancel", 0).name == "ConsortiumNoSuchProposal"
+
+
+def test_a_version_is_newer_than_the_one_in_force_and_holds_from_its_height(found: Found) -> None:
+    site = found(1)
+    upgrade = (Kind.UPGRADE, NO_ADDRESS, NO_ADDRESS, "")
+    for version in (0, 1):
+        old = site.refused(account(0), "propose", *upgrade, version, 9)
+        assert (old.name, old.arguments) == ("ConsortiumBadVersion", {"version": version})
+    site.book.height = 5
+    site.send(account(0), "propose", *upgrade, 2, 7)
+    for height, version in ((6, 1), (7, 2)):
+        site.book.height = height
+        assert site.book.protocol_version() == version
+    assert site.refused(account(0), "propose", *upgrade, 2, 9).name == "ConsortiumBadVersion"
+    site.send(account(0), "propose", *upgrade, 3, 7)
+    assert site.book.protocol_version() == 3
+
+
+def test_a_version_that_is_overtaken_before_it_passes_is_refused(found: Found) -> None:
+    site = found(3)
+    upgrade = (Kind.UPGRADE, NO_ADDRESS, NO_ADDRESS, "")
+    site.send(account(0), "propose", *upgrade, 2, 0)
+    site.send(account(0), "propose", *upgrade, 2, 0)
+    site.send(account(1), "vote", 1, True)
+    late = site.refused(account(1), "vote", 2, True)
+    assert (late.name, late.arguments) == ("ConsortiumBadVersion", {"version": 2})
+
+
+def test_a_validator_is_dormant_a_second_after_seven_days(found: Found) -> None:
+    site = found(3)
+    site.now += DORMANT_S
+    early = site.refused(0, "retire", 2)
+    until = START + DORMANT_S
+    assert (early.name, early.arguments) == ("ConsortiumNotDormant", {"member": 2, "until": until})
+    for n in (0, 1):
+        site.send(n, "activate")
+    site.now += 1
+    site.send(0, "retire", 2)
+    assert site.book.validators() == NODES[:2]
+    assert site.refused(0, "retire", 2).name == "ConsortiumNotDormant"
+
+
+def test_two_thirds_of_the_validators_must_be_awake_to_retire_one(found: Found) -> None:
+    for awake, enough in ((3, False), (4, True)):
+        site = found(6)
+        site.now += 1
+        for n in range(awake):
+            site.send(n, "activate")
+        site.now = START + DORMANT_S + 1  # to the second, those who woke are awake still
+        if enough:
+            site.send(0, "retire", 5)
+        else:
+            refused = site.refused(0, "retire", 5)
+            assert refused.name == "ConsortiumTooFewAwake"
+            assert refused.arguments == {"awake": 3, "needed": 4}
+
+
+def test_a_contact_has_512_bytes_at_most_and_is_stated_once_a_minute(found: Found) -> None:
+    site = found(2)
+    bad = site.refused(0, "setContact", bytes(MAX_CONTACT_BYTES + 1))
+    assert (bad.name, bad.arguments) == ("ConsortiumBadContact", {"size": 513})
+    site.send(0, "setContact", bytes(MAX_CONTACT_BYTES))
+    assert site.book.members()[MemberId(0)].contact == bytes(512)
+    site.now += CONTACT_EVERY_S - 1
+    soon = site.refused(0, "setContact", b"here")
+    assert (soon.name, soon.arguments) == ("ConsortiumTooSoon", {"member": 0, "from": START + 60})
+    site.send(1, "setContact", b"there")
+    site.now += 1
+    site.send(0, "setContact", b"here")
+    assert site.book.members()[MemberId(0)].contact == b"here"
+    assert site.refused(account(0), "setContact", b"").name == "ConsortiumNotMember"
+
+
+def test_a_standby_may_do_nothing_and_becomes_the_node_by_the_accounts_word(found: Found) -> None:
+    site = found(3)
+    site.send(account(0), "setStandby", SECOND)
+    assert site.refused(SECOND, "activate").name == "ConsortiumNotMember"
+    for member in (0, 1):  # nobody's key any more, not even its own member's second time
+        taken = site.refused(account(member), "setStandby", SECOND)
+        assert (taken.name, taken.arguments) == ("ConsortiumKeyInUse", {"key": SECOND})
+    assert site.refused(account(1), "setNode", SECOND).name == "ConsortiumKeyInUse"
+    bad = site.refused(account(1), "propose", Kind.ADMIT, SECOND, account(9), "new", 0, 0)
+    assert bad.name == "ConsortiumKeyInUse"
+    for key in (account(0), account(1), NODES[0], NODES[1]):
+        assert site.refused(account(0), "setStandby", key).name == "ConsortiumKeyInUse"
+    site.send(account(0), "setNode", SECOND)
+    member = site.book.members()[MemberId(0)]
+    assert (member.node, member.standby) == (SECOND, NO_ADDRESS)
+    site.send(SECOND, "activate")
+    site.send(account(1), "setStandby", NODES[0])  # the old node's key is free
+
+
+def test_a_standby_is_taken_back_and_goes_with_its_member(found: Found) -> None:
+    site = found(3)
+    site.send(account(0), "setStandby", SECOND)
+    site.send(account(0), "setStandby", NO_ADDRESS)
+    site.send(account(1), "setStandby", SECOND)
+    site.send(account(1), "leave")
+    site.send(account(2), "setStandby", SECOND)
+    site.send(account(2), "setNode", account(77))  # another key leaves the standby where it is
+    assert site.book.members()[MemberId(2)].standby == SECOND
+
+
+# Names.
+
+
+def propose_named(site: Site, name: bytes) -> None:
+    """Propose to admit somebody of this name, which need not be text."""
+    fresh = Address(b"\x66" * 20)
+    what = (Kind.ADMIT, fresh, fresh)
+    if isinstance(site.book, EvmContract):
+        entry = contract.interface().functions["propose"]
+        types = ["bytes" if kind == "string" else kind for kind in entry.types]
+        data = entry.selector + ABICodec(registry).encode(types, [*what, name, 0, 0])
+        site.book._execute(account(0), site.now, data)
+    else:
+        site.send(account(0), "propose", *what, name.decode("utf-8", "surrogateescape"), 0, 0)
+
+
+def bad_at(site: Site, name: bytes) -> object:
+    with pytest.raises(ContractError) as refused:
+        propose_named(site, name)
+    assert refused.value.name == "ConsortiumBadCharacter", name
+    return refused.value.arguments["at"]
+
+
+def test_no_name_has_a_character_that_cannot_be_seen(found: Found) -> None:
+    site = found(2)
+    for first, last in FORBIDDEN:
+        for point in (first, last):
+            assert bad_at(site, f"né{chr(point)}x".encode()) == 3, hex(point)
+        for point in (first - 1, last + 1):
+            beside = any(a <= point <= b for a, b in FORBIDDEN)
+            if point >= 0 and not beside:
+                site = found(2)
+                propose_named(site, f"né{chr(point)}x".encode())
+
+
+@pytest.mark.parametrize(
+    ("raw", "at"),
+    [
+        (b"a\x80", 1),  # a continuation without a beginning
+        (b"a\xbf", 1),
+        (b"a\xc3", 1),  # truncated
+        (b"a\xe2\x82", 1),
+        (b"a\xf0\x9f\x98", 1),
+        (b"\xe2\x28\xa1", 0),  # broken off by another character
+        (b"ab\xc3\x28", 2),
+        (b"a\xc0\x80", 1),  # overlong
+        (b"a\xc1\xbf", 1),
+        (b"a\xe0\x9f\xbf", 1),
+        (b"a\xf0\x8f\xbf\xbf", 1),
+        (b"a\xed\xa0\x80", 1),  # surrogates
+        (b"a\xed\xbf\xbf", 1),
+        (b"a\xf4\x90\x80\x80", 1),  # beyond the last code point
+        (b"a\xf5\x80\x80\x80", 1),
+        (b"a\xff", 1),
+        (b"\x00\xff", 0),  # what comes first is told
+        (b"\xff\x00", 0),
+    ],
+)
+def test_a_name_that_is_no_utf_8_is_refused_where_it_stops_being_it(
+    found: Found, raw: bytes, at: int
+) -> None:
+    assert bad_at(found(2), raw) == at
+
+
+@pytest.mark.parametrize(
+    "name", ["\u0080"[:0] + "\u00a0", "\u07ff", "\u0800", "\ud7ff", "\ue000", "\U00010000"]
+)
+def test_the_first_and_last_code_points_of_each_length_are_names(found: Found, name: str) -> None:
+    propose_named(found(2), name.encode())
+
+
+def test_the_very_last_code_point_is_a_name(found: Found) -> None:
+    propose_named(found(2), "\U0010ffff".encode())
+
+
+def test_a_name_has_1_to_64_bytes(found: Found) -> None:
+    for name in (b"", b"x" * 65, "é".encode() * 33):
+        with pytest.raises(ContractError) as refused:
+            propose_named(found(2), name)
+        assert refused.value.name == "ConsortiumBadName"
+        assert refused.value.arguments == {"size": len(name)}
+    for name in (b"x", b"x" * 64, "é".encode() * 32):
+        propose_named(found(2), name)
+
+
+def test_plans_have_names_by_the_same_rules_and_may_share_them(found: Found) -> None:
+    site = found(2)
+    rules = Rules(1, 2)
+    for name, error in (("", "PlanBadName"), ("x" * 65, "PlanBadName")):
+        bad = site.refused(0, "proposePlan", name, CODE, PROGRAM, BASE, rules, 0, 0)
+        assert (bad.name, bad.arguments) == (error, {"size": len(name)})
+    bad = site.refused(0, "proposePlan", "a\u202eb", CODE, PROGRAM, BASE, rules, 0, 0)
+    assert (bad.name, bad.arguments) == ("ConsortiumBadCharacter", {"at": 1})
+    for _ in range(2):
+        site.send(0, "proposePlan", "x" * 64, CODE, PROGRAM, BASE, rules, 0, 0)
+
+
+def test_a_proposal_that_admits_nobody_has_no_name(found: Found) -> None:
+    site = found(3)
+    for kind, target in ((Kind.REMOVE, 2), (Kind.UPGRADE, 2)):
+        bad = site.refused(account(0), "propose", kind, NO_ADDRESS, NO_ADDRESS, "x", target, 0)
+        assert (bad.name, bad.arguments) == ("ConsortiumBadName", {"size": 1})
+
+
+def test_a_name_is_one_members_until_that_member_has_gone(found: Found) -> None:
+    site = found(3)
+    admission = (Kind.ADMIT, SECOND, SECOND, "site 1", 0, 0)
+    taken = site.refused(account(0), "propose", *admission)
+    assert (taken.name, taken.arguments) == ("ConsortiumNameInUse", {"member": 1})
+    site.send(account(1), "leave")
+    site.send(account(0), "propose", *admission)
+    site.send(account(2), "vote", 1, True)
+    assert site.book.members()[MemberId(3)].name == "site 1"
+
+
+def test_of_two_admissions_under_one_name_the_first_to_pass_has_it(found: Found) -> None:
+    site = found(2)
+    for n in (20, 21):
+        key = account(n)
+        site.send(account(0), "propose", Kind.ADMIT, key, key, "new", 0, 0)
+    site.send(account(1), "vote", 2, True)
+    late = site.refused(account(1), "vote", 1, True)
+    assert (late.name, late.arguments) == ("ConsortiumNameInUse", {"member": 2})
+
+
+# Attestations that others carry.
+
+
+def signed(site: Site, who: int, merged: Outcome, **changes: Any) -> bytes:
+    said = replace(Attestation(*site.at, merged, 3, META), **changes)
+    return sign(SECRETS[who], attestation_digest(DOMAIN, said))
+
+
+def closed(found: Found, members: int = 5, **rules: Any) -> tuple[Site, int]:
+    """A round with one candidate, and its leader."""
+    site = found(members)
+    site.begin(members, **rules)
+    site.submit(*range(members))
+    return site, site.merge()
+
+
+def carry(site: Site, who: int, outcome: Outcome, *signatures: bytes, level: int = 3) -> None:
+    metas = [META] * len(signatures)
+    site.send(who, "attestMany", *site.at, outcome, level, metas, list(signatures))
+
+
+def test_one_transaction_carries_a_majoritys_attestations(found: Found) -> None:
+    site, leader = closed(found)
+    outcome = Outcome(MODEL, 0)
+    others = [n for n in range(5) if n != leader][:2]
+    carry(site, leader, outcome, *(signed(site, n, outcome) for n in others))
+    assert site.plan.model == MODEL
+    assert site.plan.consents[MemberId(others[0])].seen_at == site.now
+
+
+def test_signatures_of_others_on_other_things_or_twice_are_skipped(found: Found) -> None:
+    site, leader = closed(found)
+    outcome = Outcome(MODEL, 0)
+    one, two, three, _ = (n for n in range(5) if n != leader)
+    good = signed(site, one, outcome)
+    foreign = attestation_digest(
+        domain_of(CHAIN_ID + 1, AT), Attestation(*site.at, outcome, 3, META)
+    )
+    bad = [
+        signed(site, leader, outcome),  # it has attested by its merge
+        signed(site, 20, outcome),  # no member
+        *(
+            signed(site, two, outcome, **change)
+            for change in (
+                {"plan": 2},
+                {"round": 2},
+                {"attempt": 2},
+                {"epoch": 1},
+                {"status": RoundStatus.LOCKED},
+                {"level": 2},
+                {"meta": CODE},
+                {"outcome": replace(outcome, slot=1)},
+                {"outcome": replace(outcome, next=2)},
+                {"outcome": replace(outcome, omitted=1)},
+                {"outcome": replace(outcome, model=CODE)},
+            )
+        ),
+        sign(SECRETS[two], foreign),
+        b"",
+        bytes(65),
+        good[:64],
+        good + b"\0",
+        good[:64] + bytes([good[64] - 27]),
+        b"\xff" * 65,
+    ]
+    none = site.refused(three, "attestMany", *site.at, outcome, 3, [META] * len(bad), bad)
+    assert (none.name, none.arguments) == ("RoundNoneCounted", {"round": 1, "attempt": 1})
+    carry(site, three, outcome, *bad[:3], good, good, *bad[3:])
+    assert site.round.candidates[0].attesters == member_set([leader, one])
+    assert (
+        site.refused(three, "attestMany", *site.at, outcome, 3, [META], [good]).name
+        == "RoundNoneCounted"
+    )
+
+
+def test_a_signature_counts_in_either_of_its_two_forms_but_once(found: Found) -> None:
+    site, leader = closed(found)
+    outcome = Outcome(MODEL, 0)
+    one = next(n for n in range(5) if n != leader)
+    good = signed(site, one, outcome)
+    order = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
+    high = (order - int.from_bytes(good[32:64], "big")).to_bytes(32, "big")
+    other_form = good[:32] + high + bytes([55 - good[64]])
+    carry(site, leader, outcome, other_form, good)
+    assert site.round.candidates[0].attesters == member_set([leader, one])
+
+
+def test_only_the_roster_carries_and_only_frozen_submitters_are_carried(found: Found) -> None:
+    site = found(4)
+    site.begin(4, grace_s=0, liveness_s=5, max_round_s=600)
+    site.submit(0, 1, 2)
+    site.now += 6
+    site.send(0, "close", *site.at)
+    leader = site.merge()
+    outcome = Outcome(MODEL, 0)
+    late = signed(site, 3, outcome)
+    none = site.refused(3, "attestMany", *site.at, outcome, 3, [META], [late])
+    assert none.name == "RoundNoneCounted"
+    gone = next(n for n in range(3) if n != leader)
+    theirs = signed(site, gone, outcome)
+    site.send(gone, "withdraw", PLAN)
+    assert site.refused(gone, "attestMany", *site.at, outcome, 3, [META], [theirs]).name == (
+        "PlanNotParticipant"
+    )
+    none = site.refused(3, "attestMany", *site.at, outcome, 3, [META], [theirs])
+    assert none.name == "RoundNoneCounted"
+    other = next(n for n in range(3) if n not in (leader, gone))
+    carry(site, 3, outcome, signed(site, other, outcome))  # who did not submit may carry
+    assert site.plan.model == MODEL
+
+
+def test_what_is_carried_has_the_plans_level_and_a_meta_for_each_signature(found: Found) -> None:
+    site, leader = closed(found, verify_level=VerifyLevel.SHARED)
+    outcome = Outcome(MODEL, 0)
+    one = next(n for n in range(5) if n != leader)
+    for level in (1, 4):
+        low = site.refused(one, "attestMany", *site.at, outcome, level, [META], [b""])
+        assert (low.name, low.arguments) == ("RoundBadLevel", {"given": level, "needed": 2})
+    good = signed(site, one, outcome, level=2)
+    for metas in ([], [META, META]):
+        none = site.refused(one, "attestMany", *site.at, outcome, 2, metas, [good])
+        assert none.name == "RoundNoneCounted"
+    none = site.refused(one, "attestMany", *site.at, outcome, 2, [], [])
+    assert none.name == "RoundNoneCounted"
+    unknown = replace(outcome, slot=1)
+    assert site.refused(one, "attestMany", *site.at, unknown, 2, [META], [good]).name == (
+        "RoundUnknownCandidate"
+    )
+    carry(site, one, outcome, good, level=2)
+
+
+# Masked rounds, which there are none of yet.
+
+
+def test_no_plan_asks_for_masked_rounds_yet(found: Found) -> None:
+    site = found(3)
+    for colluders in (0, 1, 254):
+        with pytest.raises(ContractError, match="MaskedUnavailable"):
+            site.propose(colluders=colluders)
+    site.begin(3)
+    for function, *arguments in (
+        ("masked", *site.at, 0, MODEL, b"macs"),
+        ("good", *site.at, 3, 0),
+        ("answer", *site.at, 0, 1, b"share"),
+        ("nextEpoch", *site.at),
+        ("unmask", *site.at, 3, b"shares"),
+        ("abandon", *site.at),
+    ):
+        assert site.refused(0, function, *arguments).name == "MaskedUnavailable"
+
+
+def test_no_base_is_locked_yet() -> None:
+    book = EvmContract([Founder(account(0), NODES[0], "site 0")], START)
+    assert book.ask("lockOf", BASE, CODE) == bytes(32)
+
+
+def test_keys_are_for_masked_rounds_only(found: Found) -> None:
+    site = found(2)
+    site.begin(2)
+    bad = site.refused(0, "submit", *site.at, UPDATE, 1, bytes(32), CODE, META, b"k")
+    assert (bad.name, bad.arguments) == ("RoundBadKeys", {"size": 1})
