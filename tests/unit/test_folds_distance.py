@@ -229,6 +229,17 @@ def test_three_liars_of_nine_cannot_lead_astray(rule: ByDistance, size: float) -
     assert np.abs(out - 1).mean() < (0.8 if isinstance(rule, GeometricMedian) else 0.15)
 
 
+@pytest.mark.parametrize("size", [1e3, 1e30])
+def test_few_steps_are_enough_against_the_most_liars_with_huge_numbers(size: float) -> None:
+    """From the mean of all, each step would leave four fifths of the way to them."""
+    rng = np.random.default_rng(6)
+    honest = 1 + 0.1 * rng.standard_normal((5, 200))
+    rows = [row.astype(np.float32) for row in np.vstack([np.full((4, 200), -size), honest])]
+    rule, out = GeometricMedian(3), np.zeros(200, np.float32)
+    rule.merge("F32", rows, rule.weigh(gram_of("F32", np.zeros(200, np.float32), rows)), out)
+    assert np.abs(out - 1).mean() < 0.5
+
+
 def test_huge_float64_liars_leave_a_finite_result() -> None:
     largest = np.finfo(np.float64).max
     rows = [np.full(3, value) for value in (1.0, 1.1, 0.9, largest, -largest)]
