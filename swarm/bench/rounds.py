@@ -51,6 +51,7 @@ TENSORS = {tensors}
 class Idle(swarm.Plan):
     rounds = 1_000_000
     min_peers = {peers}
+    min_rows = 1
     verify = "{verify}"
     wire_dtype = "{wire}"
     max_round_s = 1800.0

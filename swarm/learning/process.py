@@ -47,7 +47,7 @@ class Died(Exception):
 
 @dataclass
 class TrainerProcess:
-    """One trainer process, in a process group of its own, and its two pipes."""
+    """One trainer process, in a process group of its own, and its three pipes."""
 
     process: trio.Process
     requests: trio.lowlevel.FdStream

@@ -212,9 +212,10 @@ class Trainer:
                         f"a row; see {self.config.log or 'the output of the node'}"
                     ) from death
                 if attempt == self.config.attempts:
+                    at = f", at {place}," if place else ""
                     raise TrainerError(
-                        f"the trainer of {self.config.site!r} {death} {attempt} times in a row; "
-                        f"see {self.config.log or 'the output of the node'}"
+                        f"the trainer of {self.config.site!r}{at} {death} {attempt} times in a "
+                        f"row; see {self.config.log or 'the output of the node'}"
                     ) from death
                 await trio.sleep(pause_s)
                 pause_s *= 2
