@@ -62,7 +62,7 @@ ACCOUNTED = {
     "node.http:linger:send_eof": "shutdown(2), which does not wait",
     "chain.service:_run_lane:async for": IDLE,
     "chain.service:heads:wait": IDLE,
-    "learning.supervisor:_exactly:receive_some": CALLER,
+    "learning.process:_piece:receive_some": "`_exactly` sets the deadline",
     "learning.supervisor:_exchange:receive": "it takes the longest silence as an argument",
     "learning.trainer:alive:join": "the thread looks every second whether it is over",
     "learning.trainer:beat:wait": "a second at a time",

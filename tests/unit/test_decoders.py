@@ -14,7 +14,8 @@ BEFORE_ANY_THREAD = {
     "node/config.py",  # the first thing that a command does
     "chain/genesis.py",  # likewise, when it founds, joins or starts
     "learning/sites.py",  # before a testnet is dealt
-    "learning/loading.py",  # in the trainer, whose replies hold these rules
+    "learning/settings.py",  # in the trainer, whose replies hold these rules
+    "learning/evaluate.py",  # in its own process, which has one thread
     "rounds/layouts.py",  # on trio's thread alone
 }
 
