@@ -106,5 +106,9 @@ def _text(error: BaseException) -> str:
         said = f"it cannot say what is wrong ({type(second).__name__})"
     if isinstance(error, SystemExit):
         said = f"the plan asks to end the process ({said}): raise an error instead"
-    line = " ".join(said.encode("utf-8", "backslashreplace").decode().split())
-    return line[:MAX_TEXT] or "without a word"
+    return " ".join(valid_text(said).split())[:MAX_TEXT] or "without a word"
+
+
+def valid_text(text: str) -> str:
+    """Text as it can be sent: what is no Unicode, such as bytes of a file's name, as escapes."""
+    return text.encode("utf-8", "backslashreplace").decode()

@@ -30,7 +30,7 @@ from swarm.learning.batches import (
     to_device,
 )
 from swarm.learning.checkpoint import Checkpoint, Workplace
-from swarm.learning.faults import machine_faults
+from swarm.learning.faults import machine_faults, valid_text
 from swarm.learning.plan import Data, Plan
 from swarm.learning.site_plan import PARTS, SitePlan, describe, fingerprint_of
 from swarm.learning.state import State, copy_state, set_state
@@ -261,7 +261,7 @@ def _numbers(scores: Any) -> dict[str, float]:
     found = {}
     for name, value in scores.items():
         try:
-            found[str(name)] = float(value)
+            found[valid_text(str(name))] = float(value)
         except (TypeError, ValueError, RuntimeError):
             raise PlanError(
                 f"metrics must return a dict of numbers, and {name!r} is {describe(value)}"

@@ -34,7 +34,13 @@ from numpy.typing import NDArray
 from swarm.errors import ConfigurationError, LocalError, PlanError, RemoteError
 from swarm.learning import bundle
 from swarm.learning.checkpoint import Workplace
-from swarm.learning.faults import frame_place, machine_faults, method_place, plan_faults
+from swarm.learning.faults import (
+    frame_place,
+    machine_faults,
+    method_place,
+    plan_faults,
+    valid_text,
+)
 from swarm.learning.importing import use_modules_of
 from swarm.learning.loading import check_digest, load_plan
 from swarm.learning.loop import LocalTraining
@@ -293,11 +299,11 @@ def serve(wire: Wire) -> None:
                 else:
                     reply = trainer.answer_in_words(request, wire)
             except PlanError as error:
-                reply = Failed(kind="plan", message=str(error))
+                reply = Failed(kind="plan", message=valid_text(str(error)))
             except ConfigurationError as error:
-                reply = Failed(kind="configuration", message=str(error))
+                reply = Failed(kind="configuration", message=valid_text(str(error)))
             except (LocalError, RemoteError, OSError) as error:
-                reply = Failed(kind="local", message=str(error))
+                reply = Failed(kind="local", message=valid_text(str(error)))
             except KeyboardInterrupt:  # nobody else's: the signal is ignored here
                 place = "plan.py" if trainer is None else trainer.place_of(request)
                 reply = Failed(kind="plan", message=f"{place}: the plan raises KeyboardInterrupt")

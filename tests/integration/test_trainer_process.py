@@ -178,6 +178,7 @@ def test_a_trainer_that_always_dies_is_given_up_with_its_log_named(tmp_path: Pat
         ("import ctypes; ctypes.string_at(0)", r"died \(signal 11\) 2 times"),
         ("import os; os._exit(3)", r"died \(exit status 3\) 2 times"),
         ("raise KeyboardInterrupt", "raises KeyboardInterrupt"),
+        (r"raise swarm.errors.ConfigurationError('caf\udce9.csv is torn')", r"caf\\udce9\.csv is"),
         ("import argparse; argparse.ArgumentParser().parse_args(['--gpu'])", "SystemExit"),
     ],
 )

@@ -62,8 +62,8 @@ def test_over_five_seeds_the_swarm_reaches_what_the_readme_states() -> None:
     for seed in range(5):
         run = run_federated(HEART, seed=seed)
         swarms.append(run.score()["auc"] or 0)
-        local = [train_alone(site, run.sites, rounds=20)["auc"] or 0 for site in run.sites]
+        local = [train_alone(site, run.sites, 20, run.statistics)["auc"] or 0 for site in run.sites]
         alone.append(np.mean(local))
     assert np.mean(swarms) >= 0.870
-    assert 0.78 <= np.mean(alone) <= 0.85
+    assert 0.81 <= np.mean(alone) <= 0.85
     assert all(s > a for s, a in zip(swarms, alone, strict=True))
