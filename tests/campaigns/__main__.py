@@ -15,6 +15,7 @@ TOOLS = {
     "mutants": "harness.mutation.__main__",
     "install": "harness.install",
     "scientist": "harness.clumsy_scientist",
+    "compose": "harness.compose.__main__",
 }
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import click
 import pytest
 import yaml
+from harness.compose.consortium import commented_commands
 
 from swarm.cli import main as swarm_command
 from swarm.errors import ConfigurationError
@@ -112,6 +113,15 @@ def test_the_parser_of_these_tests_refuses_what_does_not_exist():
         parse(["node", "begin", "/node"])
     with pytest.raises(AssertionError):
         parse(["init", "/node", "--secret", "x"])
+
+
+def test_the_campaign_that_really_runs_compose_finds_the_commands_of_its_comment():
+    commands = commented_commands(ROOT / "compose.yaml")
+    words = ("up --build", "plan propose", "plan consent", "node status", "evaluate", "down")
+    assert len(commands) == len(words)
+    assert all(word in command for word, command in zip(words, commands, strict=True))
+    assert commands[2].splitlines()[0].startswith("for site in")
+    assert commands[2].splitlines()[-1] == "done"
 
 
 def test_what_the_dockerfile_copies_exists_and_is_let_through():

@@ -1,0 +1,1 @@
+"""compose.yaml, really run: its image built, its five services started, its comments followed."""
