@@ -91,10 +91,20 @@ def vote(node: Path, proposal: int, against: bool) -> None:
     _tell(ask_node(node, "vote", proposal=proposal, support=not against))
 
 
+@command.command()
+@node_option
+@click.argument("proposal", type=int)
+def cancel(node: Path, proposal: int) -> None:
+    """Take back a PROPOSAL of this institution's own that is not decided yet."""
+    _tell(ask_node(node, "cancel", proposal=proposal))
+
+
 def _tell(answer: dict[str, Any]) -> None:
     answer = for_people(answer)
     votes = f"{answer['ayes']} for, {answer['noes']} against"
-    state = "open" if answer["status"] == "open" else "carried out"
+    state = {"passed": "carried out", "cancelled": "taken back"}.get(
+        answer["status"], answer["status"]
+    )
     missing = f", {answer['needed']} needed" if state == "open" else ""
     click.echo(f"proposal {answer['id']}: {answer['what']}: {state}, {votes}{missing}")
 

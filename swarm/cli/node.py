@@ -95,6 +95,8 @@ def _print_status(answer: dict[str, Any]) -> None:
             f"{plan.get('title') or 'no round yet'}, {plan.get('rounds')} rounds in all "
             f"({plan.get('phase')})"
         )
+        if plan.get("waits_for"):
+            click.echo(f"  waits for {', '.join(plan['waits_for'])}")
         if plan.get("halted"):
             click.echo(f"  training has stopped here: {plan['halted']}")
         rows = [

@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,6 +24,26 @@ WIDEST_TABLE = 1000
 DIRECTORY = click.Path(file_okay=False, path_type=Path)
 FILE_WIDTH = 250
 FILE = click.Path(dir_okay=False, path_type=Path)
+
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def read_duration(
+    context: click.Context, parameter: click.Parameter, text: str | None
+) -> int | None:
+    """An option's callback: the seconds of a time span such as 90s, 30m, 12h or 7d."""
+    if text is None:
+        return None
+    number, unit = text[:-1], text[-1:]
+    if not (number.isascii() and number.isdigit() and unit in _UNITS and int(number) > 0):
+        raise click.BadParameter(f"{text!r} is no time span: write 90s, 30m, 12h or 7d")
+    return int(number) * _UNITS[unit]
+
+
+def at_time(timestamp: int) -> str:
+    """A moment for people, in UTC."""
+    return datetime.fromtimestamp(timestamp, UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
 def node_option(function: F) -> F:

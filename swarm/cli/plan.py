@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from swarm.cli.options import (
     ask_node,
+    at_time,
     for_people,
     json_option,
     node_option,
     print_json,
     print_table,
+    read_duration,
     short,
 )
 from swarm.visible import visible, visible_lines
@@ -22,30 +25,56 @@ PLAN_PATH = click.Path(exists=True, path_type=Path)
 
 @click.group("plan")
 def command() -> None:
-    """Training plans: propose, read, consent, withdraw, stop."""
+    """Training plans: propose, read, consent, decline, withdraw, stop."""
 
 
 @command.command()
 @node_option
 @click.argument("path", type=PLAN_PATH)
 @click.option("--rounds", type=click.IntRange(1), help="Instead of the plan's own number.")
+@click.option(
+    "--invite", multiple=True, metavar="NAME", help="Wait for this member; all by default."
+)
+@click.option(
+    "--within",
+    metavar="TIME",
+    callback=read_duration,
+    help="How long the invited may decide: 12h, 7d (default), 90d.",
+)
 @json_option
-def propose(node: Path, path: Path, rounds: int | None, as_json: bool) -> None:
+def propose(
+    node: Path,
+    path: Path,
+    rounds: int | None,
+    invite: tuple[str, ...],
+    within: int | None,
+    as_json: bool,
+) -> None:
     """Put the plan in PATH (a folder with plan.py, or one file) up for everyone's consent.
 
-    Proposing is not consenting.
+    Proposing is not consenting. The first round opens when every invited member has consented or
+    declined, or when their time is over. Others may consent, too, but are not waited for.
 
     \b
     swarm plan propose examples/heart
+    swarm plan propose examples/heart --invite Kyoto --invite "St. Mary" --within 14d
     """
-    answer = ask_node(node, "propose_plan", path=str(path.resolve()), rounds=rounds)
+    answer = ask_node(
+        node,
+        "propose_plan",
+        path=str(path.resolve()),
+        rounds=rounds,
+        invite=list(invite),
+        within_s=within,
+    )
     if as_json:
         print_json(answer)
         return
     answer = for_people(answer)
     click.echo(f"plan {answer['id']} ({answer['name']}), digest {answer['digest']}")
     click.echo(f"Next, at every institution: `swarm plan show {answer['id']}`, read it, and ")
-    click.echo(f"`swarm plan consent {answer['id']}`.")
+    click.echo(f"`swarm plan consent {answer['id']}`, or `swarm plan decline {answer['id']}`.")
+    click.echo(_invitation(answer))
 
 
 @command.command("list")
@@ -58,7 +87,7 @@ def list_plans(node: Path, as_json: bool) -> None:
         print_json(answer)
         return
     print_table(
-        ("id", "name", "status", "round", "participants", "digest"),
+        ("id", "name", "status", "round", "participants", "undecided", "digest"),
         [
             (
                 p["id"],
@@ -66,6 +95,7 @@ def list_plans(node: Path, as_json: bool) -> None:
                 p["status"],
                 f"{p['model_round']} of {p['rounds']}",
                 ", ".join(p["participants"]),
+                ", ".join(p["undecided"]) if p["status"] == "proposed" else "",
                 short(p["digest"]),
             )
             for p in answer
@@ -87,6 +117,7 @@ def show(node: Path, plan: int, as_json: bool) -> None:
     answer = for_people(answer)
     click.echo(f"plan {answer['id']}: {answer['name']}, proposed by {answer['proposer']}")
     click.echo(f"digest {answer['digest']}")
+    click.echo(_invitation(answer))
     click.echo("rules  " + ", ".join(f"{k} {v}" for k, v in answer["rules"].items()))
     for name, text in code.items():
         click.echo(f"\n----- {visible(name)}")
@@ -111,6 +142,29 @@ def consent(node: Path, plan: int, code: Path | None) -> None:
         f"consented to plan {plan}, digest {answer['digest']}, with up to "
         f"{answer['max_samples']} samples"
     )
+
+
+@command.command()
+@node_option
+@click.argument("plan", type=int)
+def decline(node: Path, plan: int) -> None:
+    """Take no part in PLAN, and say so: nobody waits for this institution's answer any more.
+
+    A later consent takes it back.
+    """
+    answer = for_people(ask_node(node, "decline", plan=plan))
+    click.echo(f"declined plan {plan}")
+    click.echo(_invitation(answer))
+
+
+def _invitation(plan: dict[str, Any]) -> str:
+    """Who has not decided yet, and until when they are waited for."""
+    if plan["status"] != "proposed":
+        return f"consented: {', '.join(plan['participants']) or 'nobody'}"
+    if not plan["undecided"]:
+        return "every invited member has decided"
+    who = ", ".join(plan["undecided"])
+    return f"waits for the answer of {who}, until {at_time(plan['until'])} at the latest"
 
 
 @command.command()

@@ -6,6 +6,7 @@ from differs.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
@@ -23,6 +24,8 @@ from swarm.protocol.ledger import Proposal
 from swarm.protocol.state import Member, Plan, PlanStatus, Round
 from swarm.types import Address, Digest, MemberId, PlanId
 
+CLOCKS_DIFFER_S = 3.0
+"""How much longer a block may come whose time is not past a transaction's, by another's clock."""
 POLL_S = 0.5
 """How often an external endpoint is asked for its head."""
 THREADS = 12
@@ -79,22 +82,32 @@ class ChainLink:
         return await _in_thread(partial(function, *arguments), self._threads)
 
     async def transact(
-        self, function: str, *arguments: object, deadline_s: float, try_first: bool = True
+        self,
+        function: str,
+        *arguments: object,
+        deadline_s: float,
+        try_first: bool = True,
+        expires: bool = False,
     ) -> Receipt:
         """Send a transaction and wait until it counts. Raises ContractError, ChainError.
 
         Looks for the receipt whenever there is a new head, and not in between. `try_first`: on this
         replica, so that what cannot succeed is not sent; it costs as much as carrying it out.
+        `expires`: no block made after the deadline carries it out, so that nothing happens behind
+        the back of whoever asked for it and was told that it failed.
         """
 
         def send() -> tuple[int, Digest]:
             if try_first:
                 self.client.check(function, *arguments)
-            height, _ = self.client.head()
-            return height, self.client.send(function, *arguments)
+            height, timestamp = self.client.head()
+            if not expires:
+                return height, self.client.send(function, *arguments)
+            until = max(int(time.time()), timestamp) + int(deadline_s)
+            return height, self.client.send_until(until, function, *arguments)
 
         height, tx = await self.ask(send)
-        until = trio.current_time() + deadline_s
+        until = trio.current_time() + deadline_s + (CLOCKS_DIFFER_S if expires else 0)
         while (receipt := await self.ask(self.client.receipt, tx)) is None:
             if trio.current_time() >= until:
                 raise self.client.overdue(tx, deadline_s)

@@ -6,15 +6,17 @@ them, by what they are about; the node serves them by name on its control socket
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from swarm.chain.client import Receipt
-from swarm.errors import ContractError
+from swarm.errors import ChainError, ConfigurationError, ContractError
 from swarm.node.chain_link import ChainLink
 from swarm.node.control import Handler
 from swarm.node.refusals import in_words
 from swarm.node.status import NodeStatus
+from swarm.protocol.state import Member
+from swarm.types import MemberId, to_hex
 
 DEADLINE_S = 60.0
 
@@ -39,12 +41,26 @@ class NodeCommands:
 
 
 async def transact(chain: ChainLink, function: str, *arguments: object) -> Receipt:
-    """Send a transaction and wait for its block. Raises ConfigurationError with the contract's
-    refusal, ChainError."""
+    """Send what a person asked for, and wait for its block. Raises ConfigurationError with the
+    contract's refusal, and ChainError if it was not carried out in time; then it never will be."""
     try:
-        return await chain.transact(function, *arguments, deadline_s=DEADLINE_S)
+        return await chain.transact(function, *arguments, deadline_s=DEADLINE_S, expires=True)
     except ContractError as error:
         raise in_words(error) from error
+    except ChainError as error:
+        raise ChainError(
+            f"{error}. It has expired: no block from now on will carry it out. Ask again once the "
+            "chain goes on; `swarm node status` says whom it waits for"
+        ) from error
+
+
+def find_member(wanted: str, members: Mapping[MemberId, Member]) -> Member:
+    """The present member with this name, number or account. Raises ConfigurationError."""
+    for member in members.values():
+        if member.present and wanted in (member.name, str(member.id), to_hex(member.account)):
+            return member
+    names = ", ".join(m.name for m in members.values() if m.present)
+    raise ConfigurationError(f"no member is called {wanted!r}; there are: {names}")
 
 
 def number_in(receipt: Receipt, event: str, argument: str) -> int:

@@ -58,6 +58,9 @@ class Chain(_Section, frozen=True):
 
 class Network(_Section, frozen=True):
     listen: tuple[str, ...] = ("/ip4/127.0.0.1/tcp/0",)
+    announce: tuple[str, ...] = ()
+    """Multiaddrs under which the others can dial this node: stated on the chain where they know
+    others of it, or none."""
     peers: dict[str, tuple[str, ...]] = {}
     """Multiaddrs by member name, where they differ from network.json."""
     max_upload_mbit: MegabitsPerS | None = None
@@ -157,8 +160,9 @@ def _check(path: Path, directory: Path, config: NodeConfig) -> None:
             to_address(chain.contract)
         except ValueError as error:
             raise ConfigurationError(f"{path}: `chain.contract`: {error}") from None
-    said = {"network.listen": config.network.listen} | {
-        f"network.peers.{name}": addresses for name, addresses in config.network.peers.items()
+    network = config.network
+    said = {"network.listen": network.listen, "network.announce": network.announce} | {
+        f"network.peers.{name}": addresses for name, addresses in network.peers.items()
     }
     for key, addresses in said.items():
         for address in addresses:

@@ -10,9 +10,8 @@ from typing import Any
 import trio
 
 from swarm.chain.genesis import read_card
-from swarm.errors import ConfigurationError
 from swarm.node.chain_link import ChainLink
-from swarm.node.commands import number_in, transact
+from swarm.node.commands import find_member, number_in, transact
 from swarm.node.control import Handler
 from swarm.protocol.ledger import Kind, Proposal, votes_for, votes_needed
 from swarm.protocol.state import Member
@@ -34,6 +33,7 @@ class MemberCommands:
             "members": self.members,
             "propose_member": self.propose_member,
             "vote": self.vote,
+            "cancel": self.cancel,
             "leave": self.leave,
         }
 
@@ -76,13 +76,18 @@ class MemberCommands:
             founder = await trio.to_thread.run_sync(read_card, Path(card))
             arguments = (Kind.ADMIT, founder.account, founder.node, founder.name, 0, 0)
         else:
-            member = _member(str(remove), await self.chain.members())
+            member = find_member(str(remove), await self.chain.members())
             arguments = (Kind.REMOVE, NO_ADDRESS, NO_ADDRESS, "", member.id, 0)
         receipt = await transact(self.chain, "propose", *arguments)
         return await self._describe(number_in(receipt, "Proposed", "proposal"))
 
     async def vote(self, proposal: int, support: bool) -> object:
         await transact(self.chain, "vote", proposal, support)
+        return await self._describe(proposal)
+
+    async def cancel(self, proposal: int) -> object:
+        """Take back a proposal of this member's own that is still open."""
+        await transact(self.chain, "cancel", proposal)
         return await self._describe(proposal)
 
     async def leave(self) -> object:
@@ -92,14 +97,6 @@ class MemberCommands:
     async def _describe(self, proposal: int) -> object:
         found = (await self.chain.proposals())[proposal]
         return _proposal(found, await self.chain.members())
-
-
-def _member(wanted: str, members: Members) -> Member:
-    for member in members.values():
-        if member.present and wanted in (member.name, str(member.id), to_hex(member.account)):
-            return member
-    names = ", ".join(m.name for m in members.values() if m.present)
-    raise ConfigurationError(f"no member is called {wanted!r}; there are: {names}")
 
 
 def _proposal(proposal: Proposal, members: dict[Any, Member]) -> dict[str, Any]:

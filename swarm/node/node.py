@@ -32,6 +32,7 @@ from swarm.network.network import Network, open_network
 from swarm.node.chain_link import ChainLink, WaitingCall
 from swarm.node.commands import NodeCommands
 from swarm.node.config import NodeConfig, load_config
+from swarm.node.contacts import addresses_of, contact_owed
 from swarm.node.control import Handler, Running, only_node_in, open_control
 from swarm.node.embedded import open_node_chain, read_network
 from swarm.node.http import open_http
@@ -131,7 +132,7 @@ class Node:
         self.chain.on_waiting = self._saw_waiting
         self.chain.awaits_more = self._awaits_more
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(keep_up, self.chain, self.address)
+            nursery.start_soon(keep_up, self.chain, self.address, self._contact_owed)
             nursery.start_soon(self._retention.run)
             while True:
                 try:
@@ -171,10 +172,11 @@ class Node:
 
     def _admit_members(self) -> None:
         present = [m for m in self.members.values() if m.present and m.node != self.address]
-        by_name = self.config.network.peers
-        self.network.set_members(
-            {m.node: by_name.get(m.name, self.known_addresses.get(m.node, ())) for m in present}
-        )
+        configured, founding = self.config.network.peers, self.known_addresses
+        self.network.set_members({m.node: addresses_of(m, configured, founding) for m in present})
+
+    def _contact_owed(self, me: Member) -> bytes | None:
+        return contact_owed(me, self.config.network.announce, self.known_addresses)
 
     async def bring_code(self, plan: Plan) -> None:
         """Get a plan's code unless it is here, from its proposer or from another who has it.

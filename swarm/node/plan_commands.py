@@ -1,7 +1,8 @@
-"""What people may ask about plans: read, propose, consent, withdraw, stop."""
+"""What people may ask about plans: read, propose, consent, decline, withdraw, stop."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from swarm.blobs.store import BlobStore
 from swarm.errors import ConfigurationError, ContractError
 from swarm.learning import bundle
 from swarm.node.chain_link import ChainLink
-from swarm.node.commands import number_in, transact
+from swarm.node.commands import find_member, number_in, transact
 from swarm.node.control import Handler
 from swarm.node.library import Library
 from swarm.node.programs import program_of, stages_of
@@ -24,7 +25,8 @@ from swarm.protocol.program import find_program
 from swarm.protocol.state import Duty, Member, Plan, Terms, member_set, members_in, undecided
 from swarm.types import Digest, MemberId, PlanId, to_hex
 
-EVERYBODY, DEFAULT_INVITATION = 0, 0
+DEFAULT_INVITATION = 0
+"""Time until which the invited may decide: the contract's own."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ class PlanCommands:
             "show_plan": self.show_plan,
             "propose_plan": self.propose_plan,
             "consent": self.consent,
+            "decline": self.decline,
             "withdraw": self.withdraw,
             "stop_plan": self.stop_plan,
         }
@@ -64,7 +67,14 @@ class PlanCommands:
         files = {name: text.decode(errors="replace") for name, text in code.files.items()}
         return _describe(found, await self.chain.members()) | {"code": files}
 
-    async def propose_plan(self, path: str, rounds: int | None) -> object:
+    async def propose_plan(
+        self, path: str, rounds: int | None, invite: list[str], within_s: int | None
+    ) -> object:
+        """`invite`: names of the members whose answer is waited for, `within_s` seconds at most;
+        all of them and the contract's own time by default."""
+        members = await self.chain.members()
+        invited = member_set(find_member(name, members).id for name in invite)
+        until = DEFAULT_INVITATION if within_s is None else int(time.time()) + within_s
         code = await trio.to_thread.run_sync(bundle.read, Path(path))
         await trio.to_thread.run_sync(self.library.add, code)
         out = self.store.scratch(f"model0-{code.digest.hex()[:16]}")
@@ -84,8 +94,8 @@ class PlanCommands:
             program.digest,
             model0,
             rules,
-            EVERYBODY,
-            DEFAULT_INVITATION,
+            invited,
+            until,
         )
         proposed = await self._plan(number_in(receipt, "PlanProposed", "plan"))
         return _describe(proposed, await self.chain.members())
@@ -114,6 +124,10 @@ class PlanCommands:
         terms = Terms(duties, most, commitment=commitment)
         await transact(self.chain, "consent", found.id, found.digest, terms)
         return {"digest": to_hex(found.digest), "max_samples": most}
+
+    async def decline(self, plan: int) -> object:
+        await transact(self.chain, "decline", plan)
+        return _describe(await self._plan(plan), await self.chain.members())
 
     async def withdraw(self, plan: int) -> object:
         await transact(self.chain, "withdraw", plan)
@@ -145,6 +159,8 @@ def _describe(plan: Plan, members: Mapping[MemberId, Member]) -> dict[str, Any]:
         "program": to_hex(plan.program),
         "base": to_hex(plan.base),
         "undecided": [names.get(i, str(i)) for i in members_in(undecided(plan, present))],
+        "invited": [names.get(i, str(i)) for i in members_in(plan.invited)],
+        "declined": [names.get(i, str(i)) for i in members_in(plan.declined)],
         "until": plan.until,
         "model": to_hex(plan.model),
         "rounds": plan.rules.rounds if program is None else program.training_rounds,

@@ -69,7 +69,7 @@ def create_node(
         card = Founder(name, key, key, tuple(announce or [listen]))
         write_card(directory / CARD, card)
         unattended = (directory / "password").exists()
-        text = _config(name, listen, http, data, seed, keep_models, unattended)
+        text = _config(name, listen, announce, http, data, seed, keep_models, unattended)
         (directory / "node.toml").write_text(text)
     except BaseException:
         for made in directory.iterdir():
@@ -105,6 +105,7 @@ def install_network(directory: Path, genesis: Genesis) -> None:
 def _config(
     name: str,
     listen: str,
+    announce: Sequence[str],
     http: str,
     data: Path | None,
     seed: int | None,
@@ -127,6 +128,7 @@ def _config(
         "",
         "[network]",
         f"listen = [{quoted(listen)}]",
+        *([f"announce = [{', '.join(map(quoted, announce))}]"] if announce else []),
         "",
         "[http]",
         "# JSON-RPC and status, for programs on this machine only.",

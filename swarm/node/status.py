@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from swarm.learning.messages import Progress
-from swarm.protocol.state import Member, Plan, RoundStatus
+from swarm.protocol.state import Member, Plan, RoundStatus, members_in
 from swarm.rounds.participation import Participation
 from swarm.rounds.records import RECENT_ROUNDS
 from swarm.types import NO_DIGEST, Digest, MemberId, to_hex
@@ -47,6 +47,8 @@ class PlanStatus(msgspec.Struct, frozen=True, kw_only=True):
     phase: str | None
     leader: str | None
     """Of a closed round, whose slot it is."""
+    waits_for: list[str]
+    """Whose answer, update or merge comes next."""
     submitted: list[str]
     training: TrainingStatus | None
     model: str
@@ -105,6 +107,7 @@ def plan_status(part: Participation) -> PlanStatus | StartingPlan:
         attempt=None if round is None else round.attempt,
         phase=None if round is None else round.status.name.lower(),
         leader=_leader(plan, names),
+        waits_for=[names.get(i, str(i)) for i in members_in(part.waited_for(int(time.time())))],
         submitted=[]
         if round is None
         else [names.get(i, str(i)) for i in sorted(round.submissions)],

@@ -6,12 +6,13 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 
 import trio
 
 from swarm.errors import ChainError, ContractError
 from swarm.node.chain_link import ChainLink
-from swarm.protocol.ledger import DORMANT_S
+from swarm.protocol.membership import CONTACT_EVERY_S, DORMANT_S
 from swarm.protocol.state import Member, member_with_node, two_thirds
 from swarm.types import Address, MemberId
 
@@ -26,15 +27,18 @@ RENEW_AFTER_S = DORMANT_S // 7
 DEADLINE_S = 60.0
 
 
-async def keep_up(chain: ChainLink, node: Address) -> None:
-    """Run for as long as the node with this key does."""
+async def keep_up(
+    chain: ChainLink, node: Address, contact_owed: Callable[[Member], bytes | None]
+) -> None:
+    """Run for as long as the node with this key does. `contact_owed` says what the node should
+    state about where it is, if anything."""
     await _wait_until_synced(chain)
     while True:
         me = None
         try:
             members = await chain.members()
             me = member_with_node(members, node)
-            owed = [] if me is None else due(me, members, int(time.time()))
+            owed = [] if me is None else due(me, members, int(time.time()), contact_owed(me))
             for function, arguments in owed:
                 await _send(chain, function, *arguments)
         except ChainError as error:
@@ -43,12 +47,14 @@ async def keep_up(chain: ChainLink, node: Address) -> None:
 
 
 def due(
-    me: Member, members: dict[MemberId, Member], now: int
+    me: Member, members: dict[MemberId, Member], now: int, contact: bytes | None = None
 ) -> list[tuple[str, tuple[object, ...]]]:
     """The transactions that this node owes the consortium at `now`."""
     owed: list[tuple[str, tuple[object, ...]]] = []
     if me.endorsed and (not me.validator or now > me.seen_at + RENEW_AFTER_S):
         owed.append(("activate", ()))
+    if contact is not None and now >= me.contact_at + CONTACT_EVERY_S:
+        owed.append(("setContact", (contact,)))
     validators = [m for m in members.values() if m.present and m.validator]
     silent = [m for m in validators if now > m.seen_at + DORMANT_S]
     awake = len(validators) - len(silent)

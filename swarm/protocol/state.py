@@ -456,6 +456,20 @@ def undecided(plan: Plan, members: MemberSet) -> MemberSet:
     return plan.invited & members & ~plan.participants & ~plan.declined
 
 
+def waited_for(plan: Plan, members: MemberSet, now: int) -> MemberSet:
+    """Those whose answer, update or merge comes next, for people to see."""
+    round = plan.round
+    if plan.status is PlanStatus.PROPOSED:
+        return undecided(plan, members) if now < plan.until else 0
+    if plan.status is not PlanStatus.RUNNING or round is None:
+        return 0
+    if round.status is RoundStatus.OPEN:
+        return pending(plan, round, members, now)
+    if round.status is RoundStatus.CLOSED and round.eligible:
+        return 1 << round.leader_at(now)
+    return 0
+
+
 def holders(plan: Plan, members: MemberSet, now: int) -> MemberSet:
     """Those who may be given the plan's role at an opening at `now`."""
     if plan.rules.holder == NO_ROLE:

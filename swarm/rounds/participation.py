@@ -19,7 +19,7 @@ from swarm.learning.messages import Progress
 from swarm.learning.supervisor import Trainer
 from swarm.protocol import machine as m
 from swarm.protocol.program import Program
-from swarm.protocol.state import Member, Plan, Round, RoundStatus, member_set
+from swarm.protocol.state import Member, MemberSet, Plan, Round, RoundStatus, member_set, waited_for
 from swarm.rounds.address_book import AddressBook
 from swarm.rounds.checking import Checking
 from swarm.rounds.collection import Collection
@@ -102,6 +102,11 @@ class Participation:
     def program(self) -> Program:
         """What the plan's rounds are for."""
         return self.machine.program
+
+    def waited_for(self, now: int) -> MemberSet:
+        """Those whose answer, update or merge comes next, at Unix time `now`."""
+        plan = self.machine.plan
+        return 0 if plan is None else waited_for(plan, self.machine.members, now)
 
     @property
     def halted(self) -> str | None:

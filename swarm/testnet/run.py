@@ -126,7 +126,9 @@ def start_in_background(
 def begin_plan(testnet: Testnet, rounds: int | None) -> None:
     """The first node proposes the plan; every member consents, its own node computing its side."""
     path = str(Path(testnet.file.plan).resolve())
-    proposed = ask(testnet.home(), "propose_plan", path=path, rounds=rounds)
+    proposed = ask(
+        testnet.home(), "propose_plan", path=path, rounds=rounds, invite=[], within_s=None
+    )
     testnet.file.plan_id = int(proposed["id"])
     testnet.save()
     height = ask(testnet.home(), "contract_info")["height"]

@@ -226,6 +226,29 @@ def test_every_question_has_an_answer(testnet: Path, swarm: Any, tmp_path: Path)
         ("plan propose {testnet}/site0/data", "plan.py"),
     ],
 )
+def test_whoever_is_invited_and_has_not_answered_is_named_until_it_declines(
+    testnet: Path, swarm: Any, slow_plan: Path
+) -> None:
+    homes = {name: ("--node", testnet / name) for name in SITES}
+    options = ("--rounds", 1, "--within", "2h", "--json")
+    proposed = json.loads(swarm("plan", "propose", *homes["site0"], slow_plan, *options).stdout)
+    number = proposed["id"]
+    assert proposed["undecided"] == list(SITES)
+    assert 7000 < proposed["until"] - time.time() <= 7200
+    shown = swarm("plan", "decline", *homes["site1"], number).stdout
+    assert f"declined plan {number}" in shown
+    assert "waits for the answer of site0, site2, until " in shown
+    again = swarm("plan", "decline", *homes["site1"], number, status=2)
+    assert "declined already" in again.stderr
+    assert (
+        "every invited member has decided"
+        in [swarm("plan", "decline", *homes[name], number).stdout for name in ("site0", "site2")][
+            -1
+        ]
+    )
+    swarm("plan", "stop", *homes["site0"], number)
+
+
 def test_nonsense_is_answered_in_one_sentence(
     testnet: Path, swarm: Any, tmp_path: Path, command: str, words: str
 ) -> None:
