@@ -193,18 +193,21 @@ class Layout:
         return layout
 
     @classmethod
-    def read(cls, path: Path) -> Layout:
+    def read(cls, source: Path | OpenFile) -> Layout:
         """The layout of a file; only its header is read. Raises BlobError if not canonical."""
-        with _reading(path), path.open("rb") as file:
-            file_bytes = os.fstat(file.fileno()).st_size
-            prefix = file.read(_PREFIX_BYTES)
+        if isinstance(source, Path):
+            with _opened(source) as opened:
+                return cls.read(opened)
+        with _reading(source):
+            file_bytes = os.fstat(source.descriptor).st_size
+            prefix = os.pread(source.descriptor, _PREFIX_BYTES, 0)
             header_bytes = _PREFIX_BYTES + int.from_bytes(prefix, "little")
             if header_bytes > min(file_bytes, MAX_HEADER_BYTES):
                 raise BlobError(
-                    f"{path.name} is no tensor file: its first 8 bytes announce a header of "
+                    f"{source.name} is no tensor file: its first 8 bytes announce a header of "
                     f"{header_bytes} bytes, in a file of {file_bytes} (at most {MAX_HEADER_BYTES})"
                 )
-            header = prefix + file.read(header_bytes - len(prefix))
+            header = os.pread(source.descriptor, header_bytes, 0)
         return cls.parse(header, file_bytes)
 
     @property
@@ -290,37 +293,78 @@ class TensorFile(Mapping[str, np.ndarray[Any, Any]]):
         return len(self.layout.specs)
 
 
-def open_file(path: Path) -> TensorFile:
+class OpenFile(NamedTuple):
+    """A file that somebody else opened, and will close; `name` is for messages."""
+
+    descriptor: int
+    name: str
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def open_file(source: Path | OpenFile) -> TensorFile:
     """Map a canonical file for reading.
 
     Raises BlobError if it is not canonical, LocalError if it cannot be opened. Nobody may shorten
     the file while it is mapped: the kernel would kill the reader.
     """
-    layout = Layout.read(path)
-    with _reading(path), path.open("rb") as file:
-        mapped = mmap.mmap(file.fileno(), layout.file_bytes, access=mmap.ACCESS_READ)
+    if isinstance(source, Path):
+        with _opened(source) as opened:
+            return open_file(opened)
+    layout = Layout.read(source)
+    with _reading(source):
+        mapped = mmap.mmap(source.descriptor, layout.file_bytes, access=mmap.ACCESS_READ)
     return TensorFile(layout, np.frombuffer(mapped, np.uint8))
 
 
 @contextmanager
-def create_file(path: Path, layout: Layout) -> Iterator[TensorFile]:
+def create_file(target: Path | OpenFile, layout: Layout) -> Iterator[TensorFile]:
     """Write a tensor file through its mapping; at the end it is durable and has its name.
 
     The tensors begin as zeros. If the block raises, nothing is left. Views that outlive the block
-    must not be written to. Raises LocalError when the disk is full or cannot be written.
+    must not be written to. Raises LocalError when the disk is full or cannot be written. A file
+    that somebody else opened is only filled: making it durable is theirs.
     """
+    if isinstance(target, OpenFile):
+        with _filled(target, layout) as file:
+            yield file
+        return
+    with _renamed(target) as descriptor, _filled(OpenFile(descriptor, str(target)), layout) as file:
+        yield file
+
+
+def copy_file(source: int, target: Path) -> None:
+    """Copy what an open file holds now to a new file, which is durable when this returns.
+
+    Whoever else has `source` open cannot change the copy. Raises LocalError; then nothing is left.
+    """
+    size_bytes = os.fstat(source).st_size
+    with _renamed(target) as descriptor, _writing(target):
+        reserve(descriptor, size_bytes)
+        offset = 0
+        while offset < size_bytes:
+            copied = _copy_some(source, descriptor, offset, size_bytes - offset)
+            if not copied:
+                raise LocalError(f"cannot write {target}: what it is copied from became shorter")
+            offset += copied
+
+
+def _copy_some(source: int, target: int, offset: int, most: int) -> int:
+    if hasattr(os, "copy_file_range"):  # within the kernel; shares the blocks where the disk can
+        return os.copy_file_range(source, target, most, offset, offset)
+    return os.pwrite(target, os.pread(source, min(most, 1 << 20), offset), offset)
+
+
+@contextmanager
+def _renamed(path: Path) -> Iterator[int]:
+    """A new file, open for writing, that is durable and has its name after the block."""
     with _writing(path):
         descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     temporary = Path(name)
     try:
+        yield descriptor
         with _writing(path):
-            # Reserved now: a full disk met later, through the mapping, would kill the process.
-            reserve(descriptor, layout.file_bytes)
-            mapped = mmap.mmap(descriptor, layout.file_bytes)
-        mapped[: layout.data_start] = layout.header
-        yield TensorFile(layout, np.frombuffer(mapped, np.uint8))
-        with _writing(path):
-            mapped.flush()
             os.fsync(descriptor)
             move_durably(temporary, path)
     except BaseException:
@@ -329,6 +373,18 @@ def create_file(path: Path, layout: Layout) -> Iterator[TensorFile]:
         raise
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def _filled(target: OpenFile, layout: Layout) -> Iterator[TensorFile]:
+    with _writing(target):
+        # Reserved now: a full disk met later, through the mapping, would kill the process.
+        reserve(target.descriptor, layout.file_bytes)
+        mapped = mmap.mmap(target.descriptor, layout.file_bytes)
+    mapped[: layout.data_start] = layout.header
+    yield TensorFile(layout, np.frombuffer(mapped, np.uint8))
+    with _writing(target):
+        mapped.flush()
 
 
 def reserve(descriptor: int, size_bytes: int) -> None:
@@ -372,18 +428,26 @@ def _check_spec(spec: TensorSpec) -> None:
 
 
 @contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise LocalError(f"cannot read {path}: {error.strerror}") from error
+def _opened(path: Path) -> Iterator[OpenFile]:
+    with _reading(path):
+        file = path.open("rb")
+    with file:
+        yield OpenFile(file.fileno(), path.name)
 
 
 @contextmanager
-def _writing(path: Path) -> Iterator[None]:
+def _reading(source: Path | OpenFile) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise LocalError(f"cannot read {source}: {error.strerror}") from error
+
+
+@contextmanager
+def _writing(target: Path | OpenFile) -> Iterator[None]:
     try:
         yield
     except OSError as error:
         raise LocalError(
-            f"cannot write {path}: {error.strerror}; check the disk's free space and permissions"
+            f"cannot write {target}: {error.strerror}; check the disk's free space and permissions"
         ) from error

@@ -33,9 +33,10 @@ def version() -> int:
     )
 
 
-def restrict(readable: Iterable[str], writable: Iterable[str]) -> int:
+def restrict(readable: Iterable[str], writable: Iterable[str], listed: Iterable[str]) -> int:
     """Let this process read and execute what is `readable`, do everything with what is `writable`,
-    and open nothing else. Returns the version. Raises OSError.
+    list the names in folders that are `listed`, and open nothing else; each with all that is below.
+    Returns the version. Raises OSError.
 
     `prctl(PR_SET_NO_NEW_PRIVS)` must come before. Paths that do not exist are left out.
     """
@@ -50,7 +51,7 @@ def restrict(readable: Iterable[str], writable: Iterable[str]) -> int:
         0,
     )
     try:
-        for paths, access in ((readable, _READ), (writable, handled)):
+        for paths, access in ((readable, _READ), (writable, handled), (listed, _READ_DIR)):
             for path in paths:
                 with suppress(FileNotFoundError, NotADirectoryError):
                     _allow(ruleset, path, access & handled)

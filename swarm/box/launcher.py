@@ -15,6 +15,7 @@ executes the plan's interpreter, which begins with an empty memory and the envir
 from __future__ import annotations
 
 import os
+import resource
 import select
 import shutil
 import signal
@@ -246,9 +247,8 @@ class _Launch:
         if "processes" not in walls.stand:
             most, is_apart = box.limits.processes, "user" in walls.stand
             walls.build("processes", lambda: limits.bound_processes(most, self.user, is_apart))
-        readable, writable = self._opened(has_tree)
         walls.build("capabilities", limits.drop_capabilities)
-        walls.build("landlock", lambda: str(landlock.restrict(readable, writable)))
+        walls.build("landlock", lambda: str(landlock.restrict(*self._opened(has_tree))))
         walls.build("seccomp", lambda: seccomp.restrict(self._families()))
         frames.send(self.inside, msgspec.msgpack.encode(walls.report(os.getpid())))
         if not box.command:
@@ -273,14 +273,16 @@ class _Launch:
         of_network = seccomp.OF_NETWORK if has_net else ()
         return (*([seccomp.UNIX] if is_unix_safe else []), *of_network)
 
-    def _opened(self, has_tree: bool) -> tuple[list[str], list[str]]:
-        """What Landlock lets the box read, and write."""
+    def _opened(self, has_tree: bool) -> tuple[list[str], list[str], list[str]]:
+        """What Landlock lets the box read, write, and list."""
         readable = [*self.box.readable]
         writable = [self.box.folder, *namespaces.DEVICES, *self.box.devices]
-        if has_tree:
-            return [*readable, "/proc", "/etc", "/dev"], [*writable, *OF_MEMORY]
+        if has_tree:  # where there is nothing else
+            return [*readable, "/proc", "/etc", "/dev"], [*writable, *OF_MEMORY], ["/"]
         own = [f"/proc/{name}" for name in ("self", *namespaces.PROC_FILES)]
-        return [*readable, *own], writable
+        # Python lists the folders in which it looks for modules.
+        searched = self.box.environment.get("PYTHONPATH", "").split(os.pathsep)
+        return [*readable, *own], writable, [path for path in searched if path]
 
 
 def _shown(status: int) -> int:
@@ -292,6 +294,7 @@ def _shown(status: int) -> int:
 def _end_with(shown: int) -> NoReturn:
     """End as the plan's process did, by the same signal if it was one."""
     if shown > BY_SIGNAL:
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         with suppress(OSError, ValueError):
             signal.signal(shown - BY_SIGNAL, signal.SIG_DFL)
         os.kill(os.getpid(), shown - BY_SIGNAL)

@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ import msgspec
 import trio
 
 from swarm.box import frames
-from swarm.box.contents import PACKAGE
+from swarm.box.contents import PACKAGE, PASSED_ON
 from swarm.box.description import WALLS, Box, Report, Sandbox, Wall
 from swarm.errors import ConfigurationError, LocalError
 
@@ -85,12 +84,12 @@ async def start(box: Box) -> BoxedProcess:
     try:
         with theirs:
             launcher = await trio.lowlevel.open_process(
-                [sys.executable, "-m", "swarm.box.launcher", str(theirs.fileno())],
+                [sys.executable, "-P", "-m", "swarm.box.launcher", str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(), *box.descriptors),
                 start_new_session=True,
-                env=_environment(box),
+                env=_environment(),
             )
     except OSError as error:
         ours.close()
@@ -147,6 +146,9 @@ def _introduce(control: socket.socket, box: Box) -> frames.Frame | None:
         return None
 
 
-def _environment(box: Box) -> Mapping[str, str]:
-    """The launcher's own: no more than the box's, and what finds this package."""
-    return box.environment | {"PYTHONPATH": str(PACKAGE.parent)}
+def _environment() -> dict[str, str]:
+    """The launcher's own. Nothing that the box can write to is in it: with the box's home, Python
+    would run what lies there for modules of the user, outside of the box."""
+    passed_on = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+    own = {"HOME": os.environ["HOME"]} if "HOME" in os.environ else {}
+    return passed_on | own | {"PYTHONPATH": str(PACKAGE.parent)}

@@ -89,6 +89,9 @@ def _print_status(answer: dict[str, Any]) -> None:
     )
     if chain.get("waiting_for") and chain.get("round"):  # in round 0 that is the usual second
         click.echo(f"\nThe chain waits for: {', '.join(chain['waiting_for'])}")
+    reach = answer["sandbox"]["reach"]
+    if reach:
+        click.echo(f"\nPlan code can reach {', and '.join(reach)}")
     for plan in answer["plans"]:
         click.echo(
             f"\nplan {plan['id']} {plan.get('name', '')}: {plan.get('status', 'starting')}, "

@@ -1,9 +1,9 @@
 """What the main process and the trainer process say to each other, and how it is framed.
 
-Two pipes, one each way, apart from the standard streams: what a plan prints cannot reach them. Each
-message is a 4-byte big-endian length and a tagged msgpack struct. One request is answered by any
-number of `Alive` and `Progress` and then by exactly one final reply; tensors never travel here but
-as paths of files.
+A socket pair, apart from the standard streams: what a plan prints cannot reach it. Each message is
+a 4-byte big-endian length and a tagged msgpack struct. One request is answered by any number of
+`Alive` and `Progress` and then by exactly one final reply. Tensors travel as files: a request names
+them, for messages to people, and their descriptors go with it, in the order of `files_of`.
 """
 
 from __future__ import annotations
@@ -123,6 +123,16 @@ class Export(_Message, frozen=True):
 
 
 Request = Load | CountSamples | Initialise | ComputeStatistics | Train | Evaluate | Export
+
+FILES = ("base", "model", "initial", "statistics", "out")
+"""The fields of requests that name files; `out` is one to be written."""
+
+
+def files_of(request: Request) -> dict[str, str]:
+    """The files of a request by field, in the order of their descriptors."""
+    found = {field: getattr(request, field, None) for field in FILES}
+    return {field: name for field, name in found.items() if name is not None}
+
 
 # Replies.
 

@@ -1,8 +1,11 @@
-"""One trainer process: started in a group of its own, and spoken to over three pipes.
+"""One trainer process: started in a box, and spoken to over a socket pair.
 
-Requests go in, replies come out; the third pipe takes the stacks that the trainer's watchdog writes
-while nothing in it can speak, or when it crashes. They are a sign of life, and name a place in the
-plan.
+A pipe beside it takes the stacks that the trainer's watchdog writes while nothing in it can speak,
+or when it crashes. They are a sign of life, and name a place in the plan.
+
+The files of a request go with it as open descriptors, because the trainer can open none by name
+that is not its own. What it makes it writes to a file without a name; once it says that this is
+complete, its contents are copied to where they belong, out of reach of whatever still runs.
 """
 
 from __future__ import annotations
@@ -10,30 +13,47 @@ from __future__ import annotations
 import os
 import re
 import signal
-import subprocess
+import socket
 import sys
-from contextlib import suppress
+import tempfile
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 import trio
+from msgspec import structs
 
-from swarm.errors import LocalError, TrainerError
+from swarm.box import contents, frames
+from swarm.box.description import Box, Limits, Sandbox
+from swarm.box.process import BoxedProcess, check, left_out, start
+from swarm.errors import ConfigurationError, LocalError, PlanError, TrainerError
 from swarm.learning.messages import (
     LENGTH_BYTES,
     Reply,
     Request,
     decode_reply,
+    files_of,
     frame,
     read_length,
 )
+from swarm.tensors import MAX_FILE_BYTES, copy_file
 
-END_GRACE_S = 5.0
 EXIT_STATUS_WAIT_S = 1.0
 WRITE_DEADLINE_S = 10.0
 CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL)
 MAX_SIGNS_BYTES = 64 << 10
+FREE_DISK_BYTES = 2**30
+FREE_DISK_PART = 50
+"""Of a small disk, so many parts to one are the plan's to fill."""
+PROCESSES = 2048
+PROCESSES_PER_CPU = 64
+REPEATABLE = {
+    "PYTHONHASHSEED": "0",
+    "PYTHONUNBUFFERED": "1",
+    "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+    "MKL_CBWR": "AUTO,STRICT",
+}
+"""Repeatable arithmetic must be asked for before torch loads."""
 
 
 class Died(Exception):
@@ -45,17 +65,53 @@ class Died(Exception):
         """Whether it crashed or left, and was not killed."""
 
 
+class Handover:
+    """The files of one request, open. Made in a worker thread; ends with `close`.
+
+    Raises LocalError if one cannot be read, or a result cannot be written where it belongs.
+    """
+
+    def __init__(self, boxed: BoxedProcess, request: Request) -> None:
+        self.descriptors: list[int] = []
+        self._out: Path | None = None
+        try:
+            for field, name in files_of(request).items():
+                if field == "out":
+                    self._out = Path(name)
+                    self.descriptors.append(_unnamed_beside(self._out))
+                else:
+                    self.descriptors.append(boxed.open(Path(name)))
+        except BaseException:
+            self.close()
+            raise
+
+    def keep(self, most_bytes: int) -> None:
+        """Give the result its name. Raises PlanError if it is larger, LocalError if that fails."""
+        if self._out is None:
+            return
+        size_bytes = os.fstat(self.descriptors[-1]).st_size
+        if size_bytes > most_bytes:
+            raise PlanError(
+                f"the plan's process made a file of {size_bytes} bytes, where {most_bytes} are the "
+                "most: only the model's tensors, or small arrays of statistics, belong there"
+            )
+        copy_file(self.descriptors[-1], self._out)
+
+    def close(self) -> None:
+        while self.descriptors:
+            os.close(self.descriptors.pop())
+
+
 @dataclass
 class TrainerProcess:
-    """One trainer process, in a process group of its own, and its three pipes."""
+    """One trainer process in its box, and the node's end of the socket pair."""
 
-    process: trio.Process
-    requests: trio.lowlevel.FdStream
-    replies: trio.lowlevel.FdStream
+    boxed: BoxedProcess
+    channel: trio.socket.SocketType
     signs: int
     """A pipe that does not block: the stacks that its watchdog writes while it cannot speak."""
-    code: Path
-    """Below which the plan's code lies that it runs."""
+    code: str
+    """What the paths of the plan's code that it runs begin with."""
     busy: bool = False
     """Whether it owes a final reply."""
     spoke: bool = False
@@ -65,16 +121,19 @@ class TrainerProcess:
 
     @property
     def pid(self) -> int:
-        return self.process.pid
+        return self.boxed.pid
 
     def lives(self) -> bool:
-        return self.process.poll() is None
+        return self.boxed.exit_status is None
 
-    async def send(self, request: Request) -> None:
+    async def send(self, request: Request, handover: Handover) -> None:
+        data = frame(request)
         try:
             with trio.fail_after(WRITE_DEADLINE_S):
-                await self.requests.send_all(frame(request))
-        except (trio.BrokenResourceError, trio.TooSlowError) as error:
+                sent = await self.channel.sendmsg([data], frames.rights(handover.descriptors))
+                while sent < len(data):
+                    sent += await self.channel.send(data[sent:])
+        except (OSError, trio.TooSlowError) as error:
             raise Died("died before it was asked") from error
 
     async def receive(self, silence_s: float) -> Reply:
@@ -95,17 +154,17 @@ class TrainerProcess:
         return bytes(data)
 
     async def _piece(self, most: int) -> bytes:
-        """Some bytes. Raises Died if the process has closed its pipe."""
-        with suppress(trio.BrokenResourceError):
-            piece = await self.replies.receive_some(most)
+        """Some bytes. Raises Died if the process has closed its end."""
+        with suppress(OSError):
+            piece = await self.channel.recv(most)
             if piece:
                 return bytes(piece)
         with trio.move_on_after(EXIT_STATUS_WAIT_S):
-            await self.process.wait()
+            await self.boxed.wait()
         self._shows_signs()  # a crash leaves its stack
-        code = self.process.poll()
+        code = self.boxed.exit_status
         of_itself = code is not None and (code >= 0 or -code in CRASHES)
-        raise Died(f"died ({_status(self.process)})", of_itself)
+        raise Died(f"died ({_status(code)})", of_itself)
 
     def _shows_signs(self) -> bool:
         """Whether its watchdog has written since the last look; notes the place."""
@@ -113,86 +172,90 @@ class TrainerProcess:
             signs = os.read(self.signs, MAX_SIGNS_BYTES)
         except BlockingIOError:
             return False
-        own = rf'File "{re.escape(str(self.code))}[^/"]*/(.+?\.py)", line (\d+) in (\S+)'
+        own = rf'File "{re.escape(self.code)}[^/"]*/(.+?\.py)", line (\d+) in (\S+)'
         found = re.search(own, signs.decode(errors="replace"))
         if found:
             self.place = f"{found[1]}:{found[2]} in {found[3]}"
         return bool(signs)
 
     async def end(self) -> None:
-        """Kill the process group, and wait for the process."""
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        await self.requests.aclose()
-        await self.replies.aclose()
+        """End the process and all that it started."""
+        self.channel.close()
+        await self.boxed.end()
         os.close(self.signs)
-        with trio.CancelScope(shield=True), trio.move_on_after(END_GRACE_S):
-            await self.process.wait()
 
 
-async def start_process(workspace: Path, log_file: Path | None, nice: int) -> TrainerProcess:
-    """Start a trainer process, which keeps its files in the absolute folder `workspace`, and whose
-    plan prints to `log_file`. Raises LocalError if the system cannot."""
-    child_reads, we_write = os.pipe()
-    we_read, child_writes = os.pipe()
-    signs, child_signs = os.pipe()
-    os.set_blocking(signs, False)
-    log: IO[bytes] | None = None
-    try:
-        log = log_file.open("ab") if log_file else None
-        process = await trio.lowlevel.open_process(
-            [
-                sys.executable,
-                "-P",
-                "-m",
-                "swarm.learning.trainer",
-                f"--requests={child_reads}",
-                f"--replies={child_writes}",
-                f"--signs={child_signs}",
-                f"--nice={nice}",
-            ],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT if log else None,
-            pass_fds=(child_reads, child_writes, child_signs),
-            start_new_session=True,
-            env=_environment(),
-        )
-    except BaseException as error:
-        os.close(we_write)
-        os.close(we_read)
-        os.close(signs)
-        if isinstance(error, OSError):
-            raise LocalError(f"the trainer process cannot be started: {error}") from error
-        raise
-    finally:
-        os.close(child_reads)
-        os.close(child_writes)
-        os.close(child_signs)
-        if log is not None:
-            log.close()
-    requests, replies = trio.lowlevel.FdStream(we_write), trio.lowlevel.FdStream(we_read)
-    code = workspace / "plan-"  # and its digest: see `trainer`
-    return TrainerProcess(process, requests, replies, signs, code)
+async def start_process(described: Box, sandbox: Sandbox) -> TrainerProcess:
+    """Start a trainer in a box as described, which lacks the command and the descriptors.
 
-
-def _environment() -> dict[str, str]:
-    """The trainer's environment: repeatable arithmetic must be asked for before torch loads.
-
-    Nothing of swarm's own goes in, above all not the password of the node's key.
+    Raises LocalError if the system cannot, ConfigurationError if `sandbox` asks for more than this
+    machine has.
     """
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith("SWARM_")}
-    return {
-        **inherited,
-        "PYTHONHASHSEED": "0",
-        "PYTHONUNBUFFERED": "1",
-        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
-        "MKL_CBWR": "AUTO,STRICT",
-    }
+    with ExitStack() as ours, ExitStack() as theirs:
+        pair = socket.socketpair()
+        channel, its_channel = ours.enter_context(pair[0]), theirs.enter_context(pair[1]).fileno()
+        signs, its_signs = os.pipe()
+        ours.callback(os.close, signs)
+        theirs.callback(os.close, its_signs)
+        os.set_blocking(signs, False)
+        channels = (f"--channel={its_channel}", f"--signs={its_signs}")
+        boxed = await start(
+            structs.replace(
+                described,
+                command=(sys.executable, "-P", "-s", "-m", "swarm.learning.trainer", *channels),
+                descriptors=(its_channel, its_signs),
+                without=left_out(sandbox),
+            )
+        )
+        try:
+            check(boxed.report, sandbox)
+        except ConfigurationError:
+            await boxed.end()
+            raise
+        ours.pop_all()
+    code = f"{described.folder}/plan-"  # and its digest: see `trainer`
+    return TrainerProcess(boxed, trio.socket.from_stdlib_socket(channel), signs, code)
 
 
-def _status(process: trio.Process) -> str:
-    code = process.poll()
+def describe_box(
+    workspace: Path, readable: list[Path], device: str, log: Path | None, nice: int
+) -> Box:
+    """The box of a trainer that keeps its files in `workspace`, which exists."""
+    folder = Path(os.path.realpath(workspace))
+    devices = () if device == "cpu" else contents.gpus()
+    disk = os.statvfs(folder)
+    return Box(
+        command=(),
+        folder=str(folder),
+        readable=(*contents.libraries(), *(str(path.absolute()) for path in readable)),
+        devices=devices,
+        environment=contents.environment(folder) | REPEATABLE,
+        limits=Limits(
+            # With a GPU, a process has address space for its memory as well.
+            memory_bytes=0 if devices else contents.physical_memory(),
+            processes=max(PROCESSES, PROCESSES_PER_CPU * (os.cpu_count() or 1)),
+            file_bytes=MAX_FILE_BYTES,
+            free_disk_bytes=min(FREE_DISK_BYTES, disk.f_blocks * disk.f_frsize // FREE_DISK_PART),
+        ),
+        nice=nice,
+        log=None if log is None else str(log.absolute()),
+    )
+
+
+def _unnamed_beside(path: Path) -> int:
+    """A new file on the same disk that ends with its last descriptor."""
+    try:
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    except OSError as error:
+        raise LocalError(
+            f"cannot write {path}: {error.strerror}; check the disk's free space and permissions"
+        ) from error
+    with suppress(FileNotFoundError):
+        os.unlink(name)
+    return descriptor
+
+
+def _status(code: int | None) -> str:
     if code is None:
-        return "its pipe closed"
+        return "its socket closed"
     return f"signal {-code}" if code < 0 else f"exit status {code}"

@@ -22,7 +22,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from swarm.errors import PlanError
-from swarm.tensors import DType, Layout, TensorSpec, create_file, open_file
+from swarm.tensors import DType, Layout, OpenFile, TensorSpec, create_file, open_file
 
 State = dict[str, torch.Tensor]
 
@@ -186,21 +186,21 @@ def first_non_finite(state: Mapping[str, torch.Tensor]) -> str | None:
     return None
 
 
-def write_state(path: Path, state: Mapping[str, torch.Tensor]) -> None:
+def write_state(path: Path | OpenFile, state: Mapping[str, torch.Tensor]) -> None:
     """Write tensors once, into a mapped canonical file. Raises LocalError if the disk fails."""
     with create_file(path, layout_of(specs_of(state))) as file:
         for name, value in state.items():
             _as_torch(file[name], value.dtype).copy_(value.detach())
 
 
-def read_state(path: Path) -> State:
+def read_state(path: Path | OpenFile) -> State:
     """Tensors over the mapped file, not to be written to. Raises BlobError if not canonical."""
     file = open_file(path)
     types = {name: dtype for dtype, name in _DTYPES.items()}
     return {spec.name: _as_torch(file[spec.name], types[spec.dtype]) for spec in file.layout.specs}
 
 
-def write_arrays(path: Path, arrays: Mapping[str, ArrayLike]) -> None:
+def write_arrays(path: Path | OpenFile, arrays: Mapping[str, ArrayLike]) -> None:
     """Write statistics as float64 tensors. Raises PlanError if one is not finite numbers."""
     values = {name: _as_float64(name, value) for name, value in arrays.items()}
     specs = [TensorSpec(name, "F64", value.shape) for name, value in values.items()]
@@ -213,7 +213,7 @@ def write_arrays(path: Path, arrays: Mapping[str, ArrayLike]) -> None:
             file[name][...] = value
 
 
-def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
+def read_arrays(path: Path | OpenFile) -> dict[str, NDArray[Any]]:
     """Merged statistics, read into memory. Raises BlobError if the file is not canonical."""
     file = open_file(path)
     return {name: np.array(value) for name, value in file.items()}

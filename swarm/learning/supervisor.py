@@ -17,12 +17,14 @@ import math
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
 from typing import TypeVar
 
 import msgspec
 import trio
 
+from swarm.box.description import Sandbox
 from swarm.errors import ConfigurationError, LocalError, PlanError, TrainerError
 from swarm.learning.messages import (
     Alive,
@@ -44,12 +46,12 @@ from swarm.learning.messages import (
     Trained,
     Written,
 )
-from swarm.learning.process import Died, TrainerProcess, start_process
+from swarm.learning.process import Died, Handover, TrainerProcess, describe_box, start_process
 from swarm.types import NO_DIGEST, Digest
 
 START_S = 120.0
 FIRST_PAUSE_S = 0.2
-DESCRIPTION = "described.msgpack"
+MAX_STATISTICS_BYTES = 2**28
 TRIES_OF_A_PLAN = 2
 _descriptions = msgspec.msgpack.Decoder(Loaded)
 
@@ -61,7 +63,9 @@ class TrainerConfig:
     """What a trainer is started with.
 
     `plan` is the folder (or file) of the plan, `digest` the consented one (None: not checked).
-    `workspace` is the trainer's own folder for checkpoints. `log` receives what the plan prints.
+    `workspace` is the trainer's own folder for checkpoints, and all that it can write to; `data`
+    and `read` are what it can read. `log` receives what the plan prints. `sandbox` says how much of
+    a box it must have.
     `silence_s` without a sign of life, or an ended process, costs one of `attempts`.
     """
 
@@ -69,11 +73,13 @@ class TrainerConfig:
     site: str
     workspace: Path
     data: Path | None = None
+    read: tuple[Path, ...] = ()
     digest: Digest | None = None
     options: Mapping[str, str | int | float | bool] = field(default_factory=dict)
     device: str = "auto"
     seed: int | None = None
     log: Path | None = None
+    sandbox: Sandbox = "auto"
     nice: int = 10
     silence_s: float = 60.0
     attempts: int = 3
@@ -234,7 +240,9 @@ class Trainer:
         await self.stop()
         config = self.config
         config.workspace.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._process = await start_process(config.workspace.absolute(), config.log, config.nice)
+        readable = [config.plan, *([config.data] if config.data else []), *config.read]
+        described = describe_box(config.workspace, readable, config.device, config.log, config.nice)
+        self._process = await start_process(described, config.sandbox)
         request = Load(
             plan=str(config.plan.absolute()),
             digest=config.digest or b"",
@@ -243,7 +251,7 @@ class Trainer:
             options=dict(config.options),
             device=config.device,
             seed=config.seed,
-            workspace=str(config.workspace.absolute()),
+            workspace=described.folder,
         )
         try:
             loaded = await self._exchange(self._process, request, _ignore)
@@ -274,15 +282,33 @@ class Trainer:
 
     @property
     def _description(self) -> Path:
-        return self.config.workspace / DESCRIPTION
+        """Beside the workspace: what the plan's code can write to is not read here."""
+        workspace = self.config.workspace
+        return workspace.with_name(f"{workspace.name}.msgpack")
 
     async def _exchange(
         self, process: TrainerProcess, request: Request, progress: Callable[[Progress], None]
     ) -> Reply:
         """Send one request, and read until its final reply."""
-        process.busy, process.place = True, ""
+        handover = await trio.to_thread.run_sync(Handover, process.boxed, request)
+        try:
+            process.busy, process.place = True, ""
+            await process.send(request, handover)
+            reply = await self._final_reply(process, request, progress)
+            await trio.to_thread.run_sync(handover.keep, self._most_bytes())
+            return reply
+        finally:
+            handover.close()
+
+    def _most_bytes(self) -> int:
+        """How large a result may be: as large as its model, with room; or as statistics may be."""
+        tensors = (self._loaded.initial or self._loaded.tensors) if self._loaded else ()
+        return MAX_STATISTICS_BYTES + sum(8 * prod(tensor.shape) for tensor in tensors)
+
+    async def _final_reply(
+        self, process: TrainerProcess, request: Request, progress: Callable[[Progress], None]
+    ) -> Reply:
         last = Progress(fraction=0.0, epoch=0, loss=math.nan)
-        await process.send(request)
         while True:
             reply = await process.receive(
                 self.config.silence_s if process.spoke else max(START_S, self.config.silence_s)

@@ -2,15 +2,16 @@
 
 It is a process of its own because user code computes for minutes without yielding, may use all
 memory, or die; the node's main process must answer its peers meanwhile. The main process starts it
-(`supervisor`) with two pipes, and asks for one thing at a time (`messages`).
+(`supervisor`) in a box, with one end of a socket pair, and asks for one thing at a time
+(`messages`). No file is opened by its name here but the plan's own: the node hands them in, open.
 
 It says every second that it lives, and where the plan's code is. A long call into C that keeps
 the interpreter's lock would silence any thread; then `faulthandler`, whose watchdog needs no lock,
-writes the stack to a third pipe instead, and so it does when a library crashes.
+writes the stack to a pipe instead, and so it does when a library crashes.
 
-The trainer outlives nobody: when the pipe of requests ends, because the main process ended or was
-killed, it kills its own process group at once, in the middle of a round if need be. The round's
-checkpoint stays.
+The trainer outlives nobody: when the other end of the socket is closed, because the main process
+ended or was killed, it kills its own process group at once, in the middle of a round if need be.
+The round's checkpoint stays.
 """
 
 from __future__ import annotations
@@ -20,10 +21,11 @@ import faulthandler
 import os
 import queue
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,7 @@ import msgspec
 import torch
 from numpy.typing import NDArray
 
+from swarm.box import frames
 from swarm.errors import ConfigurationError, LocalError, PlanError, RemoteError
 from swarm.learning import bundle
 from swarm.learning.checkpoint import Workplace
@@ -45,7 +48,6 @@ from swarm.learning.importing import use_modules_of
 from swarm.learning.loading import check_digest, load_plan
 from swarm.learning.loop import LocalTraining
 from swarm.learning.messages import (
-    LENGTH_BYTES,
     Alive,
     ComputeStatistics,
     Counted,
@@ -65,8 +67,8 @@ from swarm.learning.messages import (
     Trained,
     Written,
     decode_request,
+    files_of,
     frame,
-    read_length,
 )
 from swarm.learning.plan import Site
 from swarm.learning.settings import rules_of
@@ -81,7 +83,7 @@ from swarm.learning.state import (
     write_state,
 )
 from swarm.learning.travel import completed, to_wire
-from swarm.tensors import TensorSpec
+from swarm.tensors import OpenFile, TensorSpec
 from swarm.types import Digest
 
 PLAN_OF_WORKERS = "SWARM_PLAN_OF_WORKERS"
@@ -90,38 +92,39 @@ ALIVE_EVERY_S = 1.0
 QUIET_S = 5.0
 """Without a turn for any thread, after which the watchdog writes; and again each time after it."""
 
+Files = dict[str, OpenFile]
+"""The files of a request by its fields."""
+
 
 class Wire:
-    """The pipes. Any thread may send; a reader thread queues the requests.
+    """This end of the socket pair. Any thread may send; a reader thread queues the requests.
 
-    `signs` takes what `faulthandler` writes; it does not block, and what finds no room is lost.
+    The pipe `signs` takes what `faulthandler` writes; it does not block, and what finds no room is
+    lost.
     """
 
     code: Path | None = None
     """Where the plan's code lies, once it is known."""
 
-    def __init__(self, requests: int, replies: int, signs: int) -> None:
+    def __init__(self, channel: socket.socket, signs: int) -> None:
         os.set_blocking(signs, False)
         faulthandler.enable(signs, all_threads=False)
         self._signs = signs
-        self._requests = os.fdopen(requests, "rb")
-        self._replies = os.fdopen(replies, "wb", buffering=0)
+        self._channel = channel
         self._sending = threading.Lock()
-        self._queue: queue.Queue[Request] = queue.Queue(maxsize=4)
+        self._queue: queue.Queue[tuple[Request, Files]] = queue.Queue(maxsize=4)
         threading.Thread(target=self._read, name="requests", daemon=True).start()
 
-    def receive(self) -> Request:
-        """The next request."""
+    def receive(self) -> tuple[Request, Files]:
+        """The next request, and its files by field; whoever receives them closes them."""
         return self._queue.get()
 
     def send(self, message: Reply) -> None:
         """Send one reply whole; if nobody listens any more, end this process group."""
-        data = memoryview(frame(message))
         with self._sending:
             try:
-                while data:
-                    data = data[self._replies.write(data) :]
-            except BrokenPipeError:
+                self._channel.sendall(frame(message))
+            except OSError:
                 _end_group()
 
     @contextmanager
@@ -152,12 +155,13 @@ class Wire:
             thread.join()
 
     def _read(self) -> None:
-        while prefix := self._requests.read(LENGTH_BYTES):
-            length = read_length(prefix)
-            body = self._requests.read(length)
-            if len(prefix) < LENGTH_BYTES or len(body) < length:
-                break
-            self._queue.put(decode_request(body))
+        with suppress(OSError):
+            while (received := frames.receive(self._channel)) is not None:
+                request = decode_request(received.body)
+                names = files_of(request).items()
+                opened = zip(names, received.descriptors, strict=True)
+                files = {field: OpenFile(file, name) for (field, name), file in opened}
+                self._queue.put((request, files))
         _end_group()
 
 
@@ -215,43 +219,43 @@ class Trainer:
         method = METHODS.get(kind, "train" if self.training.owns_its_loop else "loss")
         return method_place(self.training.folder, type(self.training.plan), method) or "plan.py"
 
-    def answer_in_words(self, request: Request, wire: Wire) -> Reply:
+    def answer_in_words(self, request: Request, files: Files, wire: Wire) -> Reply:
         """`answer`, with whatever it did not foresee as the fault of the plan's odd object."""
         training, method = self.training, METHODS.get(type(request), "loss")
         doing = f"answering {type(request).__name__}"
         with plan_faults(training.folder, doing, type(training.plan), method):
             with machine_faults():
-                return self.answer(request, wire)
+                return self.answer(request, files, wire)
 
-    def answer(self, request: Request, wire: Wire) -> Reply:
-        """Do what is asked; the files that are named are complete when this returns."""
+    def answer(self, request: Request, files: Files, wire: Wire) -> Reply:
+        """Do what is asked; the file to be written is complete when this returns."""
         match request:
             case CountSamples():
                 return Counted(samples=self.training.samples())
-            case Initialise(out=out):
-                write_state(Path(out), self.training.make_initial())
+            case Initialise():
+                write_state(files["out"], self.training.make_initial())
                 return Written()
-            case ComputeStatistics(out=out):
-                write_arrays(Path(out), self.training.statistics())
+            case ComputeStatistics():
+                write_arrays(files["out"], self.training.statistics())
                 return Written()
             case Train():
-                return self._train(request, wire)
+                return self._train(request, files, wire)
             case Evaluate():
-                return self._evaluate(request)
-            case Export(model=model, initial=initial, out=out):
-                whole = _whole(model, initial)
+                return self._evaluate(request, files)
+            case Export():
+                whole = _whole("model", files)
                 set_state(self.training.model, whole, self.training.travels)
-                write_state(Path(out), state_of(self.training.model))
+                write_state(files["out"], state_of(self.training.model))
                 return Written()
             case Load():
                 raise ConfigurationError("this trainer has its plan: start another for another one")
 
-    def _train(self, request: Train, wire: Wire) -> Trained:
+    def _train(self, request: Train, files: Files, wire: Wire) -> Trained:
         def progress(fraction: float, epoch: int, loss: float) -> None:
             wire.send(Progress(fraction=fraction, epoch=epoch, loss=loss))
 
-        statistics = _statistics(request.statistics)
-        base = _whole(request.base, request.initial)
+        statistics = _statistics(files)
+        base = _whole("base", files)
         update = self.training.train(
             request.round,
             base,
@@ -262,7 +266,7 @@ class Trainer:
             own_copy=False,
         )
         travels = to_wire(update.state, self.training.travels)
-        write_state(Path(request.out), travels)
+        write_state(files["out"], travels)
         held = ("validation",) if self.training.samples().validation else ("train",)
         scores = self.training.evaluate(completed(travels, base), statistics, held)
         return Trained(
@@ -274,20 +278,20 @@ class Trainer:
             resumed_epochs=update.resumed_epochs,
         )
 
-    def _evaluate(self, request: Evaluate) -> Evaluated:
+    def _evaluate(self, request: Evaluate, files: Files) -> Evaluated:
         scores = self.training.evaluate(
-            _whole(request.model, request.initial),
-            _statistics(request.statistics),
+            _whole("model", files),
+            _statistics(files),
             ("validation", "test") if request.test else ("validation",),
         )
         return Evaluated(validation=scores["validation"], test=scores.get("test", {}))
 
 
 def serve(wire: Wire) -> None:
-    """Answer requests until the pipe ends."""
+    """Answer requests until the other end is closed."""
     trainer: Trainer | None = None
     while True:
-        request = wire.receive()
+        request, files = wire.receive()
         with wire.alive():
             reply: Reply
             try:
@@ -297,7 +301,7 @@ def serve(wire: Wire) -> None:
                     trainer = Trainer(request, wire)
                     reply = trainer.loaded()
                 else:
-                    reply = trainer.answer_in_words(request, wire)
+                    reply = trainer.answer_in_words(request, files, wire)
             except PlanError as error:
                 reply = Failed(kind="plan", message=valid_text(str(error)))
             except ConfigurationError as error:
@@ -307,24 +311,23 @@ def serve(wire: Wire) -> None:
             except KeyboardInterrupt:  # nobody else's: the signal is ignored here
                 place = "plan.py" if trainer is None else trainer.place_of(request)
                 reply = Failed(kind="plan", message=f"{place}: the plan raises KeyboardInterrupt")
+            finally:
+                frames.close_all([file.descriptor for file in files.values()])
         wire.send(reply)
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of `python -m swarm.learning.trainer`; started by the supervisor only."""
     parser = argparse.ArgumentParser(description="the trainer process of a swarm node")
-    parser.add_argument("--requests", type=int, required=True, help="pipe to read requests from")
-    parser.add_argument("--replies", type=int, required=True, help="pipe to write replies to")
+    parser.add_argument("--channel", type=int, required=True, help="socket to speak over")
     parser.add_argument("--signs", type=int, required=True, help="pipe to write stacks to")
-    parser.add_argument("--nice", type=int, default=10, help="lower priority than the node's")
     options = parser.parse_args(arguments)
-    os.set_inheritable(options.requests, False)
-    os.set_inheritable(options.replies, False)
+    channel = socket.socket(fileno=options.channel)
+    channel.set_inheritable(False)
     os.set_inheritable(options.signs, False)
-    os.nice(options.nice)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's to handle
     sys.dont_write_bytecode = True
-    serve(Wire(options.requests, options.replies, options.signs))
+    serve(Wire(channel, options.signs))
 
 
 def _unpack(plan: Path, digest: bytes, workspace: Path) -> tuple[Path, Digest]:
@@ -341,14 +344,14 @@ def _tensors(specs: list[TensorSpec]) -> tuple[Tensor, ...]:
     return tuple(Tensor(name=s.name, dtype=s.dtype, shape=s.shape) for s in specs)
 
 
-def _whole(model: str, initial: str | None) -> State:
+def _whole(model: str, files: Files) -> State:
     """A model file's tensors, and those of model 0 that do not travel. Mapped, not read."""
-    state = read_state(Path(model))
-    return state if initial is None else completed(state, read_state(Path(initial)))
+    state = read_state(files[model])
+    return completed(state, read_state(files["initial"])) if "initial" in files else state
 
 
-def _statistics(path: str | None) -> dict[str, NDArray[Any]] | None:
-    return None if path is None else read_arrays(Path(path))
+def _statistics(files: Files) -> dict[str, NDArray[Any]] | None:
+    return read_arrays(files["statistics"]) if "statistics" in files else None
 
 
 def _end_group() -> None:

@@ -21,6 +21,8 @@ from urllib.parse import urlparse
 
 import msgspec
 
+from swarm.box.contents import check_apart
+from swarm.box.description import Sandbox
 from swarm.errors import UNREADABLE, ConfigurationError
 from swarm.network.tcp import parse_endpoint
 from swarm.types import Address, to_address
@@ -79,6 +81,8 @@ class Http(_Section, frozen=True):
 class DataSource(_Section, frozen=True):
     path: str | None = None
     options: dict[str, str | int | float | bool] = {}
+    read: tuple[str, ...] = ()
+    """Further files and folders that plans may read here: pretrained weights, say."""
 
 
 class Training(_Section, frozen=True):
@@ -88,6 +92,9 @@ class Training(_Section, frozen=True):
     """For experiments: overrides the plan's seed at this node."""
     max_samples: Positive | None = None
     """The most samples ever claimed; the number of training rows by default."""
+    sandbox: Sandbox = "auto"
+    """What plan code is boxed by: what this machine allows, all that matters or no training, or
+    nothing."""
 
 
 class Storage(_Section, frozen=True):
@@ -174,11 +181,15 @@ def _check(path: Path, directory: Path, config: NodeConfig) -> None:
             '"auto", "cpu", "cuda", "cuda:1", "mps" or "xpu"'
         )
     data = data_path(directory, config)
-    if data is not None and not os.path.exists(data):
-        raise ConfigurationError(
-            f"{path}: `data.path` names {data}, which does not exist: "
-            "put this site's data there, or correct the path"
-        )
+    named = {f"`data.path` names {data}": data} if data is not None else {}
+    named |= {f"`data.read` names {more}": more for more in readable_paths(directory, config)}
+    for words, readable in named.items():
+        if not os.path.exists(readable):
+            raise ConfigurationError(
+                f"{path}: {words}, which does not exist: "
+                "put this site's data there, or correct the path"
+            )
+    check_apart(named.values(), private_paths(directory, config))
 
 
 def _is_http(url: str) -> bool:
@@ -209,6 +220,18 @@ def check_host_port(text: str, where: str) -> None:
 def data_path(directory: Path, config: NodeConfig) -> Path | None:
     """Where this site's data lies; relative paths start at the node's directory."""
     return None if config.data.path is None else directory / config.data.path
+
+
+def readable_paths(directory: Path, config: NodeConfig) -> tuple[Path, ...]:
+    """What plans may read beside this site's data."""
+    return tuple(directory / name for name in config.data.read)
+
+
+def private_paths(directory: Path, config: NodeConfig) -> tuple[Path, ...]:
+    """What no plan may read: the node's directory as a whole, and its key wherever that lies."""
+    password = config.key.password_file
+    secrets = (config.key.file, *([] if password is None else [password]))
+    return (directory, *(directory / name for name in secrets))
 
 
 def external_contract(config: NodeConfig) -> Address | None:

@@ -24,6 +24,7 @@ import msgspec
 import trio
 
 from swarm.blobs.store import BlobStore
+from swarm.box.process import try_out
 from swarm.chain.contract import outcome
 from swarm.errors import ChainError, ConfigurationError, PlanError, SwarmError
 from swarm.learning.merge import self_check
@@ -44,7 +45,7 @@ from swarm.node.model_commands import ModelCommands
 from swarm.node.password import find_password
 from swarm.node.plan_commands import PlanCommands
 from swarm.node.programs import program_of
-from swarm.node.status import NodeStatus, name_validators, plan_status
+from swarm.node.status import NodeStatus, name_validators, plan_status, sandbox_status
 from swarm.node.trainers import Trainers
 from swarm.node.upkeep import keep_up
 from swarm.protocol.awaited_calls import Waiting, is_more_awaited
@@ -298,6 +299,7 @@ class Node:
             connected=[m.name for m in self.members.values() if m.node in network.connected],
             bytes_sent=traffic.sent_bytes,
             bytes_received=traffic.received_bytes,
+            sandbox=sandbox_status(self.trainers.sandbox),
             plans=[plan_status(part) for part in parts],
             refused_plans={str(number): why for number, why in self.refused.items()},
         )
@@ -313,6 +315,8 @@ async def open_node(directory: Path, password: str | None = None) -> AsyncIterat
     genesis = read_network(directory, config)
     key = load_key(directory / config.key.file, find_password(directory, config, password))
     await trio.to_thread.run_sync(self_check)
+    sandbox = await try_out(config.training.sandbox)
+    log.log(logging.INFO if sandbox.is_closed else logging.WARNING, "%s", sandbox.in_words())
     async with AsyncExitStack() as stack:
         stack.enter_context(only_node_in(directory))
         limits = NetworkLimits(max_upload_bytes_per_s=config.network.max_upload_bytes_per_s)
@@ -343,7 +347,7 @@ async def open_node(directory: Path, password: str | None = None) -> AsyncIterat
             store=store,
             exchange=exchange,
             library=library,
-            trainers=Trainers(directory, config, library, stack),
+            trainers=Trainers(directory, config, library, stack, sandbox),
             known_addresses=addresses,
         )
         exchange.allow(node.may_read)

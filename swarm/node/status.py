@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from swarm.box.description import Report
 from swarm.learning.messages import Progress
 from swarm.protocol.state import Member, Plan, RoundStatus, members_in
 from swarm.rounds.participation import Participation
@@ -63,6 +64,17 @@ class PlanStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Of the newest rounds, oldest first: `swarm.rounds.records`."""
 
 
+class SandboxStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """How plan code is boxed on this machine: `swarm.box.description.Report`."""
+
+    stand: dict[str, str]
+    """Each wall, with its detail."""
+    missing: dict[str, str]
+    """Each wall that is not there, and why."""
+    reach: list[str]
+    """What plan code could reach; empty if nothing that matters."""
+
+
 class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
     """One node. Members by name, addresses in hex."""
 
@@ -86,6 +98,7 @@ class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
     connected: list[str]
     bytes_sent: int
     bytes_received: int
+    sandbox: SandboxStatus
     plans: list[PlanStatus | StartingPlan]
     refused_plans: dict[str, str]
     """By number, the plans that this member has joined and its node takes no part in: why."""
@@ -119,6 +132,14 @@ def plan_status(part: Participation) -> PlanStatus | StartingPlan:
         halted=part.halted,
         last_report=part.last_report,
         records=part.rounds(RECENT_ROUNDS),
+    )
+
+
+def sandbox_status(report: Report) -> SandboxStatus:
+    return SandboxStatus(
+        stand={str(wall): detail for wall, detail in report.stand.items()},
+        missing={str(wall): why for wall, why in report.missing.items()},
+        reach=list(report.gaps),
     )
 
 

@@ -6,8 +6,9 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from swarm.box.description import Report
 from swarm.learning.supervisor import Trainer, TrainerConfig, open_trainer
-from swarm.node.config import NodeConfig, data_path
+from swarm.node.config import NodeConfig, data_path, readable_paths
 from swarm.node.library import Library
 from swarm.types import Digest
 
@@ -20,6 +21,8 @@ class Trainers:
     config: NodeConfig
     library: Library
     resources: AsyncExitStack
+    sandbox: Report
+    """How plan code is boxed on this machine."""
     _opened: dict[Digest, Trainer] = field(default_factory=dict)
 
     async def of(self, code: Digest) -> Trainer:
@@ -37,8 +40,10 @@ class Trainers:
             site=self.config.name,
             workspace=self.directory / "trainer" / code.hex(),
             data=data_path(self.directory, self.config),
+            read=readable_paths(self.directory, self.config),
             options=self.config.data.options,
             device=training.device,
             seed=training.seed,
             log=self.directory / "trainer.log",
+            sandbox=training.sandbox,
         )

@@ -315,8 +315,9 @@ def test_the_launcher_s_own_environment_and_arguments_tell_nothing(
 
     async def look(started: BoxedProcess) -> None:
         own = await trio.Path(f"/proc/{started._launcher.pid}/environ").read_bytes()
-        assert b"HOME" in own
+        assert b"PYTHONPATH" in own
+        assert f"{tmp_path / 'inside'}".encode() not in own  # it runs no module from there
         assert b"secret" not in own
 
     assert run(box(tmp_path, told), look) == 0
-    assert json.loads(output(tmp_path)) == [5, False]
+    assert json.loads(output(tmp_path)) == [6, False]

@@ -20,7 +20,7 @@ from harness.plans import write_tiny_plan
 from swarm.errors import ConfigurationError, LocalError, PlanError, TrainerError
 from swarm.learning import bundle
 from swarm.learning.messages import Progress
-from swarm.learning.supervisor import DESCRIPTION, Trainer, TrainerConfig, open_trainer
+from swarm.learning.supervisor import Trainer, TrainerConfig, open_trainer
 from swarm.tensors import open_file
 from swarm.types import Digest
 
@@ -116,7 +116,7 @@ def test_what_a_plan_says_of_itself_is_known_after_a_restart_without_a_process(
     assert with_trainer(settings, use).pid is None
     assert told[0] == told[1]
     assert Trainer(replace(settings, digest=Digest(bytes(32))))._recall() is None
-    (settings.workspace / DESCRIPTION).write_bytes(b"damaged")
+    Trainer(settings)._description.write_bytes(b"damaged")
     assert Trainer(settings)._recall() is None
 
 

@@ -34,7 +34,7 @@ CALLER = "its caller sets the deadline, as its docstring says"
 STALL = "a write that stalls for `write_stall_s` ends the connection, which wakes it"
 SOCKET = "the socket has a timeout, set just before"
 OTHER = "the other thread of the fetch always ends with a value for it, and has a socket timeout"
-CHILD = "in the trainer process, which ends with the pipe that its node holds"
+CHILD = "in the trainer process, which ends with the socket that its node holds"
 POSITIONAL = "its deadline is an argument without a name"
 ENDED = "in the benchmark's own process, which is ended with the benchmark"
 LAUNCHER = "in the launcher, which ends the box with its node; the node sets the deadline"
@@ -62,11 +62,13 @@ ACCOUNTED = {
     "node.http:linger:send_eof": "shutdown(2), which does not wait",
     "chain.service:_run_lane:async for": IDLE,
     "chain.service:heads:wait": IDLE,
-    "learning.process:_piece:receive_some": "`_exactly` sets the deadline",
-    "learning.supervisor:_exchange:receive": "it takes the longest silence as an argument",
+    "learning.process:_piece:recv": "`_exactly` sets the deadline",
+    "learning.supervisor:_final_reply:receive": "it takes the longest silence as an argument",
     "learning.trainer:alive:join": "the thread looks every second whether it is over",
     "learning.trainer:beat:wait": "a second at a time",
+    "learning.trainer:_read:receive": CHILD,
     "learning.trainer:receive:get": CHILD,
+    "learning.trainer:send:sendall": CHILD,
     "learning.trainer:serve:receive": CHILD,
     "network.blob_exchange:serve:async for": "reads of the disk, and writes that stall are ended",
     "network.bulk:_is_quiet:recv": "the socket does not block",
