@@ -72,17 +72,21 @@ def wait_until() -> Callable[..., None]:
     return wait
 
 
+SLOW = "slow-nodes"
+
+
 @pytest.fixture(scope="session")
 def slow_plan(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A plan for three sites whose steps take TINY_PAUSE_S each, so that there is time to
-    disturb them; the pause changes nothing in the result."""
+    """A plan for three sites, whose steps pause where the nodes lie in a folder SLOW, so that there
+    is time to disturb them; the pause changes nothing in the result. (No variable of the
+    environment would get into the box.)"""
     return write_tiny_plan(
         tmp_path_factory.mktemp("plans") / "slow",
         ("import torch\n", "import os\nimport time\n\nimport torch\n"),
         (
             "        x, y = batch\n",
             "        x, y = batch\n"
-            "        time.sleep(float(os.environ.get('TINY_PAUSE_S', '0')))\n",
+            f"        time.sleep(0.15 if '/{SLOW}/' in os.getcwd() else 0)\n",
         ),
         sites=3,
     )

@@ -44,8 +44,8 @@ def undisturbed(
 def testnet(
     swarm: Any, slow_plan: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Path]:
-    directory = tmp_path_factory.mktemp("up") / "testnet"
-    swarm("testnet", "up", slow_plan, "--dir", directory, env={"TINY_PAUSE_S": "0.15"})
+    directory = tmp_path_factory.mktemp("up") / "slow-nodes" / "testnet"
+    swarm("testnet", "up", slow_plan, "--dir", directory)
     yield directory
     swarm("testnet", "down", "--dir", directory)
 
