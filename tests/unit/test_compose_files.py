@@ -61,6 +61,14 @@ def test_one_service_builds_the_image_and_the_others_take_it():
     assert all(SERVICES[site]["pull_policy"] == "never" for site in SITES)
 
 
+def test_containers_leave_a_node_what_it_builds_the_box_of_and_no_capability():
+    for service in SERVICES.values():
+        assert service["cap_drop"] == ["ALL"]
+        assert "no-new-privileges:true" in service["security_opt"]
+        assert {"seccomp=unconfined", "systempaths=unconfined"} <= set(service["security_opt"])
+        assert service["pids_limit"] > 2048
+
+
 @pytest.mark.parametrize("site", SITES)
 def test_a_service_name_is_a_host_name_that_the_nodes_can_dial(site):
     assert parse_endpoint(f"/dns4/{site}/tcp/4001").host == site

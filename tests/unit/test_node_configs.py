@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import re
 import shutil
 from pathlib import Path
@@ -57,3 +58,16 @@ def test_a_spelling_mistake_in_a_shipped_file_would_be_refused_by_name(tmp_path)
 def test_no_shipped_file_holds_a_secret():
     for file in FILES:
         assert not re.search(r"^\s*(password|secret|private_key) *=", file.read_text(), re.M), file
+
+
+def test_the_systemd_unit_takes_nothing_away_of_which_the_box_is_built():
+    unit = configparser.ConfigParser(strict=False)
+    unit.optionxform = str
+    unit.read(FOLDER / "swarm.service")
+    service = dict(unit["Service"])
+    assert service["ExecStart"].endswith("swarm node start /var/lib/swarm")
+    assert service["ReadWritePaths"] == "/var/lib/swarm"
+    assert not service.keys() & {
+        *("RestrictNamespaces", "SystemCallFilter", "ProtectKernelTunables", "ProtectProc"),
+        *("ProcSubset", "PrivateDevices", "PrivateUsers"),
+    }
