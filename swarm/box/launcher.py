@@ -88,6 +88,7 @@ class _Launch:
 
     def run(self) -> int:
         """Build, report, watch. Returns the exit status, or 128 and the signal."""
+        self._write(b"")  # so that the log is there, whatever comes
         os.nice(self.box.nice)
         limits.be_ended_first()
         self.walls.build("user", namespaces.enter_user)
