@@ -18,10 +18,11 @@ from collections.abc import Callable, Iterable, Sequence
 from enum import IntEnum, IntFlag
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, get_args
 
 import click
 
+from swarm.box.description import Sandbox
 from swarm.chain import messages, qbft, service
 from swarm.chain.contract import artifact
 from swarm.cli import main as swarm_command
@@ -268,6 +269,7 @@ def node_toml() -> str:
         "Positive": "whole number from 1",
         "MegabitsPerS | None": "number above 0",
         "tuple[str, ...]": "list of texts",
+        "Sandbox": " or ".join(map(repr, get_args(Sandbox))),
     }
 
     def kind(annotation: str) -> str:
