@@ -26,7 +26,7 @@ library Names {
     {
         uint256 first = uint8(name[at]);
         if (first < 0x80) return (first, 1);
-        uint256 least;
+        uint256 least = 0;
         if (first < 0xC2) return (0, 0);
         if (first < 0xE0) (point, length, least) = (first & 0x1F, 2, 0x80);
         else if (first < 0xF0) (point, length, least) = (first & 0x0F, 3, 0x800);

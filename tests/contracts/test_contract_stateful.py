@@ -436,10 +436,10 @@ class Consortium(RuleBasedStateMachine):
             gone = current.submitted & ~submitters(current, self.ledger.present_members)
             omitted = gone | (draw.getrandbits(6) & current.submitted if draw.random() < 0.4 else 0)
             reasons = bytes(draw.randint(1, 5) for _ in range(omitted.bit_count()))
-            model = digest(current.number, current.attempt, draw.choice([1, 2]))
-            slot = draw.choice([0] * 6 + [1, 1, 2, 3, 4])
-            following = draw.choice([current.stage] * 8 + [min(255, current.stage + 1), 0, 255])
-            if draw.random() < 0.05:
+            model = digest(current.number, current.attempt, draw.choice([1, 1, 1, 2]))
+            slot = draw.choice([current.number % 2] * 16 + [1, 2, 3, 4])
+            following = draw.choice([current.stage] * 16 + [min(255, current.stage + 1), 0, 255])
+            if draw.random() < 0.03:
                 following = current.stage - 1
             outcome = Outcome(model, omitted, slot, following)
             moves += 2 * [(nodes[leader], "merge", *at, outcome, reasons)]
@@ -553,7 +553,7 @@ class Consortium(RuleBasedStateMachine):
     def go_away(self, draw: random.Random) -> None:
         plan = self.some_plan(draw)
         if plan is not None:
-            what = draw.choice(["withdraw", "stop", "decline"])
+            what = draw.choice(["withdraw", "withdraw", "stop", "stop", "decline"])
             members = [m for m in self.ledger.members.values() if m.id != plan.proposer]
             if draw.random() < 0.3:
                 members = self.some(draw, list(self.ledger.members.values()))
@@ -566,7 +566,7 @@ class Consortium(RuleBasedStateMachine):
         members = [m for m in self.ledger.members.values() if m.present]
         number = draw.randint(1, len(self.ledger.membership.proposals) + 1)
         if draw.random() < 0.6:
-            kind = draw.choice([Kind.ADMIT, Kind.ADMIT, Kind.ADMIT, Kind.REMOVE, Kind.UPGRADE])
+            kind = draw.choice(3 * [Kind.ADMIT] + 2 * [Kind.REMOVE] + [Kind.UPGRADE])
             self.made += kind is Kind.ADMIT
             arguments: tuple[Any, ...] = (NO_ADDRESS, NO_ADDRESS, "", draw.randint(0, 6), 0)
             if kind is Kind.ADMIT:
@@ -592,7 +592,7 @@ class Consortium(RuleBasedStateMachine):
             if passed and draw.random() < 0.7:
                 break
         proposal = self.ledger.membership.proposals.get(number)
-        if draw.random() < 0.4 and proposal is not None:
+        if draw.random() < 0.15 and proposal is not None:
             proposer = self.ledger.members[proposal.proposer]
             self.call(draw.choice([proposer, *members[:1]]).account, "cancel", number)
         for member in list(self.ledger.members.values())[-3:]:
