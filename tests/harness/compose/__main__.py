@@ -42,6 +42,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         engine = Engine(work.resolve(), ROOT)
         with ExitStack() as stack:
+            engine.end()  # what an interrupted run left in `--work`
             stack.callback(engine.end)
             rehearse(engine, say)
     except Failed as failure:

@@ -148,7 +148,9 @@ class Engine:
 
     def end(self) -> None:
         """Remove all containers, volumes and networks of this engine, whatever their state."""
-        self.podman("rm", "--all", "--force", "--depend", "--time", "5")
+        # Twice: one on which others depend cannot be removed before them.
+        self.try_podman("rm", "--all", "--force", "--time", "5")
+        self.podman("rm", "--all", "--force", "--time", "5")
         self.podman("volume", "prune", "--force")
         self.podman("network", "prune", "--force")
         self.try_podman("image", "umount", "--all")
