@@ -364,7 +364,7 @@ _CODE = [
     (
         "prepare",
         "gaps left in",
-        "x, y = data.train\nx = x.copy()\nx[:, 1] = np.nan\nreturn swarm.Data((x, y))",
+        "x, y = data.train\nx = np.array(x)\nx[:, 1] = np.nan\nreturn swarm.Data((x, y))",
         r"because batch\[0\] has nan in its column 1: fill missing values",
     ),
     ("loss", "a number", "return float(model(x).mean())", r"a scalar tensor, not float"),
