@@ -355,7 +355,7 @@ _CODE = [
     (
         "statistics",
         "by value",
-        "return {f'{v:.3f}': 1.0 for v in np.nan_to_num(data.train[0][:, 0])}",
+        "return {f'{v:.3f}': 1.0 for v in np.nan_to_num(np.array(data.train[0], float)[:, 0])}",
         r"sites' statistics differ: '[-\d.]+' is .*take them from a list in the plan",
     ),
     ("prepare", "no return", "data.map(lambda x, y: (x, y))", r"swarm\.Data, not NoneType"),
