@@ -29,13 +29,13 @@ def test_rounds_and_consensus_fail_together_and_no_promise_is_broken(nodes, liar
         assert outcome.fault is None, "\n".join([*outcome.story[-60:], str(outcome.fault)])
         counted += outcome.counted
     assert counted["view changes"] > 0
-    assert counted["restarts"] > 0
+    assert counted["restarts"] > 0 or seeds == 1
     assert counted["rounds final"] == 6 * seeds
 
 
 def test_the_contract_on_an_evm_takes_the_place_of_its_specification():
     worlds = [
-        joint_world(4, 5, SHORT, rules=replace(RULES, rounds=1), evm=evm) for evm in (False, True)
+        joint_world(4, 5, SHORT, rules=replace(RULES, rounds=2), evm=evm) for evm in (False, True)
     ]
     for world in worlds:
         world.run_through()
@@ -80,7 +80,7 @@ def test_the_command_prints_what_was_covered(capsys):
 
 def test_every_kind_of_trouble_comes_up_in_a_few_days():
     counted = Counter[str]()
-    for seed in (*range(40, 64), 84, 224):  # votes rolled back, a dormant validator retired
+    for seed in (*range(40, 64), 76, 88):  # a node key changed, a dormant validator retired
         counted += live(Job(seed, 4, liars_for(seed, 4))).counted
     for what in (
         "deaths",
@@ -137,11 +137,11 @@ def test_a_broken_promise_ends_the_command_with_the_end_of_the_story(capsys, mon
 
 
 def test_a_day_on_which_too_little_happened_is_an_error(monkeypatch):
-    one_round, patient = replace(RULES, rounds=1), replace(CALM, patience_s=200)
+    one_round, patient = replace(RULES, rounds=2), replace(CALM, patience_s=200)
     monkeypatch.setattr(
         simulate, "world_of", lambda job: joint_world(3, job.seed, patient, rules=one_round)
     )
-    assert "only 1 rounds" in str(live(Job(0, 3, 0)).fault)
+    assert "only 2 rounds" in str(live(Job(0, 3, 0)).fault)
 
 
 CALM = Trouble(

@@ -19,18 +19,20 @@ TROUBLE_S = 40.0
 def day(nodes: int, seed: int) -> Consortium:
     """A consortium and all that will happen to it until TROUBLE_S."""
     rng = random.Random(f"{nodes}/{seed}")
+    statistics = rng.random() < 0.5
     rules = Rules(
-        rounds=6,
-        statistics_round=rng.random() < 0.5,
+        rounds=6 + statistics,
         min_peers=2,
         verify_level=VerifyLevel.HELD if rng.random() < 0.25 else VerifyLevel.FULL,
-        consent_s=5,
         window_s=rng.choice([0, 0, 3]),
         liveness_s=rng.choice([6, 10, 20]),
         max_round_s=60,
         slot_s=rng.choice([1, 3]),
     )
-    world = Consortium(nodes, rules, seed=seed, skew_s=2.0, merge_s=rng.choice([0.2, 1.0, 6.0]))
+    world = Consortium(
+        nodes, rules, statistics=statistics, seed=seed, skew_s=2.0,
+        merge_s=rng.choice([0.2, 1.0, 6.0]),
+    )  # fmt: skip
     liars = rng.randrange(0, (nodes - 1) // 3 + 1) if rng.random() < 0.5 else 0
     for node in world.nodes:
         node.train_s = rng.uniform(0.5, 20)
