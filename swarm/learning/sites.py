@@ -31,6 +31,7 @@ MAX_NAME = 40
 DOCUMENT = re.compile(r"(?i)(readme|licen[cs]e|notice|copying|changelog|citation)\b|.*\.(md|pdf)$")
 """Files that tell of the data, and hold none."""
 
+PACKED = re.compile(r"\.(gz|bz2|xz|zst)$", re.IGNORECASE)
 KIND = re.compile(r"\.[A-Za-z0-9]{1,8}(\.(gz|bz2|xz|zst))?$")
 """The end of a file's name that is no part of its site's: "St. Mary.csv" is St. Mary's."""
 Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
@@ -128,8 +129,10 @@ def _by_convention(plan: Path) -> list[SiteFiles]:
 
 
 def _refuse_strays(folder: Path, found: list[Path]) -> None:
-    """Of files of several kinds some are no site's, and only a person knows which."""
-    first_of = {p.suffix.lower(): p for p in reversed(found) if p.is_file()}
+    """Of files of several kinds some are no site's, and only a person knows which. A packed file
+    is of the kind of what is in it."""
+    kinds = {p: Path(PACKED.sub("", p.name)).suffix.lower() for p in found if p.is_file()}
+    first_of = {kinds[p]: p for p in reversed(found) if p in kinds}
     if len(first_of) > 1:
         names = " and ".join(p.name for p in reversed(first_of.values()))
         raise PlanError(

@@ -173,6 +173,7 @@ def test_a_health_check_names_the_members_to_whom_there_is_no_connection(
     answer = {
         "name": "mary", "height": 3, "rpc_url": "", "chain": {}, "plans": [],
         "members": ["basel", "mary", "turin"], "connected": ["turin"],
+        "sandbox": {"reach": []}, "refused_plans": {},
     }  # fmt: skip
     monkeypatch.setattr("swarm.node.control.ask", lambda *_: answer)
     assert swarm("node", "status").exit_code == 0

@@ -15,7 +15,7 @@ from swarm.learning.bundle import MAX_BUNDLE_BYTES, Bundle
 from swarm.network import open_network
 from swarm.node.library import METHOD, Library
 from swarm.node.node import Node
-from swarm.protocol.state import Consent, Member, Plan, Rules
+from swarm.protocol.state import Consent, Duty, Member, Plan, Rules
 from swarm.types import NO_DIGEST, Address, MemberId, PlanId
 
 
@@ -88,8 +88,8 @@ def test_a_plans_code_is_fetched_where_it_is_asked_for_from_its_proposer_first(t
 
     members = {MemberId(i): member(i) for i in range(5)}
     plan = Plan(
-        PlanId(1), MemberId(3), "p", code.digest, NO_DIGEST, NO_DIGEST, 1, NO_DIGEST,
-        Rules(9, False, 2), consents={MemberId(2): Consent(MemberId(2), 1, NO_DIGEST)},
+        PlanId(1), MemberId(3), "p", code.digest, NO_DIGEST, NO_DIGEST, Rules(9, 2),
+        consents={MemberId(2): Consent(MemberId(2), Duty.TRAIN, 1, NO_DIGEST)},
     )  # fmt: skip
     node: Any = SimpleNamespace(
         library=library,
@@ -98,7 +98,8 @@ def test_a_plans_code_is_fetched_where_it_is_asked_for_from_its_proposer_first(t
         address=members[MemberId(0)].node,
         me=members[MemberId(0)],
         plans={},
-        participants={},
+        participations={},
+        refused={},
         _joining=set(),
     )
     trio.run(Node._observe_plan, node, plan, [], None)  # without a nursery, nothing begins

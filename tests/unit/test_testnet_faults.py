@@ -83,7 +83,10 @@ def test_sites_that_do_not_fit_together_end_the_run_as_soon_as_it_is_known(tmp_p
         follow(told(tmp_path, {}, {}), lambda doing, statuses: None, check=check)
     poor: Future[Evaluation] = Future()
     poor.set_exception(LocalError("is there enough memory?"))  # which the nodes may have
-    scored = {"status": "completed", "records": [{"round": 3, "metrics": {"test": {}}}]}
+    scored = {
+        "status": "completed",
+        "records": [{"round": 3, "number": 3, "metrics": {"test": {}}}],
+    }
     follow(told(tmp_path, {}, scored), lambda doing, statuses: None, check=poor)
 
 
@@ -91,7 +94,10 @@ def test_a_training_that_lives_is_waited_for_and_an_idle_round_is_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(run, "STALLED_S", 0.0)
-    scored = {"status": "completed", "records": [{"round": 3, "metrics": {"test": {}}}]}
+    scored = {
+        "status": "completed",
+        "records": [{"round": 3, "number": 3, "metrics": {"test": {}}}],
+    }
     trains = {"training": {"fraction": 0.0, "epoch": 0, "loss": None}}
     follow(told(tmp_path, *[trains] * 5, scored), lambda doing, statuses: None, 0.001)
     with pytest.raises(LocalError, match="nothing has moved"):
@@ -101,7 +107,14 @@ def test_a_training_that_lives_is_waited_for_and_an_idle_round_is_not(
 def test_a_report_with_gaps_is_printed_and_drawn_with_dashes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    record = {"round": 1, "total_s": 1.0, "bytes_sent": 5, "metrics": {"auc": None}}
+    record = {
+        "round": 1,
+        "number": 1,
+        "title": "round 1",
+        "total_s": 1.0,
+        "bytes_sent": 5,
+        "metrics": {"auc": None},
+    }
     site = {"name": "north", "samples": {"train": 9}, "local": {}, "swarm": {}}
     report = {
         "plan": "Tiny",

@@ -121,6 +121,9 @@ PLAN = {
     "name": HOSTILE,
     "status": HOSTILE,
     "model_round": 1,
+    "rounds": 3,
+    "undecided": [HOSTILE],
+    "until": 1_790_000_000,
     "rules": {"rounds": 3, HOSTILE: HOSTILE},
     "participants": [HOSTILE],
     "digest": DIGEST,
@@ -129,6 +132,8 @@ PLAN = {
 }
 RECORD = {
     "round": 1,
+    "title": HOSTILE,
+    "number": 1,
     "leader": HOSTILE,
     "model": DIGEST,
     "metrics": {"validation": {HOSTILE: 0.5}},
@@ -141,6 +146,8 @@ ANSWERS: dict[tuple[str, ...], Any] = {
     ("plan", "show", "1"): PLAN,
     ("plan", "propose", "."): PLAN,
     ("plan", "consent", "1"): {"digest": DIGEST, "max_samples": 3},
+    ("plan", "decline", "1"): PLAN | {"status": "proposed"},
+    ("contract", "cancel", "1"): PROPOSAL,
     ("plan", "stop", "1"): {"status": HOSTILE},
     ("contract", "info"): {"members": [HOSTILE], "address": HOSTILE},
     ("contract", "members"): {"members": [MEMBER | {"present": True}], "proposals": [PROPOSAL]},
@@ -152,9 +159,11 @@ ANSWERS: dict[tuple[str, ...], Any] = {
         "connected": [],
         "members": [HOSTILE],
         "rpc_url": HOSTILE,
-        "plans": [PLAN | {"halted": HOSTILE, "records": [RECORD]}],
+        "plans": [PLAN | {"halted": HOSTILE, "records": [RECORD], "waits_for": [HOSTILE]}],
+        "sandbox": {"stand": {}, "missing": {}, "reach": [HOSTILE]},
+        "refused_plans": {"2": HOSTILE},
     },
-    ("model", "list"): {"models": [{"round": 1, "bytes": 2, "digest": HOSTILE}]},
+    ("model", "list"): {"models": [{"round": 1, "number": 1, "bytes": 2, "digest": HOSTILE}]},
 }
 
 
