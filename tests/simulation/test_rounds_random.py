@@ -30,9 +30,14 @@ def day(nodes: int, seed: int) -> Consortium:
         slot_s=rng.choice([1, 3]),
     )
     world = Consortium(
-        nodes, rules, statistics=statistics, seed=seed, skew_s=2.0,
+        nodes,
+        rules,
+        statistics=statistics,
+        invitation_s=5,
+        seed=seed,
+        skew_s=2.0,
         merge_s=rng.choice([0.2, 1.0, 6.0]),
-    )  # fmt: skip
+    )
     liars = rng.randrange(0, (nodes - 1) // 3 + 1) if rng.random() < 0.5 else 0
     for node in world.nodes:
         node.train_s = rng.uniform(0.5, 20)

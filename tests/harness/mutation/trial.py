@@ -142,7 +142,7 @@ def _passes(stage: Stage) -> bool:
     import pytest
 
     # The modules of the stage before would otherwise be kept; they are the same.
-    run = partial(pytest.main, ["-q", "-x", "-p", "no:cacheprovider", *stage.arguments])
+    run = partial(pytest.main, ["-q", "-x", "-n0", "-p", "no:cacheprovider", *stage.arguments])
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
         with contextlib.redirect_stderr(nowhere):
             return run() == 0
