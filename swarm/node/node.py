@@ -203,6 +203,7 @@ class Node:
         """Take part in one plan for as long as the node runs, if it is one that this node can."""
         plan = self.plans[plan_id]
         await self._fetch_code(plan)
+        self.library.read(plan.digest)  # changed code is for a person to mend, and ends the node
         try:
             program = await self._rebuild_program(plan)
         except (ConfigurationError, PlanError) as error:
@@ -232,7 +233,6 @@ class Node:
 
         Raises ConfigurationError, PlanError if the plan is not one that this release can run.
         """
-        self.library.read(plan.digest)
         while True:
             try:
                 loaded = await (await self.trainers.of(plan.digest)).describe()
