@@ -24,7 +24,7 @@ from eth_utils.address import to_checksum_address
 from web3.providers import BaseProvider
 
 from swarm.chain import contract as codec
-from swarm.chain.contract import Event, FounderCard, Snapshot
+from swarm.chain.contract import Event, FounderCard, Snapshot, UnreadableAnswer
 from swarm.chain.endpoint import (
     Endpoint,
     EndpointFault,
@@ -184,9 +184,9 @@ class ConsortiumClient:
         """The nodes that finalise the next block."""
         return [to_address(node) for node in self.call("getValidators")]
 
-    def proposals(self) -> dict[int, Proposal]:
-        """Every membership proposal, by number."""
-        found: dict[int, Proposal] = {}
+    def proposals(self) -> dict[int, Proposal | UnreadableAnswer]:
+        """Every membership proposal, by number; in the place of one that cannot be read, why."""
+        found: dict[int, Proposal | UnreadableAnswer] = {}
         while page := self.call("getProposals", len(found) + 1, PAGE):
             found.update(codec.proposals(page, len(found) + 1))
             if len(page) < PAGE:
@@ -199,7 +199,7 @@ class ConsortiumClient:
     def plan(self, plan_id: PlanId, height: int | None = None) -> Plan:
         """A plan with its consents and its current round, now or after an earlier block.
 
-        Raises ContractError("PlanUnknown").
+        Raises ContractError("PlanUnknown"), UnreadableAnswer.
         """
         return self.snapshot(plan_id, height).plan
 

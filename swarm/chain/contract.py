@@ -17,6 +17,7 @@ from importlib import resources
 from typing import Any, ParamSpec, Protocol, TypeVar
 
 from eth_abi.codec import ABICodec
+from eth_abi.decoding import StringDecoder
 from eth_abi.exceptions import DecodingError, EncodingError, ParseError
 from eth_abi.registry import registry
 from eth_hash.auto import keccak
@@ -47,6 +48,8 @@ PROTOCOL_VERSIONS = frozenset({1})
 CONTRACT = "Consortium"
 ADDRESS_BYTES = 20
 MAX_REVERT_BYTES = 4096
+MAX_TEXT_BYTES = 256
+"""As much of a text is read; the contract's names have 64 at most."""
 _PANICS = {
     0x01: "assertion failed",
     0x11: "arithmetic overflow",
@@ -54,7 +57,26 @@ _PANICS = {
     0x21: "value outside its enum",
     0x32: "index out of bounds",
 }
-_codec = ABICodec(registry)
+
+
+class UnreadableAnswer(ChainError):
+    """A plan or proposal with values that this release does not know, such as a status 200."""
+
+
+class _Text(StringDecoder):
+    """Text of any length that need not be UTF-8: an external chain, or one of an older contract,
+    may hold what anybody wrote, and one such name must not keep the rest from being read."""
+
+    @staticmethod
+    def decoder_fn(data: bytes, handle_string_errors: str = "replace") -> str:
+        text = data[:MAX_TEXT_BYTES].decode("utf-8", "replace")
+        return text if len(data) <= MAX_TEXT_BYTES else text + "…"
+
+
+_readers: Any = registry.copy()  # type: ignore[no-untyped-call]
+_readers.unregister_decoder("string")
+_readers.register_decoder("string", _Text, label="string")
+_codec = ABICodec(_readers)
 
 
 @dataclass(frozen=True)
@@ -246,7 +268,9 @@ def _reading(read: Callable[P, R]) -> Callable[P, R]:
         try:
             return read(*arguments, **named)
         except ValueError as error:
-            raise ChainError(f"the contract answered with what it cannot mean: {error}") from None
+            raise UnreadableAnswer(
+                f"the contract answered with what it cannot mean: {error}"
+            ) from None
 
     return reading
 
@@ -325,30 +349,37 @@ def members(rows: Sequence[Sequence[Any]]) -> dict[MemberId, Member]:
     }
 
 
-@_reading
-def proposals(rows: Sequence[Sequence[Any]], first: int) -> dict[int, Proposal]:
-    """`getProposals(first, …)`."""
-    found = {}
+def proposals(rows: Sequence[Sequence[Any]], first: int) -> dict[int, Proposal | UnreadableAnswer]:
+    """`getProposals(first, …)`. Each is read on its own: one that cannot be hides no other."""
+    found: dict[int, Proposal | UnreadableAnswer] = {}
     for number, row in enumerate(rows, first):
-        kind, status, proposer, admitted, opened_at, target, height = row[:7]
-        account, node, ayes, noes, name = row[7:]
-        passed = ProposalStatus(status) is ProposalStatus.PASSED
-        found[number] = Proposal(
-            number,
-            Kind(kind),
-            MemberId(proposer),
-            to_address(account),
-            to_address(node),
-            name,
-            target,
-            height,
-            opened_at,
-            ayes,
-            noes,
-            ProposalStatus(status),
-            MemberId(admitted) if passed and Kind(kind) is Kind.ADMIT else None,
-        )
+        try:
+            found[number] = _proposal(row, number)
+        except UnreadableAnswer as error:
+            found[number] = error
     return found
+
+
+@_reading
+def _proposal(row: Sequence[Any], number: int) -> Proposal:
+    kind, status, proposer, admitted, opened_at, target, height = row[:7]
+    account, node, ayes, noes, name = row[7:]
+    passed = ProposalStatus(status) is ProposalStatus.PASSED
+    return Proposal(
+        number,
+        Kind(kind),
+        MemberId(proposer),
+        to_address(account),
+        to_address(node),
+        name,
+        target,
+        height,
+        opened_at,
+        ayes,
+        noes,
+        ProposalStatus(status),
+        MemberId(admitted) if passed and Kind(kind) is Kind.ADMIT else None,
+    )
 
 
 @_reading
@@ -479,6 +510,7 @@ __all__ = [
     "Event",
     "Founder",
     "Snapshot",
+    "UnreadableAnswer",
     "artifact",
     "call_data",
     "creation_data",

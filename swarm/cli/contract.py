@@ -17,6 +17,7 @@ from swarm.cli.options import (
     print_json,
     print_table,
 )
+from swarm.visible import visible
 
 
 @click.group("contract")
@@ -54,13 +55,16 @@ def members(node: Path, as_json: bool) -> None:
             if m["present"]
         ],
     )
-    proposals = [p for p in answer["proposals"] if p["status"] == "open"]
+    proposals = [p for p in answer["proposals"] if p.get("status") == "open"]
     if proposals:
         click.echo()
         print_table(
             ("proposal", "what", "for", "against", "needed"),
             [(p["id"], p["what"], p["ayes"], p["noes"], p["needed"]) for p in proposals],
         )
+    for unreadable in (p for p in answer["proposals"] if "unreadable" in p):
+        why = unreadable["unreadable"]
+        click.echo(visible(f"proposal {unreadable['id']} cannot be read: {why}"))
 
 
 @command.command()

@@ -99,8 +99,11 @@ def list_plans(node: Path, as_json: bool) -> None:
                 short(p["digest"]),
             )
             for p in answer
+            if "unreadable" not in p
         ],
     )
+    for unreadable in (p for p in answer if "unreadable" in p):
+        click.echo(visible(f"plan {unreadable['id']} cannot be read: {unreadable['unreadable']}"))
 
 
 @command.command()

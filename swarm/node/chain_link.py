@@ -7,7 +7,7 @@ from differs.
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from typing import Any, NamedTuple, TypeVar
@@ -17,7 +17,13 @@ import trio
 from swarm.chain.block import Transaction
 from swarm.chain.client import RESEND_S, ConsortiumClient, Receipt
 from swarm.chain.codec import decode_transaction
-from swarm.chain.contract import Snapshot, arguments_of, function_of, look_through
+from swarm.chain.contract import (
+    Snapshot,
+    UnreadableAnswer,
+    arguments_of,
+    function_of,
+    look_through,
+)
 from swarm.errors import ChainError
 from swarm.protocol.follow import follow
 from swarm.protocol.ledger import Proposal
@@ -51,6 +57,8 @@ class News:
     """Those that changed, as they stand now."""
     ended: dict[PlanId, list[Round]]
     """Rounds that became final or void on the way, as they ended."""
+    unreadable: dict[PlanId, str] = field(default_factory=dict)
+    """Of those that changed, the ones that this release cannot read, and why."""
 
 
 class WaitingCall(NamedTuple):
@@ -140,7 +148,7 @@ class ChainLink:
     async def members(self) -> dict[MemberId, Member]:
         return await self.ask(self.client.members)
 
-    async def proposals(self) -> dict[int, Proposal]:
+    async def proposals(self) -> dict[int, Proposal | UnreadableAnswer]:
         return await self.ask(self.client.proposals)
 
     async def news(
@@ -159,9 +167,10 @@ class ChainLink:
         client = self.client
         height, _ = client.head()
         if since < 0:
-            numbers = [PlanId(n) for n in range(1, client.call("planCount", height=height) + 1)]
-            read = {number: client.plan(number, height) for number in numbers}
-            return News(height, client.members(), read, {})
+            found = News(height, client.members(), {}, {})
+            numbers = range(1, client.call("planCount", height=height) + 1)
+            self._read_plans(map(PlanId, numbers), found)
+            return found
         found = News(height, None, {}, {})
         unclear = set[PlanId]()
         times: dict[int, int] = {}
@@ -185,8 +194,17 @@ class ChainLink:
             found.plans[number] = plan
             if event.name in ENDINGS and plan.round is not None:
                 found.ended.setdefault(number, []).append(plan.round)
-        found.plans.update((number, client.plan(number, height)) for number in sorted(unclear))
+        self._read_plans(sorted(unclear), found)
         return replace(found, members=client.members()) if members_changed else found
+
+    def _read_plans(self, numbers: Iterable[PlanId], news: News) -> None:
+        """Read these as they stand now. One that cannot be read hides no other."""
+        for number in numbers:
+            try:
+                news.plans[number] = self.client.plan(number, news.height)
+            except UnreadableAnswer as error:
+                news.plans.pop(number, None)
+                news.unreadable[number] = str(error)
 
     async def plan_count(self) -> int:
         return await self.ask(self.client.plan_count)

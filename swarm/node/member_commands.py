@@ -9,6 +9,7 @@ from typing import Any
 
 import trio
 
+from swarm.chain.contract import UnreadableAnswer
 from swarm.chain.genesis import read_card
 from swarm.node.chain_link import ChainLink
 from swarm.node.commands import find_member, number_in, transact
@@ -68,7 +69,7 @@ class MemberCommands:
                 }
                 for m in members.values()
             ],
-            "proposals": [_proposal(p, members) for p in proposals.values()],
+            "proposals": [_listed(number, p, members) for number, p in proposals.items()],
         }
 
     async def propose_member(self, card: str | None, remove: str | None) -> object:
@@ -96,7 +97,17 @@ class MemberCommands:
 
     async def _describe(self, proposal: int) -> object:
         found = (await self.chain.proposals())[proposal]
+        if isinstance(found, UnreadableAnswer):
+            raise found
         return _proposal(found, await self.chain.members())
+
+
+def _listed(
+    number: int, found: Proposal | UnreadableAnswer, members: dict[Any, Member]
+) -> dict[str, Any]:
+    if isinstance(found, UnreadableAnswer):
+        return {"id": number, "unreadable": str(found)}
+    return _proposal(found, members)
 
 
 def _proposal(proposal: Proposal, members: dict[Any, Member]) -> dict[str, Any]:

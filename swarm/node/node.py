@@ -15,8 +15,8 @@ import hmac
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -90,6 +90,8 @@ class Node:
     height: int = -1
     refused: dict[PlanId, str] = field(default_factory=dict)
     """Plans that this member has joined and this node takes no part in, and why."""
+    unreadable: dict[PlanId, str] = field(default_factory=dict)
+    """Plans that this release cannot read as the chain has them now, and why."""
     _joining: set[PlanId] = field(default_factory=set)
     _stages: set[Stage | None] = field(default_factory=set)
 
@@ -150,7 +152,11 @@ class Node:
         if news.members is not None:
             self.members = news.members
             self._admit_members()
+        for number, why in news.unreadable.items():
+            log.warning("plan %d cannot be read: %s", number, why)
+            self.unreadable[number] = why
         for plan in news.plans.values():
+            self.unreadable.pop(plan.id, None)
             await self._observe_plan(plan, news.ended.get(plan.id, []), nursery)
         self.height = news.height
         self.chain.on_observed()
@@ -164,7 +170,9 @@ class Node:
         plan_id = plan.id
         self.plans[plan_id] = plan
         if plan_id in self.participations:
-            await self.participations[plan_id].observe(plan, self.members, ended)
+            # If the chain does not answer, the whole look at it is repeated.
+            with self._contain(plan_id, passing=(ChainError,)):
+                await self.participations[plan_id].observe(plan, self.members, ended)
         elif plan_id not in self._joining and plan_id not in self.refused:
             me = self.me
             if me is not None and me.id in plan.consents:
@@ -201,6 +209,38 @@ class Node:
 
     async def _participate(self, plan_id: PlanId, me: Member) -> None:
         """Take part in one plan for as long as the node runs, if it is one that this node can."""
+        with self._contain(plan_id):
+            await self._work_on(plan_id, me)
+
+    @contextmanager
+    def _contain(
+        self, plan_id: PlanId, passing: tuple[type[SwarmError], ...] = ()
+    ) -> Iterator[None]:
+        """Whatever goes wrong inside one plan's work ends that work here, and nothing else; but for
+        errors that are `passing`, which somebody else deals with."""
+        try:
+            yield
+        except passing:
+            raise
+        except Exception as error:
+            # A plan is what others proposed, computed from what others sent. All that can be wrong
+            # with that is meant to be told by our own errors, and dealt with where it is met. A
+            # case that nobody has thought of must not end the node with it, at each start anew:
+            # it makes blocks for all, and has other plans. So everything is caught here, and its
+            # traceback goes to the log.
+            log.error("plan %d is halted at this node", plan_id, exc_info=error)
+            self._halt(plan_id, _in_words(error))
+
+    def _halt(self, plan_id: PlanId, why: str) -> None:
+        part = self.participations.get(plan_id)
+        if part is not None:
+            part.halt(why)
+        else:
+            self._joining.discard(plan_id)
+        if part is None or part.plan is None:
+            self.refused[plan_id] = why
+
+    async def _work_on(self, plan_id: PlanId, me: Member) -> None:
         plan = self.plans[plan_id]
         await self._fetch_code(plan)
         self.library.read(plan.digest)  # changed code is for a person to mend, and ends the node
@@ -301,7 +341,7 @@ class Node:
             bytes_received=traffic.received_bytes,
             sandbox=sandbox_status(self.trainers.sandbox),
             plans=[plan_status(part) for part in parts],
-            refused_plans={str(number): why for number, why in self.refused.items()},
+            refused_plans={str(n): why for n, why in (self.refused | self.unreadable).items()},
         )
 
 
@@ -360,6 +400,18 @@ async def open_node(directory: Path, password: str | None = None) -> AsyncIterat
             yield node
         finally:
             (directory / RUNNING).unlink(missing_ok=True)
+
+
+def _in_words(error: BaseException) -> str:
+    """A sentence for the status, of what went wrong first."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    if isinstance(error, SwarmError):
+        return str(error)
+    return (
+        f"a fault of this program ({type(error).__name__}: {error}), which the log describes: "
+        "please report it. After a restart the node tries again"
+    )
 
 
 def _commands(node: Node) -> dict[str, Handler]:

@@ -11,6 +11,7 @@ from typing import Any
 import trio
 
 from swarm.blobs.store import BlobStore
+from swarm.chain.contract import UnreadableAnswer
 from swarm.errors import ConfigurationError, ContractError
 from swarm.learning import bundle
 from swarm.node.chain_link import ChainLink
@@ -58,7 +59,13 @@ class PlanCommands:
 
     async def plans(self) -> object:
         members, count = await self.chain.members(), await self.chain.plan_count()
-        return [_describe(await self._plan(number), members) for number in range(1, count + 1)]
+        return [await self._listed(number, members) for number in range(1, count + 1)]
+
+    async def _listed(self, number: int, members: Mapping[MemberId, Member]) -> dict[str, Any]:
+        try:
+            return _describe(await self._plan(number), members)
+        except UnreadableAnswer as error:
+            return {"id": number, "unreadable": str(error)}
 
     async def show_plan(self, plan: int) -> object:
         found = await self._plan(plan)

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
+
+import trio
 
 from swarm.blobs.store import BlobStore
 from swarm.learning.messages import Progress
@@ -64,15 +66,21 @@ class Participation:
     blobs: PlanBlobs
     stage: Stage | None = None
     """Where the plan's newest round stands; None before its first."""
+    _fault: str | None = None
+    _work: trio.CancelScope = field(default_factory=trio.CancelScope)
 
     async def run(self) -> None:
-        await self.driver.run()
+        """Work on the plan until cancelled or halted."""
+        with self._work:
+            await self.driver.run()
 
     async def observe(
         self, plan: Plan, members: dict[MemberId, Member], ended: list[Round]
     ) -> None:
         """A new head: the plan as it stands there, all members ever, and the rounds that are known
         to have ended since the last one."""
+        if self._fault is not None:
+            return  # nobody takes anything out of the inbox any more
         self.book.members = members
         self.layouts.model0 = plan.base
         present = member_set(i for i, member in members.items() if member.present)
@@ -82,6 +90,11 @@ class Participation:
         self.stage = None if round is None else (round.number, round.attempt, round.status)
         self.collection.end_rounds(last_over(plan))
         await self.inbox.put(m.ChainObserved(plan, present))
+
+    def halt(self, why: str) -> None:
+        """End its work for good, by a fault; what it holds is kept, and served to others."""
+        self._fault = why
+        self._work.cancel()
 
     def announce(self, merge: m.MergeAnnounced) -> None:
         """A merge waits for a block. It is in order to miss that: the block will tell of it."""
@@ -110,8 +123,8 @@ class Participation:
 
     @property
     def halted(self) -> str | None:
-        """Why this node has stopped training the plan, if it has."""
-        return self.machine.halted
+        """Why this node has stopped training the plan, or working on it at all, if it has."""
+        return self._fault or self.machine.halted
 
     @property
     def last_report(self) -> str:
@@ -151,7 +164,7 @@ class Participation:
     @property
     def knows_needs(self) -> bool:
         """Whether it has observed its plan, and so knows what that needs."""
-        return self.blobs.are_known
+        return self.blobs.are_known or self._fault is not None
 
     def needed(self) -> set[Digest]:
         return self.blobs.needed()

@@ -135,7 +135,8 @@ class EvmContract:
         return known
 
     def proposals(self) -> dict[int, Proposal]:
-        return contract.proposals(self.ask("getProposals", 1, 1000), 1)
+        found = contract.proposals(self.ask("getProposals", 1, 1000), 1)
+        return {number: p for number, p in found.items() if isinstance(p, Proposal)}
 
     def validators(self) -> list[Address]:
         nodes: list[bytes] = self._once("validators", lambda: self.ask("getValidators"))

@@ -142,7 +142,7 @@ RECORD = {
 PROPOSAL = {"id": 1, "what": HOSTILE, "status": "open", "ayes": 1, "noes": 0, "needed": 2}
 MEMBER = {"id": 0, "name": HOSTILE, "account": "0x", "node": "0x", "validator": True}
 ANSWERS: dict[tuple[str, ...], Any] = {
-    ("plan", "list"): [PLAN],
+    ("plan", "list"): [PLAN, {"id": 2, "unreadable": HOSTILE}],
     ("plan", "show", "1"): PLAN,
     ("plan", "propose", "."): PLAN,
     ("plan", "consent", "1"): {"digest": DIGEST, "max_samples": 3},
@@ -150,7 +150,10 @@ ANSWERS: dict[tuple[str, ...], Any] = {
     ("contract", "cancel", "1"): PROPOSAL,
     ("plan", "stop", "1"): {"status": HOSTILE},
     ("contract", "info"): {"members": [HOSTILE], "address": HOSTILE},
-    ("contract", "members"): {"members": [MEMBER | {"present": True}], "proposals": [PROPOSAL]},
+    ("contract", "members"): {
+        "members": [MEMBER | {"present": True}],
+        "proposals": [PROPOSAL, {"id": 2, "unreadable": HOSTILE}],
+    },
     ("contract", "vote", "1"): PROPOSAL,
     ("node", "status"): {
         "name": HOSTILE,
