@@ -185,7 +185,8 @@ abstract contract Rounds is Plans {
             current.revealed |= bit;
             current.revealsXor ^= Election.term(stored().members[member].account, reveal);
         }
-        current.submissions[member] = Submission(update, meta, samples);
+        uint8 place = uint8(current.submitted.count());
+        current.submissions[member] = Submission(update, meta, samples, place);
         current.submitted |= bit;
         own.commitment = commitment;
         own.committedRound = round;

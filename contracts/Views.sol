@@ -83,6 +83,7 @@ library Views {
         uint64 samples;
         bytes32 meta;
         bool revealed;
+        uint8 place;
     }
 
     struct CandidateView {
@@ -249,7 +250,12 @@ library Views {
             uint8 member = sent.lowest();
             Submission storage own = record.submissions[member];
             answer.submissions[i++] = SubmissionView(
-                member, own.update, own.samples, own.meta, record.revealed & (1 << member) != 0
+                member,
+                own.update,
+                own.samples,
+                own.meta,
+                record.revealed & (1 << member) != 0,
+                own.place
             );
         }
         answer.candidates = new CandidateView[](record.candidates.length);

@@ -437,7 +437,7 @@ def round(row: Sequence[Any]) -> Round | None:
         eligible=tuple(members_in(row[19])),
         submissions={
             MemberId(each[0]): Submission(
-                MemberId(each[0]), Digest(each[1]), each[2], Digest(each[3]), each[4]
+                MemberId(each[0]), Digest(each[1]), each[2], Digest(each[3]), *each[4:]
             )
             for each in row[20]
         },

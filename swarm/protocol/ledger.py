@@ -312,7 +312,9 @@ class Ledger:
         if revealed and commitment_to(reveal) != consent.commitment:
             raise ContractError("RoundBadReveal", {"member": member.id})
 
-        round.submissions[member.id] = Submission(member.id, update, samples, meta, revealed)
+        place = round.submitted.bit_count()
+        submission = Submission(member.id, update, samples, meta, revealed, place)
+        round.submissions[member.id] = submission
         round.submitted |= bit
         if revealed:
             round.revealed |= bit

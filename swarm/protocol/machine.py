@@ -19,7 +19,8 @@ CLOSED, another leads, not FULL       Follow its merge, so that most of the mode
 CLOSED, this node leads, not FULL     ExpectDraft: those who follow it may ask before it merges
 CLOSED, this node's slot has come     Merge, then `merge`, unless an earlier leader's merge is right
 CLOSED, a candidate stands            equal to the own merge: `attest`; otherwise Verify, `attest`;
-                                      refused if its output or its next stage is not the program's
+                                      refused if its output or its next stage is not the program's,
+                                      or if it counts one update twice
 CLOSED, a merge is on its way         as if it stood, but this node leads none the later
 CLOSED, the majority needs others only  `attest`, but half a second later
 CLOSED, a majority has attested         `finalise` (only after a withdrawal: `attest` finalises)
@@ -51,6 +52,8 @@ from swarm.protocol.state import (
     Round,
     RoundStatus,
     VerifyLevel,
+    copied_from,
+    copiers,
     has_majority,
     majority,
     may_close,
@@ -260,8 +263,8 @@ class FrozenUpdate:
 class Merge:
     """Pull all these updates and merge them with `method`, leaving out what cannot be used.
 
-    `gone` are submitters that withdrew: always left out. `patience_s` is how long an update that
-    makes no progress is waited for.
+    `gone` are submitters that withdrew, `copies` those whose update another submitted before: all
+    of them are left out. `patience_s` is how long an update that makes no progress is waited for.
     """
 
     number: int
@@ -270,6 +273,7 @@ class Merge:
     base: Digest
     updates: tuple[FrozenUpdate, ...]
     gone: MemberSet
+    copies: MemberSet
     min_peers: int
     patience_s: float
 
@@ -278,7 +282,8 @@ class Merge:
 class Verify:
     """Pull a candidate's model and check it to `level`; try the updates that it leaves out.
 
-    `seed` is the round's: it decides which chunks a shared check recomputes here.
+    `gone` and `copies` as in Merge; both are left out of it. `seed` is the round's: it decides
+    which chunks a shared check recomputes here.
     """
 
     number: int
@@ -288,6 +293,7 @@ class Verify:
     candidate: Candidate
     updates: tuple[FrozenUpdate, ...]
     gone: MemberSet
+    copies: MemberSet
     level: VerifyLevel
     seed: Digest
     patience_s: float
@@ -702,6 +708,7 @@ class RoundMachine:
     def _settle_round(self, plan: Plan, round: Round, now: float) -> None:
         here = (round.number, round.attempt)
         voters = submitters(round, self.members)
+        self._report_copies(round)
         for candidate in round.candidates:
             if has_majority(round, candidate, self.members):
                 self._transact("finalise", *here, now, candidate.outcome)
@@ -728,8 +735,17 @@ class RoundMachine:
     ) -> bool | None:
         """Have a merge checked if it is not yet, attest it if it is right; what is known of it."""
         here = (round.number, round.attempt)
-        if candidate.outcome != self._outcome(round, candidate.model, candidate.omitted):
-            self._refuse_deviation(round, candidate)
+        outcome = candidate.outcome
+        if outcome != self._outcome(round, candidate.model, candidate.omitted):
+            self._refuse(
+                round,
+                outcome,
+                f"it is to become output {outcome.slot} and to be followed by stage "
+                f"{outcome.next}, which is not what the plan's program says",
+            )
+            return False
+        if copiers(round) & ~candidate.omitted:
+            self._refuse(round, outcome, "it counts one update twice")
             return False
         verdict = self._verdicts.get((*here, candidate.model, candidate.omitted))
         if mine is not None and (mine.model, mine.omitted) == (candidate.model, candidate.omitted):
@@ -809,6 +825,7 @@ class RoundMachine:
                 round.base,
                 frozen_updates(round),
                 self._gone(),
+                copiers(round),
                 plan.rules.min_peers,
                 round.slot_s / 2,
             ),
@@ -827,6 +844,7 @@ class RoundMachine:
                 candidate,
                 frozen_updates(round),
                 self._gone(),
+                copiers(round),
                 plan.rules.verify_level,
                 round.seed,
                 round.slot_s / 2,
@@ -936,16 +954,24 @@ class RoundMachine:
         place = self.program.place(round.number)
         return place is not None and place.index == round.stage
 
-    def _refuse_deviation(self, round: Round, candidate: Candidate) -> None:
-        key = ("deviation", round.number, round.attempt, candidate.outcome)
-        if key not in self._asked:
-            self._asked[key] = _Asked()
-            outcome = candidate.outcome
-            self._report(
-                f"a merge of {self._title(round.number)} is refused: it is to become output "
-                f"{outcome.slot} and to be followed by stage {outcome.next}, which is not what "
-                "the plan's program says"
-            )
+    def _refuse(self, round: Round, outcome: Outcome, why: str) -> None:
+        """Say once why a merge is not even checked."""
+        if self._is_first("refused", round, outcome):
+            self._report(f"a merge of {self._title(round.number)} is refused: {why}")
+
+    def _report_copies(self, round: Round) -> None:
+        """Say once whose update is another's."""
+        for member, owner in sorted(copied_from(round).items()):
+            if self._is_first("copy", round, member):
+                self._report(
+                    f"in {self._title(round.number)}, member {member} submitted the very update "
+                    f"that member {owner} had submitted before: it counts once, for member {owner}."
+                    " If nobody copied, both sites hold the same data"
+                )
+
+    def _is_first(self, what: str, round: Round, which: object) -> bool:
+        key = (what, round.number, round.attempt, which)
+        return self._asked.setdefault(key, asked := _Asked()) is asked
 
 
 def frozen_updates(round: Round) -> tuple[FrozenUpdate, ...]:

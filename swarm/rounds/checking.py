@@ -90,7 +90,7 @@ class Checking:
 
     async def _fault_of_omissions(self, command: m.Verify, layout: Layout) -> str | None:
         """Whether it leaves out what can be pulled here and used."""
-        out = command.candidate.omitted & ~command.gone
+        out = command.candidate.omitted & ~command.gone & ~command.copies
         left_out = [u for u in command.updates if out >> u.member & 1]
         unusable = await self.collection.collect(
             command.number, left_out, layout, Patience.of(command)

@@ -57,6 +57,7 @@ DISHONEST = (
     Vice.GARBAGE,
     Vice.HOARDS,
     Vice.TWISTS,
+    Vice.COPIES,
     Vice.BOASTS,
 )
 

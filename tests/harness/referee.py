@@ -71,6 +71,8 @@ class Referee:
         self._declared: dict[MemberId, int] = {}
         self._until: dict[MemberId, int] = {}
         self._trains: dict[MemberId, bool] = {}
+        self._sent: dict[MemberId, Digest] = {}
+        """The updates of this attempt, in the order in which they came."""
         self._decided: set[MemberId] = set()
         """Who has ever consented or declined."""
         self._used: set[tuple[MemberId, bytes]] = set()
@@ -154,7 +156,7 @@ class Referee:
         if here[0] > number >= 0 and number not in self.finals:
             raise Violation(f"round {here[0]} opened before round {number} was final")
         self._here = here
-        self._reveals, self._attested, self._frozen = {}, {}, None
+        self._reveals, self._attested, self._frozen, self._sent = {}, {}, None, {}
 
     def _submitted(
         self,
@@ -174,6 +176,7 @@ class Referee:
             raise Violation(f"n{node.id} submitted twice")
         if not 1 <= samples <= self._declared[node.id]:
             raise Violation(f"n{node.id} submitted {samples} samples, which it had not declared")
+        self._sent[node.id] = update
         self._reveals[node.id] = 0
         if reveal != NO_REVEAL:
             if commitment_to(reveal) != self._commitments[node.id]:
@@ -213,8 +216,17 @@ class Referee:
         right = None if place is None else (place.stage.slot, self.program.next_after(round.number))
         if (outcome.slot, outcome.next) != right:
             raise Violation(f"n{node.id}, who is honest, attests {outcome}, against the program")
-        if omitted >> node.id & 1:
+        kept = [u for i, u in self._sent.items() if round.submitted & ~omitted & 1 << i]
+        if len(set(kept)) < len(kept):
+            raise Violation(f"n{node.id}, who is honest, attests a merge of one update twice")
+        if omitted >> node.id & 1 and not self._was_copied(node, round):
             raise Violation(f"n{node.id} attests a merge that leaves out its own good update")
+
+    def _was_copied(self, node: Watched, round: Round) -> bool:
+        """Whether another was faster to submit this node's update, which does not count then."""
+        frozen = [i for i in self._sent if round.submitted >> i & 1]
+        before = frozen[: frozen.index(node.id)]
+        return any(self._sent[i] == self._sent[node.id] for i in before)
 
     @staticmethod
     def _truth(round: Round, omitted: int) -> Digest:

@@ -68,6 +68,7 @@ class Vice(StrEnum):
     GARBAGE = "submits an update that cannot be merged"
     HOARDS = "serves its update to nobody"
     TWISTS = "merges rightly, but for another output, or as if the plan ended with it"
+    COPIES = "submits another's update as its own"
     BOASTS = "claims more samples than it has, or than it declared"
     MEDDLES = "sends transactions that it must not send"
 
@@ -240,7 +241,8 @@ class Site:
         return faults
 
     def _merge(self, command: m.Merge, waited_s: float) -> None:
-        omitted = dict.fromkeys(members_in(command.gone), Omission.WITHDRAWN)
+        omitted = dict.fromkeys(members_in(command.copies), Omission.WRONG_DIGEST)
+        omitted |= dict.fromkeys(members_in(command.gone), Omission.WITHDRAWN)
         omitted |= self._collect(u for u in command.updates if u.member not in omitted)
         if Omission.UNREACHABLE in omitted.values() and waited_s < max(2.0, command.patience_s):
             self.port.call_later(0.5, partial(self._merge, command, waited_s + 0.5))
@@ -290,7 +292,7 @@ class Site:
 
     def _omits_good_update(self, command: m.Verify) -> bool:
         """Whether the candidate leaves out what can be pulled here and used."""
-        out = command.candidate.omitted & ~command.gone
+        out = command.candidate.omitted & ~command.gone & ~command.copies
         left_out = [u for u in command.updates if out >> u.member & 1]
         return len(self._collect(left_out)) < len(left_out)
 
@@ -327,21 +329,29 @@ class Site:
 
     def _transact(self, command: m.Transact) -> None:
         vices, arguments = self.node.vices, command.arguments
+
+        def settled(error: str | None) -> None:
+            number, attempt = command.number, command.attempt
+            self.event(m.TransactionSettled(command.function, number, attempt, error))
+
         if Vice.SILENT in vices and command.function in ("merge", "attest"):
             self.world.count("merges and attestations kept back")
             return
         if Vice.WITHHOLDS in vices and command.function == "submit":
             self.world.count("reveals withheld")
             arguments = (*arguments[:2], bytes(32), *arguments[3:])
+        if Vice.COPIES in vices and command.function == "submit":
+            others = self._others_updates()
+            if not others:
+                self.port.call_later(0.5, partial(settled, "there is nothing to copy yet"))
+                return
+            self.world.count("copied updates")
+            arguments = (self.port.rng.choice(others), MOST_SAMPLES, *arguments[2:])
         if Vice.BOASTS in vices and command.function == "submit":
             self.world.count("false sample counts")
             boast = self.port.rng.choice([MOST_SAMPLES, MOST_SAMPLES + 1])
             arguments = (arguments[0], boast, *arguments[2:])
         place = () if command.function == "open" else (command.number, command.attempt)
-
-        def settled(error: str | None) -> None:
-            number, attempt = command.number, command.attempt
-            self.event(m.TransactionSettled(command.function, number, attempt, error))
 
         if Vice.TWISTS in vices and command.function == "merge":
             self.world.count("merges for another output or stage")
@@ -358,6 +368,13 @@ class Site:
             return
         function, whole = self._dated(command.function, (PLAN, *place, *arguments))
         self.world.transact(self, function, whole, settled)
+
+    def _others_updates(self) -> list[Digest]:
+        plan = self.machine.plan
+        sent = (
+            plan.round.submissions.values() if plan is not None and plan.round is not None else ()
+        )
+        return [s.update for s in sent if s.member != self.node.id]
 
     def _find_carrier(self) -> Site | None:
         """Another site that is to send this one's attestation, now and then."""

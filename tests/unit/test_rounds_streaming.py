@@ -138,12 +138,12 @@ class Consortium:
             network.set_members({member.node: () for member in self.members.values()})
 
     def merge(self, min_peers: int = 2) -> m.Merge:
-        return m.Merge(1, 1, "mean", NO_DIGEST, self.updates, 0, min_peers, 5.0)
+        return m.Merge(1, 1, "mean", NO_DIGEST, self.updates, 0, 0, min_peers, 5.0)
 
     def verify(self, merged: m.Merged, level: VerifyLevel) -> m.Verify:
         candidate = Candidate(LEADER, Outcome(merged.model, merged.omitted), 1, 0)
         return m.Verify(
-            1, 1, "mean", NO_DIGEST, candidate, self.updates, 0, level, SEED, patience_s=5.0
+            1, 1, "mean", NO_DIGEST, candidate, self.updates, 0, 0, level, SEED, patience_s=5.0
         )
 
     def expected(self, but: int | None = None) -> Digest:
