@@ -744,7 +744,7 @@ class RoundMachine:
                 f"{outcome.next}, which is not what the plan's program says",
             )
             return False
-        if copiers(round) & ~candidate.omitted:
+        if self._copies(round) & ~candidate.omitted:
             self._refuse(round, outcome, "it counts one update twice")
             return False
         verdict = self._verdicts.get((*here, candidate.model, candidate.omitted))
@@ -825,7 +825,7 @@ class RoundMachine:
                 round.base,
                 frozen_updates(round),
                 self._gone(),
-                copiers(round),
+                self._copies(round),
                 plan.rules.min_peers,
                 round.slot_s / 2,
             ),
@@ -844,7 +844,7 @@ class RoundMachine:
                 candidate,
                 frozen_updates(round),
                 self._gone(),
-                copiers(round),
+                self._copies(round),
                 plan.rules.verify_level,
                 round.seed,
                 round.slot_s / 2,
@@ -927,6 +927,10 @@ class RoundMachine:
         send; those outside come last."""
         before = members & ((1 << self.me) - 1) if members & (1 << self.me) else members
         return STAGGER_S * before.bit_count()
+
+    @staticmethod
+    def _copies(round: Round) -> MemberSet:
+        return copiers(round)
 
     def _gone(self) -> int:
         """Frozen submitters that withdrew or ceased to be members since the close."""

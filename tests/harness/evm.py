@@ -23,6 +23,7 @@ from swarm.chain import contract
 from swarm.chain.genesis import library_address
 from swarm.protocol.attestation import domain_of
 from swarm.protocol.ledger import Founder, Ledger, Proposal
+from swarm.protocol.names import bytes_of
 from swarm.protocol.state import Member, Plan, Round
 from swarm.types import NO_ADDRESS, Address, MemberId, PlanId, to_address
 
@@ -210,7 +211,11 @@ def _calldata(function: str, *arguments: Any) -> bytes:
     if function == "until":
         time, *inner = arguments
         return contract.call_data("until", time, _calldata(*inner))
-    return contract.call_data(function, *arguments)
+    entry = contract.interface().functions[function]
+    # Text as the bytes that it stands for, which need not be UTF-8.
+    types = ["bytes" if kind == "string" else kind for kind in entry.types]
+    values = [bytes_of(a) if isinstance(a, str) else contract._plain(a) for a in arguments]
+    return entry.selector + bytes(contract._codec.encode(types, values))
 
 
 def _method(function: str) -> str:

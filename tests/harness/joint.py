@@ -17,12 +17,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
-from typing import Protocol
+from typing import Protocol, cast
 
+from harness.calls import OF_PLANS, Calls
 from harness.consensus import ConsensusWorld, Day
 from harness.evm import LedgerContract
 from harness.liars import LyingValidator
-from harness.rounds import PLAN, TRANSACTION_DEADLINE_S, Consortium, SimNode, Site, Vice
+from harness.rounds import (
+    MOST_SAMPLES,
+    PLAN,
+    TRANSACTION_DEADLINE_S,
+    Consortium,
+    SimNode,
+    Site,
+    Vice,
+    copy_of,
+)
 from harness.simnet import Port, SimNet, Violation
 from harness.trouble import Trouble
 from harness.validators import SimValidator, transactions_of
@@ -31,23 +41,27 @@ from swarm.chain.messages import Certificate
 from swarm.errors import ContractError
 from swarm.node.upkeep import due
 from swarm.protocol import machine as m
+from swarm.protocol import state
 from swarm.protocol.ledger import Ledger
 from swarm.protocol.state import (
     DRAWN,
     NO_ROLE,
+    Duty,
     Member,
     Plan,
     PlanStatus,
     Rules,
+    Terms,
     VerifyLevel,
     expired,
 )
-from swarm.types import Address, MemberId
+from swarm.types import Address, Digest, MemberId, PlanId
 
 RULES = Rules(rounds=6, min_peers=2, liveness_s=10, max_round_s=60)
 LONGEST_INVITATION_S = 15
 ROUND_BOUND_S = 2 * RULES.max_round_s
 UPKEEP_EVERY_S = 5.0
+DECLARED_BY_LIARS = (MOST_SAMPLES, MOST_SAMPLES, state.MOST_SAMPLES, state.MOST_SAMPLES, 2**62)
 DISHONEST = (
     Vice.FORGES,
     Vice.OMITS,
@@ -95,6 +109,10 @@ class Peer(SimValidator):
         snapshot = self.joint.at_height.get(self.head.height)
         if self.site is not None and snapshot is not None:
             self.site.event(m.ChainObserved(*snapshot))
+            if self.site.node.honest:
+                for plan in self.joint.foreign_at[self.head.height]:
+                    self.joint.count("looks at plans of liars")
+                    self.site.foreign.observe(plan, snapshot[1], self.port.clock_s)
 
     def _keep_up(self) -> None:
         """Once the chain has nothing more to send: what this node owes the consortium."""
@@ -149,9 +167,12 @@ class Validators(ConsensusWorld):
         return [node.id for node in self.joint.nodes] if hasattr(self.joint, "nodes") else []
 
     def invent(self, liar: SimValidator) -> int | None:
-        """A transaction that was sent before, or none that anyone sent. Calls of the contract that
-        a liar makes up come from its `Site`; whoever draws them too may add them here."""
+        """A call that nobody but its liar would make, a transaction that was sent before, or none
+        that anyone sent."""
         rng, txs = self.net.rng, self.joint.txs
+        if rng.random() < 0.3:
+            i = liar.port.name[0] - 1
+            return self.joint.number(i, liar.port.name, *self.joint.draw_call(self.joint.nodes[i]))
         return rng.randrange(len(txs)) if txs and rng.random() < 0.7 else rng.randrange(2**32)
 
     def has_honest_sender(self, number: int) -> bool:
@@ -205,6 +226,7 @@ class JointWorld(Consortium):
         self.outcomes: dict[int, str | None] = {}
         self._peers: dict[int, Peer] = {}
         self.at_height: dict[int, tuple[Plan, int]] = {}
+        self._plan_count = 1
         self.validators_at: dict[int, tuple[Address, ...]] = {}
         self._members: dict[MemberId, Member] | None = None
         day = Day(
@@ -227,6 +249,7 @@ class JointWorld(Consortium):
             ledger_class=ledger_class,
             site_class=site_class,
             evm=evm,
+            proposer=nodes - 1,  # who is honest: a proposer may stop its plan
         )
         self.counted = self.consensus.counted
         self.fetch_loss = self.trouble.fetch_loss if net.rng.random() < 0.5 else 0.0
@@ -240,6 +263,10 @@ class JointWorld(Consortium):
         self._founding = nodes
         self._contributors: set[int] = set()
         self._gone: set[MemberId] = set()
+        self._calls: dict[MemberId, Calls] = {}
+        self._touched: set[PlanId] = set()
+        self.foreign_at: dict[int, list[Plan]] = {}
+        """By height, the plans of liars that its block changed, as they were then."""
         self._disturber = disturber(self)
         self.dated, self.carried = self.trouble.dated, self.trouble.carried
         self._disturber.decide()
@@ -276,6 +303,48 @@ class JointWorld(Consortium):
         if peer is not None:
             peer.submit(self.number(i, peer.port.name, function, arguments))
 
+    # What liars make up.
+
+    def draw_call(self, liar: SimNode) -> tuple[str, tuple[object, ...]]:
+        """Any call of the contract."""
+        calls = self._calls.setdefault(liar.id, Calls(self.net.rng, liar.id, self))
+        self.count("made-up calls")
+        return calls.draw()
+
+    def consent_of(self, i: int, until: int = 0) -> tuple[object, ...]:
+        """Liars declare as many samples as they may, or more."""
+        plan, code, terms = super().consent_of(i, until)
+        if not self.nodes[i].honest and isinstance(terms, Terms) and terms.max_samples:
+            terms = replace(terms, max_samples=self.net.rng.choice(DECLARED_BY_LIARS))
+        return plan, code, terms
+
+    def plan_numbers(self) -> list[PlanId]:
+        """All plans that there are."""
+        return [PlanId(n) for n in range(1, self._plan_count + 1)]
+
+    def known_digests(self) -> list[Digest]:
+        """Of the plan's code, its models, and the updates of its round."""
+        plan = self.plan
+        sent = plan.round.submissions.values() if plan.round is not None else ()
+        return [plan.digest, plan.base, plan.model, plan.program, *(s.update for s in sent)]
+
+    def known_signatures(self) -> list[bytes]:
+        """Of others, for anything; the newest."""
+        return list(self.referee.signed)[-8:]
+
+    def _hear_of(self, i: int, function: str, arguments: tuple[object, ...]) -> None:
+        """A plan of a liar's has changed, or is new: then some honest people join it."""
+        if function == "proposePlan":
+            self._plan_count += 1
+            number = PlanId(self._plan_count)
+            self.count("plans of liars")
+            for node in self.nodes:
+                if node.honest and self.net.rng.random() < 0.5:
+                    terms = Terms(Duty.TRAIN, MOST_SAMPLES)
+                    self.order(node.id, "consent", number, self.book.plan(number).digest, terms)
+        elif function in OF_PLANS and arguments[0] != PLAN:
+            self._touched.add(cast(PlanId, arguments[0]))
+
     def carry_out(self, block: Block) -> None:
         """Execute a decided block."""
         self.book.height = block.height
@@ -284,8 +353,10 @@ class JointWorld(Consortium):
             now = block.timestamp
             self.outcomes[number] = self.execute(self.nodes[i], now, function, arguments, key)
             if self.outcomes[number] is None:
-                what = str(arguments[1]) if function == "until" else function
-                self._follow_up(i, what)
+                if function == "until":
+                    function, arguments = str(arguments[1]), arguments[2:]
+                self._hear_of(i, function, arguments)
+                self._follow_up(i, function)
         self._remember(block.height)
         self._disturber.strike(block)
 
@@ -330,6 +401,8 @@ class JointWorld(Consortium):
     def _remember(self, height: int) -> None:
         self._members = None
         self.at_height[height] = self.snapshot()
+        self.foreign_at[height] = [copy_of(self.book.plan(n)) for n in sorted(self._touched)]
+        self._touched.clear()
         self.validators_at[height] = now = tuple(self.book.validators())
         before = self.validators_at.get(height - 1, now)
         if now != before:
@@ -396,7 +469,8 @@ class JointWorld(Consortium):
                 return f"n{node.id} does not hold the last model"
             if node.honest and node.evaluated.get(plan.model_round) != plan.model:
                 return f"n{node.id} has not scored the last model"
-            if node.id < self._founding and node.address not in self.validators_at[height]:
+            founded = node.id < self._founding and node.honest
+            if founded and node.address not in self.validators_at[height]:
                 return f"n{node.id} does not validate"
         return None
 

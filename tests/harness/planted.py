@@ -11,6 +11,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from harness.foreign import ForeignPlans
 from harness.joint import Peer
 from harness.mischief import joint_world
 from harness.rounds import Site
@@ -25,13 +26,17 @@ from swarm.errors import ContractError, SwarmError
 from swarm.protocol import machine as m
 from swarm.protocol.election import commitment_to
 from swarm.protocol.ledger import Ledger
+from swarm.protocol.program import Program, federated_averaging
 from swarm.protocol.state import (
+    MOST_SAMPLES,
     Candidate,
+    MemberSet,
     Outcome,
     Plan,
     Round,
     RoundStatus,
     Submission,
+    Terms,
     has_majority,
     submitters,
 )
@@ -344,6 +349,29 @@ class EverybodyTrains(Ledger):
             plan.round.trainers = plan.round.roster
 
 
+class TakesAnyName(Ledger):
+    """A name may be whatever bytes somebody sends, UTF-8 or none."""
+
+    def propose_plan(self, sender: Address, now: int, name: str, *rest: Any) -> PlanId:
+        """Propose it under another name, and give it this one."""
+        number = super().propose_plan(sender, now, "plan", *rest)
+        self.plans[number].name = name
+        return number
+
+
+class AnySamples(Ledger):
+    """A member may declare more samples than a merge can weigh."""
+
+    def consent(
+        self, sender: Address, now: int, plan_id: PlanId, code: Digest, terms: Terms
+    ) -> None:
+        """Consent with fewer, and note them all."""
+        allowed = replace(terms, max_samples=min(terms.max_samples, MOST_SAMPLES))
+        super().consent(sender, now, plan_id, code, allowed)
+        consents = self.plans[plan_id].consents
+        consents[self._either(sender).id].max_samples = terms.max_samples
+
+
 class CarriesAnything(Ledger):
     """A carried attestation counts for anybody, whoever has signed it."""
 
@@ -368,6 +396,29 @@ class AnyNextStage(m.RoundMachine):
             o for o in same if o != super(AnyNextStage, self)._outcome(round, model, omitted)
         ]
         return twisted[0] if twisted else super()._outcome(round, model, omitted)
+
+
+class CountsCopies(m.RoundMachine):
+    """An update counts for everybody who has submitted it."""
+
+    @staticmethod
+    def _copies(round: Round) -> MemberSet:
+        return 0
+
+
+class KnowsEveryProgram(ForeignPlans):
+    """A plan's program is looked up among those that there are, and is there."""
+
+    def program_of(self, plan: Plan) -> Program:
+        """Look it up."""
+        known = (federated_averaging(rounds, True) for rounds in range(1, 10))
+        return {program.digest: program for program in known}[plan.program]
+
+
+class JoinsAnything(Site):
+    """A node joins a plan without asking whether it knows what its rounds are for."""
+
+    foreign_class = KnowsEveryProgram
 
 
 class AttestsUnseen(m.RoundMachine):
@@ -499,6 +550,10 @@ FAULTS: Sequence[Fault] = (
     Fault(EverybodyTrains, "the wrong members train", trouble=ASKED),
     Fault(CarriesAnything, "without more than half", trouble=CARRYING),
     Fault(AnyNextStage, "against the program", 1, SPLIT),
+    Fault(TakesAnyName, "a name that cannot be shown", 1),
+    Fault(AnySamples, "ends: ValueError: sample counts", 1),
+    Fault(CountsCopies, "a merge of one update twice", 1),
+    Fault(JoinsAnything, "ends: KeyError", 1),
 )
 
 

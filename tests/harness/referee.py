@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from harness.simnet import Violation
 from swarm.protocol.election import commitment_to, reveal_term, round_seed
 from swarm.protocol.machine import FrozenUpdate
+from swarm.protocol.names import MAX_NAME_BYTES, bytes_of, find_bad_character
 from swarm.protocol.program import Program
 from swarm.protocol.state import (
     Duty,
@@ -107,6 +108,8 @@ class Referee:
             self._decided.add(node.id)
         elif function == "submit":
             self._submitted(node, *arguments[3:])
+        elif function in ("propose", "proposePlan"):
+            self._check_name(node, arguments[3 if function == "propose" else 0])
         elif function == "merge":
             assert before is not None
             self._merged(node, now, before, *arguments[3:])
@@ -123,6 +126,12 @@ class Referee:
                 self._check_final(before, now, plan, members)
         if plan.round is not None:
             self._enter(plan.round, plan, now, members)
+
+    @staticmethod
+    def _check_name(node: Watched, name: str) -> None:
+        """Whoever reads a name must see it as it is."""
+        if len(bytes_of(name)) > MAX_NAME_BYTES or find_bad_character(bytes_of(name)) is not None:
+            raise Violation(f"n{node.id} proposed {name!a}, a name that cannot be shown")
 
     def _check_settled(self, plan: Plan) -> None:
         """What is final stays."""

@@ -21,11 +21,14 @@ from enum import StrEnum
 from functools import partial
 from typing import Any, cast
 
+from harness.calls import OF_PLANS
 from harness.evm import DOMAIN, Book, EvmContract, LedgerContract
+from harness.foreign import ForeignPlans, ending
 from harness.referee import Referee, name, true_model
 from harness.simnet import Port, SimNet, Violation
 from harness.validators import sim_address
 from swarm.errors import ContractError
+from swarm.learning.merge import check_samples
 from swarm.protocol import machine as m
 from swarm.protocol.attestation import Attestation, attestation_digest
 from swarm.protocol.election import commitment_to, secret_for
@@ -46,6 +49,7 @@ from swarm.protocol.state import (
     two_thirds,
 )
 from swarm.types import NO_DIGEST, Address, Digest, MemberId, PlanId
+from swarm.visible import visible
 
 PLAN = PlanId(1)
 MODEL0 = Digest(b"\x01" * 32)
@@ -110,6 +114,8 @@ class SimNode:
 class Site:
     """One life of one node: the round machine, and the work that it asks for."""
 
+    foreign_class: type[ForeignPlans] = ForeignPlans
+
     def __init__(self, port: Port, world: Consortium, node: SimNode) -> None:
         self.port = port
         self.world = world
@@ -120,6 +126,7 @@ class Site:
         self._wake_at = float("inf")
         self._training: m.Train | None = None
         self._stopping = False
+        self.foreign = self.foreign_class(node.id, node.secret)
         self._following: set[tuple[int, int, MemberId]] = set()
         self._evaluated: set[int] = set()
         if Vice.MEDDLES in node.vices:
@@ -135,7 +142,9 @@ class Site:
     def event(self, event: m.Event) -> None:
         """Give the machine one event and do what it says."""
         now = self.port.clock_s
-        for command in self.machine.handle(event, now):
+        with ending(self.node.id):
+            commands = self.machine.handle(event, now)
+        for command in commands:
             self._obey(command)
         wake_at = self.machine.wake_at
         if wake_at <= now:
@@ -257,6 +266,8 @@ class Site:
         if len(chosen) < command.min_peers:
             self.event(m.MergeFailed(*here, "too few updates"))
             return
+        with ending(self.node.id):
+            check_samples([u.samples for u in chosen], len(chosen))
         model = true_model(command.base, chosen)
         if Vice.FORGES in self.node.vices:
             model = name("forged", self.node.id, here)
@@ -346,10 +357,10 @@ class Site:
                 self.port.call_later(0.5, partial(settled, "there is nothing to copy yet"))
                 return
             self.world.count("copied updates")
-            arguments = (self.port.rng.choice(others), MOST_SAMPLES, *arguments[2:])
+            arguments = (self.port.rng.choice(others), self._declared(), *arguments[2:])
         if Vice.BOASTS in vices and command.function == "submit":
             self.world.count("false sample counts")
-            boast = self.port.rng.choice([MOST_SAMPLES, MOST_SAMPLES + 1])
+            boast = self._declared() + self.port.rng.choice([0, 1])
             arguments = (arguments[0], boast, *arguments[2:])
         place = () if command.function == "open" else (command.number, command.attempt)
 
@@ -368,6 +379,11 @@ class Site:
             return
         function, whole = self._dated(command.function, (PLAN, *place, *arguments))
         self.world.transact(self, function, whole, settled)
+
+    def _declared(self) -> int:
+        """The most samples that it may claim."""
+        plan = self.machine.plan
+        return MOST_SAMPLES if plan is None else plan.consents[self.node.id].max_samples
 
     def _others_updates(self) -> list[Digest]:
         plan = self.machine.plan
@@ -417,6 +433,10 @@ class Site:
         """Send something that the contract must refuse, or that must do no harm."""
         rng = self.port.rng
         self.port.call_later(rng.uniform(1, 4), self._meddle)
+        drawn = self.world.draw_call(self.node) if rng.random() < 0.5 else None
+        if drawn is not None:
+            self.world.transact(self, *drawn, lambda error: None)
+            return
         plan = self.machine.plan
         if plan is None or plan.round is None:
             return
@@ -479,6 +499,7 @@ class Consortium:
         ledger_class: type[Ledger] = Ledger,
         site_class: type[Site] = Site,
         evm: bool = False,
+        proposer: int = 0,
     ) -> None:
         self.net = net or SimNet(seed, label=lambda address: f"n{address[0] - 1}")
         self.chain_s, self.fetch_s, self.merge_s = chain_s, fetch_s, merge_s
@@ -514,7 +535,7 @@ class Consortium:
         digests = (PLAN_DIGEST, self.program.digest, MODEL0)
         until = self.chain_now + invitation_s if invitation_s else 0
         what = ("plan", *digests, rules, invited, until)
-        self._send(self.nodes[0], self.chain_now, "proposePlan", what)
+        self._send(self.nodes[proposer], self.chain_now, "proposePlan", what)
 
     def new_book(self) -> Book:
         """The contract as it is at genesis."""
@@ -658,6 +679,10 @@ class Consortium:
         arrive = partial(self._arrive, site, function, arguments, settled)
         self.at(self.chain_s * self.net.rng.uniform(0.8, 1.2), arrive)
 
+    def draw_call(self, liar: SimNode) -> tuple[str, tuple[object, ...]] | None:
+        """Any call of the contract, if this world knows how to make them up."""
+        return None
+
     def _arrive(
         self,
         site: Site,
@@ -725,6 +750,9 @@ class Consortium:
         if before is not None and isinstance(self.book, EvmContract):
             before = self.book.past_round(PLAN, before.number, before.attempt)
         self._snapshot = None
+        if function in OF_PLANS and arguments[0] != PLAN:
+            self.changed()
+            return None
         plan, members = self.plan, self.members
         if before is not None:
             self._note_end(before)
@@ -795,4 +823,4 @@ def copy_of(plan: Plan) -> Plan:
 
 
 def _brief(arguments: tuple[object, ...]) -> str:
-    return " ".join(a.hex()[:8] if isinstance(a, bytes) else str(a) for a in arguments[1:])
+    return visible(" ".join(a.hex()[:8] if isinstance(a, bytes) else str(a) for a in arguments[1:]))
