@@ -325,8 +325,9 @@ class JointWorld(Consortium):
     def known_digests(self) -> list[Digest]:
         """Of the plan's code, its models, and the updates of its round."""
         plan = self.plan
-        sent = plan.round.submissions.values() if plan.round is not None else ()
-        return [plan.digest, plan.base, plan.model, plan.program, *(s.update for s in sent)]
+        sent = {} if plan.round is None else plan.round.submissions
+        updates = [sent[i].update for i in sorted(sent)]
+        return [plan.digest, plan.base, plan.model, plan.program, *updates]
 
     def known_signatures(self) -> list[bytes]:
         """Of others, for anything; the newest."""
