@@ -20,6 +20,7 @@ ALONE = ("integration", "e2e")
 """Folders of tests with real processes, sockets and clocks: one after the other, in one worker."""
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests of one file stay together, in order; those that take real time stay with each other."""
     for item in items:

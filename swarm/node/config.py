@@ -189,7 +189,10 @@ def _check(path: Path, directory: Path, config: NodeConfig) -> None:
                 f"{path}: {words}, which does not exist: "
                 "put this site's data there, or correct the path"
             )
-    check_apart(named.values(), private_paths(directory, config))
+    try:
+        check_apart(named.values(), private_paths(directory, config))
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{path}: {error}") from None
 
 
 def _is_http(url: str) -> bool:

@@ -207,25 +207,6 @@ def test_every_question_has_an_answer(testnet: Path, swarm: Any, tmp_path: Path)
     assert 0 <= scores["test"]["auc"] <= 1
 
 
-@pytest.mark.parametrize(
-    ("command", "words"),
-    [
-        ("contract vote 99", "there is no proposal 99"),
-        ("contract propose --remove Nobody", "there are: site0, site1, site2"),
-        ("contract propose --admit {testnet}/site1/card.json", "belongs to a member already"),
-        ("contract propose --admit {testnet}/testnet.json", "testnet.json"),
-        ("plan show 7", "there is no plan 7"),
-        ("plan consent 7", "there is no plan 7"),
-        ("plan consent 1", "completed"),
-        ("plan consent 1 --code {other}", "the digest"),
-        ("plan withdraw 7", "there is no plan 7"),
-        ("plan stop 1", "completed"),
-        ("model list --plan 7", "takes no part in plan 7"),
-        ("model export --round 7 x.safetensors", "there are: 1, 2, 3"),
-        ("model export {testnet}/none/x.safetensors", "make it first"),
-        ("plan propose {testnet}/site0/data", "plan.py"),
-    ],
-)
 def test_whoever_is_invited_and_has_not_answered_is_named_until_it_declines(
     testnet: Path, swarm: Any, slow_plan: Path
 ) -> None:
@@ -249,6 +230,25 @@ def test_whoever_is_invited_and_has_not_answered_is_named_until_it_declines(
     swarm("plan", "stop", *homes["site0"], number)
 
 
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("contract vote 99", "there is no proposal 99"),
+        ("contract propose --remove Nobody", "there are: site0, site1, site2"),
+        ("contract propose --admit {testnet}/site1/card.json", "belongs to a member already"),
+        ("contract propose --admit {testnet}/testnet.json", "testnet.json"),
+        ("plan show 7", "there is no plan 7"),
+        ("plan consent 7", "there is no plan 7"),
+        ("plan consent 1", "completed"),
+        ("plan consent 1 --code {other}", "the digest"),
+        ("plan withdraw 7", "there is no plan 7"),
+        ("plan stop 1", "completed"),
+        ("model list --plan 7", "takes no part in plan 7"),
+        ("model export --round 7 x.safetensors", "there are: 1, 2, 3"),
+        ("model export {testnet}/none/x.safetensors", "make it first"),
+        ("plan propose {testnet}/site0/data", "plan.py"),
+    ],
+)
 def test_nonsense_is_answered_in_one_sentence(
     testnet: Path, swarm: Any, tmp_path: Path, command: str, words: str
 ) -> None:

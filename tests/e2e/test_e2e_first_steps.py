@@ -78,7 +78,9 @@ def test_a_plan_that_cannot_start_leaves_nothing_behind(
 def test_a_loss_that_is_nan_ends_the_run_with_one_sentence(swarm: Any, tmp_path: Path) -> None:
     plan = write_tiny_plan(tmp_path / "tiny", ("return nn.func", "return float('nan') * nn.func"))
     done = swarm("testnet", "run", plan, "--out", tmp_path / "out", status=2)
-    assert re.fullmatch(r"Error: site[01]: the loss is nan in round 1.*\n", done.stderr)
+    assert re.fullmatch(
+        r"Error: site[01]: plan\.py:\d+ in loss: the loss is nan in round 1.*\n", done.stderr
+    )
     assert not (tmp_path / "out").exists()
 
 

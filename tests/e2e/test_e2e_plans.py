@@ -31,7 +31,7 @@ def test_every_plan_on_the_page_runs_on_a_testnet(swarm: Swarm, tmp_path: Path, 
     for seed, site in enumerate(["north", "south", "west"]):
         write_patients(tmp_path / name / "data" / f"{site}.csv", seed)
     report, told = run(swarm, tmp_path / name, "--rounds", "2")
-    assert [r["round"] for r in report["rounds"] if r["model"]][-1] == 2
+    assert [r["number"] for r in report["rounds"] if r["model"]][-1] == 2
     assert len(report["sites"]) == 3
     if name == "adapter":  # it holds no test rows back
         assert any("no site holds test rows" in note for note in report["notes"])

@@ -374,7 +374,7 @@ max_upload_mbit = 10.5
 [http]
 listen = "127.0.0.1:8545"
 [data]
-path = "."
+path = "/dev/null"
 options = {column = "age", fraction = 0.5}
 [training]
 seed = 7
