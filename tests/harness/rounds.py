@@ -387,10 +387,8 @@ class Site:
 
     def _others_updates(self) -> list[Digest]:
         plan = self.machine.plan
-        sent = (
-            plan.round.submissions.values() if plan is not None and plan.round is not None else ()
-        )
-        return [s.update for s in sent if s.member != self.node.id]
+        sent = {} if plan is None or plan.round is None else plan.round.submissions
+        return [sent[i].update for i in sorted(sent) if i != self.node.id]
 
     def _find_carrier(self) -> Site | None:
         """Another site that is to send this one's attestation, now and then."""
