@@ -10,11 +10,13 @@ from typing import Any
 import trio
 
 from swarm.chain.contract import UnreadableAnswer
-from swarm.chain.genesis import read_card
+from swarm.chain.genesis import Founder, read_card
+from swarm.errors import ConfigurationError
 from swarm.node.chain_link import ChainLink
 from swarm.node.commands import find_member, number_in, transact
 from swarm.node.control import Handler
 from swarm.protocol.ledger import Kind, Proposal, votes_for, votes_needed
+from swarm.protocol.names import lookalike_key
 from swarm.protocol.state import Member
 from swarm.types import NO_ADDRESS, MemberId, to_hex
 
@@ -75,6 +77,7 @@ class MemberCommands:
     async def propose_member(self, card: str | None, remove: str | None) -> object:
         if card is not None:
             founder = await trio.to_thread.run_sync(read_card, Path(card))
+            _refuse_lookalike(founder, await self.chain.members())
             arguments = (Kind.ADMIT, founder.account, founder.node, founder.name, 0, 0)
         else:
             member = find_member(str(remove), await self.chain.members())
@@ -100,6 +103,18 @@ class MemberCommands:
         if isinstance(found, UnreadableAnswer):
             raise found
         return _proposal(found, await self.chain.members())
+
+
+def _refuse_lookalike(card: Founder, members: Members) -> None:
+    """Raise ConfigurationError if a person would take a newcomer's name for a member's. A card of a
+    member's own key is the contract's to refuse."""
+    for member in members.values():
+        is_other = member.present and member.account != card.account
+        if is_other and lookalike_key(member.name) == lookalike_key(card.name):
+            raise ConfigurationError(
+                f"the name {card.name!a} looks like that of member {member.id}, "
+                f"{member.name!a}: have the newcomer choose another with `swarm init --name`"
+            )
 
 
 def _listed(

@@ -19,7 +19,7 @@ from swarm.node.commands import find_member, number_in, transact
 from swarm.node.control import Handler
 from swarm.node.library import Library
 from swarm.node.programs import program_of, stages_of
-from swarm.node.proposal import chain_rules
+from swarm.node.proposal import chain_rules, check_rules
 from swarm.node.trainers import Trainers
 from swarm.protocol.election import commitment_to, secret_for
 from swarm.protocol.program import find_program
@@ -123,6 +123,7 @@ class PlanCommands:
         trainer = await self.trainers.of(found.digest)
         loaded = await trainer.describe()
         program_of(found, loaded)
+        check_rules(found, loaded)
         samples = await trainer.count_samples()
         most = self.max_samples or samples.train if samples.train else 0
         commitment = commitment_to(secret_for(self.election_secret, found.id, *found.place))

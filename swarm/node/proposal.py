@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from swarm.errors import ConfigurationError
 from swarm.learning.messages import Loaded
-from swarm.protocol.state import Rules, VerifyLevel
+from swarm.protocol.state import Plan, Rules, VerifyLevel
 from swarm.rounds.layouts import layout_of
 
 FULL_BELOW_BYTES = 16 * 2**20
@@ -28,8 +29,34 @@ def chain_rules(loaded: Loaded, rounds: int | None) -> Rules:
     return Rules(
         rounds=(rounds or said.rounds) + loaded.has_statistics,
         min_peers=said.min_peers,
+        min_rows=said.min_rows,
         verify_level=levels[said.verify],
         max_round_s=max_round_s,
         # A leader that is still pulling is not a dead one; recent merges widen the slots further.
         slot_s=min(max_round_s, Rules.slot_s + round(size.file_bytes / SLOT_BYTES_PER_S)),
     )
+
+
+def check_rules(plan: Plan, loaded: Loaded) -> None:
+    """Raise ConfigurationError if a proposal promises less than the plan's code asks for: whoever
+    reads the code takes its rules for those that hold."""
+    asked = chain_rules(loaded, None)
+    promises = {
+        "min_peers": (plan.rules.min_peers, asked.min_peers),
+        "min_rows": (plan.rules.min_rows, asked.min_rows),
+        "verify level": (plan.rules.verify_level, asked.verify_level),
+    }
+    weaker = [
+        f"{name} {_told(given)} where its code asks for {_told(wanted)}"
+        for name, (given, wanted) in promises.items()
+        if given < wanted
+    ]
+    if weaker:
+        raise ConfigurationError(
+            f"plan {plan.id} ({plan.name}) was proposed with weaker rules than its code has: "
+            f"{'; '.join(weaker)}. Do not join it, and ask its proposer to propose it again"
+        )
+
+
+def _told(value: int) -> str:
+    return value.name.lower() if isinstance(value, VerifyLevel) else str(value)

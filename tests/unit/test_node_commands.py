@@ -10,9 +10,11 @@ import pytest
 import trio
 import trio.testing
 
+from swarm.chain.genesis import Founder
 from swarm.errors import ChainError, ConfigurationError
 from swarm.node.chain_link import CLOCKS_DIFFER_S, ChainLink
 from swarm.node.commands import DEADLINE_S, find_member, transact
+from swarm.node.member_commands import _refuse_lookalike
 from swarm.protocol.state import Member
 from swarm.types import Address, Digest, MemberId
 
@@ -85,3 +87,16 @@ def test_a_member_is_found_by_name_number_or_account_and_the_others_are_named() 
     assert find_member("0x" + "01" * 20, members).id == 1
     with pytest.raises(ConfigurationError, match=r"'Kioto'; there are: Kyoto, St\. Mary"):
         find_member("Kioto", members)
+
+
+def card_of(name: str, number: int = 9) -> Founder:
+    return Founder(name, Address(bytes([number]) * 20), Address(bytes([number]) * 20), ())
+
+
+def test_a_newcomer_whose_name_looks_like_a_members_is_not_proposed() -> None:
+    members = {MemberId(1): member(1, "Charit\u00e9")}
+    for name in ("Charite\u0301", "CHARIT\u00c9", "Charit\u00e9\ufe0f"):
+        with pytest.raises(ConfigurationError, match="looks like that of member 1"):
+            _refuse_lookalike(card_of(name), members)
+    _refuse_lookalike(card_of("Charit\u00e9", number=1), members)  # the member itself: not ours
+    _refuse_lookalike(card_of("Kyoto"), members)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
+from swarm.errors import ConfigurationError
 from swarm.learning.messages import Loaded, Rules, Tensor
-from swarm.node.proposal import chain_rules
-from swarm.protocol.state import VerifyLevel
+from swarm.node.proposal import chain_rules, check_rules
+from swarm.protocol.state import Plan, VerifyLevel
+from swarm.types import NO_DIGEST, MemberId, PlanId
 
 
 def loaded(parameters: int, verify: str = "auto", max_round_s: float = 3600.0) -> Loaded:
@@ -45,3 +49,30 @@ def test_a_leader_slot_is_never_longer_than_the_longest_round():
 def test_the_proposer_may_ask_for_another_number_of_rounds():
     assert chain_rules(loaded(10), None).rounds == 1 + 20  # and one for the statistics
     assert chain_rules(loaded(10), 5).rounds == 1 + 5
+
+
+def proposal(**changes: object) -> Plan:
+    """A proposal of the plan, with its code's rules but for these."""
+    rules = replace(chain_rules(loaded(10), None), **changes)  # type: ignore[arg-type]
+    return Plan(PlanId(3), MemberId(0), "P", NO_DIGEST, NO_DIGEST, NO_DIGEST, rules)
+
+
+def test_rules_as_strong_as_the_codes_or_stronger_may_be_joined() -> None:
+    check_rules(proposal(), loaded(10))
+    check_rules(proposal(min_peers=5, min_rows=50, rounds=3), loaded(10))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"min_peers": 2}, "min_peers 2 where its code asks for 3"),
+        ({"min_rows": 4}, "min_rows 4 where its code asks for 5"),
+        ({"verify_level": VerifyLevel.HELD}, "verify level held where its code asks for full"),
+        ({"min_peers": 1, "min_rows": 0}, r"min_peers 1 .*; min_rows 0 "),
+    ],
+)
+def test_weaker_rules_than_the_codes_are_refused_at_consent(
+    changes: dict[str, object], words: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=words):
+        check_rules(proposal(**changes), loaded(10))
