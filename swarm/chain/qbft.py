@@ -43,26 +43,7 @@ import msgspec
 
 from swarm.chain.block import Block
 from swarm.chain.censorship import faulty
-from swarm.chain.justification import Verifier, highest_prepared
-from swarm.chain.messages import (
-    COMMIT,
-    MAX_BLOCK_BYTES,
-    PREPARE,
-    PROPOSAL,
-    Certificate,
-    Commit,
-    GetStatus,
-    Keys,
-    Prepare,
-    Proposal,
-    RoundChange,
-    Status,
-    Vote,
-    signing_digest,
-    vote_digest,
-)
-from swarm.chain.startup import Lock, StartupCheck, VoteRecord
-from swarm.chain.steps import (
+from swarm.chain.consensus_steps import (
     BlockBuilt,
     BlockExecuted,
     Broadcast,
@@ -85,6 +66,25 @@ from swarm.chain.steps import (
     TransactionsPending,
     VoteStored,
 )
+from swarm.chain.justification import Verifier, highest_prepared
+from swarm.chain.messages import (
+    COMMIT,
+    MAX_BLOCK_BYTES,
+    PREPARE,
+    PROPOSAL,
+    Certificate,
+    Commit,
+    GetStatus,
+    Keys,
+    Prepare,
+    Proposal,
+    RoundChange,
+    Status,
+    Vote,
+    signing_digest,
+    vote_digest,
+)
+from swarm.chain.startup import Lock, StartupCheck, VoteRecord
 from swarm.errors import ProtocolViolation
 from swarm.protocol.state import two_thirds
 from swarm.types import NO_ADDRESS, Address, Digest

@@ -21,8 +21,8 @@ from eth_abi.exceptions import DecodingError
 
 from swarm.chain import codec, evm
 from swarm.chain.engine import At, Engine
-from swarm.chain.filters import MAX_LOGS, Filters, find_logs
 from swarm.chain.pool import Pool
+from swarm.chain.rpc_filters import MAX_LOGS, Filters, find_logs
 from swarm.chain.rpc_format import (
     block_object,
     data_hex,

@@ -30,7 +30,8 @@ from typing import Protocol
 import trio
 from eth_hash.auto import keccak
 
-from swarm.chain import qbft, steps
+from swarm.chain import consensus_steps as steps
+from swarm.chain import qbft
 from swarm.chain.block import Block, InvalidBlock, Transaction
 from swarm.chain.censorship import Overlooked, has_room
 from swarm.chain.engine import Engine
@@ -47,10 +48,10 @@ from swarm.chain.messages import (
     encode,
 )
 from swarm.chain.pool import Pool
-from swarm.chain.sources import Sources
 from swarm.chain.startup import VoteRecord, decode_record, encode_record, recovered_record
 from swarm.chain.store import VoteStore
 from swarm.chain.sync import certified_blocks, import_block, sealed_height
+from swarm.chain.sync_sources import Sources
 from swarm.errors import ChainError, LocalError, ProtocolViolation
 from swarm.types import Address, Digest, to_hex
 

@@ -35,7 +35,7 @@ from swarm.network.connection import Connection
 from swarm.network.limits import MIB, NetworkLimits
 from swarm.network.muxer import Stream
 from swarm.network.pacing import Pacer
-from swarm.network.standing import Standing
+from swarm.network.peer_standing import Standing
 from swarm.network.wire import (
     BLOB,
     CHUNK_HEADER,

@@ -26,7 +26,7 @@ from typing import Protocol, cast
 
 from swarm.errors import ChunkPending, LocalError, PeerUnreachable, ProtocolViolation, RemoteError
 from swarm.network.pacing import Pacer
-from swarm.network.standing import Standing
+from swarm.network.peer_standing import Standing
 from swarm.network.tickets import Ticket
 from swarm.network.wire import CHUNK_HEADER, CHUNK_REFUSED, MAX_REFUSAL_CHARS, short
 from swarm.types import Address, Digest

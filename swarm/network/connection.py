@@ -27,8 +27,8 @@ from swarm.errors import (
 from swarm.network.limits import NetworkLimits
 from swarm.network.multistream import NegotiationError, answer, propose
 from swarm.network.muxer import Muxer, Stream
+from swarm.network.peer_standing import Standing
 from swarm.network.signals import Signal
-from swarm.network.standing import Standing
 from swarm.network.wire import (
     CONTROL,
     Message,

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 import trio
 
 from swarm.network.connection import Connection
+from swarm.network.peer_standing import Standing
 from swarm.network.signals import Signal
-from swarm.network.standing import Standing
 from swarm.network.tcp import Endpoint
 from swarm.types import Address
 

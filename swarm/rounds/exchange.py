@@ -1,8 +1,8 @@
 """Blobs between this node and the others: what it serves to whom, and how it pulls.
 
-Serving follows the plans' rules (`swarm.protocol.access`); whatever no plan vouches for is not here
-as far as others can tell. Only the roster of a round that runs can tell by the time that a refusal
-takes whether an update of it is here already.
+Serving follows the plans' rules (`swarm.protocol.blob_access`); whatever no plan vouches for is not
+here as far as others can tell. Only the roster of a round that runs can tell by the time that a
+refusal takes whether an update of it is here already.
 """
 
 from __future__ import annotations

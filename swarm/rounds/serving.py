@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from swarm.protocol.access import may_read
+from swarm.protocol.blob_access import may_read
 from swarm.protocol.machine import RoundMachine
 from swarm.rounds.address_book import AddressBook
 from swarm.rounds.drafts import Drafts

@@ -27,7 +27,7 @@ from harness.validators import (
     make_block,
     read_block,
 )
-from swarm.chain import steps
+from swarm.chain import consensus_steps as steps
 from swarm.chain.block import Block
 from swarm.chain.messages import (
     PROPOSAL,
@@ -43,7 +43,7 @@ from swarm.chain.messages import (
     signing_digest,
     vote_digest,
 )
-from swarm.chain.sources import FIRST_PATIENCE_S, PATIENCE_S
+from swarm.chain.sync_sources import FIRST_PATIENCE_S, PATIENCE_S
 from swarm.protocol.state import two_thirds
 from swarm.types import Address
 

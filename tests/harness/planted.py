@@ -21,7 +21,7 @@ from swarm.chain.block import Block
 from swarm.chain.justification import Verifier
 from swarm.chain.messages import COMMIT, Certificate, Commit
 from swarm.chain.qbft import QBFT
-from swarm.chain.sources import FIRST_PATIENCE_S, Sources
+from swarm.chain.sync_sources import FIRST_PATIENCE_S, Sources
 from swarm.errors import ContractError, SwarmError
 from swarm.protocol import machine as m
 from swarm.protocol.election import commitment_to

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import msgspec
 
 from harness.simnet import Port, Timer, Violation
-from swarm.chain import steps
+from swarm.chain import consensus_steps as steps
 from swarm.chain.block import Block
 from swarm.chain.censorship import Overlooked
 from swarm.chain.messages import (
@@ -32,8 +32,8 @@ from swarm.chain.messages import (
     encode,
 )
 from swarm.chain.qbft import QBFT
-from swarm.chain.sources import Sources
 from swarm.chain.startup import decode_record, encode_record
+from swarm.chain.sync_sources import Sources
 from swarm.errors import ProtocolViolation
 from swarm.types import NO_ADDRESS, Address, Digest
 

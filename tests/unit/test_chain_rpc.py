@@ -11,9 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from swarm.chain.engine import Engine
-from swarm.chain.filters import MAX_FILTERS
 from swarm.chain.pool import Pool
 from swarm.chain.rpc import MAX_BATCH, RpcMethods
+from swarm.chain.rpc_filters import MAX_FILTERS
 from swarm.types import to_hex
 
 GENESIS, MEMBERS = found(4)
@@ -288,7 +288,7 @@ def test_a_filter_keeps_its_tags_and_ends_where_it_says(rpc, engine):
 
 
 def test_what_is_too_much_for_one_answer_comes_in_parts(rpc, engine, monkeypatch):
-    monkeypatch.setattr("swarm.chain.filters.MAX_LOGS", 1)
+    monkeypatch.setattr("swarm.chain.rpc_filters.MAX_LOGS", 1)
     monkeypatch.setattr("swarm.chain.rpc.MAX_LOGS", 1)
     monkeypatch.setattr("swarm.chain.rpc.MAX_BLOCK_NAMES", 2)
     logs, blocks = ask(rpc, "eth_newFilter", {}), ask(rpc, "eth_newBlockFilter")

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from harness.validators import sim_address
 
-from swarm.chain.sources import FIRST_PATIENCE_S, LONGEST_PAUSE_S, PATIENCE_S, Sources
+from swarm.chain.sync_sources import FIRST_PATIENCE_S, LONGEST_PAUSE_S, PATIENCE_S, Sources
 
 A, B, C = (sim_address(i) for i in range(3))
 ALL = (A, B, C)

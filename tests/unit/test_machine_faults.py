@@ -9,7 +9,7 @@ import pytest
 from harness.rounds import PLAN, Consortium, Vice
 
 from swarm.protocol import machine as m
-from swarm.protocol.access import may_read
+from swarm.protocol.blob_access import may_read
 from swarm.protocol.state import Candidate, Outcome, PlanStatus, RoundStatus, Rules, VerifyLevel
 from swarm.types import Digest
 

@@ -16,7 +16,8 @@ from harness.validators import (
     sim_address,
 )
 
-from swarm.chain import qbft, steps
+from swarm.chain import consensus_steps as steps
+from swarm.chain import qbft
 from swarm.chain.block import Block
 from swarm.chain.messages import (
     MAX_BLOCK_BYTES,
