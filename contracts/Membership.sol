@@ -154,7 +154,7 @@ library Membership {
 
     /// @notice Name another node key; the old one can do nothing from here on.
     /// @dev WARNING: the member stops validating until the new node, once synced, calls `activate`.
-    /// A standby that becomes the node is none any more.
+    /// A standby that becomes the node is none any more, whosever it was.
     function setNode(address node) external {
         uint8 member = governor();
         if (node == address(0)) revert ConsortiumZeroAddress();
@@ -162,14 +162,9 @@ library Membership {
         address old = record.node;
         if (
             stored().byNode[node] != 0 || !_isFreeOrOf(stored().byAccount[node], member)
-                || !_isFreeOrOf(stored().byStandby[node], member)
         ) revert ConsortiumKeyInUse(node);
         if (stored().validators & member.bit() != 0) _checkNotLastValidator(member);
-        if (node == record.standby) {
-            delete stored().byStandby[node];
-            record.standby = address(0);
-            emit StandbyChanged(member, address(0));
-        }
+        _endClaim(node);
         delete stored().byNode[old];
         stored().byNode[node] = uint256(member) + 1;
         record.node = node;
@@ -181,7 +176,10 @@ library Membership {
     function setStandby(address standby) external {
         uint8 member = governor();
         Member storage record = stored().members[member];
-        if (standby != address(0)) _checkFree(standby);
+        if (standby != address(0)) {
+            _checkFree(standby);
+            if (stored().byStandby[standby] != 0) revert ConsortiumKeyInUse(standby);
+        }
         delete stored().byStandby[record.standby];
         if (standby != address(0)) stored().byStandby[standby] = uint256(member) + 1;
         record.standby = standby;
@@ -392,6 +390,8 @@ library Membership {
         _checkNewKeys(account, node, name);
         member = uint8(stored().members.length);
         Member storage record = stored().members.push();
+        _endClaim(account);
+        _endClaim(node);
         record.account = account;
         record.seenAt = uint64(block.timestamp);
         record.node = node;
@@ -417,9 +417,17 @@ library Membership {
     }
 
     function _checkFree(address key) private view {
-        if (stored().byAccount[key] != 0 || stored().byNode[key] != 0 || stored().byStandby[key] != 0) {
-            revert ConsortiumKeyInUse(key);
-        }
+        if (stored().byAccount[key] != 0 || stored().byNode[key] != 0) revert ConsortiumKeyInUse(key);
+    }
+
+    /// @dev A standby is a claim that nobody has proved: it must not keep out whoever is admitted with
+    /// that key or changes to it, or any member could veto both.
+    function _endClaim(address key) private {
+        uint256 index = stored().byStandby[key];
+        if (index == 0) return;
+        delete stored().byStandby[key];
+        stored().members[index - 1].standby = address(0);
+        emit StandbyChanged(uint8(index - 1), address(0));
     }
 
     function _isFreeOrOf(uint256 index, uint8 member) private pure returns (bool) {

@@ -53,6 +53,7 @@ abstract contract Plans {
     error PlanAlreadyConsented(uint8 member);
     error PlanAlreadyDeclined(uint8 member);
     error PlanNotInvited(uint8 member);
+    error PlanNotProposer(uint8 member);
     error PlanNotParticipant(uint8 member);
     error PlanBadDuties(uint8 duties);
     error RoundBadSamples(uint64 given, uint64 most);
@@ -186,23 +187,26 @@ abstract contract Plans {
         Plan storage record = _running(plan);
         _requireParticipant(record, member);
         record.participants &= ~member.bit();
+        record.stopVotes &= ~member.bit();
         uint256 invited = record.invited & member.bit();
         if (invited != 0) record.declined |= invited;
         emit PlanWithdrawn(plan, member);
         if (record.attempt != 0) _leaveRound(plan, record, member);
     }
 
-    /// @notice End a plan: its proposer alone, or more than half of its participants; once a round is
-    /// LOCKED, only they.
-    /// @dev WARNING: a stopped plan does not run again; its last final model stays on record.
+    /// @notice End a plan: its proposer alone, or more than half of those who train in it; once a
+    /// round is LOCKED, only they.
+    /// @dev Before the first round only the proposer may: the first to consent would be a majority of
+    /// one. WARNING: a stopped plan does not run again; its last final model stays on record.
     function stop(uint256 plan) external {
         uint8 member = Membership.either();
         Plan storage record = _running(plan);
         if (member != record.proposer || _isLocked(plan, record)) {
             _requireParticipant(record, member);
+            if (record.attempt == 0) revert PlanNotProposer(member);
             record.stopVotes |= member.bit();
             emit PlanStopVoted(plan, member);
-            uint256 voters = record.participants & stored().presentMembers;
+            uint256 voters = record.participants & stored().presentMembers & _trainers(plan, record);
             if ((record.stopVotes & voters).count() < voters.count().majority()) return;
         }
         _end(record, PlanStatus.STOPPED);
@@ -224,6 +228,9 @@ abstract contract Plans {
 
     /// @dev Void the current round of a stopped plan, if it still runs.
     function _abandonRound(uint256 plan, Plan storage record) internal virtual;
+
+    /// @dev Those who train in the current round.
+    function _trainers(uint256 plan, Plan storage record) internal view virtual returns (uint256);
 
     /// @dev Whether an attempt of the current round is under way.
     function _underWay(uint256 plan, Plan storage record) internal view virtual returns (bool);

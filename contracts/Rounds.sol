@@ -605,16 +605,27 @@ abstract contract Rounds is Plans {
             || block.timestamp >= current.openedAt + uint256(rules.maxRoundS);
     }
 
+    /// @dev Whether the role's holder has gone, or has sent nothing for the liveness interval since it
+    /// became the holder: nobody is held to have been silent before.
+    function _isHolderSilent(Plan storage record, Round storage current) private view returns (bool) {
+        uint8 holder = current.holder;
+        if (holder == NO_HOLDER) return false;
+        if (_presentIn(current) & holder.bit() == 0) return true;
+        uint256 since = record.consents[holder].seenAt;
+        if (since < current.openedAt) since = current.openedAt;
+        return block.timestamp > since + record.rules.livenessS;
+    }
+
+    function _trainers(uint256 plan, Plan storage record) internal view override returns (uint256) {
+        return _current(plan, record).trainers;
+    }
+
     function _mayVoid(Plan storage record, Round storage current) private view returns (bool) {
         bool tooFew = _submitters(current).count() < record.rules.minPeers;
         if (current.status == RoundStatus.OPEN) {
             uint256 present = _presentIn(current);
             if ((present & current.trainers).count() < record.rules.minPeers) return true;
-            uint8 holder = current.holder;
-            if (
-                holder != NO_HOLDER
-                    && (present & holder.bit() == 0 || !_isLive(record, current, holder))
-            ) return true;
+            if (_isHolderSilent(record, current)) return true;
             return tooFew && block.timestamp >= current.openedAt + uint256(record.rules.maxRoundS);
         }
         if (tooFew && current.candidates.length == 0) return true;

@@ -8,6 +8,7 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,17 +17,20 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
     filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")])
 )
 
-ALONE = ("integration", "e2e")
-"""Folders of tests with real processes, sockets and clocks: one after the other, in one worker."""
+REAL_TIME = ("tests/integration/", "tests/e2e/")
+"""Tests with real processes, sockets and clocks: one after the other, in one worker."""
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Tests of one file stay together, in order; those that take real time stay with each other."""
-    for item in items:
-        folder = item.path.parent.name
-        group = "real time" if folder in ALONE else item.nodeid.partition("::")[0]
-        item.add_marker(pytest.mark.xdist_group(group))
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return "real time" if file.startswith(REAL_TIME) else file
+
+    return ByFile(config, log)
 
 
 CONTRACTS = Path(__file__).parents[1] / "contracts"

@@ -40,6 +40,8 @@ _WORDS = {
     "PlanBadInvitation": "only members can be invited, at least as many as the plan needs, and for "
     "at most 90 days",
     "PlanNotInvited": "this institution was not invited: nobody waits for its answer",
+    "PlanNotProposer": "before its first round only its proposer can stop a plan: decline it with "
+    "`swarm plan decline`, or withdraw",
     "PlanAlreadyDeclined": "this institution has declined already",
     "MaskedUnavailable": "this release cannot run plans with masked updates",
     "PlanAlreadyConsented": "this institution has consented to the plan already",

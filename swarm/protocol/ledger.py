@@ -230,20 +230,24 @@ class Ledger:
         plan = self._running_plan(plan_id)
         self._participant(plan, member)
         plan.participants &= ~(1 << member.id)
+        plan.stop_votes &= ~(1 << member.id)
         plan.declined |= plan.invited & (1 << member.id)
         self._leave(plan, member, now)
 
     def stop(self, sender: Address, now: int, plan_id: PlanId) -> None:
-        """The proposer ends the plan, or more than half of its participants do; once a round is
-        LOCKED, only they."""
+        """The proposer ends the plan, or more than half of those who train in it do; once a round
+        is LOCKED, only they. Before the first round only the proposer may: the first to consent
+        would be a majority of one."""
         member = self._either(sender)
         plan = self._running_plan(plan_id)
         round = plan.round
         is_locked = round is not None and round.status is RoundStatus.LOCKED
         if member.id != plan.proposer or is_locked:
             self._participant(plan, member)
+            if round is None:
+                raise ContractError("PlanNotProposer", {"member": member.id})
             plan.stop_votes |= 1 << member.id
-            voters = plan.participants & self.present_members
+            voters = plan.participants & self.present_members & round.trainers
             if (plan.stop_votes & voters).bit_count() < majority(voters.bit_count()):
                 return
         plan.status = PlanStatus.STOPPED

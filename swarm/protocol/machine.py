@@ -55,6 +55,7 @@ from swarm.protocol.state import (
     copied_from,
     copiers,
     has_majority,
+    holder_live_until,
     majority,
     may_close,
     may_open,
@@ -860,7 +861,7 @@ class RoundMachine:
         else:
             ends_at = round.opened_at + plan.rules.max_round_s
             if round.holder is not None:
-                ends_at = min(ends_at, plan.live_until(round.holder, round) + 1)
+                ends_at = min(ends_at, holder_live_until(plan, round) + 1)
             self._wake(ends_at + turn)
 
     # Requests: at most one of a kind under way, repeated after a growing pause.

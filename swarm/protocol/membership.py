@@ -185,17 +185,15 @@ class Membership:
 
     def set_node(self, sender: Address, now: int, node: Address) -> None:
         """A member's account names another node key. The new node activates itself once synced; a
-        standby that becomes the node is none any more."""
+        standby that becomes the node is none any more, whosever it was."""
         member = self.governor(sender)
         if node == NO_ADDRESS:
             raise ContractError("ConsortiumZeroAddress")
-        if node in self.nodes or not self._is_own_or_free(node, member):
+        if node in self.nodes or self.accounts.get(node, member.id) != member.id:
             raise ContractError("ConsortiumKeyInUse", {"key": node})
         if member.validator:
             self._check_not_last_validator(member)
-        if node == member.standby:
-            del self.standbys[node]
-            member.standby = NO_ADDRESS
+        self._end_claim(node)
         del self.nodes[member.node]
         self.nodes[node] = member.id
         member.node = node
@@ -205,7 +203,7 @@ class Membership:
         """A member's account names a second node, which may synchronise and nothing else. The
         zero address: none."""
         member = self.governor(sender)
-        if node != NO_ADDRESS and self._is_taken(node):
+        if node != NO_ADDRESS and (self._is_taken(node) or node in self.standbys):
             raise ContractError("ConsortiumKeyInUse", {"key": node})
         self.standbys.pop(member.standby, None)
         if node != NO_ADDRESS:
@@ -321,11 +319,14 @@ class Membership:
         return proposal
 
     def _is_taken(self, key: Address) -> bool:
-        return key in self.accounts or key in self.nodes or key in self.standbys
+        return key in self.accounts or key in self.nodes
 
-    def _is_own_or_free(self, key: Address, owner: Member) -> bool:
-        holders = (self.accounts.get(key), self.standbys.get(key))
-        return all(holder in (None, owner.id) for holder in holders)
+    def _end_claim(self, key: Address) -> None:
+        """A standby is a claim that nobody has proved: it must not keep out whoever is admitted
+        with that key or changes to it, or any member could veto both."""
+        claimant = self.standbys.pop(key, None)
+        if claimant is not None:
+            self.members[claimant].standby = NO_ADDRESS
 
     def _check_new_keys(self, account: Address, node: Address, name: str) -> None:
         if NO_ADDRESS in (account, node):
@@ -392,6 +393,8 @@ class Membership:
 
     def _admit(self, account: Address, node: Address, name: str, now: int) -> Member:
         self._check_new_keys(account, node, name)
+        for key in (account, node):
+            self._end_claim(key)
         member = Member(MemberId(len(self.members)), account, node, name, seen_at=now)
         self.members[member.id] = member
         self.accounts[account] = member.id

@@ -444,7 +444,14 @@ def is_holder_silent(plan: Plan, round: Round, members: MemberSet, now: int) -> 
     if round.holder is None:
         return False
     gone = not present_in(round, members) & (1 << round.holder)
-    return gone or now > plan.live_until(round.holder, round)
+    return gone or now > holder_live_until(plan, round)
+
+
+def holder_live_until(plan: Plan, round: Round) -> int:
+    """Chain time until which the role's holder counts as live: the liveness interval after its last
+    transaction, or after it became the holder, since nobody is held to have been silent before."""
+    assert round.holder is not None
+    return max(plan.consents[round.holder].seen_at, round.opened_at) + plan.rules.liveness_s
 
 
 def may_void(plan: Plan, round: Round, members: MemberSet, now: int) -> bool:

@@ -401,6 +401,39 @@ def test_the_votes_for_a_stop_of_those_who_left_do_not_count(found: Found) -> No
     assert site.plan.status is PlanStatus.STOPPED
 
 
+def test_before_its_first_round_only_its_proposer_stops_a_plan(found: Found) -> None:
+    site = found(3)
+    site.propose()
+    site.consent(1, duties=Duty.TEST, max_samples=0)  # a majority of one
+    refused = site.refused(1, "stop", PLAN)
+    assert (refused.name, refused.arguments) == ("PlanNotProposer", {"member": 1})
+    site.send(0, "stop", PLAN)
+    assert site.plan.status is PlanStatus.STOPPED
+
+
+def test_those_who_do_not_train_have_no_vote_on_a_stop(found: Found) -> None:
+    site = found(5)
+    site.propose()
+    site.consent(3, 4, duties=Duty.TEST, max_samples=0)
+    site.consent(0, 1, 2)
+    for n in (3, 4, 1):
+        site.send(n, "stop", PLAN)
+    assert site.plan.status is PlanStatus.RUNNING  # one of three that train
+    site.send(2, "stop", PLAN)
+    assert site.plan.status is PlanStatus.STOPPED
+
+
+def test_whoever_withdraws_takes_its_vote_for_a_stop_along(found: Found) -> None:
+    site = found(3)
+    site.begin(3, min_peers=1)
+    site.send(1, "stop", PLAN)
+    site.send(1, "withdraw", PLAN)
+    site.consent(1)
+    assert site.plan.stop_votes == 0
+    site.send(2, "stop", PLAN)
+    assert site.plan.status is PlanStatus.RUNNING
+
+
 def test_half_of_the_participants_do_not_stop_a_plan(found: Found) -> None:
     site = found(4)
     site.begin(4)
@@ -506,6 +539,24 @@ def test_a_silent_holder_lets_the_attempt_be_voided_a_second_after_its_interval(
     site.now += 1
     site.send(0, "void", *site.at)
     assert site.round.attempt == 2
+
+
+def test_whoever_becomes_the_holder_has_the_whole_interval_from_then_on(found: Found) -> None:
+    site = found(3)
+    site.propose(holder=2 + 2, liveness_s=20, max_round_s=600)
+    site.consent(2, duties=Duty.HOLD, max_samples=0)
+    site.consent(0, 1)
+    for _ in range(2):  # nothing for it to send, and two rounds go by
+        site.now += 15
+        site.submit(0, 1)
+        leader = site.merge()
+        site.send(1 - leader, "attest", *site.at, MERGED, 3, META)
+    assert site.round.number == 3
+    assert site.refused(0, "void", *site.at).name == "RoundNotVoidable"
+    site.now += 20
+    assert site.refused(0, "void", *site.at).name == "RoundNotVoidable"
+    site.now += 1
+    site.send(0, "void", *site.at)
 
 
 def test_a_holder_that_withdraws_lets_the_attempt_be_voided_at_once(found: Found) -> None:
@@ -745,9 +796,6 @@ def test_a_standby_may_do_nothing_and_becomes_the_node_by_the_accounts_word(foun
     for member in (0, 1):  # nobody's key any more, not even its own member's second time
         taken = site.refused(account(member), "setStandby", SECOND)
         assert (taken.name, taken.arguments) == ("ConsortiumKeyInUse", {"key": SECOND})
-    assert site.refused(account(1), "setNode", SECOND).name == "ConsortiumKeyInUse"
-    bad = site.refused(account(1), "propose", Kind.ADMIT, SECOND, account(9), "new", 0, 0)
-    assert bad.name == "ConsortiumKeyInUse"
     for key in (account(0), account(1), NODES[0], NODES[1]):
         assert site.refused(account(0), "setStandby", key).name == "ConsortiumKeyInUse"
     site.send(account(0), "setNode", SECOND)
@@ -755,6 +803,21 @@ def test_a_standby_may_do_nothing_and_becomes_the_node_by_the_accounts_word(foun
     assert (member.node, member.standby) == (SECOND, NO_ADDRESS)
     site.send(SECOND, "activate")
     site.send(account(1), "setStandby", NODES[0])  # the old node's key is free
+
+
+def test_a_standby_keeps_nobody_out_who_is_admitted_or_changes_to_its_key(found: Found) -> None:
+    site = found(3)
+    third = account(88)
+    site.send(account(0), "setStandby", SECOND)
+    site.send(account(1), "setNode", SECOND)
+    assert site.book.members()[MemberId(0)].standby == NO_ADDRESS
+    assert site.book.members()[MemberId(1)].node == SECOND
+    site.send(account(0), "setStandby", third)
+    number = site.send(account(1), "propose", Kind.ADMIT, account(9), third, "new", 0, 0)
+    site.send(account(2), "vote", number, True)
+    assert site.book.members()[MemberId(3)].node == third
+    assert site.book.members()[MemberId(0)].standby == NO_ADDRESS
+    site.send(account(0), "setStandby", account(99))  # its place is free for another
 
 
 def test_a_standby_is_taken_back_and_goes_with_its_member(found: Found) -> None:
