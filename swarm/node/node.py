@@ -226,9 +226,10 @@ class Node:
             # A plan is what others proposed, computed from what others sent. All that can be wrong
             # with that is meant to be told by our own errors, and dealt with where it is met. A
             # case that nobody has thought of must not end the node with it, at each start anew:
-            # it makes blocks for all, and has other plans. So everything is caught here, and its
-            # traceback goes to the log.
-            log.error("plan %d is halted at this node", plan_id, exc_info=error)
+            # it makes blocks for all, and has other plans. So everything is caught here, and the
+            # traceback of what nobody has thought of goes to the log.
+            unforeseen = None if isinstance(error, SwarmError) else error
+            log.error("plan %d is halted here: %s", plan_id, error, exc_info=unforeseen)
             self._halt(plan_id, _in_words(error))
 
     def _halt(self, plan_id: PlanId, why: str) -> None:
@@ -243,7 +244,7 @@ class Node:
     async def _work_on(self, plan_id: PlanId, me: Member) -> None:
         plan = self.plans[plan_id]
         await self._fetch_code(plan)
-        self.library.read(plan.digest)  # changed code is for a person to mend, and ends the node
+        self.library.read(plan.digest)  # changed code is for a person to mend, and not run
         try:
             program = await self._rebuild_program(plan)
         except (ConfigurationError, PlanError) as error:

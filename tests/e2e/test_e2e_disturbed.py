@@ -353,9 +353,23 @@ def test_a_testnet_goes_down_in_order(
         assert not (testnet / site / "running.json").exists()
 
 
-def test_code_that_was_changed_after_the_consent_is_not_run(testnet: Path, swarm: Any) -> None:
-    (code,) = (testnet / "site0" / "plans").glob("*/plan.py")
+def test_code_that_was_changed_after_the_consent_is_not_run_and_the_node_goes_on(
+    testnet: Path, wait_until: Callable[..., None]
+) -> None:
+    home = testnet / "site0"
+    (code,) = (home / "plans").glob("*/plan.py")
     code.write_text(code.read_text() + "\n# One innocent line more.\n")
-    said = swarm("node", "start", testnet / "site0", status=2).stderr.splitlines()[-1]
-    assert said.startswith(f"Error: the plan code in {code.parent} was changed")
-    assert "delete the folder" in said
+    with (home / "changed.log").open("w") as log:
+        command = [sys.executable, "-m", "swarm", "node", "start", str(home)]
+        node = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=log)
+    try:
+        wait_until("it is up", (home / "running.json").exists)
+        wait_until("it has looked", lambda: ask(home, "status")["refused_plans"])
+        said = ask(home, "status")["refused_plans"]["1"]
+        assert said.startswith(f"the plan code in {code.parent} was changed")
+        assert "delete the folder" in said
+        assert node.poll() is None
+    finally:
+        node.terminate()
+        assert node.wait(30) == 0
+    assert "Traceback" not in (home / "changed.log").read_text()
