@@ -137,8 +137,10 @@ class Coalition:
     def hold_share(self, secret: Unknown, index: int, threshold: int) -> bool:
         """Note a share; whether the secret is known with it, for the first time."""
         held = self._shares.setdefault(secret, set())
-        before, _ = len(held), held.add(index)
-        if before < threshold <= len(held):
+        if index in held:
+            return False
+        held.add(index)
+        if len(held) == threshold:
             self.known.learn({secret: 1})
             return True
         return False
