@@ -23,6 +23,8 @@ from swarm.learning.evaluate import Metrics, merged_statistics, pooled_test_rows
 from swarm.learning.loading import load_plan
 from swarm.learning.loop import LocalTraining, Update
 from swarm.learning.merge import MEAN
+from swarm.learning.metrics.counts import Counts
+from swarm.learning.metrics.wire import merge_all
 from swarm.learning.plan import Plan, Site
 from swarm.learning.settings import rules_of
 from swarm.learning.sites import deal
@@ -46,6 +48,16 @@ class FederatedRun:
         at the end: whoever chooses by them has nothing left to judge the choice by."""
         rows = pooled_test_rows(self.sites, self.statistics)
         return dict(self.sites[0].score(self.models[round], rows))
+
+    def counts(self, round: int = -1, part: str = "test") -> dict[str, dict[str, Counts]]:
+        """By site and metric, what each site would tell the others of a round's model."""
+        model = self.models[round]
+        return {s.site.name: s.count(model, self.statistics, part) for s in self.sites}
+
+    def result(self, round: int = -1, part: str = "test") -> dict[str, Counts]:
+        """By metric, the sites' counts added up: what a consortium knows of a round's model
+        without any site's rows."""
+        return merge_all(list(self.counts(round, part).values()))
 
 
 def open_sites(

@@ -31,6 +31,7 @@ from swarm.learning.batches import (
 )
 from swarm.learning.checkpoint import Checkpoint, Workplace
 from swarm.learning.faults import machine_faults, valid_text
+from swarm.learning.metrics.counts import Counts
 from swarm.learning.plan import Data, Plan
 from swarm.learning.site_plan import PARTS, SitePlan, describe, fingerprint_of
 from swarm.learning.state import State, copy_state, set_state
@@ -52,6 +53,14 @@ class Update:
     loss: float
     train_s: float
     resumed_epochs: int
+
+
+@dataclass(frozen=True)
+class Scores:
+    """A plan's metrics of one model on some rows: all as numbers, and those that are counts."""
+
+    numbers: dict[str, float]
+    counts: dict[str, Counts]
 
 
 class LocalTraining(SitePlan):
@@ -120,10 +129,28 @@ class LocalTraining(SitePlan):
         return {part: self.score(state, r) if rows_in(r) else {} for part, r in rows.items()}
 
     def score(self, state: Mapping[str, torch.Tensor], part: Any) -> dict[str, float]:
-        """The plan's metrics of a whole model on prepared rows, of this site or of several."""
+        """The plan's metrics of a whole model on prepared rows, of this site or of several: of
+        counts, the main figure."""
+        return self.measure(state, part).numbers
+
+    def measure(self, state: Mapping[str, torch.Tensor], part: Any) -> Scores:
+        """As `score`, with those of the metrics that are counts."""
         set_state(self.model, state, self.travels)
         shown = to_device(part, self.device)
-        return self._score(lambda: _numbers(self.plan.metrics(self.model, shown)), "metrics")
+        return self._score(lambda: _scores(self.plan.metrics(self.model, shown)), "metrics")
+
+    def count(
+        self,
+        state: Mapping[str, torch.Tensor],
+        statistics: Mapping[str, NDArray[Any]] | None,
+        part: str,
+    ) -> dict[str, Counts]:
+        """What this site tells the others of a model on one part of its rows: the metrics that are
+        counts, and none of fewer rows than the plan's `min_rows`."""
+        rows = getattr(self.prepared(statistics), part)
+        found = self.measure(state, rows).counts if rows_in(rows) else {}
+        told = {name: c.withheld_below(self.plan.min_rows) for name, c in found.items()}
+        return {name: counts for name, counts in told.items() if counts.rows}
 
     def _epochs(
         self,
@@ -255,18 +282,21 @@ class LocalTraining(SitePlan):
             self.model.train(was_training)
 
 
-def _numbers(scores: Any) -> dict[str, float]:
-    if not isinstance(scores, Mapping):
-        raise PlanError(f"metrics must return a dict of numbers, not {describe(scores)}")
-    found = {}
-    for name, value in scores.items():
+def _scores(given: Any) -> Scores:
+    if not isinstance(given, Mapping):
+        raise PlanError(f"metrics must return a dict of numbers, not {describe(given)}")
+    numbers, counts = {}, {}
+    for key, value in given.items():
+        name = valid_text(str(key))
         try:
-            found[valid_text(str(name))] = float(value)
+            numbers[name] = float(value)
         except (TypeError, ValueError, RuntimeError):
             raise PlanError(
-                f"metrics must return a dict of numbers, and {name!r} is {describe(value)}"
+                f"metrics must return a dict of numbers or counts, and {key!r} is {describe(value)}"
             ) from None
-    return found
+        if isinstance(value, Counts):
+            counts[name] = value
+    return Scores(numbers, counts)
 
 
 def _key(

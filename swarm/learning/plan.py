@@ -21,6 +21,8 @@ from swarm.errors import ConfigurationError
 if TYPE_CHECKING:
     import torch
 
+    from swarm.learning.metrics.counts import Counts
+
 Option = str | int | float | bool
 Statistics = Mapping[str, Any]
 """Named numbers or arrays, merged by sum over all sites."""
@@ -143,10 +145,12 @@ class Plan:
 
     # What a plan may say.
 
-    def metrics(self, model: torch.nn.Module, data: Any) -> dict[str, float]:
+    def metrics(self, model: torch.nn.Module, data: Any) -> Mapping[str, float | Counts]:
         """Scores of a model on one part of the data, in evaluation mode and without gradients.
 
-        `data` has the form that `Data` was given, as tensors. Default: the mean loss.
+        `data` has the form that `Data` was given, as tensors. A number stays at the site. Counts
+        (`swarm.metrics.roc`, …) of `min_rows` rows or more are told to the others, and added up to
+        figures of all sites' rows. Default: the mean loss, as a number.
         """
         from swarm.learning.batches import mean_loss
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
+
+from swarm.learning.metrics.rows import Floats, as_labels, as_pair
 
 
 def auc(labels: ArrayLike, scores: ArrayLike) -> float:
@@ -17,10 +17,7 @@ def auc(labels: ArrayLike, scores: ArrayLike) -> float:
     labels are others: coded as 1 and 2, all rows would count as positive.
     """
     y, s = _pair(labels, scores)
-    others = np.setdiff1d(y, (0.0, 1.0))
-    if len(others):
-        raise ValueError(f"the labels must be 0 or 1, and {others[0]:g} is among them")
-    positive = y == 1
+    positive = as_labels(y, 2) == 1
     positives = int(positive.sum())
     negatives = len(y) - positives
     if positives == 0 or negatives == 0:
@@ -44,18 +41,8 @@ def r2(targets: ArrayLike, predictions: ArrayLike) -> float:
     return 1 - float(((y - p) ** 2).sum()) / spread if spread > 0 else float("nan")
 
 
-def _pair(a: ArrayLike, b: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    x, y = _flat(a), _flat(b)
-    if len(x) != len(y) or len(x) == 0:
-        raise ValueError(f"{len(x)} labels and {len(y)} predictions cannot be compared")
-    if np.isnan(x).any() or np.isnan(y).any():
-        raise ValueError("a label or a prediction is NaN")
+def _pair(a: ArrayLike, b: ArrayLike) -> tuple[Floats, Floats]:
+    x, y = as_pair(a, b)
+    if len(x) == 0:
+        raise ValueError("0 labels and 0 predictions cannot be compared")
     return x, y
-
-
-def _flat(values: Any) -> NDArray[np.float64]:
-    if hasattr(values, "detach"):
-        values = values.detach().cpu()
-        # numpy has no bfloat16.
-        values = (values.double() if values.is_floating_point() else values).numpy()
-    return np.asarray(values, dtype=np.float64).reshape(-1)
