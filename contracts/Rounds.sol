@@ -31,9 +31,10 @@ abstract contract Rounds is Plans {
     using MemberSets for uint256;
     using MemberSets for uint8;
 
-    /// @dev Why an update was left out: unreachable, wrong digest, wrong schema, not finite, withdrawn.
+    /// @dev Why an update was left out: unreachable, wrong digest, wrong schema, not finite, withdrawn,
+    /// not its own.
     uint8 internal constant FIRST_OMISSION = 1;
-    uint8 internal constant LAST_OMISSION = 5;
+    uint8 internal constant LAST_OMISSION = 6;
 
     error RoundNotCurrent(uint32 round, uint32 attempt);
     error RoundNotInRoster(uint8 member);
@@ -185,8 +186,7 @@ abstract contract Rounds is Plans {
             current.revealed |= bit;
             current.revealsXor ^= Election.term(stored().members[member].account, reveal);
         }
-        uint8 place = uint8(current.submitted.count());
-        current.submissions[member] = Submission(update, meta, samples, place);
+        current.submissions[member] = Submission(update, meta, samples);
         current.submitted |= bit;
         own.commitment = commitment;
         own.committedRound = round;

@@ -197,8 +197,6 @@ struct Submission {
     bytes32 update;
     bytes32 meta;
     uint64 samples;
-    /// How many submitted before it in this attempt: of equal updates, the first counts.
-    uint8 place;
 }
 
 /// @dev What is voted on: attestations count only for one that is equal in every field.

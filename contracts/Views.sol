@@ -83,7 +83,6 @@ library Views {
         uint64 samples;
         bytes32 meta;
         bool revealed;
-        uint8 place;
     }
 
     struct CandidateView {
@@ -254,8 +253,7 @@ library Views {
                 own.update,
                 own.samples,
                 own.meta,
-                record.revealed & (1 << member) != 0,
-                own.place
+                record.revealed & (1 << member) != 0
             );
         }
         answer.candidates = new CandidateView[](record.candidates.length);

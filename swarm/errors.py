@@ -100,6 +100,10 @@ class SchemaMismatch(BlobError):
     """A blob is what its digest says, but does not hold the tensors that were asked for."""
 
 
+class NotItsOwn(BlobError):
+    """An update says of itself that another made it, or this member for another round or plan."""
+
+
 # The chain's answer.
 
 

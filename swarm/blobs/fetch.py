@@ -31,7 +31,7 @@ import trio
 from swarm.blobs.download import BlobSource, Download, Spread
 from swarm.blobs.partial import Draft, Partial
 from swarm.blobs.store import BlobStore
-from swarm.blobs.tree import Manifest
+from swarm.blobs.tree import Manifest, Origin
 from swarm.errors import BlobError, PeerUnreachable, RemoteError
 from swarm.tensors import Layout
 from swarm.types import Address, Digest
@@ -55,6 +55,7 @@ class Wish:
     only     the chunks that are needed: the blob then stays in the making
     draft    what came of it before its name was known
     on_open  called when its chunks begin to come, or are here already
+    origin   whose update a tensor file must be; None: nobody's
     """
 
     max_bytes: int
@@ -63,6 +64,7 @@ class Wish:
     only: Collection[int] | None = None
     draft: Draft | None = None
     on_open: Callable[[], None] = lambda: None
+    origin: Origin | None = None
 
 
 async def fetch(
@@ -140,7 +142,7 @@ class _Fetch:
         download = self.download
         manifest = await trio.to_thread.run_sync(self._known_manifest)
         if manifest is not None:
-            manifest.require(max_bytes=self.wish.max_bytes, layout=self.wish.layout)
+            self._check(manifest)
             if self.store.has(self.root):
                 self.wish.on_open()
                 return Fetched(manifest, {}, {})
@@ -174,11 +176,15 @@ class _Fetch:
             return
         manifest = await trio.to_thread.run_sync(Manifest.decode, encoded, self.root)
         try:
-            manifest.require(max_bytes=self.wish.max_bytes, layout=self.wish.layout)
+            self._check(manifest)
         except BlobError as error:
             download.end(error)
             return
         await self._open_partial(manifest)
+
+    def _check(self, manifest: Manifest) -> None:
+        wish = self.wish
+        manifest.require(max_bytes=wish.max_bytes, layout=wish.layout, origin=wish.origin)
 
     async def _open_partial(self, manifest: Manifest) -> None:
         wish = self.wish

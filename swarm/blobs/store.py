@@ -25,7 +25,7 @@ from functools import partial as bind
 from pathlib import Path
 
 from swarm.blobs.partial import Draft, Partial, writing
-from swarm.blobs.tree import Manifest, leaf_hash
+from swarm.blobs.tree import Manifest, Origin, leaf_hash
 from swarm.errors import BlobError, ChunkPending, ConfigurationError, LocalError
 from swarm.tensors import Layout, move_durably
 from swarm.types import Digest, to_digest, to_hex
@@ -161,8 +161,9 @@ class BlobStore:
         """Where to write a file that `add` will take; what is left there goes at the next start."""
         return self.directory / (name + _TEMPORARY)
 
-    def add(self, path: Path) -> Digest:
-        """Move a finished tensor file in; its bytes are read once, a chunk at a time.
+    def add(self, path: Path, origin: Origin | None = None) -> Digest:
+        """Move a finished tensor file in, an update with its `origin`; its bytes are read once, a
+        chunk at a time.
 
         It must lie in the store's file system, as `scratch` does. Raises BlobError if it is not
         canonical, and then leaves it where it is.
@@ -170,7 +171,7 @@ class BlobStore:
         layout = Layout.read(path)
         with writing(path):
             leaves = _hash_file(path, layout)
-            manifest = Manifest.of_tensors(layout, leaves)
+            manifest = Manifest.of_tensors(layout, leaves, origin)
             path.chmod(0o600)
             self._commit(path, manifest)
         return manifest.root

@@ -12,17 +12,21 @@ roots apart (BLAKE3 specification, section 2.3), so no chunk can be passed off a
 header (msgpack array: version, kind, codec, base, schema, length, chunk size) fixes how many chunks
 there are and what they mean. The manifest that travels is the header plus all leaves: 32 bytes per
 chunk, 32 KB for a model of 1 GB.
+
+An update has its origin in the header, too: which member made it, in which round of which plan. So
+a digest that somebody copies from a waiting transaction names another's update for good, however
+early the copy comes on the chain.
 """
 
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import msgspec
 from blake3 import blake3
 
-from swarm.errors import UNREADABLE, BlobError, SchemaMismatch
+from swarm.errors import UNREADABLE, BlobError, NotItsOwn, SchemaMismatch
 from swarm.tensors import (
     MAX_CHUNK_BYTES,
     MAX_FILE_BYTES,
@@ -41,6 +45,18 @@ _NODE_DOMAIN = "swarm 2026 blob node v1"
 _ROOT_DOMAIN = "swarm 2026 blob root v1"
 
 _Hash = Annotated[bytes, msgspec.Meta(min_length=HASH_BYTES, max_length=HASH_BYTES)]
+_Number = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+
+
+class Origin(NamedTuple):
+    """Where an update comes from, by numbers of the chain."""
+
+    plan: _Number
+    round: _Number
+    member: _Number
+
+    def __str__(self) -> str:
+        return f"member {self.member}'s of round {self.round} of plan {self.plan}"
 
 
 class Manifest(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, dict=True):
@@ -54,6 +70,7 @@ class Manifest(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
     schema  `Layout.schema_digest` of a tensor file, zeros of raw bytes: another shape is refused
             before any of its bytes have travelled.
     leaves  the chunks' hashes, joined.
+    origin  whose update it is; None of everything else.
     """
 
     version: Literal[1]
@@ -64,6 +81,7 @@ class Manifest(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
     length_bytes: Annotated[int, msgspec.Meta(ge=0, le=MAX_FILE_BYTES)]
     chunk_bytes: Annotated[int, msgspec.Meta(ge=MIN_CHUNK_BYTES, le=MAX_CHUNK_BYTES)]
     leaves: Annotated[bytes, msgspec.Meta(max_length=MAX_CHUNKS * HASH_BYTES)]
+    origin: Origin | None = None
 
     @classmethod
     def decode(cls, encoded: bytes, root: Digest) -> Manifest:
@@ -95,7 +113,8 @@ class Manifest(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
     def root(self) -> Digest:
         """The blob's name."""
         sizes = (self.length_bytes, self.chunk_bytes)
-        header = (self.version, self.kind, self.codec, self.base, self.schema, *sizes)
+        origin = () if self.origin is None else (self.origin,)
+        header = (self.version, self.kind, self.codec, self.base, self.schema, *sizes, *origin)
         return Digest(_hash(_ROOT_DOMAIN, msgspec.msgpack.encode(header) + tree_top(self.leaves)))
 
     @property
@@ -118,22 +137,33 @@ class Manifest(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
         """The hash of one chunk, 0 ≤ index < chunks."""
         return self.leaves[index * HASH_BYTES : (index + 1) * HASH_BYTES]
 
-    def require(self, *, max_bytes: int, layout: Layout | None = None) -> None:
-        """Refuse what is longer than expected or holds other tensors. Raises SchemaMismatch."""
+    def require(
+        self, *, max_bytes: int, layout: Layout | None = None, origin: Origin | None = None
+    ) -> None:
+        """Refuse what is longer than expected, holds other tensors or comes from elsewhere.
+
+        Raises SchemaMismatch, or NotItsOwn where only the origin is another.
+        """
         if self.length_bytes > max_bytes:
             raise SchemaMismatch(
                 f"blob {to_hex(self.root)} has {self.length_bytes} bytes where at most "
                 f"{max_bytes} are expected"
             )
-        if layout is not None and self != Manifest.of_tensors(layout, self.leaves):
+        if layout is None:
+            return
+        if self != Manifest.of_tensors(layout, self.leaves, self.origin):
             raise SchemaMismatch(
                 f"blob {to_hex(self.root)} does not hold the expected tensors: it is {self.kind} "
                 f"{self.codec}, {self.length_bytes} bytes, schema {to_hex(self.schema)}, but "
                 f"expected are {layout.file_bytes} bytes, schema {to_hex(layout.schema_digest)}"
             )
+        if self.origin != origin:
+            raise NotItsOwn(
+                f"blob {to_hex(self.root)} is {_told(self.origin)}, not {_told(origin)}"
+            )
 
     @classmethod
-    def of_tensors(cls, layout: Layout, leaves: bytes) -> Manifest:
+    def of_tensors(cls, layout: Layout, leaves: bytes, origin: Origin | None = None) -> Manifest:
         """Of a whole tensor file."""
         return cls(
             version=1,
@@ -144,6 +174,7 @@ class Manifest(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
             length_bytes=layout.file_bytes,
             chunk_bytes=layout.chunk_bytes,
             leaves=leaves,
+            origin=origin,
         )
 
     @classmethod
@@ -169,6 +200,10 @@ class Manifest(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
 # Made here, not at the first use: msgspec reads a type's annotations then, and a second thread that
 # decodes meanwhile meets a half-read type, which ends the process (0.22, SIGSEGV).
 _decoder = msgspec.msgpack.Decoder(Manifest)
+
+
+def _told(origin: Origin | None) -> str:
+    return "no update" if origin is None else f"an update, {origin}"
 
 
 def leaf_hash(chunk: bytes | memoryview) -> bytes:

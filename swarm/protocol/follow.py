@@ -110,8 +110,7 @@ def _submitted(
     member, reveal = MemberId(told["member"]), told["reveal"]
     bit, revealed = 1 << member, reveal != bytes(32)
     update, meta = Digest(told["update"]), Digest(told["meta"])
-    place = round.submitted.bit_count()
-    submission = Submission(member, update, told["samples"], meta, revealed, place)
+    submission = Submission(member, update, told["samples"], meta, revealed)
     term = reveal_term(members[member].account, reveal) if revealed else 0
     after = replace(
         round,

@@ -316,8 +316,7 @@ class Ledger:
         if revealed and commitment_to(reveal) != consent.commitment:
             raise ContractError("RoundBadReveal", {"member": member.id})
 
-        place = round.submitted.bit_count()
-        submission = Submission(member.id, update, samples, meta, revealed, place)
+        submission = Submission(member.id, update, samples, meta, revealed)
         round.submissions[member.id] = submission
         round.submitted |= bit
         if revealed:

@@ -52,8 +52,6 @@ from swarm.protocol.state import (
     Round,
     RoundStatus,
     VerifyLevel,
-    copied_from,
-    copiers,
     has_majority,
     holder_live_until,
     majority,
@@ -264,8 +262,8 @@ class FrozenUpdate:
 class Merge:
     """Pull all these updates and merge them with `method`, leaving out what cannot be used.
 
-    `gone` are submitters that withdrew, `copies` those whose update another submitted before: all
-    of them are left out. `patience_s` is how long an update that makes no progress is waited for.
+    `gone` are submitters that withdrew: they are left out. `patience_s` is how long an update that
+    makes no progress is waited for.
     """
 
     number: int
@@ -274,7 +272,6 @@ class Merge:
     base: Digest
     updates: tuple[FrozenUpdate, ...]
     gone: MemberSet
-    copies: MemberSet
     min_peers: int
     patience_s: float
 
@@ -283,8 +280,8 @@ class Merge:
 class Verify:
     """Pull a candidate's model and check it to `level`; try the updates that it leaves out.
 
-    `gone` and `copies` as in Merge; both are left out of it. `seed` is the round's: it decides
-    which chunks a shared check recomputes here.
+    `gone` as in Merge: it leaves them out. `seed` is the round's: it decides which chunks a shared
+    check recomputes here.
     """
 
     number: int
@@ -294,7 +291,6 @@ class Verify:
     candidate: Candidate
     updates: tuple[FrozenUpdate, ...]
     gone: MemberSet
-    copies: MemberSet
     level: VerifyLevel
     seed: Digest
     patience_s: float
@@ -709,7 +705,6 @@ class RoundMachine:
     def _settle_round(self, plan: Plan, round: Round, now: float) -> None:
         here = (round.number, round.attempt)
         voters = submitters(round, self.members)
-        self._report_copies(round)
         for candidate in round.candidates:
             if has_majority(round, candidate, self.members):
                 self._transact("finalise", *here, now, candidate.outcome)
@@ -744,9 +739,6 @@ class RoundMachine:
                 f"it is to become output {outcome.slot} and to be followed by stage "
                 f"{outcome.next}, which is not what the plan's program says",
             )
-            return False
-        if self._copies(round) & ~candidate.omitted:
-            self._refuse(round, outcome, "it counts one update twice")
             return False
         verdict = self._verdicts.get((*here, candidate.model, candidate.omitted))
         if mine is not None and (mine.model, mine.omitted) == (candidate.model, candidate.omitted):
@@ -826,7 +818,6 @@ class RoundMachine:
                 round.base,
                 frozen_updates(round),
                 self._gone(),
-                self._copies(round),
                 plan.rules.min_peers,
                 round.slot_s / 2,
             ),
@@ -845,7 +836,6 @@ class RoundMachine:
                 candidate,
                 frozen_updates(round),
                 self._gone(),
-                self._copies(round),
                 plan.rules.verify_level,
                 round.seed,
                 round.slot_s / 2,
@@ -929,10 +919,6 @@ class RoundMachine:
         before = members & ((1 << self.me) - 1) if members & (1 << self.me) else members
         return STAGGER_S * before.bit_count()
 
-    @staticmethod
-    def _copies(round: Round) -> MemberSet:
-        return copiers(round)
-
     def _gone(self) -> int:
         """Frozen submitters that withdrew or ceased to be members since the close."""
         round = None if self.plan is None else self.plan.round
@@ -963,16 +949,6 @@ class RoundMachine:
         """Say once why a merge is not even checked."""
         if self._is_first("refused", round, outcome):
             self._report(f"a merge of {self._title(round.number)} is refused: {why}")
-
-    def _report_copies(self, round: Round) -> None:
-        """Say once whose update is another's."""
-        for member, owner in sorted(copied_from(round).items()):
-            if self._is_first("copy", round, member):
-                self._report(
-                    f"in {self._title(round.number)}, member {member} submitted the very update "
-                    f"that member {owner} had submitted before: it counts once, for member {owner}."
-                    " If nobody copied, both sites hold the same data"
-                )
 
     def _is_first(self, what: str, round: Round, which: object) -> bool:
         key = (what, round.number, round.attempt, which)

@@ -99,6 +99,8 @@ class Omission(IntEnum):
     WRONG_SCHEMA = 3
     NOT_FINITE = 4
     WITHDRAWN = 5
+    NOT_ITS_OWN = 6
+    """Another's, by what the update says of itself."""
 
 
 @dataclass(frozen=True)
@@ -194,8 +196,6 @@ class Submission:
     samples: int
     meta: Digest
     revealed: bool
-    place: int = 0
-    """How many submitted before it in this attempt."""
 
 
 @dataclass(frozen=True)
@@ -392,27 +392,6 @@ def submitters(round: Round, members: MemberSet) -> MemberSet:
 def contributors(round: Round, omitted: MemberSet) -> MemberSet:
     """Whose updates a merge with these omissions contains."""
     return round.submitted & ~omitted
-
-
-def copied_from(round: Round) -> dict[MemberId, MemberId]:
-    """The frozen submitters whose update another of them submitted before, and who that was.
-
-    Nothing but this order tells whose an update is. It counts once, for the first: else a member
-    could have another's work weigh twice, and be taken for a contributor.
-    """
-    frozen = (round.submissions[member] for member in members_in(round.submitted))
-    first: dict[Digest, MemberId] = {}
-    copied: dict[MemberId, MemberId] = {}
-    for submission in sorted(frozen, key=lambda each: each.place):
-        owner = first.setdefault(submission.update, submission.member)
-        if owner != submission.member:
-            copied[submission.member] = owner
-    return copied
-
-
-def copiers(round: Round) -> MemberSet:
-    """Those whose updates every merge leaves out, because they are others'."""
-    return member_set(copied_from(round))
 
 
 def pending(plan: Plan, round: Round, members: MemberSet, now: int) -> MemberSet:

@@ -90,7 +90,7 @@ class Checking:
 
     async def _fault_of_omissions(self, command: m.Verify, layout: Layout) -> str | None:
         """Whether it leaves out what can be pulled here and used."""
-        out = command.candidate.omitted & ~command.gone & ~command.copies
+        out = command.candidate.omitted & ~command.gone
         left_out = [u for u in command.updates if out >> u.member & 1]
         unusable = await self.collection.collect(
             command.number, left_out, layout, Patience.of(command)
@@ -108,6 +108,9 @@ class Checking:
         method = METHODS[command.method]
         job = Job(command.number, kept, layout, method, Patience.of(command))
         wrong, missing = await self._recheck(job, model, self._share(command, layout))
+        copied = [i for i, reason in missing.items() if reason is Omission.NOT_ITS_OWN]
+        if copied:
+            return f"it counts another's update for {', '.join(map(self.book.name, copied))}"
         if missing:
             names = ", ".join(f"{self.book.name(i)} ({REASONS[o]})" for i, o in missing.items())
             raise RemoteError(f"updates that it contains cannot be checked here: {names}")

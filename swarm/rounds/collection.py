@@ -19,7 +19,15 @@ import trio
 from swarm.blobs.download import SMALL_BYTES
 from swarm.blobs.fetch import Wish
 from swarm.blobs.store import BlobStore
-from swarm.errors import BlobError, LocalError, RemoteError, SchemaMismatch, SwarmError
+from swarm.blobs.tree import Origin
+from swarm.errors import (
+    BlobError,
+    LocalError,
+    NotItsOwn,
+    RemoteError,
+    SchemaMismatch,
+    SwarmError,
+)
 from swarm.learning.merge import MergeMethod
 from swarm.protocol import machine as m
 from swarm.protocol.state import Omission
@@ -30,7 +38,7 @@ from swarm.rounds.layouts import Layouts
 from swarm.rounds.records import REASONS
 from swarm.rounds.retention import PlanBlobs
 from swarm.tensors import Layout
-from swarm.types import Address, Digest, MemberId
+from swarm.types import Address, Digest, MemberId, PlanId
 
 log = logging.getLogger("swarm.plan")
 
@@ -72,6 +80,7 @@ class Job:
 class Collection:
     """One plan's pulls at one node."""
 
+    plan: PlanId
     book: AddressBook
     store: BlobStore
     exchange: Exchange
@@ -239,6 +248,7 @@ class Collection:
     ) -> Omission | None:
         if wish.max_bytes > SMALL_BYTES:
             wish = replace(wish, spread=self.book.spread_of_update(update.member))
+        wish = replace(wish, origin=Origin(self.plan, number, update.member))
         author = self.book.addresses([update.member])
         lies: list[BlobError] = []
 
@@ -260,6 +270,8 @@ class Collection:
             raise
         except SchemaMismatch as error:
             return self._left_out(update.member, Omission.WRONG_SCHEMA, error)
+        except NotItsOwn as error:
+            return self._left_out(update.member, Omission.NOT_ITS_OWN, error)
         except BlobError as error:
             return self._left_out(update.member, Omission.WRONG_DIGEST, error)
         except RemoteError as error:

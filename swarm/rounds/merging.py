@@ -54,8 +54,7 @@ class Merging:
         number, place = command.number, (command.number, command.attempt, self.book.me)
         try:
             layout = await self.layouts.of_round(number, command.updates)
-            omitted = dict.fromkeys(members_in(command.copies), Omission.WRONG_DIGEST)
-            omitted |= dict.fromkeys(members_in(command.gone), Omission.WITHDRAWN)
+            omitted = dict.fromkeys(members_in(command.gone), Omission.WITHDRAWN)
             model: Digest | None = None
             while model is None:
                 chosen = [u for u in command.updates if u.member not in omitted]

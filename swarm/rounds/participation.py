@@ -208,8 +208,8 @@ def open_participation(
     blobs = PlanBlobs(store, records, program, keep_models)
     layouts = Layouts(me, trainer, store, program)
     drafts = Drafts(plan, store, exchange)
-    collection = Collection(book, store, exchange, layouts, blobs)
-    training = Training(trainer, store, collection, blobs, records, inbox)
+    collection = Collection(plan, book, store, exchange, layouts, blobs)
+    training = Training(plan, me, trainer, store, collection, blobs, records, inbox)
     evaluating = Evaluating(trainer, store, layouts, collection, records)
     driver = Driver(
         machine,

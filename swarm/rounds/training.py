@@ -10,6 +10,7 @@ import msgspec
 import trio
 
 from swarm.blobs.store import BlobStore
+from swarm.blobs.tree import Origin
 from swarm.errors import PlanError, SwarmError
 from swarm.learning.messages import Progress
 from swarm.learning.supervisor import Trainer
@@ -18,7 +19,7 @@ from swarm.rounds.collection import Collection
 from swarm.rounds.inbox import Inbox
 from swarm.rounds.records import Records
 from swarm.rounds.retention import PlanBlobs
-from swarm.types import NO_DIGEST, to_hex
+from swarm.types import NO_DIGEST, MemberId, PlanId, to_hex
 
 UNIT_WEIGHT = 1
 
@@ -27,6 +28,8 @@ UNIT_WEIGHT = 1
 class Training:
     """One plan's trainings at one node, one at a time."""
 
+    plan: PlanId
+    me: MemberId
     trainer: Trainer
     store: BlobStore
     collection: Collection
@@ -84,7 +87,8 @@ class Training:
             samples = trained.samples
             self.records.at(command.number).loss = trained.loss
             meta |= {"steps": trained.steps, "train_s": round(trained.train_s, 3)}
-        update = await trio.to_thread.run_sync(self.store.add, out)
+        origin = Origin(self.plan, command.number, self.me)
+        update = await trio.to_thread.run_sync(self.store.add, out, origin)
         described = await trio.to_thread.run_sync(
             self.store.add_bytes, msgspec.json.encode(meta, order="sorted")
         )

@@ -35,6 +35,7 @@ from swarm.protocol.names import FORBIDDEN
 from swarm.protocol.state import (
     MOST_SAMPLES,
     Duty,
+    Omission,
     Outcome,
     Plan,
     PlanStatus,
@@ -519,6 +520,19 @@ def test_attestations_of_outcomes_that_differ_in_anything_do_not_add_up(
     site.send(site.round.leader_at(site.now), "merge", *site.at, twisted, reasons)
     assert site.round.status is RoundStatus.CLOSED
     assert [c.attesters.bit_count() for c in site.round.candidates] == [1, 1]
+
+
+def test_who_is_left_out_is_so_for_one_of_six_reasons(found: Found) -> None:
+    site = found(3)
+    site.begin(3)
+    site.submit(0, 1, 2)
+    leader = site.round.leader_at(site.now)
+    outcome = Outcome(MODEL, 1 << (leader + 1) % 3)
+    for reasons in (b"", b"\x00", bytes([len(Omission) + 1]), b"\x01\x01"):
+        bad = site.refused(leader, "merge", *site.at, outcome, reasons)
+        assert (bad.name, bad.arguments) == ("RoundBadOmission", {"omitted": outcome.omitted})
+    site.send(leader, "merge", *site.at, outcome, bytes([len(Omission)]))
+    assert len(Omission) == 6
 
 
 # The role.

@@ -51,7 +51,7 @@ async def train(self: Training, command: m.Train) -> m.Event:
     with create_file(out, layout) as file:
         for name, values in tensors.items():
             file[name][...] = values
-    update = store.add(out)
+    update = store.add(out, store.manifest(event.update).origin)
     self.blobs.note(command.number, update)
     return dataclasses.replace(event, update=update)
 

@@ -30,7 +30,6 @@ from swarm.protocol.program import Program, federated_averaging
 from swarm.protocol.state import (
     MOST_SAMPLES,
     Candidate,
-    MemberSet,
     Outcome,
     Plan,
     Round,
@@ -398,12 +397,11 @@ class AnyNextStage(m.RoundMachine):
         return twisted[0] if twisted else super()._outcome(round, model, omitted)
 
 
-class CountsCopies(m.RoundMachine):
+class CountsCopies(Site):
     """An update counts for everybody who has submitted it."""
 
-    @staticmethod
-    def _copies(round: Round) -> MemberSet:
-        return 0
+    def _is_its_own(self, frozen: m.FrozenUpdate) -> bool:
+        return True
 
 
 class KnowsEveryProgram(ForeignPlans):

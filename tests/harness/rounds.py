@@ -219,6 +219,7 @@ class Site:
             update = name("garbage", self.node.id, command.number)
             self.world.garbage.add(update)
         self.node.disk.add(update)
+        self.world.origins[update] = (self.node.id, command.number)
         samples = 100 + self.node.id
         done = m.TrainingFinished(command.number, command.base, update, samples, NO_DIGEST)
         self.event(done)
@@ -247,11 +248,17 @@ class Site:
                 faults[frozen.member] = Omission.UNREACHABLE
             elif frozen.update in self.world.garbage:
                 faults[frozen.member] = Omission.WRONG_SCHEMA
+            elif not self._is_its_own(frozen):
+                faults[frozen.member] = Omission.NOT_ITS_OWN
         return faults
 
+    def _is_its_own(self, frozen: m.FrozenUpdate) -> bool:
+        """Whether an update names its submitter, as its header does in life."""
+        origin = self.world.origins.get(frozen.update)
+        return origin is None or origin[0] == frozen.member
+
     def _merge(self, command: m.Merge, waited_s: float) -> None:
-        omitted = dict.fromkeys(members_in(command.copies), Omission.WRONG_DIGEST)
-        omitted |= dict.fromkeys(members_in(command.gone), Omission.WITHDRAWN)
+        omitted = dict.fromkeys(members_in(command.gone), Omission.WITHDRAWN)
         omitted |= self._collect(u for u in command.updates if u.member not in omitted)
         if Omission.UNREACHABLE in omitted.values() and waited_s < max(2.0, command.patience_s):
             self.port.call_later(0.5, partial(self._merge, command, waited_s + 0.5))
@@ -303,7 +310,7 @@ class Site:
 
     def _omits_good_update(self, command: m.Verify) -> bool:
         """Whether the candidate leaves out what can be pulled here and used."""
-        out = command.candidate.omitted & ~command.gone & ~command.copies
+        out = command.candidate.omitted & ~command.gone
         left_out = [u for u in command.updates if out >> u.member & 1]
         return len(self._collect(left_out)) < len(left_out)
 
@@ -352,7 +359,7 @@ class Site:
             self.world.count("reveals withheld")
             arguments = (*arguments[:2], bytes(32), *arguments[3:])
         if Vice.COPIES in vices and command.function == "submit":
-            others = self._others_updates()
+            others = self._others_updates(command.number)
             if not others:
                 self.port.call_later(0.5, partial(settled, "there is nothing to copy yet"))
                 return
@@ -385,10 +392,10 @@ class Site:
         plan = self.machine.plan
         return MOST_SAMPLES if plan is None else plan.consents[self.node.id].max_samples
 
-    def _others_updates(self) -> list[Digest]:
-        plan = self.machine.plan
-        sent = {} if plan is None or plan.round is None else plan.round.submissions
-        return [sent[i].update for i in sorted(sent) if i != self.node.id]
+    def _others_updates(self, number: int) -> list[Digest]:
+        """On the chain, or still waiting for a block: a copy may stand before what it copies."""
+        made = self.world.origins.items()
+        return [u for u, (i, round) in made if round == number and i != self.node.id]
 
     def _find_carrier(self) -> Site | None:
         """Another site that is to send this one's attestation, now and then."""
@@ -513,6 +520,8 @@ class Consortium:
         self.executed: list[tuple[int, Address, int, str, tuple[object, ...], str | None]] = []
         """Every transaction in the order of execution: height, sender, time, what, outcome."""
         self.garbage: set[Digest] = set()
+        self.origins: dict[Digest, tuple[MemberId, int]] = {}
+        """Whose update each is, and of which round, as its header says."""
         self.dated = 0.0
         """Chance that a node's transaction carries a time after which it is to do nothing."""
         self.carried = 0.0

@@ -1,108 +1,81 @@
-"""An update that two members submit counts once, for the one who was first on the chain."""
+"""An update names who made it: a copy of its digest counts for nobody, however early it stands."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
+import msgspec
 import pytest
-from harness.evm import EvmContract, LedgerContract
 from harness.rounds import Consortium, Vice
 
-from swarm.protocol import machine as m
-from swarm.protocol.follow import follow
-from swarm.protocol.state import (
-    Candidate,
-    Omission,
-    Outcome,
-    Round,
-    RoundStatus,
-    Rules,
-    Submission,
-    VerifyLevel,
-    copied_from,
-    copiers,
-)
-from swarm.types import NO_DIGEST, Digest, MemberId
+from swarm.blobs.tree import Manifest, Origin
+from swarm.errors import BlobError, NotItsOwn, SchemaMismatch
+from swarm.protocol.state import Omission, Rules, VerifyLevel
+from swarm.tensors import Layout, TensorSpec
+from swarm.types import Digest
 
 RULES = Rules(rounds=3, min_peers=2, liveness_s=10)
-A, B = Digest(b"a" * 32), Digest(b"b" * 32)
+LAYOUT = Layout.from_specs([TensorSpec("w", "F32", (3,))])
+LEAVES = bytes(32) * LAYOUT.chunks
+ORIGIN = Origin(plan=1, round=2, member=3)
+UPDATE = Manifest.of_tensors(LAYOUT, LEAVES, ORIGIN)
 
 
-def round_of(*sent: tuple[int, Digest], submitted: int = 0b1111) -> Round:
-    """A closed round with these submissions, in this order."""
-    submissions = {
-        MemberId(i): Submission(MemberId(i), update, 5, NO_DIGEST, True, place)
-        for place, (i, update) in enumerate(sent)
-    }
-    members = dict(sorted(submissions.items()))  # as the contract's view has them
-    return Round(1, 1, RoundStatus.CLOSED, submitted=submitted, submissions=members)
+def test_equal_tensors_of_two_members_have_two_names_and_a_model_has_a_third() -> None:
+    origins = (None, ORIGIN, ORIGIN._replace(member=4), ORIGIN._replace(round=3), Origin(2, 2, 3))
+    roots = [Manifest.of_tensors(LAYOUT, LEAVES, origin).root for origin in origins]
+    assert len(set(roots)) == len(origins)
 
 
-def test_of_equal_updates_all_but_the_first_on_the_chain_are_copies() -> None:
-    round = round_of((3, A), (1, A), (2, B), (0, A))
-    assert copied_from(round) == {1: 3, 0: 3}
-    assert copiers(round) == 0b0011
+def test_an_update_keeps_its_origin_on_the_way() -> None:
+    assert Manifest.decode(UPDATE.encode(), UPDATE.root) == UPDATE
 
 
-def test_who_was_first_and_withdrew_before_the_close_takes_nothing_from_the_second() -> None:
-    assert copied_from(round_of((3, A), (1, A), (0, B), submitted=0b0011)) == {}
+def test_an_update_cannot_be_passed_on_under_another_origin() -> None:
+    forged = Manifest.of_tensors(LAYOUT, LEAVES, ORIGIN._replace(member=4))
+    with pytest.raises(BlobError, match="not that of blob"):
+        Manifest.decode(forged.encode(), UPDATE.root)
 
 
-@pytest.mark.parametrize("evm", [False, True])
-def test_the_contract_tells_who_was_first_whatever_the_members_numbers(evm: bool) -> None:
-    world = Consortium(3, replace(RULES, rounds=1), evm=evm)
-    for i in range(3):
-        assert world.send(i, "consent", *world.consent_of(i)) is None
-    for i in (2, 0, 1):
-        sent = (1, 1, 1, A, 5, bytes(32), NO_DIGEST, NO_DIGEST, b"")
-        assert world.send(i, "submit", *sent) is None
-    assert isinstance(world.book, EvmContract if evm else LedgerContract)
-    places = {i: s.place for i, s in world.plan.round.submissions.items()}
-    assert places == {2: 0, 0: 1, 1: 2}
-    assert copied_from(world.plan.round) == {0: 2, 1: 2}
+@pytest.mark.parametrize(
+    "wanted",
+    [None, ORIGIN._replace(member=4), ORIGIN._replace(round=1), ORIGIN._replace(plan=2)],
+)
+def test_another_origin_than_the_wanted_is_refused_and_named(wanted: Origin | None) -> None:
+    with pytest.raises(NotItsOwn, match="member 3's of round 2 of plan 1, not"):
+        UPDATE.require(max_bytes=1 << 20, layout=LAYOUT, origin=wanted)
+    UPDATE.require(max_bytes=1 << 20, layout=LAYOUT, origin=ORIGIN)
 
 
-def test_events_tell_the_same_order_as_the_contract_does() -> None:
-    world = Consortium(3, replace(RULES, rounds=1), evm=True)
-    for i in range(3):
-        world.send(i, "consent", *world.consent_of(i))
-    plan, members = world.plan, world.book.members()
-    for i in (2, 0):
-        world.send(i, "submit", 1, 1, 1, A, 5, bytes(32), NO_DIGEST, NO_DIGEST, b"")
-        ((name, told),) = world.book.events
-        plan = follow(plan, name, told, int(world.now), members)
-    assert {i: s.place for i, s in plan.round.submissions.items()} == {2: 0, 0: 1}
+def test_an_update_of_other_tensors_is_of_a_wrong_schema_whosever_it_is() -> None:
+    other = Layout.from_specs([TensorSpec("w", "F32", (4,))])
+    with pytest.raises(SchemaMismatch):
+        UPDATE.require(max_bytes=1 << 20, layout=other, origin=ORIGIN)
+
+
+@pytest.mark.parametrize("origin", [(1, 2), (1, 2, -1), (1, 2, 2**63), ("1", 2, 3), 5])
+def test_what_is_no_origin_is_refused(origin: object) -> None:
+    forged = replace_origin(UPDATE, origin)
+    with pytest.raises(BlobError, match="cannot be read"):
+        Manifest.decode(forged, Digest(bytes(32)))
+
+
+def replace_origin(manifest: Manifest, origin: object) -> bytes:
+    fields = msgspec.msgpack.decode(manifest.encode())
+    return msgspec.msgpack.encode([*fields[:-1], origin])
 
 
 @pytest.mark.parametrize("level", list(VerifyLevel))
-def test_a_copier_is_left_out_with_a_sentence_and_the_plan_completes(level: VerifyLevel) -> None:
+@pytest.mark.parametrize("copier", [0, 3])
+def test_a_copier_is_left_out_and_never_who_was_copied(level: VerifyLevel, copier: int) -> None:
     world = Consortium(4, replace(RULES, verify_level=level))
-    world.nodes[0].vices = frozenset({Vice.COPIES})
+    world.nodes[copier].vices = frozenset({Vice.COPIES})
+    world.nodes[copier].train_s = 1.0  # before all others, as a block's builder could arrange
     world.consent()
     assert world.run_rounds(3, 400)
-    assert world.counted["copied updates"] == 3
-    for _, _, _, function, arguments, error in world.executed:
-        if function == "merge" and error is None:
-            _, _, _, outcome, reasons = arguments
-            assert outcome.omitted & 1
-            assert reasons[0] == Omission.WRONG_DIGEST
-    said = [r for r in world.nodes[1].reports if "member 0 submitted the very update" in r]
-    assert len(said) == 3
-
-
-def test_a_merge_that_contains_an_update_twice_is_refused_and_not_even_checked() -> None:
-    world = Consortium(3, RULES)
-    world.consent()
-    world.run(60, lambda: world.plan.round.status is RoundStatus.CLOSED)
-    plan, members = world.snapshot()
-    round = plan.round
-    copied = round.submissions[MemberId(0)].update
-    round.submissions[MemberId(2)] = replace(round.submissions[MemberId(2)], update=copied)
-    machine = m.RoundMachine(plan.id, MemberId(1), bytes(32), lambda digest: True, world.program)
-    round.candidates = [Candidate(MemberId(0), Outcome(B, 0), 1, round.closed_at)]
-    commands = machine.handle(m.ChainObserved(plan, members), world.now)
-    assert not [c for c in commands if isinstance(c, m.Verify)]
-    said = [c.text for c in commands if isinstance(c, m.Report)]
-    assert "a merge of round 1 is refused: it counts one update twice" in said
-    (merge,) = [c for c in commands if isinstance(c, m.Merge)]
-    assert merge.copies == (0b100 if round.submissions[0].place < round.submissions[2].place else 1)
+    assert world.counted["copied updates"] >= 3
+    merges = [t[4] for t in world.executed if t[3] == "merge" and t[5] is None]
+    assert len(merges) >= 3
+    for *_, outcome, reasons in merges:
+        assert outcome.omitted == 1 << copier
+        assert reasons == bytes([Omission.NOT_ITS_OWN])

@@ -367,7 +367,7 @@ def test_too_few_contributors_are_refused(found: Found) -> None:
     reasons = bytes([Omission.NOT_FINITE])
     few = site.refused(site.leader, "merge", *site.at, Outcome(MODEL_A, 1), reasons)
     assert (few.name, few.arguments) == ("RoundTooFewContributors", {"needed": 3})
-    for reasons in (b"", b"\x00", b"\x06", b"\x01\x01"):
+    for reasons in (b"", b"\x00", b"\x07", b"\x01\x01"):
         bad = site.refused(site.leader, "merge", *site.at, Outcome(MODEL_A, 1), reasons)
         assert bad.name == "RoundBadOmission"
 

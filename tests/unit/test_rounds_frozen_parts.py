@@ -25,7 +25,7 @@ from swarm.rounds.records import Records
 from swarm.rounds.retention import PlanBlobs
 from swarm.rounds.training import Training
 from swarm.tensors import Layout, TensorSpec, create_file
-from swarm.types import NO_DIGEST, Address, Digest, MemberId
+from swarm.types import NO_DIGEST, Address, Digest, MemberId, PlanId
 
 PEER = Address(b"\x01" * 20)
 PROGRAM = federated_averaging(20)
@@ -118,8 +118,10 @@ class Node:
         records = Records(directory / "records.json")
         blobs = PlanBlobs(ours, records, PROGRAM, keep_models=3)
         self.layouts = Layouts(book.me, trainer, ours, PROGRAM)
-        self.collection = Collection(book, ours, exchange, self.layouts, blobs)
-        self.training = Training(trainer, ours, self.collection, blobs, records, Inbox())
+        self.collection = Collection(PlanId(1), book, ours, exchange, self.layouts, blobs)
+        self.training = Training(
+            PlanId(1), book.me, trainer, ours, self.collection, blobs, records, Inbox()
+        )
         self.evaluating = Evaluating(trainer, ours, self.layouts, self.collection, records)
 
 

@@ -17,6 +17,7 @@ from harness.merging import merge_files
 
 from swarm.blobs import download
 from swarm.blobs.store import BlobStore
+from swarm.blobs.tree import Origin
 from swarm.errors import ChunkPending
 from swarm.learning.merge import MEAN
 from swarm.protocol import machine as m
@@ -48,6 +49,7 @@ ELEMENTS = 250_000
 LAYOUT = Layout.from_specs([TensorSpec("w", "F32", (ELEMENTS,))])  # 1 MB, 246 chunks of 4 KiB
 SEED = Digest(b"s" * 32)
 LEADER = MemberId(0)
+PLAN = PlanId(1)
 PROGRAM = federated_averaging(20)
 
 
@@ -85,7 +87,7 @@ class Node:
         blobs = PlanBlobs(store, records, PROGRAM, keep_models=3)
         layouts = Layouts(me, trainer, store, PROGRAM, _known=(LAYOUT, LAYOUT))
         self.drafts = drafts
-        self.collection = collection = Collection(book, store, exchange, layouts, blobs)
+        self.collection = collection = Collection(PLAN, book, store, exchange, layouts, blobs)
         self.merging = Merging(book, store, layouts, collection, drafts, blobs, records)
         self.checking = Checking(book, store, exchange, layouts, collection, drafts, blobs)
         self.following = Following(book, layouts, drafts)
@@ -113,14 +115,21 @@ class Consortium:
         path = self.stores[i].scratch("update")
         with create_file(path, LAYOUT) as file:
             file["w"][...] = np.random.default_rng(i).standard_normal(ELEMENTS, np.float32)
-        return m.FrozenUpdate(MemberId(i), self.stores[i].add(path), 10 + i)
+        update = self.stores[i].add(path, Origin(PLAN, 1, i))
+        return m.FrozenUpdate(MemberId(i), update, 10 + i)
+
+    def copy(self, i: int, owner: int) -> None:
+        """Have a node submit another's update as its own."""
+        copied = replace(self.updates[i], update=self.updates[owner].update)
+        self.updates = tuple(copied if u.member == i else u for u in self.updates)
 
     def spoil(self, i: int) -> None:
         """Give a node an update that is not finite, near its end."""
         path = self.stores[i].scratch("update")
         with create_file(path, LAYOUT) as file:
             file["w"][-5] = np.nan
-        spoilt = replace(self.updates[i], update=self.stores[i].add(path))
+        update = self.stores[i].add(path, Origin(PLAN, 1, i))
+        spoilt = replace(self.updates[i], update=update)
         self.updates = tuple(spoilt if u.member == i else u for u in self.updates)
 
     async def open(self, stack: AsyncExitStack) -> None:
@@ -130,7 +139,7 @@ class Consortium:
             site.rules.append(lambda sender, blob: True)
             network.serve_blobs(site)
             records = Records(self.directory / f"{i}.jsonl")
-            drafts = Drafts(PlanId(1), self.stores[i], site)
+            drafts = Drafts(PLAN, self.stores[i], site)
             self.nodes.append(Node(i, self.members, self.stores[i], site, drafts, records))
             self.networks.append(network)
             self.sites.append(site)
@@ -138,12 +147,12 @@ class Consortium:
             network.set_members({member.node: () for member in self.members.values()})
 
     def merge(self, min_peers: int = 2) -> m.Merge:
-        return m.Merge(1, 1, "mean", NO_DIGEST, self.updates, 0, 0, min_peers, 5.0)
+        return m.Merge(1, 1, "mean", NO_DIGEST, self.updates, 0, min_peers, 5.0)
 
     def verify(self, merged: m.Merged, level: VerifyLevel) -> m.Verify:
         candidate = Candidate(LEADER, Outcome(merged.model, merged.omitted), 1, 0)
         return m.Verify(
-            1, 1, "mean", NO_DIGEST, candidate, self.updates, 0, 0, level, SEED, patience_s=5.0
+            1, 1, "mean", NO_DIGEST, candidate, self.updates, 0, level, SEED, patience_s=5.0
         )
 
     def expected(self, but: int | None = None) -> Digest:
@@ -195,7 +204,7 @@ def test_the_others_have_most_of_the_model_before_the_last_update_has_reached_it
 ) -> None:
     consortium = Consortium(tmp_path, 4)
     last = LAYOUT.chunks - 1
-    name = draft_name(PlanId(1), (1, 1, LEADER))
+    name = draft_name(PLAN, (1, 1, LEADER))
 
     def hold_back(root: Digest, index: int) -> None:
         """The end of node 3's update stays where it is until node 1 has the model's half."""
@@ -276,7 +285,7 @@ def test_who_sends_a_wrong_draft_costs_a_transfer_and_harms_nothing(
     tmp_path: Path, liar: int
 ) -> None:
     consortium = Consortium(tmp_path, 4)
-    name = draft_name(PlanId(1), (1, 1, LEADER))
+    name = draft_name(PLAN, (1, 1, LEADER))
 
     async def open_with_liar(stack: AsyncExitStack) -> None:
         await Consortium.open(consortium, stack)
@@ -301,6 +310,38 @@ def test_an_update_that_is_not_finite_is_left_out_and_the_merge_begins_again(
     assert merged.reasons == bytes([Omission.NOT_FINITE])
     assert merged.model == consortium.expected(but=2)
     assert all(isinstance(event, m.CandidateVerified) for event in heard)
+
+
+@pytest.mark.parametrize(("copier", "owner"), [(1, 3), (3, 1)])
+def test_a_copied_digest_counts_for_its_maker_and_costs_the_copier_its_place(
+    tmp_path: Path, copier: int, owner: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    consortium = Consortium(tmp_path, 4)
+    consortium.copy(copier, owner)
+    merged, heard = play(consortium, VerifyLevel.FULL)
+    assert isinstance(merged, m.Merged)
+    assert merged.omitted == 1 << copier
+    assert merged.reasons == bytes([Omission.NOT_ITS_OWN])
+    assert merged.model == consortium.expected(but=copier)
+    assert all(isinstance(event, m.CandidateVerified) for event in heard)
+    assert f"the update of n{copier} is left out, not its own" in caplog.text
+    assert f"an update, member {owner}'s of round 1 of plan 1" in caplog.text
+
+
+@pytest.mark.parametrize("level", [VerifyLevel.SHARED, VerifyLevel.FULL])
+def test_a_merge_that_counts_a_copied_digest_is_refused_for_good(
+    tmp_path: Path, level: VerifyLevel
+) -> None:
+    consortium = Consortium(tmp_path, 4)
+    consortium.copy(2, 1)
+    verify = consortium.verify
+    consortium.verify = lambda merged, level: verify(replace(merged, omitted=0), level)  # type: ignore[method-assign]
+    merged, heard = play(consortium, level)
+    assert isinstance(merged, m.Merged)
+    for event in heard:
+        assert isinstance(event, m.CandidateRefused)
+        assert event.final
+        assert event.reason == "it counts another's update for n2"
 
 
 def test_a_submitter_that_drips_is_left_out_as_unreachable_in_good_time(
