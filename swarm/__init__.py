@@ -27,10 +27,12 @@ if TYPE_CHECKING:
         trimmed,
         yogi,
     )
+    from swarm.learning.histograms import histogram, quantiles, value_range
     from swarm.learning.plan import Data, Plan, Site
     from swarm.learning.splits import split
-    from swarm.learning.statistics import moments, standardise
+    from swarm.learning.statistics import moments, standardise, unstandardise
     from swarm.learning.tables import Table, read_csv
+    from swarm.learning.tallies import read_tally, tally
 
 __all__ = [
     "Data",
@@ -41,6 +43,7 @@ __all__ = [
     "__version__",
     "adam",
     "geometric_median",
+    "histogram",
     "krum",
     "mean",
     "median",
@@ -50,11 +53,16 @@ __all__ = [
     "multi_krum",
     "nesterov",
     "open_sites",
+    "quantiles",
     "read_csv",
+    "read_tally",
     "run_federated",
     "split",
     "standardise",
+    "tally",
     "trimmed",
+    "unstandardise",
+    "value_range",
     "yogi",
 ]
 
@@ -66,6 +74,7 @@ _HOMES = {
     "Table": "swarm.learning.tables",
     "adam": "swarm.learning.folds",
     "geometric_median": "swarm.learning.folds",
+    "histogram": "swarm.learning.histograms",
     "krum": "swarm.learning.folds",
     "mean": "swarm.learning.folds",
     "median": "swarm.learning.folds",
@@ -74,11 +83,16 @@ _HOMES = {
     "multi_krum": "swarm.learning.folds",
     "nesterov": "swarm.learning.folds",
     "open_sites": "swarm.learning.federated",
+    "quantiles": "swarm.learning.histograms",
     "read_csv": "swarm.learning.tables",
+    "read_tally": "swarm.learning.tallies",
     "run_federated": "swarm.learning.federated",
     "split": "swarm.learning.splits",
     "standardise": "swarm.learning.statistics",
+    "tally": "swarm.learning.tallies",
     "trimmed": "swarm.learning.folds",
+    "unstandardise": "swarm.learning.statistics",
+    "value_range": "swarm.learning.histograms",
     "yogi": "swarm.learning.folds",
 }
 

@@ -3,7 +3,7 @@
 | module | what it is | imports torch |
 |---|---|---|
 | `plan` | what a user writes: `Plan`, `Site`, `Data` | no |
-| `tables`, `splits`, `statistics` | small helpers for plans | no |
+| `tables`, `splits`, `statistics`, `histograms`, `tallies` | small helpers for plans | no |
 | `metrics` | scores of one site's rows, and counts that sites add up | no |
 | `arrays`, `settings` | whether data are numbers, and a plan's names Plan's | no |
 | `bundle` | a plan's code as bytes with one digest, for the chain and the wire | no |

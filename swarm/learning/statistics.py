@@ -1,7 +1,8 @@
 """Standardisation without pooled rows: counts, sums and squares, summed over the sites.
 
-`moments` goes into `Plan.statistics`, `standardise` into `Plan.prepare`. Both skip NaN, so a
-missing value (even a column that one site lacks altogether) distorts nothing.
+`moments` goes into `Plan.statistics`, `standardise` into `Plan.prepare`, `unstandardise` where a
+number in the data's own unit is wanted back. They skip NaN, so a missing value (even a column that
+one site lacks altogether) distorts nothing.
 """
 
 from __future__ import annotations
@@ -52,3 +53,13 @@ def standardise(values: ArrayLike, statistics: Mapping[str, NDArray[Any]]) -> ND
     mean, deviation = mean_and_deviation(statistics)
     z = (np.asarray(values, dtype=np.float64) - mean) / deviation
     return np.where(np.isnan(z), 0.0, z).astype(np.float32)
+
+
+def unstandardise(z: ArrayLike, statistics: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
+    """The values [rows, columns] that `standardise` makes `z` of: a prediction in its own unit.
+
+    A column that does not vary becomes its mean, which is all that was known of it.
+    """
+    mean, deviation = mean_and_deviation(statistics)
+    x = np.asarray(z, dtype=np.float64) * np.where(np.isinf(deviation), 0.0, deviation) + mean
+    return x.astype(np.float32)

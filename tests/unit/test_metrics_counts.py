@@ -17,8 +17,8 @@ from sklearn import metrics as reference
 
 from swarm import metrics
 from swarm.errors import BlobError
+from swarm.learning.bins import bins_of, centres_of
 from swarm.learning.federated import run_federated
-from swarm.learning.metrics.bins import bins_of, centres_of
 from swarm.learning.metrics.counts import Counts, Figure
 from swarm.learning.metrics.probabilities import Calibration
 from swarm.learning.metrics.sums import read_sum, sum_of

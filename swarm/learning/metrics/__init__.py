@@ -9,7 +9,7 @@ come the figures of all sites together, with intervals.
     counts.py    Counts, Figure, and what every measure is
     wire.py      counts as they travel, checked
     ranking.py  probabilities.py  classes.py  regression.py  survival.py  means.py    the measures
-    rows.py  bins.py  sums.py  intervals.py    what plans give; rounding, exact sums, confidence
+    rows.py  sums.py  intervals.py       what plans give; exact sums; confidence
 """
 
 from swarm.learning.metrics.classes import confusion

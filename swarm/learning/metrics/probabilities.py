@@ -11,8 +11,8 @@ from typing import Annotated, Any
 import msgspec
 import numpy as np
 
+from swarm.learning.bins import bins_of, centres_of, count_bins
 from swarm.learning.metrics import intervals
-from swarm.learning.metrics.bins import bins_of, centres_of, count_bins
 from swarm.learning.metrics.counts import Counts, Figure, Integers, check_histogram, checked
 from swarm.learning.metrics.rows import Floats, as_column, as_labels, odds_of_classes
 from swarm.learning.metrics.sums import PLACES, check_sum, read_sum, sum_of

@@ -12,8 +12,8 @@ from typing import Annotated, Any
 import msgspec
 import numpy as np
 
+from swarm.learning.bins import bins_of, count_bins
 from swarm.learning.metrics import intervals
-from swarm.learning.metrics.bins import bins_of, count_bins
 from swarm.learning.metrics.counts import (
     Counts,
     Figure,

@@ -12,9 +12,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from swarm.learning.metrics.rows import Floats
+Floats = NDArray[np.float64]
 
 LOWEST, HIGHEST = -16, 16
+MAX_BITS = 10
 _BIAS, _FRACTION_BITS = 1023, 52
 
 
@@ -34,11 +35,25 @@ def bins_of(scores: Floats, bits: int) -> NDArray[np.int64]:
 
 def centres_of(bits: int) -> Floats:
     """The middle of each bin; of the outermost, their inner edge."""
-    keys = np.arange(1, _outermost(bits) + 2, dtype=np.int64)
-    edges = ((keys - 1 + ((_BIAS + LOWEST) << bits)) << (_FRACTION_BITS - bits)).view(np.float64)
+    edges = edges_of(bits)
     middles = (edges[:-1] + edges[1:]) / 2
-    middles[-1] = edges[-2]
-    return np.concatenate([-middles[::-1], [0.0], middles])
+    middles[0], middles[-1] = edges[1], edges[-2]
+    return middles
+
+
+def edges_of(bits: int) -> Floats:
+    """Where the bins begin and end [bins + 1], though the outermost have no end."""
+    keys = np.arange(_outermost(bits) + 1, dtype=np.int64)
+    above = ((keys + ((_BIAS + LOWEST) << bits)) << (_FRACTION_BITS - bits)).view(np.float64)
+    return np.concatenate([-above[::-1], above])
+
+
+def bits_of(bins: int) -> int:
+    """How many bits so many bins keep. Raises ValueError if it is no number of bins."""
+    for bits in range(MAX_BITS + 1):
+        if count_bins(bits) == bins:
+            return bits
+    raise ValueError(f"{bins} is no number of bins: give what histogram() returned, summed")
 
 
 def _outermost(bits: int) -> int:
