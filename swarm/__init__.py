@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from swarm.learning.histograms import histogram, quantiles, value_range
     from swarm.learning.plan import Data, Plan, Site
     from swarm.learning.splits import split
+    from swarm.learning.stages import statistics, train
     from swarm.learning.statistics import moments, standardise, unstandardise
     from swarm.learning.tables import Table, read_csv
     from swarm.learning.tallies import read_tally, tally
@@ -59,7 +60,9 @@ __all__ = [
     "run_federated",
     "split",
     "standardise",
+    "statistics",
     "tally",
+    "train",
     "trimmed",
     "unstandardise",
     "value_range",
@@ -89,7 +92,9 @@ _HOMES = {
     "run_federated": "swarm.learning.federated",
     "split": "swarm.learning.splits",
     "standardise": "swarm.learning.statistics",
+    "statistics": "swarm.learning.stages",
     "tally": "swarm.learning.tallies",
+    "train": "swarm.learning.stages",
     "trimmed": "swarm.learning.folds",
     "unstandardise": "swarm.learning.statistics",
     "value_range": "swarm.learning.histograms",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -122,11 +123,34 @@ def show(node: Path, plan: int, as_json: bool) -> None:
     click.echo(f"digest {answer['digest']}")
     click.echo(_invitation(answer))
     click.echo("rules  " + ", ".join(f"{k} {v}" for k, v in answer["rules"].items()))
+    for line in _stages(answer):
+        click.echo(line)
     for name, text in code.items():
         click.echo(f"\n----- {visible(name)}")
         # Numbered, so that no line of code looks like the beginning of another file.
         for number, line in enumerate(visible_lines(text.removesuffix("\n")), 1):
             click.echo(f"{number:5}  {line}".rstrip())
+
+
+def _stages(plan: dict[str, Any]) -> Iterator[str]:
+    """The program, a line a stage; in red what the proposer has changed of the code's."""
+    if plan["stages"] is None:
+        yield f"stages unknown: nobody within reach has {plan['program']}, or it is too new"
+        return
+    for number, stage in enumerate(plan["stages"], 1):
+        rounds = f"{stage['rounds']} round{'s' if stage['rounds'] > 1 else ''}"
+        line = f"stage {number}  {stage['name']}: {rounds}, task {stage['task']}"
+        line += f", merged by {stage['merge']}"
+        if stage["epochs"]:
+            line += f", {stage['epochs']} epochs"
+        yield line
+        changed = []
+        if stage["written"]:
+            changed.append(f"its code says {stage['written']} rounds")
+        if stage["before"]:
+            changed.append(f"it continues after round {stage['before']}")
+        if changed:
+            yield click.style(f"         asked for by the proposer: {'; '.join(changed)}", fg="red")
 
 
 @command.command()

@@ -35,6 +35,7 @@ from swarm.learning.loop import LocalTraining
 from swarm.learning.merge import SUM
 from swarm.learning.messages import Samples
 from swarm.learning.plan import Data, Site
+from swarm.learning.programs import program_of
 from swarm.learning.settings import rules_of
 from swarm.learning.site_plan import PARTS
 from swarm.learning.state import State, read_arrays, read_state
@@ -131,7 +132,7 @@ def run(job: Job) -> Result:
         )
         for s in job.sites
     ]
-    rounds = rules.rounds if job.rounds is None else job.rounds
+    rounds = program_of(plan).training_rounds if job.rounds is None else job.rounds
     samples = {t.site.name: t.samples() for t in trainings}
     merged = read_arrays(Path(job.statistics)) if job.statistics else merged_statistics(trainings)
     settings = read_references(folder)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -26,10 +26,13 @@ from swarm.learning.merge import MEAN
 from swarm.learning.metrics.counts import Counts
 from swarm.learning.metrics.wire import merge_all
 from swarm.learning.plan import Plan, Site
+from swarm.learning.programs import program_of
 from swarm.learning.settings import rules_of
 from swarm.learning.sites import deal
+from swarm.learning.stages import STATISTICS, TRAIN
 from swarm.learning.state import State, copy_state, specs_of
 from swarm.learning.travel import completed, to_wire
+from swarm.protocol.program import Place
 
 
 @dataclass(frozen=True)
@@ -95,14 +98,30 @@ def run_federated(
             f"min_peers is {rules.min_peers}, and {len(trained)} sites hold training rows: change "
             "it in plan.py, or name more sites"
         )
-    statistics = merged_statistics(at)
-    models = [at[0].initial]
-    for round in range(1, (rules.rounds if rounds is None else rounds) + 1):
-        updates = [site.train(round, models[-1], statistics) for site in trained]
-        sent = [to_wire(u.state, s.travels) for u, s in zip(updates, trained, strict=True)]
-        merged = merge_states(sent, [weight(u, s) for u, s in zip(updates, trained, strict=True)])
-        models.append(completed(merged, models[0]))
-    return FederatedRun(at, models, statistics)
+    program = program_of(plan)
+    program = program if rounds is None else program.with_rounds(rounds)
+    run = FederatedRun(at, [at[0].initial], None)
+    for number in range(1, program.rounds + 1):
+        place = program.place(number)
+        assert place is not None
+        run = DONE_BY[place.stage.task](run, trained, place)
+    return run
+
+
+def _sum_statistics(run: FederatedRun, trained: Sequence[LocalTraining], at: Place) -> FederatedRun:
+    return replace(run, statistics=merged_statistics(run.sites))
+
+
+def _train(run: FederatedRun, trained: Sequence[LocalTraining], at: Place) -> FederatedRun:
+    """One round of training everywhere, and the merge."""
+    updates = [site.train(at.within, run.models[-1], run.statistics) for site in trained]
+    sent = [to_wire(u.state, s.travels) for u, s in zip(updates, trained, strict=True)]
+    merged = merge_states(sent, [weight(u, s) for u, s in zip(updates, trained, strict=True)])
+    return replace(run, models=[*run.models, completed(merged, run.models[0])])
+
+
+DONE_BY = {STATISTICS: _sum_statistics, TRAIN: _train}
+"""What a round is, by its stage's task."""
 
 
 def weight(update: Update, site: LocalTraining) -> int:

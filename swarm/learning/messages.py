@@ -155,14 +155,15 @@ class Progress(_Message, frozen=True):
 class Loaded(_Message, frozen=True):
     """What the plan says of itself.
 
-    `tensors` are what travels in each round, `initial` those of model 0: empty if the same.
+    `program` is the blob of its stages (`protocol.program`). `tensors` are what travels in each
+    round, `initial` those of model 0: empty if the same.
     `places` says by request where in the plan it is answered: "plan.py:42 in data".
     """
 
     name: str
     digest: bytes
     rules: Rules
-    has_statistics: bool
+    program: bytes
     tensors: tuple[Tensor, ...]
     device: str
     initial: tuple[Tensor, ...] = ()

@@ -9,7 +9,7 @@ This module does not import torch, so that a plan's types can be named without i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from swarm.errors import ConfigurationError
+from swarm.learning.stages import Planned
 
 if TYPE_CHECKING:
     import torch
@@ -86,6 +87,10 @@ class Plan:
 
     rounds: ClassVar[int] = 20
     """How many rounds: train, submit, merge, attest."""
+
+    stages: ClassVar[Sequence[Planned]] = ()
+    """What the rounds are for, in order: `[swarm.statistics(), swarm.train(rounds=20)]`. By default
+    statistics, if the plan has any, and `rounds` of training."""
 
     min_peers: ClassVar[int] = 2
     """A round needs at least this many updates."""

@@ -69,7 +69,7 @@ def rules_of(plan: Plan) -> Rules:
         rules = msgspec.convert(values, Rules)
     except msgspec.ValidationError as error:
         named = re.search(r"\$\.(\w+)", str(error))
-        place = _place_of_setting(plan, named[1] if named else "")
+        place = place_of_setting(plan, named[1] if named else "")
         message = str(error).replace("$.", "")
         raise PlanError(f"{place}{type(plan).__name__}: {message}: change it there") from None
     for name in ("learning_rate", "weight_decay"):
@@ -77,13 +77,13 @@ def rules_of(plan: Plan) -> Rules:
         real = isinstance(value, (int, float)) and not isinstance(value, bool)
         if not real or not math.isfinite(value) or value < 0:
             raise PlanError(
-                f"{_place_of_setting(plan, name)}{type(plan).__name__}: {name} is {value!r}: give "
+                f"{place_of_setting(plan, name)}{type(plan).__name__}: {name} is {value!r}: give "
                 "a number that is not negative"
             )
     return rules
 
 
-def _place_of_setting(plan: Plan, name: str) -> str:
+def place_of_setting(plan: Plan, name: str) -> str:
     """As `_place`, of the class from which the plan has a setting."""
     kinds = [kind for kind in type(plan).__mro__ if name in vars(kind)]
     return _place(kinds[0], name) if kinds and kinds[0] is not Plan else ""

@@ -71,6 +71,7 @@ from swarm.learning.messages import (
     frame,
 )
 from swarm.learning.plan import Site
+from swarm.learning.programs import program_of
 from swarm.learning.settings import rules_of
 from swarm.learning.state import (
     State,
@@ -195,6 +196,7 @@ class Trainer:
         site = Site(load.site, Path(load.data) if load.data else None, load.options)
         self.training = LocalTraining(plan, site, code, seed=load.seed, device=load.device)
         self.rules = msgspec.structs.replace(rules, seed=self.training.seed)
+        self.program = program_of(plan)
         self.workplace = Workplace(workspace, digest, rules.optimizer_state == "keep")
 
     def loaded(self) -> Loaded:
@@ -206,7 +208,7 @@ class Trainer:
             name=type(self.training.plan).__name__,
             digest=self.workplace.plan,
             rules=self.rules,
-            has_statistics=self.training.has_statistics,
+            program=self.program.blob,
             tensors=travels,
             initial=() if initial == travels else initial,
             device=str(self.training.device),

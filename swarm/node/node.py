@@ -16,7 +16,7 @@ import logging
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,8 +26,9 @@ import trio
 from swarm.blobs.store import BlobStore
 from swarm.box.process import try_out
 from swarm.chain.contract import outcome
-from swarm.errors import ChainError, ConfigurationError, PlanError, SwarmError
+from swarm.errors import ChainError, ConfigurationError, PlanError, RemoteError, SwarmError
 from swarm.learning.merge import self_check
+from swarm.learning.stages import check_known
 from swarm.network.limits import NetworkLimits
 from swarm.network.network import Network, open_network
 from swarm.node.chain_link import ChainLink, WaitingCall
@@ -44,13 +45,14 @@ from swarm.node.member_commands import MemberCommands
 from swarm.node.model_commands import ModelCommands
 from swarm.node.password import find_password
 from swarm.node.plan_commands import PlanCommands
-from swarm.node.programs import program_of
+from swarm.node.programs import METHOD as PROGRAM_METHOD
+from swarm.node.programs import Programs, check_program
 from swarm.node.status import NodeStatus, name_validators, plan_status, sandbox_status
 from swarm.node.trainers import Trainers
 from swarm.node.upkeep import keep_up
 from swarm.protocol.awaited_calls import Waiting, is_more_awaited
 from swarm.protocol.machine import MergeAnnounced
-from swarm.protocol.program import Program
+from swarm.protocol.program import Program, parse
 from swarm.protocol.state import Member, Plan, Round, member_set, member_with_node
 from swarm.rounds.exchange import Exchange
 from swarm.rounds.participation import Participation, Stage, open_participation
@@ -79,6 +81,7 @@ class Node:
     store: BlobStore
     exchange: Exchange
     library: Library
+    programs: Programs
     trainers: Trainers
     known_addresses: Mapping[Address, tuple[str, ...]]
     rpc_url: str = ""
@@ -194,9 +197,20 @@ class Node:
         many plans as they like, and fill no disk but their own. Raises PeerUnreachable.
         """
         if not self.library.has(plan.digest):
-            others = [m for m in self.members.values() if m.present and m.node != self.address]
-            others.sort(key=lambda m: (m.id != plan.proposer, m.id not in plan.consents))
-            await self.library.fetch(plan.digest, [m.node for m in others], self.network)
+            await self.library.fetch(plan.digest, self._who_know(plan), self.network)
+
+    async def bring_program(self, plan: Plan) -> Program:
+        """A plan's program: from here, or from another who has it, as `bring_code`.
+
+        Raises PeerUnreachable, or PlanError if it is of a later release.
+        """
+        return await self.programs.bring(plan.program, self._who_know(plan), self.network)
+
+    def _who_know(self, plan: Plan) -> list[Address]:
+        """The others' nodes, those first that are likely to have a plan's code."""
+        others = [m for m in self.members.values() if m.present and m.node != self.address]
+        others.sort(key=lambda m: (m.id != plan.proposer, m.id not in plan.consents))
+        return [member.node for member in others]
 
     async def _fetch_code(self, plan: Plan) -> None:
         """The code of a plan that this node takes part in; tried until somebody has it."""
@@ -246,7 +260,7 @@ class Node:
         await self._fetch_code(plan)
         self.library.read(plan.digest)  # changed code is for a person to mend, and not run
         try:
-            program = await self._rebuild_program(plan)
+            program = await self._find_program(plan)
         except (ConfigurationError, PlanError) as error:
             log.warning("no part is taken in plan %d: %s", plan_id, error)
             self.refused[plan_id] = str(error)
@@ -269,21 +283,29 @@ class Node:
         await part.observe(self.plans[plan_id], self.members, [])
         await part.run()
 
-    async def _rebuild_program(self, plan: Plan) -> Program:
-        """What the plan's rounds are for, from its code. Tried until this machine can.
+    async def _find_program(self, plan: Plan) -> Program:
+        """What the plan's rounds are for: the blob that was written when this member consented, or
+        another's; or else what its code says. Tried until this machine can.
 
         Raises ConfigurationError, PlanError if the plan is not one that this release can run.
         """
-        while True:
+        program: Program | None = None
+        with suppress(RemoteError):
+            program = await self.bring_program(plan)
+        while program is None:
             try:
                 loaded = await (await self.trainers.of(plan.digest)).describe()
+                program = parse(loaded.program)
+                check_program(plan, program, program)
+                await trio.to_thread.run_sync(self.programs.add, program)
             except (ConfigurationError, PlanError):
                 raise
             except SwarmError as error:
                 log.warning("the code of plan %d cannot be asked yet: %s", plan.id, error)
+                program = None
                 await trio.sleep(CODE_RETRY_S)
-            else:
-                return program_of(plan, loaded)
+        check_known(program)
+        return program
 
     def _traffic(self) -> tuple[int, int]:
         traffic = self.network.traffic()
@@ -372,6 +394,8 @@ async def open_node(directory: Path, password: str | None = None) -> AsyncIterat
         network.serve_blobs(exchange)
         library = Library(directory / "plans")
         network.handle(BUNDLE_METHOD, library.serve)
+        programs = Programs(directory / "programs")
+        network.handle(PROGRAM_METHOD, programs.serve)
         opened = await stack.enter_async_context(
             open_node_chain(directory, config, key, network, genesis)
         )
@@ -388,6 +412,7 @@ async def open_node(directory: Path, password: str | None = None) -> AsyncIterat
             store=store,
             exchange=exchange,
             library=library,
+            programs=programs,
             trainers=Trainers(directory, config, library, stack, sandbox),
             known_addresses=addresses,
         )
@@ -420,12 +445,14 @@ def _commands(node: Node) -> dict[str, Handler]:
     plan_commands = PlanCommands(
         node.chain,
         node.library,
+        node.programs,
         node.trainers,
         node.store,
         node.election_secret,
         node.config.training.max_samples,
         on_proposed=node.proposed.add,
         bring_code=node.bring_code,
+        bring_program=node.bring_program,
     )
     return {
         **NodeCommands(node.chain, node.status).by_name,

@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import trio
+from msgspec import structs
 
 from swarm.blobs.store import BlobStore
 from swarm.chain.contract import UnreadableAnswer
-from swarm.errors import ConfigurationError, ContractError
+from swarm.errors import ConfigurationError, ContractError, PeerUnreachable, PlanError
 from swarm.learning import bundle
+from swarm.learning.stages import check_known
 from swarm.node.chain_link import ChainLink
 from swarm.node.commands import find_member, number_in, transact
 from swarm.node.control import Handler
 from swarm.node.library import Library
-from swarm.node.programs import program_of, stages_of
+from swarm.node.programs import Programs, check_program
 from swarm.node.proposal import chain_rules, check_rules
 from swarm.node.trainers import Trainers
 from swarm.protocol.election import commitment_to, secret_for
-from swarm.protocol.program import find_program
+from swarm.protocol.program import Program, parse
 from swarm.protocol.state import Duty, Member, Plan, Terms, member_set, members_in, undecided
 from swarm.types import Digest, MemberId, PlanId, to_hex
 
@@ -36,6 +39,7 @@ class PlanCommands:
 
     chain: ChainLink
     library: Library
+    programs: Programs
     trainers: Trainers
     store: BlobStore
     election_secret: bytes
@@ -44,6 +48,8 @@ class PlanCommands:
     on_proposed: Callable[[Digest], None]
     bring_code: Callable[[Plan], Awaitable[None]]
     """Gets a plan's code from others, unless it is here."""
+    bring_program: Callable[[Plan], Awaitable[Program]]
+    """A plan's program: from here, or from others. Raises PeerUnreachable if nobody has it."""
 
     @property
     def by_name(self) -> dict[str, Handler]:
@@ -63,7 +69,7 @@ class PlanCommands:
 
     async def _listed(self, number: int, members: Mapping[MemberId, Member]) -> dict[str, Any]:
         try:
-            return _describe(await self._plan(number), members)
+            return await self._describe(await self._plan(number), members)
         except UnreadableAnswer as error:
             return {"id": number, "unreadable": str(error)}
 
@@ -72,7 +78,9 @@ class PlanCommands:
         await self.bring_code(found)
         code = await trio.to_thread.run_sync(self.library.read, found.digest)
         files = {name: text.decode(errors="replace") for name, text in code.files.items()}
-        return _describe(found, await self.chain.members()) | {"code": files}
+        with suppress(PeerUnreachable):  # then its digest is shown
+            await self.bring_program(found)
+        return await self._describe(found, await self.chain.members()) | {"code": files}
 
     async def propose_plan(
         self, path: str, rounds: int | None, invite: list[str], within_s: int | None
@@ -88,11 +96,14 @@ class PlanCommands:
         await trio.to_thread.run_sync(lambda: out.unlink(missing_ok=True))
         trainer = await self.trainers.of(code.digest)
         loaded = await trainer.describe()
-        rules = chain_rules(loaded, rounds)
+        program = parse(loaded.program)
+        if rounds is not None:
+            program = program.with_rounds(rounds)
+        rules = chain_rules(loaded, program)
+        await trio.to_thread.run_sync(self.programs.add, program)
         await trainer.initialise(out)
         model0 = await trio.to_thread.run_sync(self.store.add, out)
         self.on_proposed(model0)
-        program = stages_of(loaded, rules.rounds - loaded.has_statistics)
         receipt = await transact(
             self.chain,
             "proposePlan",
@@ -105,7 +116,7 @@ class PlanCommands:
             until,
         )
         proposed = await self._plan(number_in(receipt, "PlanProposed", "plan"))
-        return _describe(proposed, await self.chain.members())
+        return await self._describe(proposed, await self.chain.members())
 
     async def consent(self, plan: int, path: str | None) -> object:
         found = await self._plan(plan)
@@ -120,9 +131,15 @@ class PlanCommands:
             await trio.to_thread.run_sync(self.library.add, code)
         await self.bring_code(found)
         await trio.to_thread.run_sync(self.library.read, found.digest)
+        program: Program | None = None
+        with suppress(PeerUnreachable):  # then it must be just what the code says
+            program = await self.bring_program(found)
+            check_known(program)
         trainer = await self.trainers.of(found.digest)
         loaded = await trainer.describe()
-        program_of(found, loaded)
+        said = parse(loaded.program)
+        check_program(found, program or said, said)
+        await trio.to_thread.run_sync(self.programs.add, program or said)
         check_rules(found, loaded)
         samples = await trainer.count_samples()
         most = self.max_samples or samples.train if samples.train else 0
@@ -135,7 +152,7 @@ class PlanCommands:
 
     async def decline(self, plan: int) -> object:
         await transact(self.chain, "decline", plan)
-        return _describe(await self._plan(plan), await self.chain.members())
+        return await self._describe(await self._plan(plan), await self.chain.members())
 
     async def withdraw(self, plan: int) -> object:
         await transact(self.chain, "withdraw", plan)
@@ -152,11 +169,18 @@ class PlanCommands:
         except ContractError as error:
             raise ConfigurationError(f"there is no plan {number}: see `swarm plan list`") from error
 
+    async def _describe(self, plan: Plan, members: Mapping[MemberId, Member]) -> dict[str, Any]:
+        program: Program | None = None
+        with suppress(PlanError):  # of a later release
+            program = await trio.to_thread.run_sync(self.programs.find, plan.program)
+        return _describe(plan, members, program)
 
-def _describe(plan: Plan, members: Mapping[MemberId, Member]) -> dict[str, Any]:
+
+def _describe(
+    plan: Plan, members: Mapping[MemberId, Member], program: Program | None
+) -> dict[str, Any]:
     names = {i: member.name for i, member in members.items()}
     present = member_set(i for i, member in members.items() if member.present)
-    program = find_program(plan.program, plan.rules.rounds)
     return {
         "id": plan.id,
         "name": plan.name,
@@ -165,6 +189,7 @@ def _describe(plan: Plan, members: Mapping[MemberId, Member]) -> dict[str, Any]:
         "proposer": names.get(plan.proposer, str(plan.proposer)),
         "participants": [names.get(i, str(i)) for i in members_in(plan.participants)],
         "program": to_hex(plan.program),
+        "stages": None if program is None else [structs.asdict(stage) for stage in program.stages],
         "base": to_hex(plan.base),
         "undecided": [names.get(i, str(i)) for i in members_in(undecided(plan, present))],
         "invited": [names.get(i, str(i)) for i in members_in(plan.invited)],

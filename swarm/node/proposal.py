@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from swarm.errors import ConfigurationError
 from swarm.learning.messages import Loaded
+from swarm.protocol.program import Program, parse
 from swarm.protocol.state import Plan, Rules, VerifyLevel
 from swarm.rounds.layouts import layout_of
 
@@ -14,9 +15,8 @@ SLOT_BYTES_PER_S = 25 * 10**6
 """How much of a model a leader is expected to have merged in each second of its first slot."""
 
 
-def chain_rules(loaded: Loaded, rounds: int | None) -> Rules:
-    """`rounds` is how many, if not as many as the plan says. Raises PlanError for a model that
-    cannot be exchanged."""
+def chain_rules(loaded: Loaded, program: Program) -> Rules:
+    """The rules of a plan with this program. Raises PlanError for a model that cannot travel."""
     said = loaded.rules
     size = layout_of(loaded)
     levels = {
@@ -27,7 +27,7 @@ def chain_rules(loaded: Loaded, rounds: int | None) -> Rules:
     }
     max_round_s = max(10, round(said.max_round_s))
     return Rules(
-        rounds=(rounds or said.rounds) + loaded.has_statistics,
+        rounds=program.rounds,
         min_peers=said.min_peers,
         min_rows=said.min_rows,
         verify_level=levels[said.verify],
@@ -40,7 +40,7 @@ def chain_rules(loaded: Loaded, rounds: int | None) -> Rules:
 def check_rules(plan: Plan, loaded: Loaded) -> None:
     """Raise ConfigurationError if a proposal promises less than the plan's code asks for: whoever
     reads the code takes its rules for those that hold."""
-    asked = chain_rules(loaded, None)
+    asked = chain_rules(loaded, parse(loaded.program))
     promises = {
         "min_peers": (plan.rules.min_peers, asked.min_peers),
         "min_rows": (plan.rules.min_rows, asked.min_rows),

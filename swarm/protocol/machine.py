@@ -638,7 +638,7 @@ class RoundMachine:
             place.stage.task,
             round.base,
             plan.statistics,
-            place.number,
+            place.within,
         )
         if self._ask(("train", *wanted), now, train):
             self._training, self._permille = wanted, 0

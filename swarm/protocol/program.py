@@ -2,35 +2,57 @@
 
 Every stage runs the same cycle (open, work, submit, close, merge, attest, final). Rounds are
 numbered through on the chain, from 1; the trainer and whatever is seeded get the number within the
-stage, so that a plan trains alike whatever came before. The chain keeps only the program's digest:
-a node rebuilds the program from what the plan's code says, and takes part if the digests are equal.
+stage, so that a plan trains alike whatever came before.
+
+The chain keeps the digest of a program, and nodes its text, the *blob*: one way to write it, read
+strictly, so that what merges and checks need to know of a round is never asked of a plan's code.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Annotated
 
+import msgspec
 from eth_hash.auto import keccak
+from msgspec import Meta
+from msgspec.structs import replace
 
+from swarm.errors import UNREADABLE, PlanError
 from swarm.protocol.state import MODEL_SLOT, STATISTICS_SLOT
 from swarm.types import Digest
 
 DOMAIN = keccak(b"swarm/program/1")
+MAX_BLOB_BYTES = 64 << 10
+MAX_STAGES = 64
+MAX_ROUNDS = 1_000_000
+
+Word = Annotated[str, Meta(pattern="^[a-z][a-z0-9 _-]{0,31}$")]
+"""Of what people read: letters that look like what they are."""
+Text = Annotated[str, Meta(pattern="^[ -~]{1,8192}$")]
+Count = Annotated[int, Meta(ge=0, le=MAX_ROUNDS)]
+Slot = Annotated[int, Meta(ge=0, le=3)]
 
 
-@dataclass(frozen=True)
-class Stage:
+class Stage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """One kind of round."""
 
-    name: str
-    task: str
-    """What the trainer is asked for: "train" or "statistics"."""
-    merge: str
-    """The merge method of `swarm.learning.merge`: "mean" or "sum"."""
-    rounds: int
-    slot: int = MODEL_SLOT
+    name: Word
+    task: Word
+    """What the trainer is asked for: "train", say."""
+    merge: Text
+    """How what the sites send becomes the round's output, in `learning`'s words."""
+    rounds: Annotated[int, Meta(ge=1, le=MAX_ROUNDS)]
+    slot: Slot = MODEL_SLOT
     """Which of the plan's outputs its rounds make."""
+    written: Count = 0
+    """How many rounds the plan's code says, where its proposer asks for others; 0: as many."""
+    before: Count = 0
+    """Rounds of it that another plan has run, which this one continues."""
+    epochs: Count = 0
+    """Passes over a site's rows in a round; 0: the plan's own number."""
 
 
 @dataclass(frozen=True)
@@ -40,20 +62,14 @@ class Place:
     index: int
     """Of the stage, counted from 1."""
     stage: Stage
-    number: int
-    """Of the round within its stage, counted from 1."""
-
-    @property
-    def title(self) -> str:
-        """What people call the round: "round 3", or a stage of one round by its name."""
-        return self.stage.name if self.stage.slot == STATISTICS_SLOT else f"round {self.number}"
+    within: int
+    """The round's number within its stage, counted from 1; with the rounds before it."""
 
 
-@dataclass(frozen=True)
-class Program:
+class Program(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True):
     """The stages of a plan, in order."""
 
-    stages: tuple[Stage, ...]
+    stages: Annotated[tuple[Stage, ...], Meta(min_length=1, max_length=MAX_STAGES)]
 
     @property
     def rounds(self) -> int:
@@ -65,7 +81,7 @@ class Program:
         within = number
         for index, stage in enumerate(self.stages, 1):
             if 1 <= within <= stage.rounds:
-                return Place(index, stage, within)
+                return Place(index, stage, stage.before + within)
             within -= stage.rounds
         return None
 
@@ -74,39 +90,135 @@ class Program:
         place = self.place(number + 1)
         return 0 if place is None else place.index
 
+    def with_rounds(self, rounds: int, before: int = 0) -> Program:
+        """The program with so many rounds of training, after others `before`.
+
+        Raises PlanError if no stage or more than one makes models: which would have them?
+        """
+        models = [stage for stage in self.stages if stage.slot == MODEL_SLOT]
+        if len(models) != 1:
+            names = ", ".join(stage.name for stage in models) or "none"
+            raise PlanError(
+                f"the plan's stages that train are {names}: with one alone could their rounds be "
+                "changed from outside, so change them in plan.py"
+            )
+        said = models[0].written or models[0].rounds
+        changed = replace(
+            models[0], rounds=rounds, written=0 if rounds == said else said, before=before
+        )
+        return Program(tuple(changed if s is models[0] else s for s in self.stages))
+
     # What people call rounds.
 
     def number_of(self, number: int) -> int | None:
         """The number that people give to a round of training; None for rounds of other stages."""
         place = self.place(number)
-        return place.number if place is not None and place.stage.slot == MODEL_SLOT else None
+        if place is None or place.stage.slot != MODEL_SLOT:
+            return None
+        earlier = self.stages[: place.index - 1]
+        others = sum(stage.rounds for stage in earlier if stage.slot != MODEL_SLOT)
+        return number - others + place.stage.before
 
     def title_of(self, number: int) -> str:
-        """What people call a round of the chain."""
-        place = self.place(number)
-        return f"round {number} of the chain" if place is None else place.title
+        """What people call a round of the chain: "round 3", "statistics", "personalise 2"."""
+        place, training = self.place(number), self.number_of(number)
+        if place is None:
+            return f"round {number} of the chain"
+        if training is not None:
+            return f"round {training}"
+        stage = place.stage
+        return stage.name if stage.rounds == 1 else f"{stage.name} {place.within}"
 
     @property
     def training_rounds(self) -> int:
-        """How many rounds make a model."""
-        return sum(stage.rounds for stage in self.stages if stage.slot == MODEL_SLOT)
+        """The number of the last round that makes a model, as people count."""
+        stages = [stage for stage in self.stages if stage.slot == MODEL_SLOT]
+        return sum(stage.rounds for stage in stages) + (stages[-1].before if stages else 0)
+
+    @cached_property
+    def blob(self) -> bytes:
+        """The one way to write it."""
+        short = _in_short(self)
+        return msgspec.json.encode(self) if short is None else short
 
     @cached_property
     def digest(self) -> Digest:
         """What the chain keeps of it."""
-        return Digest(keccak(DOMAIN + encode(self)))
+        return digest_of(self.blob)
 
 
-def encode(program: Program) -> bytes:
-    """The one way to write a program: how many stages, and each stage's name, task and merge (a
-    byte of length, then UTF-8), rounds (4 bytes) and slot (1)."""
+def digest_of(blob: bytes) -> Digest:
+    """The digest of the program that is written so."""
+    return Digest(keccak(DOMAIN + blob))
+
+
+_decoder = msgspec.json.Decoder(Program)
+
+
+def build(stages: Sequence[Mapping[str, object]]) -> Program:
+    """A program from the fields of its stages. Raises PlanError naming one that cannot be."""
+    try:
+        return _decoder.decode(msgspec.json.encode({"stages": stages}))
+    except (*UNREADABLE, TypeError) as error:
+        raise PlanError(str(error).replace("$.", "")) from None
+
+
+def parse(blob: bytes) -> Program:
+    """Read what `Program.blob` wrote.
+
+    Raises PlanError for all else, be it of a later release: then `blob` says what is not known.
+    """
+    if len(blob) > MAX_BLOB_BYTES:
+        raise PlanError(f"a program of {len(blob)} bytes is more than {MAX_BLOB_BYTES}")
+    try:
+        program = _decoder.decode(blob) if blob[:1] == b"{" else _from_short(blob)
+    except (*UNREADABLE, IndexError, PlanError) as error:
+        raise PlanError(
+            f"the plan's program says what this release of swarm does not know ({error}): update "
+            "swarm before you consent"
+        ) from None
+    if program.rounds > MAX_ROUNDS:
+        raise PlanError(f"a program of {program.rounds} rounds has more than {MAX_ROUNDS}")
+    if program.blob != blob:
+        raise PlanError("the plan's program is not written as programs are")
+    return program
+
+
+# Programs of stages with no more than five fields have a shorter form, the first that there was:
+# how many stages, and each one's name, task and merge (a byte of length, then ASCII), rounds (4
+# bytes) and slot (1).
+
+_MOST = 255
+
+
+def _in_short(program: Program) -> bytes | None:
     parts = [len(program.stages).to_bytes(1, "big")]
     for stage in program.stages:
+        five = Stage(stage.name, stage.task, stage.merge, stage.rounds, stage.slot)
+        if stage != five or len(stage.merge) > _MOST:
+            return None
         for text in (stage.name, stage.task, stage.merge):
-            raw = text.encode()
-            parts.append(len(raw).to_bytes(1, "big") + raw)
+            parts.append(len(text).to_bytes(1, "big") + text.encode())
         parts.append(stage.rounds.to_bytes(4, "big") + stage.slot.to_bytes(1, "big"))
     return b"".join(parts)
+
+
+def _from_short(blob: bytes) -> Program:
+    at = 1
+
+    def take(size: int) -> bytes:
+        nonlocal at
+        at += size
+        if at > len(blob):
+            raise IndexError("it is cut off")
+        return blob[at - size : at]
+
+    stages = []
+    for _ in range(blob[0]):
+        texts = [take(take(1)[0]).decode("ascii") for _ in range(3)]
+        stages.append((*texts, int.from_bytes(take(4), "big"), take(1)[0]))
+    names = Stage.__struct_fields__
+    return build([dict(zip(names, stage, strict=False)) for stage in stages])
 
 
 def federated_averaging(rounds: int, statistics: bool = False) -> Program:
@@ -115,13 +227,3 @@ def federated_averaging(rounds: int, statistics: bool = False) -> Program:
     first = Stage("statistics", "statistics", "sum", 1, STATISTICS_SLOT)
     training = Stage("training", "train", "mean", rounds)
     return Program((first, training) if statistics else (training,))
-
-
-def find_program(digest: Digest, rounds: int) -> Program | None:
-    """The program with this digest and this many rounds; None if this release knows none."""
-    known = (
-        federated_averaging(rounds - statistics, statistics)
-        for statistics in (False, True)
-        if rounds > statistics
-    )
-    return next((program for program in known if program.digest == digest), None)

@@ -13,7 +13,7 @@ from swarm.learning.messages import Loaded, Tensor
 from swarm.learning.supervisor import Trainer
 from swarm.protocol.machine import FrozenUpdate
 from swarm.protocol.program import Program
-from swarm.protocol.state import STATISTICS_SLOT
+from swarm.protocol.state import MODEL_SLOT
 from swarm.tensors import Layout, TensorSpec
 from swarm.types import NO_DIGEST, Digest, MemberId
 
@@ -63,13 +63,13 @@ class Layouts:
         return await (self.initial() if model == self.model0 else self.travelling())
 
     async def of_round(self, number: int, updates: tuple[FrozenUpdate, ...]) -> Layout:
-        """What every update of a round must look like: the model, or this site's statistics."""
+        """What every update of a round must look like: the model, or what this site has sent."""
         place = self.program.place(number)
-        if place is None or place.stage.slot != STATISTICS_SLOT:
+        if place is None or place.stage.slot == MODEL_SLOT:
             return await self.travelling()
         own = next((u.update for u in updates if u.member == self.me), None)
         if own is None or not self.store.has(own):
-            raise RemoteError("this site's own statistics, to compare the others' with, are gone")
+            raise RemoteError("this site's own figures, to compare the others' with, are gone")
         return await trio.to_thread.run_sync(Layout.read, self.store.path(own))
 
     async def _both(self) -> tuple[Layout, Layout]:

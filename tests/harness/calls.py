@@ -14,6 +14,7 @@ from random import Random
 from typing import Any, Protocol
 
 from harness.evm import Book
+from harness.foreign import CODE
 from swarm.chain.contract import artifact
 from swarm.protocol.ledger import Kind
 from swarm.protocol.program import federated_averaging
@@ -127,7 +128,10 @@ class Calls:
             case "code":
                 return plan.digest
             case "program":
-                return federated_averaging(rng.randrange(1, 5), rng.random() < 0.5).digest
+                rounds = rng.randrange(1, 5)
+                whole = rng.random() < 0.5
+                program = CODE.with_rounds(rounds) if whole else federated_averaging(rounds)
+                return program.digest
             case "name":
                 return f"of n{self._me}"
             case "invited":

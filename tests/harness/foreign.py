@@ -9,18 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import SimpleNamespace
-from typing import Any
 
 from harness.simnet import Violation
 from swarm.errors import ConfigurationError
-from swarm.node.programs import program_of
+from swarm.node.programs import check_program
 from swarm.protocol.machine import ChainObserved, RoundMachine
-from swarm.protocol.program import Program
+from swarm.protocol.program import Program, federated_averaging
 from swarm.protocol.state import MemberSet, Plan
 from swarm.types import MemberId, PlanId
 
-CODE: Any = SimpleNamespace(has_statistics=True)
+CODE = federated_averaging(4, statistics=True)
 """What the code of every plan says: there is but one."""
 
 
@@ -60,4 +58,7 @@ class ForeignPlans:
 
     def program_of(self, plan: Plan) -> Program:
         """What the plan's rounds are for. Raises ConfigurationError."""
-        return program_of(plan, CODE)
+        rounds = plan.rules.rounds - (CODE.rounds - CODE.training_rounds)
+        proposed = CODE if rounds < 1 else CODE.with_rounds(rounds)
+        check_program(plan, proposed, CODE)
+        return proposed

@@ -21,6 +21,7 @@ from swarm.errors import ConfigurationError, LocalError, PlanError, TrainerError
 from swarm.learning import bundle
 from swarm.learning.messages import Progress
 from swarm.learning.supervisor import Trainer, TrainerConfig, open_trainer
+from swarm.protocol.program import federated_averaging
 from swarm.tensors import open_file
 from swarm.types import Digest
 
@@ -71,7 +72,8 @@ def test_a_trainer_describes_initialises_trains_and_evaluates(tmp_path: Path) ->
     async def use(trainer: Trainer) -> None:
         assert trainer.pid is None
         told = await trainer.describe()
-        assert (told.name, told.digest, told.has_statistics) == ("Tiny", digest, True)
+        assert (told.name, told.digest) == ("Tiny", digest)
+        assert told.program == federated_averaging(3, statistics=True).blob
         assert (told.rules.rounds, told.rules.epochs, told.rules.min_peers) == (3, 3, 2)
         assert ("0.weight", "F32", (4, 2)) in [(t.name, t.dtype, t.shape) for t in told.tensors]
         samples = await trainer.count_samples()

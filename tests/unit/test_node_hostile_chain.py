@@ -18,7 +18,7 @@ from harness.evm import EvmContract
 
 from swarm.chain import contract
 from swarm.chain.contract import MAX_TEXT_BYTES, UnreadableAnswer
-from swarm.errors import ChainError, PlanError
+from swarm.errors import ChainError, PeerUnreachable, PlanError
 from swarm.learning.messages import Loaded
 from swarm.node.chain_link import ChainLink
 from swarm.node.member_commands import MemberCommands
@@ -161,7 +161,11 @@ def test_an_endpoint_that_does_not_answer_makes_no_plan_unreadable() -> None:
 
 def test_plans_that_can_be_read_are_listed_beside_one_that_cannot() -> None:
     nothing: Any = None
-    commands = PlanCommands(link(), *[nothing] * 5, on_proposed=nothing, bring_code=nothing)
+    programs: Any = SimpleNamespace(find=lambda digest: None)
+    commands = PlanCommands(
+        link(), nothing, programs, *[nothing] * 4, on_proposed=nothing, bring_code=nothing,
+        bring_program=nothing,
+    )  # fmt: skip
     listed: Any = trio.run(commands.plans)
     assert [p.get("name", p.get("unreadable")) for p in listed] == [
         "plan1",
@@ -189,7 +193,7 @@ class Trainer:
         await trio.lowlevel.checkpoint()
         if self.error is not None:
             raise self.error
-        return SimpleNamespace(has_statistics=False)  # type: ignore[return-value]
+        return SimpleNamespace(program=PROGRAM.blob)  # type: ignore[return-value]
 
 
 class Part(Participation):
@@ -215,9 +219,15 @@ def node_with(*errors: Exception | None) -> Node:
 
     library = SimpleNamespace(has=lambda digest: True, read=lambda digest: None)
     nothing: Any = SimpleNamespace()
+
+    async def bring(digest: Digest, *_: Any) -> Any:
+        await trio.lowlevel.checkpoint()
+        raise PeerUnreachable("nobody sent the program")
+
+    programs = SimpleNamespace(bring=bring, add=lambda program: None)
     node = Node(
         Path("nowhere"), nothing, ANNA, b"", nothing, dict, nothing, nothing, nothing,
-        library, SimpleNamespace(of=of), {},
+        library, programs, SimpleNamespace(of=of), {},
     )  # type: ignore[arg-type] # fmt: skip
     node.members = Client().members()
     return node

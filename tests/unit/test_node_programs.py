@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import trio
 
-from swarm.errors import LocalError, PlanError
+from swarm.errors import LocalError, PeerUnreachable, PlanError, RemoteError
 from swarm.node import node as node_module
 from swarm.node.node import Node
-from swarm.protocol.program import federated_averaging
+from swarm.node.programs import Programs
+from swarm.protocol.program import Program, Stage, federated_averaging
 from swarm.protocol.state import Consent, Duty, Member, Plan, PlanStatus, Rules
 from swarm.types import NO_DIGEST, Address, Digest, MemberId, PlanId
 
@@ -19,7 +21,7 @@ ME = Member(MemberId(0), Address(b"\1" * 20), Address(b"\1" * 20), "basel")
 CODE = Digest(b"\2" * 32)
 
 
-def node_with(describe: Any, plan: Plan) -> Node:
+def node_with(describe: Any, plan: Plan, programs: Programs) -> Node:
     nothing: Any = SimpleNamespace()
     library: Any = SimpleNamespace(has=lambda digest: True, read=lambda digest: None)
 
@@ -29,7 +31,7 @@ def node_with(describe: Any, plan: Plan) -> Node:
 
     made = Node(
         nothing, nothing, ME.node, b"", nothing, nothing, nothing, nothing, nothing, library,
-        SimpleNamespace(of=trainer_of), {},
+        programs, SimpleNamespace(of=trainer_of), {},
     )  # type: ignore[arg-type]  # fmt: skip
     made.members, made.plans = {ME.id: ME}, {plan.id: plan}
     return made
@@ -56,12 +58,19 @@ def observe(node: Node, plan: Plan) -> None:
 
 async def described() -> Any:
     await trio.lowlevel.checkpoint()
-    return SimpleNamespace(has_statistics=False)
+    return SimpleNamespace(program=federated_averaging(3).blob)
 
 
-def test_a_node_takes_no_part_in_a_plan_whose_program_it_does_not_know_and_says_why() -> None:
+@pytest.fixture
+def programs(tmp_path: Path) -> Programs:
+    return Programs(tmp_path / "programs")
+
+
+def test_a_node_takes_no_part_in_a_plan_whose_program_it_does_not_know_and_says_why(
+    programs: Programs,
+) -> None:
     plan = plan_with(Digest(b"\7" * 32))
-    node = node_with(described, plan)
+    node = node_with(described, plan, programs)
     for _ in range(2):  # the second time, nothing is begun
         observe(node, plan)
         assert list(node.refused) == [plan.id]
@@ -70,18 +79,20 @@ def test_a_node_takes_no_part_in_a_plan_whose_program_it_does_not_know_and_says_
     assert node._joining == set()  # so that pruning goes on
 
 
-def test_a_plan_whose_code_cannot_say_what_it_is_ends_no_node() -> None:
+def test_a_plan_whose_code_cannot_say_what_it_is_ends_no_node(programs: Programs) -> None:
     async def broken() -> Any:
         await trio.lowlevel.checkpoint()
         raise PlanError("plan.py, line 3: no module named torchvision")
 
     plan = plan_with(federated_averaging(3).digest)
-    node = node_with(broken, plan)
+    node = node_with(broken, plan, programs)
     observe(node, plan)
     assert node.refused == {plan.id: "plan.py, line 3: no module named torchvision"}
 
 
-def test_what_this_machine_cannot_do_now_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_this_machine_cannot_do_now_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch, programs: Programs
+) -> None:
     monkeypatch.setattr(node_module, "CODE_RETRY_S", 0.01)
     asked: list[int] = []
 
@@ -92,6 +103,50 @@ def test_what_this_machine_cannot_do_now_is_tried_again(monkeypatch: pytest.Monk
         return await described()
 
     program = federated_averaging(3)
-    node = node_with(describe, plan_with(program.digest))
-    assert trio.run(node._rebuild_program, plan_with(program.digest)) == program
+    node = node_with(describe, plan_with(program.digest), programs)
+    assert trio.run(node._find_program, plan_with(program.digest)) == program
     assert len(asked) == 3
+    # From then on the blob says it, after a restart too, and no trainer is asked.
+    again = node_with(describe, plan_with(program.digest), Programs(programs.directory))
+    assert trio.run(again._find_program, plan_with(program.digest)) == program
+    assert len(asked) == 3
+
+
+def test_a_program_comes_from_whoever_has_it_and_lies_are_passed_over(tmp_path: Path) -> None:
+    mine, theirs = Programs(tmp_path / "mine"), Programs(tmp_path / "theirs")
+    program = federated_averaging(3).with_rounds(2)
+    theirs.add(program)
+    liar, mute, honest = (Address(bytes([i]) * 20) for i in range(3))
+
+    class Network:
+        async def request(
+            self, peer: Address, method: str, payload: bytes, *, deadline_s: float
+        ) -> bytes:
+            if peer == mute:
+                raise RemoteError("it does not answer")
+            return b"another" if peer == liar else await theirs.serve(ME.node, payload)
+
+    async def scenario() -> None:
+        with pytest.raises(PeerUnreachable, match="sent another program; it does not answer"):
+            await mine.bring(program.digest, [liar, mute], Network())
+        assert await mine.bring(program.digest, [liar, honest], Network()) == program
+        with pytest.raises(RemoteError, match="not here"):
+            await theirs.serve(ME.node, b"short")
+
+    trio.run(scenario)
+    assert mine.find(program.digest) == program
+    (mine.directory / program.digest.hex()).write_bytes(b"spoilt")
+    assert mine.find(program.digest) is None
+
+
+def test_a_task_of_a_later_release_is_named_before_any_code_runs(programs: Programs) -> None:
+    async def never() -> Any:
+        raise AssertionError("the code is not asked")
+
+    stages = (*federated_averaging(3).stages, Stage("forecasts", "forecast", "sum", 1, 3))
+    program = Program(stages)
+    programs.add(program)
+    plan = plan_with(program.digest)
+    node = node_with(never, plan, programs)
+    observe(node, plan)
+    assert "does not know the task 'forecast'" in node.refused[plan.id]

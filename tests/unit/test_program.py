@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import replace
 
-from swarm.errors import ConfigurationError
-from swarm.node.programs import program_of, stages_of
+from swarm.errors import ConfigurationError, PlanError
+from swarm.node.programs import check_program
 from swarm.protocol.program import (
+    MAX_BLOB_BYTES,
     Program,
     Stage,
-    encode,
+    digest_of,
     federated_averaging,
-    find_program,
+    parse,
 )
 from swarm.protocol.state import MODEL_SLOT, STATISTICS_SLOT, Plan, Rules
 from swarm.types import Digest, MemberId, PlanId, to_hex
@@ -26,7 +29,7 @@ WITHOUT = federated_averaging(3)
 
 def test_rounds_of_the_chain_are_numbered_through_and_trainers_count_within_the_stage() -> None:
     found = [WITH.place(n) for n in range(1, 5)]
-    assert [(p.index, p.stage.name, p.number) for p in found if p] == [
+    assert [(p.index, p.stage.name, p.within) for p in found if p] == [
         (1, "statistics", 1),
         (2, "training", 1),
         (2, "training", 2),
@@ -42,8 +45,10 @@ def test_the_stage_that_follows_is_nought_after_the_last_round() -> None:
 
 
 def test_people_read_statistics_and_then_rounds_from_1() -> None:
-    titles = [p.title for n in range(1, 5) if (p := WITH.place(n))]
-    assert titles == ["statistics", "round 1", "round 2", "round 3"]
+    titles = [WITH.title_of(n) for n in range(1, 6)]
+    assert titles == ["statistics", "round 1", "round 2", "round 3", "round 5 of the chain"]
+    assert [WITH.number_of(n) for n in range(1, 6)] == [None, 1, 2, 3, None]
+    assert (WITH.training_rounds, WITHOUT.training_rounds) == (3, 3)
 
 
 def test_statistics_and_models_are_different_outputs() -> None:
@@ -51,7 +56,7 @@ def test_statistics_and_models_are_different_outputs() -> None:
 
 
 def test_the_digests_of_todays_programs_stay() -> None:
-    assert encode(WITHOUT) == b"\1\x08training\x05train\x04mean" + bytes([0, 0, 0, 3, 0])
+    assert WITHOUT.blob == b"\1\x08training\x05train\x04mean" + bytes([0, 0, 0, 3, 0])
     assert [to_hex(program.digest)[:10] for program in (WITHOUT, WITH)] == GOLDEN
 
 
@@ -60,7 +65,16 @@ GOLDEN = ["0x6f4eafef", "0xfcd7b2ef"]
 
 @pytest.mark.parametrize(
     "change",
-    [{"name": "x"}, {"task": "x"}, {"merge": "x"}, {"rounds": 4}, {"slot": 2}],
+    [
+        {"name": "x"},
+        {"task": "x"},
+        {"merge": "x"},
+        {"rounds": 4},
+        {"slot": 2},
+        {"written": 5},
+        {"before": 5},
+        {"epochs": 5},
+    ],
 )
 def test_every_field_of_a_stage_is_in_the_digest(change: dict[str, Any]) -> None:
     other = Program((replace(WITHOUT.stages[0], **change),))
@@ -70,31 +84,130 @@ def test_every_field_of_a_stage_is_in_the_digest(change: dict[str, Any]) -> None
 def test_no_two_programs_share_an_encoding() -> None:
     one = Program((Stage("ab", "c", "d", 1),))
     other = Program((Stage("a", "bc", "d", 1),))
-    assert encode(one) != encode(other)
+    assert one.blob != other.blob
 
 
-def test_a_known_program_is_found_by_its_digest_and_an_unknown_one_is_not() -> None:
-    for program in (WITH, WITHOUT):
-        assert find_program(program.digest, program.rounds) == program
-        assert find_program(program.digest, program.rounds + 1) is None
-    assert find_program(Digest(b"\7" * 32), 1) is None
+LONG = Program((*WITH.stages, Stage("personal", "personalise", "sum", 1, 3, epochs=2)))
+
+words = st.from_regex(r"[a-z][a-z0-9 _-]{0,31}", fullmatch=True)
+counts = st.integers(0, 9)
+stages = st.builds(
+    Stage,
+    words,
+    words,
+    st.text(st.characters(min_codepoint=32, max_codepoint=126), min_size=1, max_size=300),
+    st.integers(1, 1000),
+    st.integers(0, 3),
+    counts,
+    counts,
+    counts,
+)
 
 
-def plan_with(program: Program) -> Plan:
+@given(st.lists(stages, min_size=1, max_size=5))
+def test_every_program_is_read_as_it_was_written(drawn: list[Stage]) -> None:
+    program = Program(tuple(drawn))
+    assert parse(program.blob) == program
+    assert digest_of(program.blob) == program.digest
+
+
+@given(st.binary(max_size=200))
+def test_bytes_that_are_no_program_are_refused_in_words(blob: bytes) -> None:
+    for raw in (blob, b"{" + blob, b"\2" + blob):
+        with pytest.raises(PlanError, match="program"):
+            parse(raw)
+
+
+@given(st.integers(0, 10_000), st.integers(0, 255), st.sampled_from([WITH, LONG]))
+def test_a_program_with_a_changed_byte_is_another_or_none(
+    at: int, byte: int, program: Program
+) -> None:
+    blob = bytearray(program.blob)
+    at %= len(blob)
+    if blob[at] == byte:
+        return
+    blob[at] = byte
+    try:
+        other = parse(bytes(blob))
+    except PlanError:
+        return
+    assert other != program
+    assert other.digest != program.digest
+
+
+@pytest.mark.parametrize(
+    ("blob", "words"),
+    [
+        (b"", "cut off|index"),
+        (WITH.blob[:-1], "cut off"),
+        (WITH.blob + b"\0", "not written as programs are"),
+        (b"{" + b" " + LONG.blob[1:], "not written as programs are"),
+        (msgspec.json.encode({"stages": []}), "length"),
+        (LONG.blob.replace(b'"epochs"', b'"streams"'), "`streams`.*update swarm"),
+        (LONG.blob.replace(b'"rounds":3', b'"rounds":0'), ">= 1"),
+        (LONG.blob.replace(b'"rounds":3', b'"rounds":999999'), "has more than 1000000"),
+        (LONG.blob.replace(b'"slot":3', b'"slot":4'), "<= 3"),
+        (LONG.blob.replace(b'"personal"', '"perso\u202enal"'.encode()), "matching"),
+        (b"{" + bytes(MAX_BLOB_BYTES), "is more than"),
+    ],
+)
+def test_what_no_program_can_say_is_refused_by_name(blob: bytes, words: str) -> None:
+    with pytest.raises(PlanError, match=words):
+        parse(blob)
+
+
+def test_a_proposer_may_choose_the_rounds_and_the_program_shows_it() -> None:
+    fewer = WITH.with_rounds(2)
+    assert [(s.rounds, s.written) for s in fewer.stages] == [(1, 0), (2, 3)]
+    assert fewer.with_rounds(3) == WITH
+    further = WITH.with_rounds(3, before=20)
+    assert [further.title_of(n) for n in (1, 2, 4)] == ["statistics", "round 21", "round 23"]
+    assert (further.rounds, further.training_rounds) == (4, 23)
+    place = further.place(2)
+    assert place is not None
+    assert place.within == 21
+    twice = Program((WITHOUT.stages[0], WITHOUT.stages[0]))
+    with pytest.raises(PlanError, match=r"training, training.*change them in plan\.py"):
+        twice.with_rounds(5)
+
+
+def plan_with(program: Program, rounds: int | None = None) -> Plan:
     digests = (Digest(b"\1" * 32), program.digest, Digest(b"\3" * 32))
-    return Plan(PlanId(4), MemberId(0), "p", *digests, Rules(program.rounds, 2))
+    rules = Rules(program.rounds if rounds is None else rounds, 2)
+    return Plan(PlanId(4), MemberId(0), "p", *digests, rules)
 
 
-def test_the_program_of_a_plan_is_what_its_code_says() -> None:
-    for statistics, program in ((True, WITH), (False, WITHOUT)):
-        loaded: Any = SimpleNamespace(has_statistics=statistics)
-        assert program_of(plan_with(program), loaded) == program == stages_of(loaded, 3)
+def test_a_program_is_agreed_on_if_it_is_what_the_code_says_but_for_rounds() -> None:
+    for proposed in (WITH, WITH.with_rounds(9), WITH.with_rounds(3, before=3)):
+        check_program(plan_with(proposed), proposed, WITH)
 
 
-def test_a_plan_whose_code_says_otherwise_is_refused_in_one_sentence() -> None:
-    loaded: Any = SimpleNamespace(has_statistics=False)
-    with pytest.raises(ConfigurationError, match=r"plan 4 \(p\) has stages other than its code"):
-        program_of(plan_with(WITH), loaded)
-    later = Program((*WITHOUT.stages, Stage("evaluation", "cross_evaluate", "gather", 1, 3)))
-    with pytest.raises(ConfigurationError, match="such as this release of swarm does not know"):
-        program_of(plan_with(later), loaded)
+@pytest.mark.parametrize(
+    ("proposed", "words"),
+    [
+        (WITHOUT, r"plan 4 \(p\) has stages other than its code says"),
+        (Program((replace(WITH.stages[0], rounds=2), WITH.stages[1])), "stages other"),
+        (Program((WITH.stages[0], replace(WITH.stages[1], rounds=9))), "stages other"),
+        (Program((WITH.stages[0], replace(WITH.stages[1], merge="sum"))), "stages other"),
+        (
+            Program((*WITH.stages, Stage("scores", "forecast", "sum", 1, 3))),
+            "does not know the task 'forecast' of the plan's stage 'scores': update swarm",
+        ),
+        (
+            Program((WITH.stages[0], replace(WITH.stages[1], merge="median of medians"))),
+            "does not know the merge 'median of medians'",
+        ),
+    ],
+)
+def test_a_program_that_the_code_does_not_say_is_refused_in_one_sentence(
+    proposed: Program, words: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=words):
+        check_program(plan_with(proposed), proposed, WITH)
+
+
+def test_a_program_that_is_not_the_chains_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="stages other"):
+        check_program(plan_with(WITHOUT), WITH, WITH)
+    with pytest.raises(ConfigurationError, match="may run 9 rounds, and its stages have 4"):
+        check_program(plan_with(WITH, rounds=9), WITH, WITH)

@@ -40,7 +40,7 @@ def loaded(travels: Sequence[Tensor], initial: Sequence[Tensor]) -> Loaded:
         optimizer_state="reset", threads=1,
     )  # fmt: skip
     return Loaded(
-        name="P", digest=b"", rules=rules, has_statistics=False, tensors=tuple(travels),
+        name="P", digest=b"", rules=rules, program=PROGRAM.blob, tensors=tuple(travels),
         initial=tuple(initial), device="cpu",
     )  # fmt: skip
 
