@@ -28,7 +28,7 @@ if TYPE_CHECKING:
         yogi,
     )
     from swarm.learning.histograms import histogram, quantiles, value_range
-    from swarm.learning.plan import Data, Plan, Site
+    from swarm.learning.plan import Context, Data, Plan, Site
     from swarm.learning.splits import split
     from swarm.learning.stages import statistics, train
     from swarm.learning.statistics import moments, standardise, unstandardise
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from swarm.learning.tallies import read_tally, tally
 
 __all__ = [
+    "Context",
     "Data",
     "FederatedRun",
     "Plan",
@@ -70,6 +71,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Context": "swarm.learning.plan",
     "Data": "swarm.learning.plan",
     "FederatedRun": "swarm.learning.federated",
     "Plan": "swarm.learning.plan",

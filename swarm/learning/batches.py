@@ -21,7 +21,7 @@ from swarm.learning.arrays import as_array
 
 
 class HasLoss(Protocol):
-    """What is needed of a plan here."""
+    """What is needed of a plan here: `swarm.learning.signatures.Calls`."""
 
     @property
     def batch_size(self) -> int: ...

@@ -114,7 +114,8 @@ def _sum_statistics(run: FederatedRun, trained: Sequence[LocalTraining], at: Pla
 
 def _train(run: FederatedRun, trained: Sequence[LocalTraining], at: Place) -> FederatedRun:
     """One round of training everywhere, and the merge."""
-    updates = [site.train(at.within, run.models[-1], run.statistics) for site in trained]
+    base, sums = run.models[-1], run.statistics
+    updates = [site.train(at.within, base, sums, round_in_all=at.number) for site in trained]
     sent = [to_wire(u.state, s.travels) for u, s in zip(updates, trained, strict=True)]
     merged = merge_states(sent, [weight(u, s) for u, s in zip(updates, trained, strict=True)])
     return replace(run, models=[*run.models, completed(merged, run.models[0])])

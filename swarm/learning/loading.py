@@ -9,7 +9,7 @@ from swarm.learning import bundle
 from swarm.learning.faults import plan_faults
 from swarm.learning.importing import import_file, use_modules_of
 from swarm.learning.plan import Plan
-from swarm.learning.settings import check_names
+from swarm.learning.settings import check_names, check_signatures
 from swarm.types import Digest, to_hex
 
 
@@ -37,6 +37,7 @@ def load_plan(path: Path, digest: Digest | None = None) -> Plan:
         raise PlanError(f"{file} must define exactly one subclass of swarm.Plan; it has {names}")
     with plan_faults(file.parent, "making the plan"):
         check_names(classes[0])
+        check_signatures(classes[0])
         return classes[0]()
 
 

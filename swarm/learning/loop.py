@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from swarm.errors import PlanError
 from swarm.learning import checkpoint
+from swarm.learning.anchor import Anchor, OnDevice
 from swarm.learning.batches import (
     batches,
     count_batches,
@@ -32,7 +33,9 @@ from swarm.learning.batches import (
 from swarm.learning.checkpoint import Checkpoint, Workplace
 from swarm.learning.faults import machine_faults, valid_text
 from swarm.learning.metrics.counts import Counts
-from swarm.learning.plan import Data, Plan
+from swarm.learning.plan import Context, Data, Plan
+from swarm.learning.settings import learning_rate_in
+from swarm.learning.signatures import Calls
 from swarm.learning.site_plan import PARTS, SitePlan, describe, fingerprint_of
 from swarm.learning.state import State, copy_state, set_state
 
@@ -76,8 +79,11 @@ class LocalTraining(SitePlan):
         workplace: Workplace | None = None,
         progress: Progress = lambda fraction, epoch, loss: None,
         own_copy: bool = True,
+        round_in_all: int = 0,
     ) -> Update:
         """Train the model from `base`, which is whole, for one round; return the update.
+
+        `round` counts within the stage, `round_in_all` among all rounds, for the plan to see.
 
         Without `own_copy`, the update's tensors are the model's, and change with it in the next
         call: one model in memory, not two. With a `workplace`, a checkpoint is taken after each
@@ -92,15 +98,17 @@ class LocalTraining(SitePlan):
         started = time.monotonic()
         set_state(self.model, base, self.travels)
         self.model.train()
+        with self.faults("making the schedule", "learning_rate"):
+            calls = self.calls(base, round, round_in_all)
         if self.owns_its_loop:
             faults = self.faults("training", "train")
             with self.deterministic("train", self.site.name, round), faults:
-                self.plan.train(self.model, data, round)
+                calls.train(self.model, data)
             done = Checkpoint({}, {}, 0, 0, math.nan)
             resumed = 0
         else:
             key = _key(self, round, base_digest, statistics, workplace)
-            done, resumed = self._epochs(round, base, data, key, workplace, progress)
+            done, resumed = self._epochs(round, base, data, calls, key, workplace, progress)
         owner = "train" if self.owns_its_loop else "loss"
         with self.faults("taking the update", owner):
             state = self.trained()
@@ -108,9 +116,18 @@ class LocalTraining(SitePlan):
             self.refuse_thawed(base)
         loss = done.loss
         if math.isnan(loss):
-            loss = self._score(lambda: mean_loss(self.plan, self.model, data.train), "loss")
+            loss = self._score(lambda: mean_loss(calls, self.model, data.train), "loss")
         kept = copy_state(state) if own_copy else state
         return Update(kept, rows, done.steps, loss, time.monotonic() - started, resumed)
+
+    def calls(
+        self, base: Mapping[str, torch.Tensor], round: int = 0, round_in_all: int = 0
+    ) -> Calls:
+        """The plan's methods, with what they may know of the round that begins with `base`."""
+        rate = learning_rate_in(self.plan, round)
+        whole = OnDevice(base, self.device)
+        context = Context(self.site, round, round_in_all, rate, self.statistics_used, whole)
+        return Calls(self.plan, context)
 
     @property
     def owns_its_loop(self) -> bool:
@@ -137,7 +154,8 @@ class LocalTraining(SitePlan):
         """As `score`, with those of the metrics that are counts."""
         set_state(self.model, state, self.travels)
         shown = to_device(part, self.device)
-        return self._score(lambda: _scores(self.plan.metrics(self.model, shown)), "metrics")
+        calls = self.calls(state)
+        return self._score(lambda: _scores(calls.metrics(self.model, shown)), "metrics")
 
     def count(
         self,
@@ -157,6 +175,7 @@ class LocalTraining(SitePlan):
         round: int,
         base: Mapping[str, torch.Tensor],
         data: Data,
+        calls: Calls,
         key: str,
         workplace: Workplace | None,
         progress: Progress,
@@ -164,12 +183,13 @@ class LocalTraining(SitePlan):
         """The default loop: `epochs` passes, from a checkpoint if there is one."""
         faults = self.faults("making the optimiser", "optimizer")
         with self.deterministic("optimizer", round), faults:
-            optimizer = self.plan.optimizer(self.model)
+            optimizer = calls.optimizer(self.model)
             if not isinstance(optimizer, torch.optim.Optimizer):
                 raise PlanError(
                     f"optimizer must return a torch Optimizer, not {describe(optimizer)}"
                 )
         done = Checkpoint({}, {}, 0, 0, math.nan)
+        anchor = Anchor(self.model, self.travels.keys(), self.plan.proximal)
         if workplace is not None:
             found = checkpoint.read(workplace.round_file(), key)
             if found is not None:
@@ -183,7 +203,7 @@ class LocalTraining(SitePlan):
         resumed = done.epochs
         for epoch in range(done.epochs, self.plan.epochs):
             with self.deterministic("train", self.site.name, round, epoch):
-                steps, loss = self._epoch(round, epoch, data, optimizer, progress)
+                steps, loss = self._epoch(round, epoch, data, calls, anchor, optimizer, progress)
             done = Checkpoint(self.trained(), {}, epoch + 1, done.steps + steps, loss)
             if workplace is not None:
                 with self.faults("keeping the optimiser", "optimizer"), machine_faults():
@@ -212,6 +232,8 @@ class LocalTraining(SitePlan):
         round: int,
         epoch: int,
         data: Data,
+        calls: Calls,
+        anchor: Anchor,
         optimizer: torch.optim.Optimizer,
         progress: Progress,
     ) -> tuple[int, float]:
@@ -224,9 +246,9 @@ class LocalTraining(SitePlan):
         while (batch := self._next(given)) is not None:
             with self.faults("computing the loss", "loss"):
                 optimizer.zero_grad(set_to_none=True)
-                loss = self.plan.loss(self.model, batch)
+                loss = calls.loss(self.model, batch)
                 value = self._finite(loss, batch, round, epoch, steps)
-                loss.backward()  # type: ignore[no-untyped-call]
+                anchor.pulled(loss).backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
             steps, losses = steps + 1, losses + value
             if time.monotonic() - told >= PROGRESS_EVERY_S:

@@ -92,6 +92,7 @@ class ComputeStatistics(_Message, frozen=True):
 class Train(_Message, frozen=True):
     """Train one round from the model in `base`, and write the update to `out`.
 
+    `round` counts within the stage, `round_in_all` among all rounds, for the plan to see.
     `base_digest` names the base: a checkpoint is resumed only on the same one. `initial` is the
     file of model 0, where it has tensors that do not travel.
     """
@@ -102,6 +103,7 @@ class Train(_Message, frozen=True):
     statistics: str | None
     out: str
     initial: str | None = None
+    round_in_all: int = 0
 
 
 class Evaluate(_Message, frozen=True):

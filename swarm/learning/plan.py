@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from swarm.errors import ConfigurationError
+from swarm.learning.signatures import Calls
 from swarm.learning.stages import Planned
 
 if TYPE_CHECKING:
@@ -80,6 +81,42 @@ class Data:
         )
 
 
+@dataclass(frozen=True)
+class Context:
+    """Where and when a plan's method runs. `loss`, `metrics`, `optimizer` and `train` are given one
+    if they name it: `def loss(self, model, batch, context)`.
+
+    Nothing in it may be changed; what a site keeps for itself belongs elsewhere.
+    """
+
+    site: Site
+    round: int = 0
+    """Of its stage, counted from 1; 0 outside of rounds, when a model is scored later."""
+    round_in_all: int = 0
+    """Among all rounds of the plan, whatever their stage, counted from 1."""
+    learning_rate: float = 0.0
+    """Of this round: the plan's, or what its schedule says."""
+    statistics: Mapping[str, np.ndarray[Any, Any]] = field(default_factory=dict)
+    """What `prepare` is given: the sums over all sites."""
+    base: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    """The model with which this round began, whole, by name; on the model's device."""
+
+    @property
+    def options(self) -> Mapping[str, Option]:
+        """The site's own settings, from its node.toml."""
+        return self.site.options
+
+    def weights(self, name: str, sha256: str = "") -> dict[str, torch.Tensor]:
+        """The tensors of the safetensors file that the site's option `name` says.
+
+        With `sha256`, of that content alone. Raises ConfigurationError for a file that is not there
+        or is another.
+        """
+        from swarm.learning.weights import read_weights
+
+        return read_weights(self.site.options, name, sha256)
+
+
 class Plan:
     """A training plan. Subclass it once in `plan.py`."""
 
@@ -118,7 +155,13 @@ class Plan:
 
     batch_size: ClassVar[int] = 32
 
-    learning_rate: ClassVar[float] = 1e-3
+    learning_rate: ClassVar[float | Sequence[float] | Callable[..., float]] = 1e-3
+    """A number, or a schedule: a list with a number for each round (the last one holds on), or a
+    method `def learning_rate(self, round)`."""
+
+    proximal: ClassVar[float] = 0.0
+    """How strongly the default loop holds a site's model near the one that it began the round with:
+    proximal / 2 times the squared distance is added to the loss (FedProx, arXiv:1812.06127)."""
 
     weight_decay: ClassVar[float] = 0.0
 
@@ -128,7 +171,7 @@ class Plan:
     threads: ClassVar[int] = 1
     """CPU threads of the trainer; fixed, because the order of a sum depends on their number."""
 
-    # What a plan must say.
+    # What a plan must say. What is given a context if it names one: `Context`.
 
     def model(self) -> torch.nn.Module:
         """A new, randomly initialised model. The generators are seeded before the call.
@@ -150,7 +193,9 @@ class Plan:
 
     # What a plan may say.
 
-    def metrics(self, model: torch.nn.Module, data: Any) -> Mapping[str, float | Counts]:
+    def metrics(
+        self, model: torch.nn.Module, data: Any, context: Context | None = None
+    ) -> Mapping[str, float | Counts]:
         """Scores of a model on one part of the data, in evaluation mode and without gradients.
 
         `data` has the form that `Data` was given, as tensors. A number stays at the site. Counts
@@ -159,16 +204,17 @@ class Plan:
         """
         from swarm.learning.batches import mean_loss
 
-        return {"loss": mean_loss(self, model, data)}
+        return {"loss": mean_loss(Calls(self, context), model, data)}
 
-    def optimizer(self, model: torch.nn.Module) -> torch.optim.Optimizer:
+    def optimizer(
+        self, model: torch.nn.Module, context: Context | None = None
+    ) -> torch.optim.Optimizer:
         """A new optimiser for a round. Default: AdamW (arXiv:1711.05101) with the plan's rate."""
         import torch
 
         trainable = [p for p in model.parameters() if p.requires_grad]
-        return torch.optim.AdamW(
-            trainable, lr=self.learning_rate, weight_decay=self.weight_decay, foreach=False
-        )
+        rate: Any = self.learning_rate if context is None else context.learning_rate
+        return torch.optim.AdamW(trainable, lr=rate, weight_decay=self.weight_decay, foreach=False)
 
     def statistics(self, data: Data) -> Statistics:
         """Small arrays that are summed over all sites before the first round.
@@ -182,8 +228,9 @@ class Plan:
         """Turn `data` into what the model sees, given the sums over all sites. Default: as is."""
         return data
 
-    def train(self, model: torch.nn.Module, data: Data, round: int) -> None:
-        """Own the whole local training of a round; change `model` in place.
+    def train(self, model: torch.nn.Module, data: Data, context: Context) -> None:
+        """Own the whole local training of a round; change `model` in place. A plan that takes
+        `round` in the place of the context is given the round's number.
 
         The default loop does `epochs` passes in seeded order, and takes checkpoints; a plan that
         overrides this has neither, and an interrupted round begins again.

@@ -19,10 +19,14 @@ import msgspec
 from swarm.errors import PlanError
 from swarm.learning.messages import Rules
 from swarm.learning.plan import Plan
+from swarm.learning.signatures import PARAMETERS, fault_of_signature
 
 _KNOWN = [name for name in vars(Plan) if not name.startswith("_")]
 _METHODS = [name for name in _KNOWN if inspect.isfunction(vars(Plan)[name])]
 _SETTINGS = [name for name in _KNOWN if name not in _METHODS]
+
+_SCHEDULES = ("learning_rate",)
+"""Settings that may be methods: of the round's number."""
 
 _FUNCTIONS = (FunctionType, staticmethod, classmethod)
 
@@ -44,6 +48,8 @@ def check_names(plan: type[Plan]) -> None:
                 if not isinstance(value, _FUNCTIONS):
                     raise PlanError(f"{where} must be a method: write `def {name}(self, …)`")
             elif name in _SETTINGS:
+                if name in _SCHEDULES and isinstance(value, _FUNCTIONS):
+                    continue
                 if callable(value) or isinstance(value, property):
                     raise PlanError(f"{where} must be a value, not a method: {name} = …")
             elif callable(value) or isinstance(value, (property, *_FUNCTIONS)):
@@ -72,15 +78,48 @@ def rules_of(plan: Plan) -> Rules:
         place = place_of_setting(plan, named[1] if named else "")
         message = str(error).replace("$.", "")
         raise PlanError(f"{place}{type(plan).__name__}: {message}: change it there") from None
-    for name in ("learning_rate", "weight_decay"):
+    for name in ("learning_rate", "weight_decay", "proximal"):
         value: Any = getattr(plan, name)
-        real = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not real or not math.isfinite(value) or value < 0:
-            raise PlanError(
-                f"{place_of_setting(plan, name)}{type(plan).__name__}: {name} is {value!r}: give "
-                "a number that is not negative"
-            )
+        if name in _SCHEDULES and callable(value):
+            continue  # looked at in each round
+        is_list = name in _SCHEDULES and isinstance(value, (list, tuple)) and len(value) > 0
+        if not all(_is_rate(each) for each in (value if is_list else [value])):
+            raise PlanError(_no_rate(plan, name, value))
     return rules
+
+
+def learning_rate_in(plan: Plan, round: int) -> float:
+    """The learning rate of a round of its stage, counted from 1 (0: outside of rounds), by the
+    plan's schedule if it has one. Raises PlanError for what is no rate."""
+    rate: Any = plan.learning_rate
+    if callable(rate):
+        rate = rate(max(round, 1))
+        if not _is_rate(rate):
+            raise PlanError(_no_rate(plan, "learning_rate", rate) + f" for round {round}")
+    elif isinstance(rate, (list, tuple)):
+        rate = rate[min(max(round, 1), len(rate)) - 1]
+    return float(rate)
+
+
+def check_signatures(plan: type[Plan]) -> None:
+    """Raise PlanError naming a method that takes what nobody would give it, with its line."""
+    for name in PARAMETERS:
+        fault = fault_of_signature(plan, name)
+        if fault is not None:
+            kind = next(kind for kind in plan.__mro__ if name in vars(kind))
+            raise PlanError(f"{_place(kind, name)}{plan.__name__}.{fault}")
+
+
+def _is_rate(value: Any) -> bool:
+    real = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return real and math.isfinite(value) and value >= 0
+
+
+def _no_rate(plan: Plan, name: str, value: Any) -> str:
+    return (
+        f"{place_of_setting(plan, name)}{type(plan).__name__}: {name} is {value!r:.80}: give a "
+        "number that is not negative"
+    )
 
 
 def place_of_setting(plan: Plan, name: str) -> str:

@@ -69,6 +69,8 @@ class SitePlan:
         self._data: Data | None = None
         self._prepared: Data | None = None
         self._prepared_for: str | None = None
+        self.statistics_used: Mapping[str, NDArray[Any]] = {}
+        """The sums with which the data were prepared last."""
         self._samples: Samples | None = None
         self.model = self._new_model()
         with self.faults("building the model", "model"):
@@ -177,6 +179,7 @@ class SitePlan:
                 _check_data(ready, "prepare")
                 self._prepared = self._tensors(ready)
             self._prepared_for = fingerprint_of(statistics)
+            self.statistics_used = statistics or {}
         return self._prepared
 
     def _new_model(self) -> torch.nn.Module:

@@ -143,15 +143,18 @@ class Trainer:
         initial: Path | None = None,
         statistics: Path | None = None,
         progress: Callable[[Progress], None] = lambda progress: None,
+        round_in_all: int = 0,
     ) -> Trained:
         """Train one round from the model file `base`; the update is then in `out`.
 
+        `round` counts within the stage, `round_in_all` among all rounds, for the plan to see.
         `base_digest` is the blob's name: an interrupted round is resumed on the same one only.
         `initial` is model 0, which has the frozen tensors, if there are any.
         `progress` is called about twice a second.
         """
         request = Train(
             round=round,
+            round_in_all=round_in_all,
             base=str(base),
             base_digest=base_digest,
             initial=_text(initial),

@@ -266,6 +266,7 @@ class Trainer:
             workplace=self.workplace,
             progress=progress,
             own_copy=False,
+            round_in_all=request.round_in_all,
         )
         travels = to_wire(update.state, self.training.travels)
         write_state(files["out"], travels)

@@ -59,6 +59,8 @@ class Stage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
 class Place:
     """Where a round of the chain stands in the program."""
 
+    number: int
+    """Of the round on the chain."""
     index: int
     """Of the stage, counted from 1."""
     stage: Stage
@@ -81,7 +83,7 @@ class Program(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
         within = number
         for index, stage in enumerate(self.stages, 1):
             if 1 <= within <= stage.rounds:
-                return Place(index, stage, stage.before + within)
+                return Place(number, index, stage, stage.before + within)
             within -= stage.rounds
         return None
 

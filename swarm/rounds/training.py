@@ -83,6 +83,7 @@ class Training:
                 initial=await self.collection.initial_model(),
                 statistics=None if statistics == NO_DIGEST else self.store.path(statistics),
                 progress=self._progressed,
+                round_in_all=command.number,
             )
             samples = trained.samples
             self.records.at(command.number).loss = trained.loss
