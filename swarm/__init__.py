@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         yogi,
     )
     from swarm.learning.histograms import histogram, quantiles, value_range
+    from swarm.learning.loaded_model import LoadedModel, load
     from swarm.learning.plan import Context, Data, Plan, Site
     from swarm.learning.splits import split
     from swarm.learning.stages import statistics, train
@@ -39,6 +40,7 @@ __all__ = [
     "Context",
     "Data",
     "FederatedRun",
+    "LoadedModel",
     "Plan",
     "Site",
     "Table",
@@ -47,6 +49,7 @@ __all__ = [
     "geometric_median",
     "histogram",
     "krum",
+    "load",
     "mean",
     "median",
     "metrics",
@@ -74,6 +77,7 @@ _HOMES = {
     "Context": "swarm.learning.plan",
     "Data": "swarm.learning.plan",
     "FederatedRun": "swarm.learning.federated",
+    "LoadedModel": "swarm.learning.loaded_model",
     "Plan": "swarm.learning.plan",
     "Site": "swarm.learning.plan",
     "Table": "swarm.learning.tables",
@@ -81,6 +85,7 @@ _HOMES = {
     "geometric_median": "swarm.learning.folds",
     "histogram": "swarm.learning.histograms",
     "krum": "swarm.learning.folds",
+    "load": "swarm.learning.loaded_model",
     "mean": "swarm.learning.folds",
     "median": "swarm.learning.folds",
     "moments": "swarm.learning.statistics",

@@ -32,17 +32,23 @@ class HeartDisease(swarm.Plan):
     weight_decay = 0.1
     hidden: int = 16
 
+    licence = "CC-BY-4.0"
+
     def model(self):
         inputs = 2 * len(MEASURED) + sum(len(values) for values in CODED.values())
         return nn.Sequential(nn.Linear(inputs, self.hidden), nn.ReLU(), nn.Linear(self.hidden, 1))
 
-    def data(self, site):
-        table = swarm.read_csv(site.path).distinct()
+    def inputs(self, table):
         measured = table.numbers(*MEASURED)
         for column in ("trestbps", "chol"):  # a pressure or cholesterol of 0 was not measured
             values = measured[:, MEASURED.index(column)]
             values[values == 0] = np.nan
         coded = np.hstack([table.one_hot(name, values) for name, values in CODED.items()])
+        return measured, coded
+
+    def data(self, site):
+        table = self.table(site.path).distinct()
+        measured, coded = self.inputs(table)
         sick = table.numbers("disease")[:, 0]
 
         rest, test = swarm.split(sick, [1 / 3], seed=site.seed)
@@ -54,15 +60,18 @@ class HeartDisease(swarm.Plan):
         return swarm.moments(measured)
 
     def prepare(self, data, statistics):
-        def ready(measured, coded, sick):
+        def ready(measured, coded, *sick):  # who predicts has no label
             missing = np.isnan(measured).astype(np.float32)
-            return np.hstack([swarm.standardise(measured, statistics), missing, coded]), sick
+            return np.hstack([swarm.standardise(measured, statistics), missing, coded]), *sick
 
-        return swarm.Data(*(ready(*part) for part in (data.train, data.validation, data.test)))
+        return data.map(ready)
 
     def loss(self, model, batch):
         x, sick = batch
         return nn.functional.binary_cross_entropy_with_logits(model(x)[:, 0], sick)
+
+    def predict(self, model, x):
+        return {"disease": model(x)[:, 0].sigmoid()}
 
     def metrics(self, model, data):
         x, sick = data

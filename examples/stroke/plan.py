@@ -36,15 +36,20 @@ class Stroke(swarm.Plan):
     weight_decay = 0.1
     hidden: int = 8
 
+    licence = "ODC-By-1.0"
+
     def model(self):
         inputs = len(MEASURED) + sum(len(values) for values in CODED.values())
         return nn.Sequential(nn.Linear(inputs, self.hidden), nn.ReLU(), nn.Linear(self.hidden, 1))
 
+    def inputs(self, table):
+        coded = [table.one_hot(name, values) for name, values in CODED.items()]
+        return table.numbers(*MEASURED), np.hstack(coded)
+
     def data(self, site):
-        table = swarm.read_csv(site.path)
+        table = self.table(site.path)
         table = table.where([outcome != "-1" for outcome in table.text("poor6m")])  # not known
-        measured = table.numbers(*MEASURED)
-        coded = np.hstack([table.one_hot(name, values) for name, values in CODED.items()])
+        measured, coded = self.inputs(table)
         poor, hospital = table.numbers("poor6m", "HOSPNUM").T
 
         # Each hospital's patients are split alike, also where a site holds several hospitals.
@@ -58,14 +63,17 @@ class Stroke(swarm.Plan):
         return swarm.moments(measured)
 
     def prepare(self, data, statistics):
-        def ready(measured, coded, poor):
-            return np.hstack([swarm.standardise(measured, statistics), coded]), poor
+        def ready(measured, coded, *poor):  # who predicts has no label
+            return np.hstack([swarm.standardise(measured, statistics), coded]), *poor
 
-        return swarm.Data(*(ready(*part) for part in (data.train, data.validation, data.test)))
+        return data.map(ready)
 
     def loss(self, model, batch):
         x, poor = batch
         return nn.functional.binary_cross_entropy_with_logits(model(x)[:, 0], poor)
+
+    def predict(self, model, x):
+        return {"poor6m": model(x)[:, 0].sigmoid()}
 
     def metrics(self, model, data):
         x, poor = data

@@ -22,17 +22,26 @@ class Tuberculosis(swarm.Plan):
     learning_rate = 1e-3
     weight_decay = 0.01
 
+    licence = "MIT"
+
     def model(self):
         return nn.Linear(GENES, 1)  # logistic regression: a few hundred patients carry no more
 
-    def data(self, site):
-        files = sorted(site.path.glob("*.npz")) if site.path.is_dir() else [site.path]
+    def table(self, path):
+        files = sorted(path.glob("*.npz")) if path.is_dir() else [path]
         if not files:
-            raise FileNotFoundError(f"{site.path} holds no .npz file: one for each cohort")
-        cohorts = [np.load(file) for file in files]
+            raise FileNotFoundError(f"{path} holds no .npz file: one for each cohort")
+        return [np.load(file) for file in files]
+
+    def inputs(self, cohorts):
         expression = np.concatenate([c["expression"] for c in cohorts]).astype(np.float32)
+        cohort = np.repeat(np.arange(len(cohorts)), [len(c["expression"]) for c in cohorts])
+        return expression, cohort
+
+    def data(self, site):
+        cohorts = self.table(site.path)
+        expression, cohort = self.inputs(cohorts)
         tb = np.concatenate([c["tb"] for c in cohorts]).astype(np.float32)
-        cohort = np.repeat(np.arange(len(cohorts)), [len(c["tb"]) for c in cohorts])
 
         # Each cohort's samples are split alike, also where a site holds several cohorts.
         names = np.concatenate([c["accession"] for c in cohorts])
@@ -42,21 +51,25 @@ class Tuberculosis(swarm.Plan):
         return swarm.Data(*((expression[p], cohort[p], tb[p]) for p in (train, validation, test)))
 
     def prepare(self, data, statistics):
-        expression, cohort, _ = data.train
+        # Who predicts has new cohorts: each is standardised on all its samples.
+        expression, cohort, *_ = data.test if data.train is None else data.train
         known = {c: expression[cohort == c] for c in np.unique(cohort)}
 
-        def ready(expression, cohort, tb):
+        def ready(expression, cohort, *tb):
             z = np.empty_like(expression)
             for c, train in known.items():
                 # 0.2 keeps the noise of genes that hardly vary in a cohort from being blown up.
                 z[cohort == c] = (expression[cohort == c] - train.mean(0)) / (train.std(0) + 0.2)
-            return z, tb
+            return z, *tb
 
-        return swarm.Data(*(ready(*part) for part in (data.train, data.validation, data.test)))
+        return data.map(ready)
 
     def loss(self, model, batch):
         x, tb = batch
         return nn.functional.binary_cross_entropy_with_logits(model(x)[:, 0], tb)
+
+    def predict(self, model, x):
+        return {"tb": model(x)[:, 0].sigmoid()}
 
     def metrics(self, model, data):
         x, tb = data

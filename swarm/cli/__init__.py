@@ -21,6 +21,8 @@ GROUPS = {
     "contract": ("swarm.cli.contract", "Members: who they are, propose, vote, leave."),
     "plan": ("swarm.cli.plan", "Training plans: propose, read, consent, withdraw, stop."),
     "model": ("swarm.cli.model", "The models of finished rounds: list, export, evaluate."),
+    "predict": ("swarm.cli.predict", "Use a model on rows without labels, with one command."),
+    "evaluate": ("swarm.cli.evaluate", "Score a model on new rows that have labels."),
     "chain": ("swarm.cli.chain", "This node's replica of the chain: recover it after a loss."),
     "testnet": ("swarm.cli.testnet", "A whole consortium on this machine."),
     "bench": ("swarm.cli.bench", "How fast this machine is at what the nodes do."),

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from swarm.cli.options import FILE, ask_node, json_option, node_option, print_json, print_table
+from swarm.cli.options import DIRECTORY, ask_node, json_option, node_option, print_json, print_table
 
 
 @click.group("model")
@@ -53,30 +53,24 @@ def list_models(node: Path, plan: int, as_json: bool) -> None:
 @node_option
 @click.option("--plan", type=int, default=1, show_default=True)
 @click.option("--round", "round_", type=int, help="The newest by default.")
-@click.option("--force", is_flag=True, help="Replace FILE if it exists.")
-@click.argument("file", type=FILE)
-def export(node: Path, plan: int, round_: int | None, force: bool, file: Path) -> None:
-    """Copy a model to FILE, as safetensors: whole, and in the types of the plan's own model.
+@click.option("--force", is_flag=True, help="Replace FOLDER, if it is a model's.")
+@click.argument("folder", type=DIRECTORY)
+def export(node: Path, plan: int, round_: int | None, force: bool, folder: Path) -> None:
+    """Write a model to FOLDER, with all that is needed to use it: statistics, code and a card.
 
     \b
-    swarm model export heart.safetensors
-    python -c "import safetensors.torch as s; print(s.load_file('heart.safetensors'))"
+    swarm model export heart
+    swarm predict heart patients.csv --out predictions.csv
+    python -c "import safetensors.torch as s; print(s.load_file('heart/model.safetensors'))"
     """
-    from swarm.errors import ConfigurationError
+    from swarm.learning.model_folder import CARD_FOR_PEOPLE, check_free
 
-    if file.exists() and not force:
-        raise ConfigurationError(f"{file} exists: name another file, or give --force to replace it")
-    if not file.parent.is_dir():
-        raise ConfigurationError(f"{file.parent} is no directory: make it first")
+    check_free(folder, force)
     model = _choose(node, plan, round_)
-    partial = file.with_name(file.name + ".partial")
-    try:
-        place = str(partial.resolve())
-        ask_node(node, "export", plan=plan, round=model["round"], path=place)
-        partial.replace(file)
-    finally:
-        partial.unlink(missing_ok=True)
-    click.echo(f"{file}: round {model['number']}, digest {model['digest']}")
+    place = str(folder.resolve())
+    ask_node(node, "export", plan=plan, round=model["round"], path=place, force=force)
+    click.echo(f"{folder}: round {model['number']}, digest {model['digest']}")
+    click.echo(f"What it is: {folder / CARD_FOR_PEOPLE}")
 
 
 @command.command()

@@ -48,8 +48,39 @@ def is_frame(value: Any) -> bool:
     return type(value).__module__.partition(".")[0] in _FRAMES
 
 
-def _from_frame(frame: Any) -> Any:
-    """A frame as an array [rows, columns], a column as an array [rows]."""
+def columns_of(frame: Any) -> dict[str, list[Any]]:
+    """The columns of a frame by name, a gap as None or NaN. Raises PlanError for what is none."""
+    if not is_frame(frame):
+        raise PlanError(
+            f"it is a {type(frame).__name__}: give a frame of pandas or polars, or a dict of "
+            "columns"
+        )
+    read = _read_frame(frame)
+    if not hasattr(read, "iter_columns"):
+        raise PlanError(f"it is one column, {read.name!r}: give a frame")
+    return {
+        column.name: [
+            None if gap else value
+            for value, gap in zip(column.to_list(), column.is_null().to_list(), strict=True)
+        ]
+        for column in read.iter_columns()
+    }
+
+
+def frame_like(frame: Any, columns: dict[str, NDArray[Any]]) -> Any:
+    """Columns as a frame of the same library, of pandas with the same index."""
+    import narwhals
+
+    read = _read_frame(frame)
+    made = narwhals.from_dict(columns, backend=read.implementation).to_native()
+    index = narwhals.maybe_get_index(read)
+    if index is not None:
+        made.index = index
+    return made
+
+
+def _read_frame(frame: Any) -> Any:
+    """A frame or a column as narwhals reads it."""
     try:
         import narwhals
     except ImportError:
@@ -58,13 +89,18 @@ def _from_frame(frame: Any) -> Any:
             "frame.to_numpy()"
         ) from None
     try:
-        read = narwhals.from_native(frame, eager_only=True, allow_series=True)
+        return narwhals.from_native(frame, eager_only=True, allow_series=True)
     except TypeError as error:
         raise PlanError(
             f"it is a {type(frame).__module__}.{type(frame).__name__} ({_short(error)}): collect "
             "it to a frame in memory first"
         ) from None
-    if isinstance(read, narwhals.Series):
+
+
+def _from_frame(frame: Any) -> Any:
+    """A frame as an array [rows, columns], a column as an array [rows]."""
+    read = _read_frame(frame)
+    if not hasattr(read, "iter_columns"):
         return _column(read)
     columns = [_column(column) for column in read.iter_columns()]
     return np.stack(columns, axis=1) if columns else np.zeros((len(read), 0), np.float32)

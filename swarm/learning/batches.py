@@ -82,7 +82,7 @@ def batches(part: Any, size: int, order: Sequence[int], device: torch.device) ->
     """The rows of `part` in `order`, in balanced batches of at most `size`, on `device`."""
     count = count_batches(len(order), size)
     for rows in np.array_split(np.asarray(order, dtype=np.int64), count) if count else []:
-        yield to_device(_take(part, rows), device)
+        yield to_device(take(part, rows), device)
 
 
 def count_batches(rows: int, size: int) -> int:
@@ -149,7 +149,8 @@ def mean_loss(plan: HasLoss, model: torch.nn.Module, part: Any) -> float:
     return total / max(len(order), 1)
 
 
-def _take(part: Any, rows: np.ndarray[Any, np.dtype[np.int64]]) -> Any:
+def take(part: Any, rows: np.ndarray[Any, np.dtype[np.int64]]) -> Any:
+    """Some rows of a part of the data, in this order."""
     if isinstance(part, Dataset):
         items = [part[int(row)] for row in rows]
         try:

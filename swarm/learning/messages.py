@@ -124,7 +124,36 @@ class Export(_Message, frozen=True):
     initial: str | None = None
 
 
-Request = Load | CountSamples | Initialise | ComputeStatistics | Train | Evaluate | Export
+class Predict(_Message, frozen=True):
+    """Predict for every row of the file that is the site's data, whose labels are not needed, and
+    write them to `out`: float64 by name, and each row's line in its file as "line".
+
+    `model` is that of a model's folder.
+    """
+
+    model: str
+    statistics: str | None
+    out: str
+
+
+class EvaluateFile(_Message, frozen=True):
+    """Score the model of a model's folder on every row that the plan's `data` finds."""
+
+    model: str
+    statistics: str | None
+
+
+Request = (
+    Load
+    | CountSamples
+    | Initialise
+    | ComputeStatistics
+    | Train
+    | Evaluate
+    | Export
+    | Predict
+    | EvaluateFile
+)
 
 FILES = ("base", "model", "initial", "statistics", "out")
 """The fields of requests that name files; `out` is one to be written."""
@@ -170,6 +199,7 @@ class Loaded(_Message, frozen=True):
     device: str
     initial: tuple[Tensor, ...] = ()
     places: dict[str, str] = {}
+    licence: str = ""
 
 
 class Counted(_Message, frozen=True):
@@ -202,6 +232,26 @@ class Evaluated(_Message, frozen=True):
     test: dict[str, float]
 
 
+class Predicted(_Message, frozen=True):
+    """The predictions are complete and on disk.
+
+    `columns` are their names, in the plan's order. `remarks` name values unlike all that the model
+    has learned from; with `other_units`, a whole column of them.
+    """
+
+    rows: int
+    columns: tuple[str, ...]
+    remarks: tuple[str, ...] = ()
+    other_units: tuple[str, ...] = ()
+
+
+class EvaluatedFile(_Message, frozen=True):
+    """The plan's metrics on `rows` rows: value, and the ends of its interval of 95 %."""
+
+    rows: int
+    metrics: dict[str, tuple[float, float, float]]
+
+
 class Failed(_Message, frozen=True):
     """The request came to nothing. `kind` says whose fault: the plan's, the user's, the machine's.
 
@@ -212,7 +262,18 @@ class Failed(_Message, frozen=True):
     message: str
 
 
-Reply = Alive | Progress | Loaded | Counted | Written | Trained | Evaluated | Failed
+Reply = (
+    Alive
+    | Progress
+    | Loaded
+    | Counted
+    | Written
+    | Trained
+    | Evaluated
+    | Predicted
+    | EvaluatedFile
+    | Failed
+)
 
 _ENCODER = msgspec.msgpack.Encoder()
 _REQUESTS: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(Request)

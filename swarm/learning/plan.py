@@ -19,6 +19,7 @@ import numpy as np
 from swarm.errors import ConfigurationError
 from swarm.learning.signatures import Calls
 from swarm.learning.stages import Planned
+from swarm.learning.tables import read_csv
 
 if TYPE_CHECKING:
     import torch
@@ -171,6 +172,9 @@ class Plan:
     threads: ClassVar[int] = 1
     """CPU threads of the trainer; fixed, because the order of a sum depends on their number."""
 
+    licence: ClassVar[str] = ""
+    """Under which licence the model may be passed on, such as "CC-BY-4.0". Its card says so."""
+
     # What a plan must say. What is given a context if it names one: `Context`.
 
     def model(self) -> torch.nn.Module:
@@ -236,3 +240,28 @@ class Plan:
         overrides this has neither, and an interrupted round begins again.
         """
         raise NotImplementedError("overridden only by plans that own their loop")
+
+    # What a plan says so that its model can be used on rows without labels.
+
+    def table(self, path: Path) -> Any:
+        """The rows of a file as `inputs` takes them. Default: `swarm.read_csv`."""
+        return read_csv(path)
+
+    def inputs(self, table: Any) -> Any:
+        """What the model is computed from, in the units of the file, without the label.
+
+        A row of the table for each row: arrays as `Data` takes them. `data` is best built on it, so
+        that training and prediction read alike. Prediction gives what this returns to `prepare`, as
+        `Data(test=…)`, and what `prepare` makes of it to `predict`.
+        """
+        raise NotImplementedError(
+            "a plan says what a prediction is made from: write `def inputs(self, table)`"
+        )
+
+    def predict(self, model: torch.nn.Module, *inputs: Any) -> Any:
+        """Predictions in real units, of rows without labels, in evaluation mode, no gradients.
+
+        `inputs` are the arrays that `prepare` gave, as tensors; of a dict, that dict. Returns a
+        tensor [rows] or [rows, columns], or a dict of them by name. Default: what the model gives.
+        """
+        return model(*inputs)

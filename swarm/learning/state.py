@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from swarm.errors import PlanError
+from swarm.errors import BlobError, PlanError
 from swarm.tensors import DType, Layout, OpenFile, TensorSpec, create_file, open_file
 
 State = dict[str, torch.Tensor]
@@ -198,6 +198,21 @@ def read_state(path: Path | OpenFile) -> State:
     file = open_file(path)
     types = {name: dtype for dtype, name in _DTYPES.items()}
     return {spec.name: _as_torch(file[spec.name], types[spec.dtype]) for spec in file.layout.specs}
+
+
+def read_model(source: Path | OpenFile) -> State:
+    """The tensors of a model's folder, read into memory. Raises BlobError if they are none."""
+    import safetensors.torch
+
+    try:
+        if isinstance(source, Path):
+            found: State = safetensors.torch.load_file(source)
+        else:
+            with open(source.descriptor, "rb", closefd=False) as file:
+                found = safetensors.torch.load(file.read())
+    except safetensors.SafetensorError as error:
+        raise BlobError(f"{source} holds no model: {error}") from None
+    return found
 
 
 def write_arrays(path: Path | OpenFile, arrays: Mapping[str, ArrayLike]) -> None:

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from swarm.learning.watching import note_standardised
+
 
 def moments(values: ArrayLike) -> dict[str, NDArray[np.float64]]:
     """Count, sum and sum of squares of each column of `values` [rows, columns], NaN left out.
@@ -51,7 +53,9 @@ def standardise(values: ArrayLike, statistics: Mapping[str, NDArray[Any]]) -> ND
     NaN becomes 0, the mean; so does a column that does not vary.
     """
     mean, deviation = mean_and_deviation(statistics)
-    z = (np.asarray(values, dtype=np.float64) - mean) / deviation
+    given = np.asarray(values, dtype=np.float64)
+    note_standardised(given, mean, deviation)
+    z = (given - mean) / deviation
     return np.where(np.isnan(z), 0.0, z).astype(np.float32)
 
 

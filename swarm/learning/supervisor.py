@@ -33,11 +33,15 @@ from swarm.learning.messages import (
     CountSamples,
     Evaluate,
     Evaluated,
+    EvaluatedFile,
+    EvaluateFile,
     Export,
     Failed,
     Initialise,
     Load,
     Loaded,
+    Predict,
+    Predicted,
     Progress,
     Reply,
     Request,
@@ -180,6 +184,17 @@ class Trainer:
     async def export(self, model: Path, out: Path, initial: Path | None = None) -> None:
         """Write a model file to the new file `out`: whole, and in the plan's own types."""
         await self._ask(Export(model=str(model), out=str(out), initial=_text(initial)), Written)
+
+    async def predict(self, model: Path, statistics: Path | None, out: Path) -> Predicted:
+        """Predict for each row of the site's data with the model of a folder, to the new file
+        `out`."""
+        request = Predict(model=str(model), statistics=_text(statistics), out=str(out))
+        return await self._ask(request, Predicted)
+
+    async def evaluate_file(self, model: Path, statistics: Path | None) -> EvaluatedFile:
+        """Score the model of a folder on all rows of the site's data."""
+        request = EvaluateFile(model=str(model), statistics=_text(statistics))
+        return await self._ask(request, EvaluatedFile)
 
     async def stop(self) -> None:
         """End the process and what it started. The next request starts another."""

@@ -13,14 +13,17 @@ import gzip
 import io
 import math
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from swarm.errors import ConfigurationError
+from swarm.learning.arrays import columns_of
+from swarm.learning.watching import note_numbers
 
 MISSING = frozenset({"", "?", "NA", "N/A", "NaN", "nan", "NAN", "null", "NULL"})
 """Cells that mean "not known"."""
@@ -38,6 +41,10 @@ class Table:
 
     def __len__(self) -> int:
         return len(self.origins)
+
+    def lines(self) -> list[int]:
+        """The number of each row: its line in the file, or its place in the frame, from 0."""
+        return [int(origin.rpartition(":")[2].rpartition(" ")[2]) for origin in self.origins]
 
     def text(self, column: str) -> list[str]:
         """One column as it stands in the file. Raises ConfigurationError if there is none."""
@@ -120,6 +127,7 @@ class Table:
                     "(3.4e38); correct it, or leave the cell empty"
                 )
             result[row] = value
+        note_numbers(column, result)
         return result
 
     def _place(self) -> str:
@@ -163,6 +171,30 @@ def read_csv(path: Path, delimiter: str = ",") -> Table:
     if not origins:
         raise ConfigurationError(f"{path} holds no rows")
     return Table(columns, origins)
+
+
+def as_table(frame: Any) -> Table:
+    """A frame (pandas, polars and others), or a dict of columns, as a table; a gap as "".
+
+    Raises ConfigurationError for columns of different lengths, or none.
+    """
+    given: Mapping[str, Sequence[Any]] = frame if isinstance(frame, Mapping) else columns_of(frame)
+    columns = {str(name): [_cell(value) for value in values] for name, values in given.items()}
+    lengths = {len(cells) for cells in columns.values()}
+    if len(lengths) != 1 or 0 in lengths:
+        raise ConfigurationError(
+            "the frame has no rows" if lengths <= {0} else "the columns have different lengths"
+        )
+    return Table(columns, [f"row {row}" for row in range(lengths.pop())])
+
+
+def _cell(value: Any) -> str:
+    """A value as it would stand in a file. Python writes a float so that it reads the same."""
+    if value is None or value != value:
+        return ""
+    if isinstance(value, (bool, np.bool_)):
+        return str(int(value))
+    return repr(float(value)) if isinstance(value, (float, np.floating)) else str(value).strip()
 
 
 def _records(file: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:

@@ -54,11 +54,15 @@ from swarm.learning.messages import (
     CountSamples,
     Evaluate,
     Evaluated,
+    EvaluatedFile,
+    EvaluateFile,
     Export,
     Failed,
     Initialise,
     Load,
     Loaded,
+    Predict,
+    Predicted,
     Progress,
     Reply,
     Request,
@@ -71,11 +75,13 @@ from swarm.learning.messages import (
     frame,
 )
 from swarm.learning.plan import Site
+from swarm.learning.predicting import evaluate_rows, predict, write_predictions
 from swarm.learning.programs import program_of
 from swarm.learning.settings import rules_of
 from swarm.learning.state import (
     State,
     read_arrays,
+    read_model,
     read_state,
     set_state,
     specs_of,
@@ -89,6 +95,7 @@ from swarm.types import Digest
 
 PLAN_OF_WORKERS = "SWARM_PLAN_OF_WORKERS"
 """Digest and folder of the plan, in the environment of what its code starts."""
+MOST_REMARKS = 200
 ALIVE_EVERY_S = 1.0
 QUIET_S = 5.0
 """Without a turn for any thread, after which the watchdog writes; and again each time after it."""
@@ -171,7 +178,9 @@ METHODS: dict[type[Request], str] = {
     Initialise: "model",
     ComputeStatistics: "statistics",
     Evaluate: "metrics",
+    EvaluateFile: "metrics",
     Export: "model",
+    Predict: "inputs",
 }
 """Which of the plan's methods a request is mostly about; training is `loss` or `train`."""
 
@@ -213,6 +222,7 @@ class Trainer:
             initial=() if initial == travels else initial,
             device=str(self.training.device),
             places={kind.__name__: self.place_of(kind) for kind in (Train, *METHODS)},
+            licence=valid_text(str(self.training.plan.licence)),
         )
 
     def place_of(self, request: Request | type[Request]) -> str:
@@ -249,6 +259,13 @@ class Trainer:
                 set_state(self.training.model, whole, self.training.travels)
                 write_state(files["out"], state_of(self.training.model))
                 return Written()
+            case Predict():
+                return self._predict(files)
+            case EvaluateFile():
+                scores = evaluate_rows(
+                    self.training, read_model(files["model"]), _statistics(files)
+                )
+                return EvaluatedFile(rows=scores.rows, metrics=scores.metrics)
             case Load():
                 raise ConfigurationError("this trainer has its plan: start another for another one")
 
@@ -279,6 +296,19 @@ class Trainer:
             metrics=scores[held[0]],
             train_s=update.train_s,
             resumed_epochs=update.resumed_epochs,
+        )
+
+    def _predict(self, files: Files) -> Predicted:
+        training = self.training
+        with training.faults("reading the rows", "table"):
+            table = training.plan.table(training.site.path)
+        found = predict(training, read_model(files["model"]), _statistics(files), table)
+        write_predictions(files["out"], found)
+        return Predicted(
+            rows=len(found.lines),
+            columns=tuple(map(valid_text, found.columns)),
+            remarks=tuple(map(valid_text, found.remarks[:MOST_REMARKS])),
+            other_units=tuple(map(valid_text, found.other_units[:MOST_REMARKS])),
         )
 
     def _evaluate(self, request: Evaluate, files: Files) -> Evaluated:

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import trio
+
 from swarm.blobs.store import BlobStore
 from swarm.errors import ConfigurationError
+from swarm.learning.bundle import Bundle
+from swarm.learning.card import Card, CardSite, describe_plan
+from swarm.learning.model_folder import check_free, write_folder
+from swarm.node.chain_link import ChainLink
 from swarm.node.control import Handler
+from swarm.node.library import Library
+from swarm.node.trainers import Trainers
+from swarm.protocol.state import Plan
 from swarm.rounds.participation import Participation
 from swarm.types import NO_DIGEST, Digest, PlanId, to_hex
 
@@ -19,6 +29,9 @@ class ModelCommands:
 
     participations: Mapping[PlanId, Participation]
     store: BlobStore
+    chain: ChainLink
+    library: Library
+    trainers: Trainers
 
     @property
     def by_name(self) -> dict[str, Handler]:
@@ -49,10 +62,50 @@ class ModelCommands:
             "statistics": str(self.store.path(statistics)) if self.store.has(statistics) else None,
         }
 
-    async def export(self, plan: int, round: int, path: str) -> object:
-        part = self._part_in(plan)
-        await part.export(_model(part, round), Path(path))
+    async def export(self, plan: int, round: int, path: str, force: bool) -> object:
+        """Write a model's folder."""
+        out, part = Path(path), self._part_in(plan)
+        await trio.to_thread.run_sync(check_free, out, force)
+        model, found = _model(part, round), part.plan
+        if found is None:
+            raise ConfigurationError(f"plan {plan} is not known here yet")
+        code = await trio.to_thread.run_sync(self.library.read, found.digest)
+        card = await self._card(part, found, round, code)
+        has_sums = found.statistics != NO_DIGEST
+        sums = self.store.path(found.statistics) if has_sums else None
+        with tempfile.TemporaryDirectory(prefix=".swarm-export-", dir=out.parent) as folder:
+            whole = Path(folder) / "whole"
+            await part.export(model, whole)
+            await trio.to_thread.run_sync(write_folder, out, whole, sums, code, card, force)
         return {}
+
+    async def _card(self, part: Participation, plan: Plan, round: int, code: Bundle) -> Card:
+        """What this node knows of a model, without any member's own scores."""
+        loaded = await (await self.trainers.of(plan.digest)).describe()
+        names, client = part.names(), self.chain.client
+        record = next((r for r in part.rounds() if r["round"] == round), {})
+        contributors = record.get("contributors", [])
+        sites = [
+            CardSite(names[m], consent.max_samples, names[m] in contributors)
+            for m, consent in sorted(plan.consents.items())
+            if m in names
+        ]
+        return Card(
+            name=plan.name,
+            about=describe_plan(code),
+            licence=loaded.licence,
+            chain_id=client.chain_id,
+            contract=to_hex(client.contract),
+            plan_id=plan.id,
+            plan=to_hex(plan.digest),
+            base=to_hex(plan.base),
+            model=to_hex(_model(part, round)),
+            statistics="" if plan.statistics == NO_DIGEST else to_hex(plan.statistics),
+            chain_round=round,
+            round=part.program.number_of(round) or 0,
+            rounds=part.program.training_rounds,
+            sites=tuple(sites),
+        )
 
     async def evaluate(self, plan: int, round: int) -> object:
         part = self._part_in(plan)

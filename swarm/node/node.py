@@ -458,7 +458,9 @@ def _commands(node: Node) -> dict[str, Handler]:
         **NodeCommands(node.chain, node.status).by_name,
         **MemberCommands(node.chain).by_name,
         **plan_commands.by_name,
-        **ModelCommands(node.participations, node.store).by_name,
+        **ModelCommands(
+            node.participations, node.store, node.chain, node.library, node.trainers
+        ).by_name,
     }
 
 

@@ -13,7 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from swarm.errors import ConfigurationError, LocalError, PlanError, SwarmError
+from swarm.learning.card import Score, Scores
+from swarm.learning.model_folder import MODEL, read_folder, write_card
 from swarm.learning.sites import deal
 from swarm.node.control import ask
 from swarm.protocol.state import Omission
@@ -36,6 +40,7 @@ from swarm.testnet.processes import (
 from swarm.testnet.references import Evaluation, Evaluator, open_evaluator
 
 POLL_S = 0.25
+MODEL_FOLDER = "model"
 CATCH_UP_S = 60.0
 STALLED_S = 600.0
 ATTEMPTS = 2
@@ -256,14 +261,15 @@ def run_testnet(
             statuses, records = testnet.statuses(), testnet.records()
             models = ask(testnet.home(), "models", plan=testnet.file.plan_id)
             out.mkdir(parents=True, exist_ok=True)
-            model_path = out / "model.safetensors"
+            folder = out / MODEL_FOLDER
             newest = models["models"][-1]["round"]
             ask(
                 testnet.home(),
                 "export",
                 plan=testnet.file.plan_id,
                 round=newest,
-                path=str(model_path.resolve()),
+                path=str(folder.resolve()),
+                force=True,
             )
             on_progress("scoring on all sites' held-back rows", statuses)
             paths = [m["path"] for m in models["models"]]
@@ -272,6 +278,7 @@ def run_testnet(
             notes += alone.notes if alone else []
             scores = evaluator.scores(paths, models["statistics"])
             scored = _found(evaluator, scores, "The models were not scored", notes)
+            _tell_scores(folder, scored)
         finally:
             on_progress("ending the nodes", [])
             stop_nodes(testnet.file, testnet.processes)
@@ -283,10 +290,19 @@ def run_testnet(
         models["models"],
         scored or counted or NOTHING,
         alone or counted or NOTHING,
-        model_path,
+        folder / MODEL,
         notes,
         wall_s=time.monotonic() - began,
     )
+
+
+def _tell_scores(folder: Path, scored: Evaluation | None) -> None:
+    """Write on the model's card how it scores: a testnet knows all sites' held-back rows."""
+    if scored is not None and scored.swarm:
+        scores = {name: Score(value) for name, value in scored.swarm.items()}
+        card = read_folder(folder).card
+        told = (Scores("the held-back test rows of all sites together", scores),)
+        write_card(folder, msgspec.structs.replace(card, scores=told))
 
 
 def _found(

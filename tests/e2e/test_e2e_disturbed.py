@@ -22,6 +22,7 @@ import psutil
 import pytest
 import safetensors.numpy
 
+from swarm.learning.model_folder import read_folder
 from swarm.node.control import ask
 from swarm.node.keys import load_key, read_password
 
@@ -200,9 +201,13 @@ def test_every_question_has_an_answer(testnet: Path, swarm: Any, tmp_path: Path)
     assert "class Tiny" in swarm("plan", "show", "1", *node).stdout
     assert "3 of 3" in swarm("plan", "list", *node).stdout
     models = json.loads(swarm("model", "list", *node, "--json").stdout)["models"]
-    swarm("model", "export", *node, tmp_path / "model.safetensors")
-    exported = (tmp_path / "model.safetensors").read_bytes()
-    assert exported == Path(models[-1]["path"]).read_bytes()
+    swarm("model", "export", *node, tmp_path / "model")
+    exported = read_folder(tmp_path / "model")
+    assert exported.card.model == models[-1]["digest"]
+    assert {site.name for site in exported.card.sites} == {"site0", "site1", "site2"}
+    kept = safetensors.numpy.load_file(models[-1]["path"])
+    for name, tensor in safetensors.numpy.load_file(exported.model).items():
+        assert tensor.tobytes() == kept[name].tobytes()
     scores = json.loads(swarm("model", "evaluate", *node, "--json").stdout)["metrics"]
     assert 0 <= scores["test"]["auc"] <= 1
 
@@ -244,8 +249,8 @@ def test_whoever_is_invited_and_has_not_answered_is_named_until_it_declines(
         ("plan withdraw 7", "there is no plan 7"),
         ("plan stop 1", "completed"),
         ("model list --plan 7", "takes no part in plan 7"),
-        ("model export --round 7 x.safetensors", "there are: 1, 2, 3"),
-        ("model export {testnet}/none/x.safetensors", "make it first"),
+        ("model export --round 7 x", "there are: 1, 2, 3"),
+        ("model export {testnet}/none/x", "make it first"),
         ("plan propose {testnet}/site0/data", "plan.py"),
     ],
 )

@@ -48,7 +48,7 @@ def fault(*arguments: object) -> str:
         "plan stop 1",
         "model list",
         "model evaluate",
-        "model export out.safetensors",
+        "model export out",
     ],
 )
 def test_without_a_node_every_command_says_how_to_start_one(
@@ -158,13 +158,15 @@ def test_an_address_that_no_node_can_dial_is_refused_where_it_is_first_given(
     assert "card.json: `addresses`: '/dns4/st_mary/tcp/4001'" in fault(*found)
 
 
-def test_exporting_replaces_a_file_only_by_force(tmp_path: Path) -> None:
-    file = tmp_path / "model.safetensors"
-    file.write_text("the only copy")
-    export = ("model", "export", "--node", tmp_path, file)
+def test_exporting_replaces_a_model_only_by_force(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    export = ("model", "export", "--node", tmp_path, tmp_path / "model")
+    assert "no model's folder" in fault(*export, "--force")
+    (tmp_path / "model" / "card.json").write_text("the only copy")
     assert "--force" in fault(*export)
     assert "no node runs" in fault(*export, "--force")
-    assert file.read_text() == "the only copy"
+    assert (tmp_path / "model" / "card.json").read_text() == "the only copy"
+    assert "name it other" in fault(*export[:-1], tmp_path / "other.safetensors")
 
 
 def test_a_health_check_names_the_members_to_whom_there_is_no_connection(

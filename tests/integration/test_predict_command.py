@@ -1,0 +1,86 @@
+"""`swarm predict`, `swarm evaluate`: the plan in its box, numbers or one sentence outside."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import swarm
+from swarm.learning.federated import run_federated
+from swarm.learning.run_export import export_run
+
+HEART = Path(__file__).parents[2] / "examples" / "heart"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "heart"
+    return export_run(run_federated(HEART, rounds=3), folder).path
+
+
+def ask(*words: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "swarm", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+def write_rows(path: Path, **changes: str) -> Path:
+    """Cleveland's first patients without labels, one cell of the third row changed."""
+    with (HEART / "data" / "cleveland.csv").open() as file:
+        rows = [dict(row) for row in csv.DictReader(file)][:40]
+    for row in rows:
+        del row["disease"], row["num"]
+    rows[2] |= changes
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def test_one_command_predicts_from_a_csv_without_labels(model: Path, tmp_path: Path) -> None:
+    rows, out = write_rows(tmp_path / "new.csv"), tmp_path / "out.csv"
+    done = ask("predict", model, rows, "--out", out, "--json")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)["predictions"]
+    known = swarm.load(model).predict(rows)["disease"]
+    assert [row["line"] for row in told] == list(range(2, 42))
+    assert [row["disease"] for row in told] == pytest.approx(list(known), abs=1e-6)
+    with out.open() as file:
+        written = list(csv.DictReader(file))
+    assert [float(row["disease"]) for row in written] == [row["disease"] for row in told]
+    again = ask("predict", model, rows, "--out", out)
+    assert again.returncode == 2
+    assert "--force" in again.stderr
+
+
+def test_an_unknown_code_is_one_sentence_with_row_and_column(model: Path, tmp_path: Path) -> None:
+    done = ask("predict", model, write_rows(tmp_path / "new.csv", cp="7"))
+    assert done.returncode == 2
+    assert "new.csv:4: cp is '7', which is none of 1, 2, 3, 4" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_model_whose_code_was_changed_is_not_run(model: Path, tmp_path: Path) -> None:
+    code = model / "plan" / "plan.py"
+    content = code.read_text()
+    code.write_text(content + "print('hello')\n")
+    try:
+        done = ask("predict", model, write_rows(tmp_path / "new.csv"))
+    finally:
+        code.write_text(content)
+    assert done.returncode == 2
+    assert "plan was changed" in done.stderr
+
+
+def test_a_model_is_scored_on_new_rows_with_intervals(model: Path) -> None:
+    done = ask("evaluate", model, "--data", HEART / "data" / "long_beach.csv", "--json")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["rows"] == 199  # one patient stands twice
+    auc = told["metrics"]["auc"]
+    assert 0.5 < auc["low"] < auc["value"] < auc["high"] < 0.9
