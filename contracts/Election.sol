@@ -57,16 +57,22 @@ library Election {
         return (place + total - uint256(seed_) % total) % total;
     }
 
-    /// @notice Who of the candidates holds the plan's role in an attempt: drawn from the plan's seed,
-    /// which nobody chose. NO_HOLDER if there are none.
+    /// @notice Who of the candidates holds the plan's role in an attempt: whose hash with the plan's
+    /// seed, which nobody chose, is the smallest. So nobody moves the draw among the others by coming
+    /// or going. NO_HOLDER if there are none.
     function holderOf(uint256 candidates, bytes32 seed_, uint32 round, uint32 attempt)
         internal
         pure
-        returns (uint8)
+        returns (uint16 holder)
     {
-        if (candidates == 0) return NO_HOLDER;
-        uint256 drawn = uint256(keccak256(abi.encodePacked(seed_, HOLDER_DOMAIN, round, attempt)));
-        return candidates.nth(drawn % candidates.count());
+        holder = NO_HOLDER;
+        bytes32 place = keccak256(abi.encodePacked(seed_, HOLDER_DOMAIN, round, attempt));
+        bytes32 least = bytes32(type(uint256).max);
+        for (uint16 member = 0; candidates >> member != 0; ++member) {
+            if (candidates >> member & 1 == 0) continue;
+            bytes32 drawn = keccak256(abi.encodePacked(place, uint8(member)));
+            if (drawn <= least) (least, holder) = (drawn, member);
+        }
     }
 
     /// @notice Who may lead a closed round: those who revealed; everybody if nobody did.

@@ -148,6 +148,11 @@ abstract contract Plans {
         }
         if (record.declined & bit != 0) record.declined &= ~bit;
         if (record.consented & bit == 0) record.consented |= bit;
+        record.trainers = _with(record.trainers, bit, terms.duties & TRAIN != 0);
+        record.holders = _with(record.holders, bit, terms.duties & HOLD != 0);
+        if (terms.until != 0 && (record.soonest == 0 || terms.until < record.soonest)) {
+            record.soonest = terms.until;
+        }
         record.consents[member] = Consent(
             terms.duties,
             uint48(terms.maxSamples),
@@ -220,8 +225,8 @@ abstract contract Plans {
 
     // Steps shared with the contracts that build on this one.
 
-    /// @dev Start the next attempt or round. The caller has checked `_mayOpen`.
-    function _open(uint256 plan, Plan storage record) internal virtual;
+    /// @dev Start the next attempt or round with these, once those whose consents have ended are out.
+    function _open(uint256 plan, Plan storage record, uint256 trainers, uint256 holders) internal virtual;
 
     /// @dev Take a withdrawn member out of the current round.
     function _leaveRound(uint256 plan, Plan storage record, uint8 member) internal virtual;
@@ -254,45 +259,55 @@ abstract contract Plans {
         if (record.participants & member.bit() == 0) revert PlanNotParticipant(member);
     }
 
-    /// @dev The participants whose consents have ended, and of the present others those who train
-    /// and those who may hold the plan's role.
-    function _willing(Plan storage record)
-        internal
-        view
-        returns (uint256 ended, uint256 trainers, uint256 holders)
-    {
-        uint256 present = stored().presentMembers;
-        for (uint256 left = record.participants; left != 0; left = left.dropLowest()) {
-            uint8 member = left.lowest();
-            uint256 bit = member.bit();
-            Consent storage own = record.consents[member];
-            (uint8 duties, uint64 until) = (own.duties, own.until);
-            if (_hasEnded(until)) ended |= bit;
-            else if (present & bit == 0) continue;
-            if (ended & bit != 0) continue;
-            if (duties & TRAIN != 0) trainers |= bit;
-            if (duties & HOLD != 0) holders |= bit;
-        }
-        uint16 holder = record.rules.holder;
-        if (holder == NO_ROLE) holders = 0;
-        else if (holder != DRAWN) holders &= 1 << (holder - FIRST_NAMED);
-    }
-
-    /// @dev Every opening needs enough willing trainers, and somebody to hold the role if there is
-    /// one. The first waits until nobody invited is undecided, or the invitation has ended.
-    function _mayOpen(uint256 plan, Plan storage record) internal view returns (bool) {
+    /// @dev Open the next attempt or round, if enough are willing; whether it was opened. Every opening
+    /// needs enough willing trainers, and somebody to hold the role if there is one. The first waits
+    /// until nobody invited is undecided, or the invitation has ended.
+    function _openIfWilling(uint256 plan, Plan storage record) internal returns (bool) {
         PlanStatus status = record.status;
         if (status != PlanStatus.PROPOSED && status != PlanStatus.RUNNING) return false;
         if (_underWay(plan, record)) return false;
-        (, uint256 trainers, uint256 holders) = _willing(record);
+        (uint256 ended, uint64 soonest) = _ended(record);
+        uint256 willing = record.participants & stored().presentMembers & ~ended;
+        uint256 trainers = record.trainers & willing;
         if (trainers.count() < record.rules.minPeers) return false;
-        if (record.rules.holder != NO_ROLE && holders == 0) return false;
-        if (status == PlanStatus.RUNNING || block.timestamp >= record.until) return true;
-        return record.invited & stored().presentMembers & ~(record.participants | record.declined) == 0;
+        uint16 holder = record.rules.holder;
+        uint256 holders = 0;
+        if (holder != NO_ROLE) {
+            holders = record.holders & willing;
+            if (holder != DRAWN) holders &= 1 << (holder - FIRST_NAMED);
+            if (holders == 0) return false;
+        }
+        if (
+            status == PlanStatus.PROPOSED && block.timestamp < record.until
+                && record.invited & stored().presentMembers & ~(record.participants | record.declined) != 0
+        ) return false;
+        // A consent that has ended is withdrawn now.
+        if (ended != 0) record.participants &= ~ended;
+        if (soonest != record.soonest) record.soonest = soonest;
+        _open(plan, record, trainers, holders);
+        return true;
+    }
+
+    /// @dev The participants whose consents have ended, and when the next of the others ends. Nobody's
+    /// is looked at before the first can have ended, or an opening would cost more with each of them.
+    function _ended(Plan storage record) private view returns (uint256 ended, uint64 soonest) {
+        soonest = record.soonest;
+        if (!_hasEnded(soonest)) return (0, soonest);
+        soonest = 0;
+        for (uint256 left = record.participants; left != 0; left = left.dropLowest()) {
+            uint8 member = left.lowest();
+            uint64 until = record.consents[member].until;
+            if (_hasEnded(until)) ended |= member.bit();
+            else if (until != 0 && (soonest == 0 || until < soonest)) soonest = until;
+        }
     }
 
     function _openIfDecided(uint256 plan, Plan storage record) private {
-        if (record.status == PlanStatus.PROPOSED && _mayOpen(plan, record)) _open(plan, record);
+        if (record.status == PlanStatus.PROPOSED) _openIfWilling(plan, record);
+    }
+
+    function _with(uint256 members, uint256 bit, bool isIn) private pure returns (uint256) {
+        return isIn ? members | bit : members & ~bit;
     }
 
     function _hasEnded(uint64 until) private view returns (bool) {

@@ -68,7 +68,7 @@ abstract contract Rounds is Plans {
         bytes32 base,
         uint256 roster,
         uint256 trainers,
-        uint8 holder
+        uint16 holder
     );
     event CheckedIn(uint256 indexed plan, uint32 round, uint32 attempt, uint8 indexed member, uint16 permille);
     event Submitted(
@@ -140,8 +140,7 @@ abstract contract Rounds is Plans {
         uint8 member = Membership.operator();
         Plan storage record = _running(plan);
         _requireParticipant(record, member);
-        if (!_mayOpen(plan, record)) revert RoundNotOpenable(plan);
-        _open(plan, record);
+        if (!_openIfWilling(plan, record)) revert RoundNotOpenable(plan);
     }
 
     /// @notice Say that one still trains, or holds the role, to be waited for.
@@ -186,7 +185,7 @@ abstract contract Rounds is Plans {
             current.revealed |= bit;
             current.revealsXor ^= Election.term(stored().members[member].account, reveal);
         }
-        current.submissions[member] = Submission(update, meta, samples);
+        current.submissions[member] = Submission(update, meta, samples, false);
         current.submitted |= bit;
         own.commitment = commitment;
         own.committedRound = round;
@@ -224,10 +223,8 @@ abstract contract Rounds is Plans {
         (uint8 member, Plan storage record, Round storage current) = _inRound(plan, round, attempt, true);
         _require(current, RoundStatus.CLOSED);
         _checkLeader(current, member);
-        uint256 total = current.candidates.length;
-        for (uint256 i = 0; i < total; ++i) {
-            if (current.candidates[i].leader == member) revert RoundAlreadyMerged(member);
-        }
+        if (current.submissions[member].merged) revert RoundAlreadyMerged(member);
+        current.submissions[member].merged = true;
         if (outcome.model == 0) revert RoundBadDigest();
         if (outcome.slot >= SLOTS || (outcome.next != 0 && outcome.next < current.stage)) {
             revert RoundBadOutcome(outcome.slot, outcome.next);
@@ -236,9 +233,10 @@ abstract contract Rounds is Plans {
         if ((current.submitted & ~outcome.omitted).count() < record.rules.minPeers) {
             revert RoundTooFewContributors(record.rules.minPeers);
         }
-        uint256 index = _indexOf(current, outcome);
-        if (index == total) {
+        bytes32 digest = _digestOf(outcome);
+        if (current.places[digest] == 0) {
             Candidate storage posted = current.candidates.push();
+            current.places[digest] = current.candidates.length;
             posted.leader = member;
             posted.slot = outcome.slot;
             posted.next = outcome.next;
@@ -247,7 +245,7 @@ abstract contract Rounds is Plans {
             posted.omitted = outcome.omitted;
             posted.reasons = reasons;
         }
-        Candidate storage candidate = current.candidates[index];
+        Candidate storage candidate = _candidate(current, outcome);
         candidate.attesters |= member.bit();
         _saw(record, member);
         emit Merged(
@@ -334,12 +332,15 @@ abstract contract Rounds is Plans {
         if (status == RoundStatus.CLOSED) _noteMergeTime(record, current, 0);
         current.status = RoundStatus.VOID;
         emit RoundVoided(plan, round, attempt);
-        if (_mayOpen(plan, record)) _open(plan, record);
+        _openIfWilling(plan, record);
     }
 
     // Steps. None of them is reachable from outside.
 
-    function _open(uint256 plan, Plan storage record) internal override {
+    function _open(uint256 plan, Plan storage record, uint256 trainers, uint256 holders)
+        internal
+        override
+    {
         uint32 round = record.round;
         uint32 attempt = record.attempt;
         // Without a round before, this reads a round that there is not: all zero.
@@ -349,10 +350,7 @@ abstract contract Rounds is Plans {
         if (attempt == 0) (round, attempt) = (1, 1);
         else if (previous.status == RoundStatus.VOID) (attempt, stage) = (attempt + 1, previous.stage);
         else (round, attempt) = (round + 1, 1);
-        (uint256 ended, uint256 trainers, uint256 holders) = _willing(record);
-        // A consent that has ended is withdrawn now.
-        if (ended != 0) record.participants &= ~ended;
-        uint8 holder = Election.holderOf(holders, record.seed, round, attempt);
+        uint16 holder = Election.holderOf(holders, record.seed, round, attempt);
         uint256 roster = record.participants & stored().presentMembers;
         bytes32 base = record.outputs[MODEL_SLOT];
         record.round = round;
@@ -463,8 +461,8 @@ abstract contract Rounds is Plans {
         if (next == 0 || round >= record.rules.rounds) {
             _end(record, PlanStatus.COMPLETED);
             emit PlanCompleted(plan, record.outputs[MODEL_SLOT]);
-        } else if (_mayOpen(plan, record)) {
-            _open(plan, record);
+        } else {
+            _openIfWilling(plan, record);
         }
     }
 
@@ -608,8 +606,8 @@ abstract contract Rounds is Plans {
     /// @dev Whether the role's holder has gone, or has sent nothing for the liveness interval since it
     /// became the holder: nobody is held to have been silent before.
     function _isHolderSilent(Plan storage record, Round storage current) private view returns (bool) {
-        uint8 holder = current.holder;
-        if (holder == NO_HOLDER) return false;
+        if (current.holder == NO_HOLDER) return false;
+        uint8 holder = uint8(current.holder);
         if (_presentIn(current) & holder.bit() == 0) return true;
         uint256 since = record.consents[holder].seenAt;
         if (since < current.openedAt) since = current.openedAt;
@@ -653,15 +651,8 @@ abstract contract Rounds is Plans {
         if (bad) revert RoundBadOmission(omitted);
     }
 
-    /// @dev Where the candidate with this outcome stands; the number of candidates if there is none.
-    function _indexOf(Round storage current, Outcome calldata outcome) private view returns (uint256 i) {
-        for (uint256 total = current.candidates.length; i < total; ++i) {
-            Candidate storage candidate = current.candidates[i];
-            if (
-                candidate.model == outcome.model && candidate.omitted == outcome.omitted
-                    && candidate.slot == outcome.slot && candidate.next == outcome.next
-            ) return i;
-        }
+    function _digestOf(Outcome calldata outcome) private pure returns (bytes32) {
+        return keccak256(abi.encode(outcome.model, outcome.omitted, outcome.slot, outcome.next));
     }
 
     function _candidate(Round storage current, Outcome calldata outcome)
@@ -669,13 +660,13 @@ abstract contract Rounds is Plans {
         view
         returns (Candidate storage)
     {
-        uint256 index = _indexOf(current, outcome);
-        if (index == current.candidates.length) {
+        uint256 place = current.places[_digestOf(outcome)];
+        if (place == 0) {
             revert RoundUnknownCandidate(
                 outcome.model, outcome.omitted, outcome.slot, outcome.next
             );
         }
-        return current.candidates[index];
+        return current.candidates[place - 1];
     }
 
     function _underWay(uint256 plan, Plan storage record) internal view override returns (bool) {

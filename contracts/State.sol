@@ -57,8 +57,8 @@ uint8 constant PLAIN = 255;
 uint16 constant NO_ROLE = 0;
 uint16 constant DRAWN = 1;
 uint16 constant FIRST_NAMED = 2;
-/// @dev `Round.holder` where nobody holds a role.
-uint8 constant NO_HOLDER = 255;
+/// @dev `Round.holder` where nobody holds a role: no member's number.
+uint16 constant NO_HOLDER = 256;
 
 struct Founder {
     address account;
@@ -175,8 +175,13 @@ struct Plan {
     uint32 attempt;
     /// How long the invited may decide.
     uint64 until;
+    /// No participant's consent ends before it; 0: none that was counted ends at all.
+    uint64 soonest;
     Rules rules;
     uint256 participants;
+    /// Whose newest consent has the duty TRAIN, and HOLD; some may have withdrawn since.
+    uint256 trainers;
+    uint256 holders;
     uint256 invited;
     uint256 declined;
     /// Everybody who ever consented.
@@ -197,6 +202,8 @@ struct Submission {
     bytes32 update;
     bytes32 meta;
     uint64 samples;
+    /// Whether its member has posted a merge.
+    bool merged;
 }
 
 /// @dev What is voted on: attestations count only for one that is equal in every field.
@@ -232,7 +239,7 @@ struct Round {
     uint48 closedAt;
     uint24 slotS;
     uint8 stage;
-    uint8 holder;
+    uint16 holder;
     uint8 epoch;
     bytes32 base;
     uint256 roster;
@@ -246,6 +253,8 @@ struct Round {
     uint256 revealsXor;
     bytes32 seed;
     Candidate[] candidates;
+    /// By the digest of the outcome: its candidate's place, counted from 1.
+    mapping(bytes32 outcome => uint256) places;
     mapping(uint8 member => Submission) submissions;
 }
 

@@ -103,7 +103,7 @@ library Views {
         uint256 roster;
         uint8 stage;
         uint256 trainers;
-        uint8 holder;
+        uint16 holder;
         uint8 epoch;
         uint256 left;
         uint256 submitted;

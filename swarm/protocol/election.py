@@ -84,10 +84,13 @@ def leader_of_slot(eligible: Sequence[MemberId], seed: bytes, slot: int) -> Memb
 
 
 def holder_of(candidates: Sequence[MemberId], seed: bytes, number: int, attempt: int) -> MemberId:
-    """Who of these, in member order, holds a role in an attempt at a round.
+    """Who of these holds a role in an attempt at a round: whose hash with the seed is the smallest.
 
-    `seed` is the plan's: drawn at the close of the last final round, so that nobody can choose a
-    moment of opening, or an attempt to void, that favours it more than by chance.
+    So nobody moves the draw among the others by coming or going (rendezvous hashing; Thaler and
+    Ravishankar, "Using name-based mappings to increase hit rates", 1998). `seed` is the plan's:
+    drawn at the close of the last final round, so that nobody can choose a moment of opening, or an
+    attempt to void, that favours it more than by chance.
     """
-    place = seed + HOLDER_DOMAIN + number.to_bytes(4, "big") + attempt.to_bytes(4, "big")
-    return candidates[int.from_bytes(keccak(place), "big") % len(candidates)]
+    where = number.to_bytes(4, "big") + attempt.to_bytes(4, "big")
+    place = keccak(seed + HOLDER_DOMAIN + where)
+    return min(candidates, key=lambda member: keccak(place + member.to_bytes(1, "big")))

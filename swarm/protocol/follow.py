@@ -32,7 +32,7 @@ from swarm.protocol.state import (
 )
 from swarm.types import Digest, MemberId
 
-NO_HOLDER = 255
+NO_HOLDER = 256
 """How an event says that nobody holds a role."""
 
 

@@ -13,12 +13,14 @@ from typing import Any
 import pytest
 from eth_abi.codec import ABICodec
 from eth_abi.registry import registry
+from eth_hash.auto import keccak
 from harness.evm import AT, CHAIN_ID, DOMAIN, Book, EvmContract, LedgerContract
 
 from swarm.chain import contract
 from swarm.chain.signer import NodeKeys
 from swarm.errors import ContractError
 from swarm.protocol.attestation import Attestation, attestation_digest, domain_of, sign
+from swarm.protocol.election import HOLDER_DOMAIN
 from swarm.protocol.ledger import DEFAULT_INVITATION_S, LONGEST_INVITATION_S, MAX_OPEN_PLANS
 from swarm.protocol.membership import (
     CONTACT_EVERY_S,
@@ -51,7 +53,7 @@ from swarm.types import NO_ADDRESS, NO_DIGEST, Address, Digest, MemberId, PlanId
 START = 20_000 * DAY_S + 5000
 """Not long after a day's turn."""
 CODE, PROGRAM, BASE, UPDATE, META, MODEL = (Digest(bytes([n]) * 32) for n in range(1, 7))
-SECRETS = [bytes([n + 1]) * 32 for n in range(30)]
+SECRETS = [(n + 1).to_bytes(2, "little") * 16 for n in range(256)]
 NODES = [NodeKeys(secret).address for secret in SECRETS]
 SECOND = Address(b"\x77" * 20)
 PLAN = PlanId(1)
@@ -85,9 +87,12 @@ class Site:
         return PlanId(self.send(0, "proposePlan", *what))
 
     def consent(self, *who: int, **terms: Any) -> None:
-        given = Terms(**{"duties": Duty.TRAIN, "max_samples": 100} | terms)
         for n in who:
-            self.send(n, "consent", PLAN, CODE, given)
+            self.consent_as(NODES[n], **terms)
+
+    def consent_as(self, sender: Address, **terms: Any) -> None:
+        given = Terms(**{"duties": Duty.TRAIN, "max_samples": 100} | terms)
+        self.send(sender, "consent", PLAN, CODE, given)
 
     def begin(self, members: int, **rules: Any) -> None:
         """Propose a plan that all consent to, so that its first round opens."""
@@ -322,6 +327,35 @@ def test_a_consent_is_given_anew_only_once_it_has_ended(found: Found) -> None:
     assert site.refused(0, "submit", *site.at, UPDATE, 1, bytes(32), CODE, META, b"").name == (
         "RoundNotInRoster"
     )
+
+
+def test_each_opening_leaves_out_those_whose_consents_have_ended_by_then(found: Found) -> None:
+    site = found(5)
+    site.propose(min_peers=1, max_round_s=60, until=START + 1)
+    for n, ends_after_s in ((0, 0), (1, 300), (2, 100), (3, 200), (4, 40)):
+        site.consent(n, until=ends_after_s and START + ends_after_s)
+    site.send(4, "withdraw", PLAN)  # the first end of all goes with it
+    for at, roster in ((100, 0b01111), (101, 0b01011), (200, 0b01011), (201, 0b00011), (301, 1)):
+        site.now = START + at
+        if site.now < site.round.opened_at + 60:
+            site.now = site.round.opened_at + 60
+            continue
+        site.send(0, "void", *site.at)
+        assert site.round.roster == site.round.trainers == roster
+
+
+def test_the_duties_of_the_newest_consent_hold(found: Found) -> None:
+    site = found(3)
+    site.propose(holder=1, until=START + 100)
+    site.consent(0, 1, duties=Duty.TRAIN | Duty.HOLD)
+    site.send(0, "withdraw", PLAN)
+    site.send(1, "withdraw", PLAN)
+    site.consent(0, duties=Duty.TRAIN)
+    site.consent(1, duties=Duty.HOLD, max_samples=0)
+    site.now += 100
+    assert site.refused(0, "open", PLAN).name == "RoundNotOpenable"  # one trainer of two
+    site.consent(2)
+    assert (site.round.trainers, site.round.holder) == (0b101, 1)
 
 
 def test_a_consent_that_has_ended_already_is_refused(found: Found) -> None:
@@ -606,6 +640,35 @@ def test_whoever_is_drawn_holds_a_role_only_if_it_is_willing_to(found: Found) ->
     site.send(1, "withdraw", PLAN)
     site.consent(1, duties=Duty.TRAIN | Duty.HOLD)
     assert site.round.holder == 1
+
+
+def test_nobody_moves_the_draw_of_a_holder_among_the_others(found: Found) -> None:
+    drawn: dict[frozenset[int], int | None] = {}
+    for without in (None, 0, 1, 2, 3):
+        site = found(4)
+        site.propose(holder=1, min_peers=1)
+        for n in range(4):
+            duties = Duty.TRAIN if n == without else Duty.TRAIN | Duty.HOLD
+            site.consent(n, duties=duties)
+        drawn[frozenset(range(4)) - {without}] = site.round.holder
+    first = drawn.pop(frozenset(range(4)))
+    seed = bytes(32) + HOLDER_DOMAIN + bytes([0, 0, 0, 1, 0, 0, 0, 1])
+    place = keccak(seed)
+    assert first == min(range(4), key=lambda n: keccak(place + bytes([n])))
+    for willing, holder in drawn.items():
+        assert holder in willing
+        assert first not in willing or holder == first
+
+
+def test_the_last_of_all_numbers_may_hold_the_role(found: Found) -> None:
+    site = found(256)
+    site.propose(holder=2 + 255, invited=1 << 255, min_peers=1)
+    assert site.plan.rules.holder == 257
+    site.consent_as(account(255), duties=Duty.TRAIN | Duty.HOLD)
+    assert site.round.holder == 255
+    site.now += 3600
+    site.send(255, "void", *site.at)
+    assert (site.round.attempt, site.round.holder) == (2, 255)
 
 
 def test_a_plan_without_a_role_has_no_holder(found: Found) -> None:

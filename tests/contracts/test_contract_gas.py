@@ -85,6 +85,38 @@ def costs(members: int) -> dict[str, int]:
     return most
 
 
+def openings(members: int) -> dict[str, int]:
+    """What the transactions that open a round, or make it final, cost in a plan without a role."""
+    book = EvmContract([Founder(node(n), node(n), f"site {n}") for n in range(members)], 1000)
+    spent: dict[str, int] = {}
+
+    def send(label: str, who: int, now: int, function: str, *arguments: object) -> None:
+        book.send(node(who), now, function, *arguments)
+        spent[label] = book.gas_used
+
+    plan, rules = PlanId(1), Rules(9, 2, max_round_s=600, slot_s=10)
+    book.send(node(0), 1000, "proposePlan", "a plan", DIGEST, DIGEST, DIGEST, rules, 0, 0)
+    terms = Terms(3, 100, DIGEST, 10**6, DIGEST, DIGEST, DIGEST)
+    for n in range(members):
+        send("consent, which opens", n, 1000, "consent", plan, DIGEST, terms)
+    send("void, which opens", 0, 1600, "void", plan, 1, 1)
+    for n in range(members):
+        update = (DIGEST, 10, bytes(32), DIGEST, DIGEST, b"")
+        send("submit, which closes", n, 1600, "submit", plan, 1, 2, *update)
+    leader, outcome = book.ask("leaderAt", plan, 1, 2, 1600), Outcome(DIGEST, 0)
+    send("merge", leader, 1600, "merge", plan, 1, 2, outcome, b"")
+    for n in [n for n in range(members) if n != leader][: members // 2]:
+        send("attest, which opens", n, 1600, "attest", plan, 1, 2, outcome, 3, DIGEST)
+    assert book.plan(plan).place == (2, 1)
+    return spent
+
+
+def test_what_opens_a_round_or_makes_it_final_costs_the_same_with_many_members() -> None:
+    few, many = openings(4), openings(24)
+    for label, gas in few.items():
+        assert abs(many[label] - gas) < 200, label
+
+
 @pytest.mark.parametrize("members", [4, 8, 24])
 def test_every_transaction_stays_far_below_the_limit(members: int) -> None:
     for label, gas in costs(members).items():
