@@ -300,6 +300,33 @@ def merge(size: list[int], repeat: int, chosen: list[str], report_file: Path | N
     report("merge", results, report_file)
 
 
+@command.command()
+@click.option("--size", callback=sizes, default="100MB", show_default=True, help="Of the update.")
+@click.option(
+    "--members", type=click.IntRange(2, 64), default=8, show_default=True,
+    help="How many share masks.",
+)  # fmt: skip
+@click.option("--repeat", type=click.IntRange(1, 100), default=5, show_default=True)
+@report_option
+def mask(size: list[int], members: int, repeat: int, report_file: Path | None) -> None:
+    """What masking an update costs one member, beside a copy of the same bytes.
+
+    \b
+    swarm bench mask --size 100MB --members 8
+    """
+    from swarm.bench.machine import tell_size
+    from swarm.bench.mask import measure_mask
+
+    results = [measure_mask(one, members, repeat) for one in size]
+    rows = [
+        (tell_size(r["size_bytes"]), r["members"], name, f"{1000 * seconds:.1f}")
+        for r in results
+        for name, seconds in r["seconds"].items()
+    ]
+    print_table(("of", "members", "step", "ms"), rows)
+    report("mask", results, report_file)
+
+
 def _times(models: float | None) -> str:
     return "" if models is None else f"{models:.2f}×"
 

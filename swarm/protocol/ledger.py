@@ -19,6 +19,7 @@ from swarm.errors import ContractError
 from swarm.protocol.attestation import Attestation, attestation_digest, signer_of
 from swarm.protocol.election import commitment_to, reveal_term, round_seed
 from swarm.protocol.masked_rounds import MaskedRounds
+from swarm.protocol.masking import Masking
 from swarm.protocol.membership import (
     DORMANT_S,
     MAX_VALIDATORS,
@@ -58,6 +59,7 @@ from swarm.protocol.state import (
     expired,
     has_majority,
     majority,
+    masked_voters,
     may_close,
     may_open,
     may_void,
@@ -86,7 +88,7 @@ class Ledger:
 
     def __init__(self, founders: Sequence[Founder], now: int = 0) -> None:
         self.membership = Membership(founders, now)
-        self.masked_rounds = MaskedRounds()
+        self.masked_rounds = MaskedRounds(self)
         self.plans: dict[PlanId, Plan] = {}
         self.domain = NO_DIGEST
         """The EIP-712 domain that carried attestations are signed over."""
@@ -137,7 +139,7 @@ class Ledger:
             raise ContractError("PlanBadDigest")
         if not self._are_sane(rules):
             raise ContractError("PlanBadRules")
-        if rules.colluders != PLAIN:
+        if rules.colluders != PLAIN and not self.masked_rounds.available:
             raise ContractError("MaskedUnavailable")
         present = self.present_members
         few = bool(invited) and invited.bit_count() < rules.min_peers
@@ -188,6 +190,8 @@ class Ledger:
             raise ContractError("RoundBadSamples", {"given": terms.max_samples, "most": most})
         if terms.until and now > terms.until:
             raise ContractError("Expired", {"time": terms.until, "now": now})
+        if plan.is_masked and terms.receiving_key == NO_DIGEST:
+            raise ContractError("RoundBadKeys", {"size": 0})
         if plan.participants & bit:
             self._leave(plan, member, now)
         plan.participants |= bit
@@ -308,15 +312,19 @@ class Ledger:
         consent = plan.consents[member.id]
         if not 1 <= samples <= consent.max_samples:
             raise ContractError("RoundBadSamples", {"given": samples, "most": consent.max_samples})
-        if update == NO_DIGEST:
+        # Training is repeatable: a digest of an update would let everybody test guesses of it.
+        if (update == NO_DIGEST) != plan.is_masked:
             raise ContractError("RoundBadDigest")
-        if keys:
+        if keys and not plan.is_masked:
             raise ContractError("RoundBadKeys", {"size": len(keys)})
         revealed = reveal != bytes(32)
         if revealed and commitment_to(reveal) != consent.commitment:
             raise ContractError("RoundBadReveal", {"member": member.id})
+        if plan.is_masked:
+            taken = self.masked_rounds.take_keys(member, keys)
+            consent.next_receiving_key = Digest(taken.next_receiving)
 
-        submission = Submission(member.id, update, samples, meta, revealed)
+        submission = Submission(member.id, update, samples, meta, revealed, keys)
         round.submissions[member.id] = submission
         round.submitted |= bit
         if revealed:
@@ -352,19 +360,20 @@ class Ledger:
 
         Whoever leads now or has led since the close may post, once. Posting attests.
         """
-        member, plan, round = self._in_round(sender, plan_id, number, attempt)
-        self._require(round, RoundStatus.CLOSED)
+        member, plan, round = self._voting(sender, plan_id, number, attempt)
         first = round.first_slot_of(member.id)
         if first is None or round.slot_at(now) < first:
             raise ContractError("RoundNotLeader", {"member": member.id})
         if any(c.leader == member.id for c in round.candidates):
             raise ContractError("RoundAlreadyMerged", {"member": member.id})
-        if outcome.model == NO_DIGEST:
+        spoiled = round.status is RoundStatus.LOCKED and outcome.model == NO_DIGEST
+        if outcome.model == NO_DIGEST and not spoiled:
             raise ContractError("RoundBadDigest")
         if outcome.slot >= SLOTS or (outcome.next and outcome.next < round.stage):
             raise ContractError("RoundBadOutcome", {"slot": outcome.slot, "next": outcome.next})
         self._check_omissions(round, outcome.omitted, reasons)
-        if contributors(round, outcome.omitted).bit_count() < plan.rules.min_peers:
+        few = contributors(round, outcome.omitted).bit_count() < plan.rules.min_peers
+        if few and round.masking is None:
             raise ContractError("RoundTooFewContributors", {"needed": plan.rules.min_peers})
         candidate = round.candidate(outcome)
         if candidate is None:
@@ -386,9 +395,8 @@ class Ledger:
         meta: Digest,
     ) -> None:
         """A frozen submitter states that it holds this merge and has checked it to `level`."""
-        member, plan, round = self._in_round(sender, plan_id, number, attempt)
-        self._require(round, RoundStatus.CLOSED)
-        if not round.submitted & (1 << member.id):
+        member, plan, round = self._voting(sender, plan_id, number, attempt)
+        if not self._voters(round) & (1 << member.id):
             raise ContractError("RoundNotSubmitter", {"member": member.id})
         self._check_level(plan, level)
         candidate = self._candidate(round, outcome)
@@ -412,17 +420,18 @@ class Ledger:
     ) -> None:
         """Anyone in the roster carries others' attestations, signed with their node keys. Those
         that are no attestation of a frozen submitter, or a second one, are skipped."""
-        _, plan, round = self._in_round(sender, plan_id, number, attempt)
-        self._require(round, RoundStatus.CLOSED)
+        _, plan, round = self._voting(sender, plan_id, number, attempt)
         self._check_level(plan, level)
         candidate = self._candidate(round, outcome)
         counted = 0
         pairs = zip(metas, signatures, strict=True) if len(metas) == len(signatures) else ()
         for meta, signature in pairs:
-            said = Attestation(plan_id, number, attempt, outcome, level, meta, round.epoch)
+            said = Attestation(
+                plan_id, number, attempt, outcome, level, meta, round.epoch, round.status
+            )
             signer = self.recover(attestation_digest(self.domain, said), signature)
             member = None if signer is None else self.membership.nodes.get(signer)
-            voters = submitters(round, self.present_members) & ~candidate.attesters
+            voters = self._voters(round) & ~candidate.attesters
             if member is not None and voters >> member & 1:
                 candidate.attesters |= 1 << member
                 self._seen(plan, self.members[member], now)
@@ -442,7 +451,8 @@ class Ledger:
     ) -> None:
         """Count again after somebody withdrew or was removed: any participant may ask."""
         _, plan, round = self._in_round(sender, plan_id, number, attempt, roster_only=False)
-        self._require(round, RoundStatus.CLOSED)
+        if not plan.is_masked or round.status not in (RoundStatus.MASKING, RoundStatus.LOCKED):
+            self._require(round, RoundStatus.CLOSED)
         candidate = self._candidate(round, outcome)
         if not has_majority(round, candidate, self.present_members):
             raise ContractError("RoundNoMajority", {"round": number, "attempt": attempt})
@@ -451,15 +461,37 @@ class Ledger:
     def void(self, sender: Address, now: int, plan_id: PlanId, number: int, attempt: int) -> None:
         """Give an attempt up that cannot become final: same round and base, next attempt."""
         _, plan, round = self._in_round(sender, plan_id, number, attempt, roster_only=False)
-        if round.status not in (RoundStatus.OPEN, RoundStatus.CLOSED):
+        if round.status not in (RoundStatus.OPEN, RoundStatus.CLOSED, RoundStatus.MASKING):
             raise ContractError("RoundWrongStatus", {"status": int(round.status)})
         if not may_void(plan, round, self.present_members, now):
             raise ContractError("RoundNotVoidable", {"round": number, "attempt": attempt})
-        if round.status is RoundStatus.CLOSED:
+        if round.status in (RoundStatus.CLOSED, RoundStatus.MASKING):
             plan.merge_s = merge_seconds(plan.merge_s, now - round.closed_at, round.slot_s)
+        self.void_attempt(plan, round, now)
+
+    # Asked by masked rounds.
+
+    def void_attempt(self, plan: Plan, round: Round, now: int) -> None:
+        """End an attempt, and open the next if that is possible."""
         round.status = RoundStatus.VOID
         if may_open(plan, self.present_members, now):
             self._open(plan, now)
+
+    def find_round(
+        self, sender: Address, plan_id: PlanId, number: int, attempt: int, status: RoundStatus
+    ) -> tuple[Member, Plan, Round, Masking]:
+        """A member of the roster and its masked round of this status; once that is LOCKED, of the
+        opening roster, whoever has withdrawn since."""
+        locked = status is RoundStatus.LOCKED
+        found = self._in_locked if locked else self._in_round
+        member, plan, round = found(sender, plan_id, number, attempt)
+        self._require(round, status)
+        assert round.masking is not None
+        return member, plan, round, round.masking
+
+    def note_seen(self, plan: Plan, member: Member, now: int) -> None:
+        """A member has shown that it lives."""
+        self._seen(plan, member, now)
 
     # Steps shared by the transactions above. None of them is reachable from outside.
 
@@ -470,6 +502,12 @@ class Ledger:
             changed.participants,
             changed.round,
         )
+        for member in members_in(plan.participants if plan.is_masked else 0):
+            consent = plan.consents[member]
+            # Shares of this attempt are sealed to what was posted before it.
+            if consent.next_receiving_key != NO_DIGEST:
+                consent.receiving_key = consent.next_receiving_key
+                consent.next_receiving_key = NO_DIGEST
 
     def _open_if_decided(self, plan: Plan, now: int) -> None:
         if plan.status is PlanStatus.PROPOSED and may_open(plan, self.present_members, now):
@@ -496,6 +534,8 @@ class Ledger:
         round.seed = round_seed(plan.seed, round.reveals_xor)
         round.eligible = tuple(members_in(frozen & round.revealed or frozen))
         round.slot_s = min(max(plan.rules.slot_s, 2 * plan.merge_s + 1), plan.rules.max_round_s)
+        if plan.is_masked:
+            self.masked_rounds.begin(plan, round, now)
 
     def _finalise_if_majority(
         self, plan: Plan, round: Round, candidate: Candidate, now: int
@@ -503,7 +543,17 @@ class Ledger:
         if not has_majority(round, candidate, self.present_members):
             return
         outcome = candidate.outcome
+        if round.status is RoundStatus.MASKING:
+            if not self.masked_rounds.lock(plan, round, outcome.slot, outcome.model, now):
+                self.void_attempt(plan, round, now)
+            return
+        if outcome.model == NO_DIGEST:  # the sum was spoiled: the same set comes again, or nobody
+            assert round.masking is not None
+            plan.spoiled = round.masking.contributors
+            self.void_attempt(plan, round, now)
+            return
         round.status = RoundStatus.FINAL
+        plan.spoiled = 0
         plan.take_output(round.number, outcome)
         plan.seed = round.seed
         # A plan of one's own, run alone, must not be a way to choose who finalises blocks.
@@ -520,6 +570,10 @@ class Ledger:
     def _check_omissions(self, round: Round, omitted: MemberSet, reasons: bytes) -> None:
         gone = round.submitted & ~submitters(round, self.present_members)
         kinds = [int(k) for k in Omission]
+        if round.masking is not None:  # the set of contributors says whose updates are in it
+            if omitted or reasons:
+                raise ContractError("RoundBadOmission", {"omitted": omitted})
+            return
         if (
             omitted & ~round.submitted
             or gone & ~omitted
@@ -557,6 +611,45 @@ class Ledger:
         if round is None or (round.number, round.attempt) != (number, attempt):
             raise ContractError("RoundNotCurrent", {"round": number, "attempt": attempt})
         if roster_only and not present_in(round, self.present_members) & (1 << member.id):
+            raise ContractError("RoundNotInRoster", {"member": member.id})
+        return member, plan, round
+
+    def _voting(
+        self, sender: Address, plan_id: PlanId, number: int, attempt: int
+    ) -> tuple[Member, Plan, Round]:
+        """A member of the roster and its round, if that is to be voted on: a closed round's merge,
+        a masked round's sum, or a locked one's model."""
+        plan = self._running_plan(plan_id)
+        locked = plan.round is not None and plan.round.status is RoundStatus.LOCKED
+        found = self._in_locked if locked else self._in_round
+        member, plan, round = found(sender, plan_id, number, attempt)
+        if not plan.is_masked:
+            self._require(round, RoundStatus.CLOSED)
+            return member, plan, round
+        if not locked:
+            self._require(round, RoundStatus.MASKING)
+        masking = round.masking
+        assert masking is not None
+        if not locked and not masking.may_lock():
+            raise ContractError("RoundNotLockable", {"round": number, "attempt": attempt})
+        if locked and len(masking.opened) < masking.needed:
+            raise ContractError("RoundNotOpen", {"round": number, "attempt": attempt})
+        return member, plan, round
+
+    def _voters(self, round: Round) -> MemberSet:
+        if round.masking is not None:
+            return masked_voters(round, round.masking)
+        return submitters(round, self.present_members)
+
+    def _in_locked(
+        self, sender: Address, plan_id: PlanId, number: int, attempt: int
+    ) -> tuple[Member, Plan, Round]:
+        member = self._operator(sender)
+        plan = self._running_plan(plan_id)
+        round = plan.round
+        if round is None or (round.number, round.attempt) != (number, attempt):
+            raise ContractError("RoundNotCurrent", {"round": number, "attempt": attempt})
+        if not round.roster >> member.id & 1:
             raise ContractError("RoundNotInRoster", {"member": member.id})
         return member, plan, round
 
@@ -600,6 +693,7 @@ class Ledger:
             and rules.grace_s <= rules.max_round_s
             and rules.window_s <= rules.max_round_s
             and (named < 0 or bool(named < MAX_MEMBERS and self.present_members >> named & 1))
+            and (rules.colluders == PLAIN or rules.min_peers >= rules.colluders + 2)
         )
 
 

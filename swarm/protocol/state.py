@@ -16,6 +16,7 @@ from enum import IntEnum, IntFlag
 from typing import TypeAlias
 
 from swarm.protocol.election import holder_of, leader_of_slot, slot_start, slots_elapsed
+from swarm.protocol.masking import Masking
 from swarm.types import NO_ADDRESS, NO_DIGEST, Address, Digest, MemberId, PlanId
 
 MAX_MEMBERS = 256
@@ -187,6 +188,8 @@ class Consent:
     permit: Digest = NO_DIGEST
     receiving_key: Digest = NO_DIGEST
     meta: Digest = NO_DIGEST
+    next_receiving_key: Digest = NO_DIGEST
+    """From the next attempt on, in masked rounds."""
 
 
 @dataclass
@@ -196,6 +199,8 @@ class Submission:
     samples: int
     meta: Digest
     revealed: bool
+    keys: bytes = b""
+    """What a masked round needs of it (`masking.Keys`)."""
 
 
 @dataclass(frozen=True)
@@ -256,6 +261,10 @@ class Round:
     """Who holds the plan's role in this attempt."""
     epoch: int = 0
     """The masking epoch; 0 in plain rounds."""
+    masking: Masking | None = None
+    """What a masked round has more, from its close on."""
+    behind: MemberSet = 0
+    """Who was left behind when a masked attempt was given up: others go first in the next."""
     left: MemberSet = 0
     """Roster members that withdrew while the round ran."""
     submitted: MemberSet = 0
@@ -332,12 +341,19 @@ class Plan:
     merge_s: int = 0
     """Recent seconds from close to the round's end, smoothed: what leader slots are cut from."""
     round: Round | None = None
+    spoiled: MemberSet = 0
+    """Whose sum was opened and was spoiled: exactly these train in the next attempt."""
 
     @property
     def place(self) -> tuple[int, int]:
         """(round, attempt) of what runs or ran last; (0, 0) before the first round. A consent's
         commitment is made here."""
         return (0, 0) if self.round is None else (self.round.number, self.round.attempt)
+
+    @property
+    def is_masked(self) -> bool:
+        """Whether only sums of its updates come out."""
+        return self.rules.colluders != PLAIN
 
     @property
     def model(self) -> Digest:
@@ -401,9 +417,31 @@ def pending(plan: Plan, round: Round, members: MemberSet, now: int) -> MemberSet
 
 
 def has_majority(round: Round, candidate: Candidate, members: MemberSet) -> bool:
-    """Whether more than half of the remaining frozen submitters attested `candidate`."""
+    """Whether more than half of the remaining frozen submitters attested `candidate`; in masked
+    rounds, enough contributors, or more than half of the opening roster: nobody's leaving changes
+    what is counted there."""
+    if round.masking is not None:
+        return candidate.attesters.bit_count() >= masked_votes_needed(round, round.masking)
     voters = submitters(round, members)
     return (candidate.attesters & voters).bit_count() >= majority(voters.bit_count())
+
+
+def masked_voters(round: Round, masking: Masking) -> MemberSet:
+    """Who votes: the contributors on their masked sum, then the opening roster on the model."""
+    return masking.contributors if masking.sum == NO_DIGEST else round.roster
+
+
+def masked_votes_needed(round: Round, masking: Masking) -> int:
+    """How many of them decide."""
+    if masking.sum == NO_DIGEST:
+        return masking.votes_needed
+    return majority(round.roster.bit_count())
+
+
+def mask_deadline(plan: Plan, round: Round) -> int:
+    """Chain time from which those who have not posted their masked updates are left behind."""
+    assert round.masking is not None
+    return round.masking.began_at + max(plan.rules.liveness_s, 2 * round.slot_s)
 
 
 def may_close(plan: Plan, round: Round, members: MemberSet, now: int) -> bool:
@@ -445,6 +483,8 @@ def may_void(plan: Plan, round: Round, members: MemberSet, now: int) -> bool:
         return too_few and now >= round.opened_at + rules.max_round_s
     if round.status is RoundStatus.CLOSED:
         return (too_few and not round.candidates) or now >= round.voidable_at
+    if round.status is RoundStatus.MASKING and round.masking is not None:
+        return round.masking.may_lock() and now >= round.voidable_at
     return False
 
 
@@ -504,7 +544,8 @@ def may_open(plan: Plan, members: MemberSet, now: int) -> bool:
         return False
     if plan.round is not None and plan.round.status in UNDER_WAY:
         return False
-    if willing_with(plan, Duty.TRAIN, members, now).bit_count() < plan.rules.min_peers:
+    trainers = willing_with(plan, Duty.TRAIN, members, now)
+    if trainers.bit_count() < plan.rules.min_peers or plan.spoiled & ~trainers:
         return False
     if plan.rules.holder != NO_ROLE and not holders(plan, members, now):
         return False
@@ -526,6 +567,10 @@ def opened(plan: Plan, members: MemberSet, now: int) -> Plan:
     else:
         number, attempt, stage = previous.number + 1, 1, plan.stage
     participants = plan.participants & ~expired(plan, now)
+    trainers = willing_with(plan, Duty.TRAIN, members, now)
+    if previous is not None and previous.status is RoundStatus.VOID:
+        punctual = trainers & ~previous.behind
+        trainers = punctual if punctual.bit_count() >= plan.rules.min_peers else trainers
     round = Round(
         number,
         attempt,
@@ -535,7 +580,7 @@ def opened(plan: Plan, members: MemberSet, now: int) -> Plan:
         plan.model,
         participants & members,
         stage,
-        willing_with(plan, Duty.TRAIN, members, now),
+        plan.spoiled or trainers,
         holder_at(plan, number, attempt, holders(plan, members, now)),
     )
     return replace(plan, status=PlanStatus.RUNNING, participants=participants, round=round)

@@ -29,6 +29,7 @@ from swarm.bench.machine import (
     watch,
     working_directory,
 )
+from swarm.bench.mask import measure_mask
 from swarm.bench.merge import FOLDS, measure_merge
 from swarm.bench.rounds import RoundOptions, count_traffic, room, write_plan
 from swarm.bench.transfer import best_ratio
@@ -247,3 +248,9 @@ def test_the_plot_draws_what_the_benchmark_writes(tmp_path: Path) -> None:
     picture = (tmp_path / "rounds.png").read_bytes()
     assert picture.startswith(b"\x89PNG")
     assert len(picture) > 10_000
+
+
+def test_every_step_of_masking_takes_some_time() -> None:
+    result = measure_mask(100_000, members=3, repeat=1)
+    assert all(seconds > 0 for seconds in result["seconds"].values())
+    assert {"copy", "quantise", "all masks", "check shares"} <= result["seconds"].keys()

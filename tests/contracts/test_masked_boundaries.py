@@ -1,0 +1,640 @@
+"""Masked rounds by their counter-examples: what must not happen on the chain, and what does.
+
+On the executable specification: Solidity refuses masked plans so far (docs/decisions/0019).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from harness.evm import LedgerContract
+
+from swarm.errors import ContractError
+from swarm.protocol.election import commitment_to
+from swarm.protocol.ledger import Founder, Kind
+from swarm.protocol.masking import EPOCHS, KEYS_BYTES, Keys, Masking, read_keys
+from swarm.protocol.state import (
+    PLAIN,
+    Duty,
+    Outcome,
+    Plan,
+    PlanStatus,
+    Round,
+    RoundStatus,
+    Rules,
+    Terms,
+    mask_deadline,
+    member_set,
+)
+from swarm.types import NO_DIGEST, Address, Digest, PlanId
+
+START = 1_700_000_000
+CODE, BASE, PROGRAM, META = (Digest(bytes([n]) * 32) for n in (1, 2, 5, 4))
+SUM, MODEL, OTHER = Digest(b"\xaa" * 32), Digest(b"\xbb" * 32), Digest(b"\xcc" * 32)
+NOTHING = bytes(32)
+
+
+def node(number: int) -> Address:
+    return Address(b"\xb2" + number.to_bytes(19, "big"))
+
+
+def account(number: int) -> Address:
+    return Address(b"\xa1" + number.to_bytes(19, "big"))
+
+
+def terms(duties: Duty = Duty.TRAIN, key: bytes = b"k" * 32) -> Terms:
+    samples = 100 if duties & Duty.TRAIN else 0
+    commitment = commitment_to(bytes(31) + b"\1")
+    return Terms(duties, samples, commitment=commitment, receiving_key=Digest(key))
+
+
+def keys(member: int, fresh: int = 0) -> Keys:
+    name = bytes([member, fresh])
+    first = tuple((name + bytes([e])).ljust(33, b"\x02") for e in range(EPOCHS))
+    return Keys(name.ljust(32, b"p"), first, Digest(name.ljust(32, b"e")), name.ljust(32, b"n"))
+
+
+class Site:
+    """A consortium with one masked plan, or more."""
+
+    def __init__(self, members: int, testers: int = 0, **rules: Any) -> None:
+        everybody = members + testers
+        self.book = LedgerContract(
+            [Founder(account(n), node(n), f"site {n}") for n in range(everybody)], START
+        )
+        self.book.ledger.masked_rounds.available = True
+        self.now, self.id = START, PlanId(0)
+        self.members = members
+        self.propose(**rules)
+        for n in range(everybody):
+            duties = Duty.TRAIN if n < members else Duty.TEST
+            self.send(n, "consent", self.id, CODE, terms(duties))
+
+    def propose(self, **rules: Any) -> None:
+        settings = {"rounds": 5, "min_peers": 3, "slot_s": 10, "colluders": 1, "liveness_s": 20}
+        self.id = PlanId(self.id + 1)
+        what = ("plan", CODE, PROGRAM, BASE, Rules(**settings | rules), 0, 0)
+        self.send(0, "proposePlan", *what)
+
+    def send(self, who: int, function: str, *arguments: Any) -> Any:
+        return self.book.send(node(who), self.now, function, *arguments)
+
+    def refused(self, who: int, function: str, *arguments: Any) -> str:
+        with pytest.raises(ContractError) as caught:
+            self.send(who, function, *arguments)
+        return caught.value.name
+
+    @property
+    def plan(self) -> Plan:
+        return self.book.plan(self.id)
+
+    @property
+    def round(self) -> Round:
+        assert self.plan.round is not None
+        return self.plan.round
+
+    @property
+    def masking(self) -> Masking:
+        assert self.round.masking is not None
+        return self.round.masking
+
+    @property
+    def at(self) -> tuple[PlanId, int, int]:
+        return self.id, self.round.number, self.round.attempt
+
+    def submit(self, who: int, fresh: int = 0, raw: bytes | None = None) -> None:
+        packed = keys(who, fresh).encode() if raw is None else raw
+        self.send(who, "submit", *self.at, NO_DIGEST, 10, NOTHING, NO_DIGEST, META, packed)
+
+    def submission(self, who: int, raw: bytes) -> tuple[object, ...]:
+        return (*self.at, NO_DIGEST, 10, NOTHING, NO_DIGEST, META, raw)
+
+    def close(self, *who: int, fresh: int = 0) -> None:
+        for n in who or range(self.members):
+            self.submit(n, fresh)
+        if self.round.status is RoundStatus.OPEN:
+            self.now += self.plan.rules.max_round_s
+            self.send((who or (0,))[0], "close", *self.at)
+        assert self.round.status is RoundStatus.MASKING
+
+    def judge(self, *who: int) -> None:
+        for n in who or range(self.round.roster.bit_length()):
+            self.send(n, "good", *self.at, self.masking.submitters, 0)
+
+    def mask(self, *who: int) -> None:
+        contributors = self.masking.contributors
+        chosen = who or [n for n in range(self.members) if contributors >> n & 1]
+        codes = bytes(8 * (contributors.bit_count() - 1))
+        for n in chosen:
+            self.send(n, "masked", *self.at, self.masking.epoch, Digest(bytes([n + 1]) * 32), codes)
+
+    def next_epoch(self, who: int = 0) -> None:
+        self.now = mask_deadline(self.plan, self.round)
+        self.send(who, "nextEpoch", *self.at)
+
+    def vote(self, model: Digest, *who: int) -> None:
+        """The leader merges, these attest."""
+        outcome = Outcome(model, 0)
+        leader = self.round.leader_at(self.now)
+        self.send(leader, "merge", *self.at, outcome, b"")
+        for n in who:
+            if n != leader and self.round.candidate(outcome) is not None:
+                self.send(n, "attest", *self.at, outcome, 3, META)
+
+    def lock(self) -> None:
+        self.judge()
+        self.mask()
+        self.vote(SUM, *range(self.members))
+        assert self.round.status is RoundStatus.LOCKED
+
+    def unmask(self, *who: int) -> None:
+        owners = self.masking.contributors
+        for n in who:
+            self.send(n, "unmask", *self.at, owners, bytes(32 * owners.bit_count()))
+
+
+def locked(members: int = 4, **rules: Any) -> Site:
+    site = Site(members, **rules)
+    site.close()
+    site.lock()
+    return site
+
+
+# The way of a round.
+
+
+def test_a_masked_round_goes_from_its_close_over_a_lock_to_its_model() -> None:
+    site = locked()
+    assert (site.masking.sum, site.masking.contributors) == (SUM, 0b1111)
+    site.unmask(0, 1, 2)
+    site.vote(MODEL, *range(4))
+    assert (site.plan.model, site.round.number) == (MODEL, 2)
+
+
+@pytest.mark.parametrize(("members", "votes"), [(4, 3), (5, 3), (7, 4)])
+def test_more_than_half_of_the_contributors_lock(members: int, votes: int) -> None:
+    site = Site(members)
+    site.close()
+    site.judge()
+    site.mask()
+    others = [n for n in range(members) if n != site.round.leader_at(site.now)]
+    site.vote(SUM, *others[: votes - 2])
+    assert site.round.status is RoundStatus.MASKING
+    site.send(others[votes - 2], "attest", *site.at, Outcome(SUM, 0), 3, META)
+    assert site.round.status is RoundStatus.LOCKED
+
+
+def test_more_than_the_colluders_lock_where_half_are_fewer() -> None:
+    """Five contributors withstand three colluders only if four agree on the sum."""
+    site = Site(5, colluders=3, min_peers=5)
+    site.close()
+    site.judge()
+    site.mask()
+    others = [n for n in range(5) if n != site.round.leader_at(site.now)]
+    site.vote(SUM, *others[:2])
+    assert site.round.status is RoundStatus.MASKING
+    site.send(others[2], "attest", *site.at, Outcome(SUM, 0), 3, META)
+    assert site.round.status is RoundStatus.LOCKED
+
+
+# Rule 1: the set is nobody's choice, and after the lock nothing voids.
+
+
+def test_nobody_posts_for_another_and_nobody_twice() -> None:
+    site = Site(4)
+    site.close(0, 1, 2)
+    codes = bytes(16)
+    assert site.refused(3, "masked", *site.at, 0, SUM, codes) == "RoundNotSubmitter"
+    site.mask(0)
+    assert site.refused(0, "masked", *site.at, 0, SUM, codes) == "RoundAlreadyMasked"
+
+
+@pytest.mark.parametrize(
+    ("epoch", "digest", "codes", "error"),
+    [
+        (1, SUM, 24, "RoundWrongEpoch"),
+        (0, NO_DIGEST, 24, "RoundBadDigest"),
+        (0, SUM, 23, "RoundBadKeys"),
+        (0, SUM, 32, "RoundBadKeys"),
+    ],
+)
+def test_a_masked_update_is_for_this_epoch_and_has_a_code_for_each_pair(
+    epoch: int, digest: Digest, codes: int, error: str
+) -> None:
+    site = Site(4)
+    site.close()
+    assert site.refused(0, "masked", *site.at, epoch, digest, bytes(codes)) == error
+
+
+def test_no_leader_leaves_a_contributor_out() -> None:
+    site = Site(4)
+    site.close()
+    site.judge()
+    site.mask()
+    leader = site.round.leader_at(site.now)
+    assert site.refused(leader, "merge", *site.at, Outcome(SUM, 1), b"\1") == "RoundBadOmission"
+
+
+def test_time_voids_before_the_lock_and_never_after_it() -> None:
+    site = Site(4)
+    site.close()
+    site.judge()
+    site.mask()
+    site.now = site.round.voidable_at - 1
+    assert site.refused(0, "void", *site.at) == "RoundNotVoidable"
+    site.now += 1
+    site.send(0, "void", *site.at)
+    assert (site.round.number, site.round.attempt) == (1, 2)
+    site = locked()
+    site.now += 10**7
+    assert site.refused(0, "void", *site.at) == "RoundWrongStatus"
+    assert site.refused(0, "nextEpoch", *site.at) == "RoundWrongStatus"
+
+
+def test_withdrawals_and_removals_do_not_void_a_lock() -> None:
+    site = locked(5)
+    for n in (3, 4):
+        site.send(n, "withdraw", site.id)
+    proposal = site.book.send(
+        account(0), site.now, "propose", Kind.REMOVE, Address(bytes(20)), Address(bytes(20)), "", 1
+    )
+    for n in (2, 3, 4):
+        if site.book.proposals()[proposal or 1].status == 1:
+            site.book.send(account(n), site.now, "vote", proposal or 1, True)
+    assert site.round.status is RoundStatus.LOCKED
+    assert site.round.roster == 0b11111
+
+
+def test_who_has_withdrawn_since_the_lock_still_finishes_it() -> None:
+    site = locked()
+    site.send(3, "withdraw", site.id)
+    site.unmask(3, 1, 2)
+    outcome = Outcome(MODEL, 0)
+    leader = site.round.leader_at(site.now)
+    site.send(leader, "merge", *site.at, outcome, b"")
+    for n in {1, 2, 3} - {leader}:
+        if site.round.status is RoundStatus.LOCKED:
+            site.send(n, "attest", *site.at, outcome, 3, META)
+    assert site.plan.model == MODEL
+
+
+def test_the_proposer_alone_stops_a_plan_before_the_lock_only() -> None:
+    site = Site(4)
+    site.close()
+    site.send(0, "stop", site.id)
+    assert site.plan.status is PlanStatus.STOPPED
+    site = locked()
+    site.send(0, "stop", site.id)
+    assert site.plan.status is PlanStatus.RUNNING
+
+
+def test_more_than_half_of_the_opening_roster_abandon_a_lock() -> None:
+    site = locked()
+    assert site.refused(0, "abandon", site.id, 1, 2) == "RoundNotCurrent"
+    for n in (0, 1, 1):
+        site.send(n, "abandon", *site.at)
+    assert site.plan.status is PlanStatus.RUNNING
+    site.send(3, "abandon", *site.at)
+    assert (site.plan.status, site.round.status) == (PlanStatus.STOPPED, RoundStatus.VOID)
+
+
+def second_plan(site: Site, *who: int, **rules: Any) -> None:
+    site.propose(**rules)
+    for n in range(site.members):
+        if n in who:
+            site.send(n, "consent", site.id, CODE, terms())
+        else:
+            site.send(n, "decline", site.id)
+    site.close(*who, fresh=1)
+    site.judge(*who)
+    site.mask()
+    site.vote(SUM, *who)
+
+
+def test_a_second_plan_locks_no_other_set_over_the_same_base() -> None:
+    site = locked(5)
+    second_plan(site, 0, 1, 2, 3)
+    assert site.round.status is RoundStatus.OPEN
+    assert site.round.attempt == 2
+
+
+def test_a_second_plan_locks_the_same_set_again() -> None:
+    site = locked(4)
+    second_plan(site, 0, 1, 2, 3)
+    assert site.round.status is RoundStatus.LOCKED
+
+
+def test_a_plan_that_reopens_locks_one_set_of_its_own() -> None:
+    site = locked(5)
+    second_plan(site, 0, 1, 2, 3, reopens=True)
+    assert site.round.status is RoundStatus.LOCKED
+
+
+def test_a_plan_that_reopens_first_binds_those_that_do_not() -> None:
+    site = locked(5, reopens=True)
+    second_plan(site, 0, 1, 2, 3)
+    assert (site.round.status, site.round.attempt) == (RoundStatus.OPEN, 2)
+
+
+def test_a_spoiled_round_comes_again_with_the_same_set_or_not_at_all() -> None:
+    site = Site(5)
+    site.close(0, 1, 2, 3)
+    site.judge()
+    site.mask()
+    site.vote(SUM, *range(4))
+    site.unmask(0, 1, 2, 3)
+    site.vote(NO_DIGEST, *range(5))
+    assert (site.round.number, site.round.attempt) == (1, 2)
+    assert site.plan.model == BASE
+    assert site.round.trainers == 0b01111
+    assert site.refused(4, "submit", *site.submission(4, keys(4).encode())) == "RoundNotTrainer"
+
+
+def test_a_spoiled_plan_opens_no_round_without_one_of_its_set() -> None:
+    site = locked()
+    site.unmask(0, 1, 2)
+    site.send(3, "withdraw", site.id)
+    leader = site.round.leader_at(site.now)
+    site.send(leader, "merge", *site.at, Outcome(NO_DIGEST, 0), b"")
+    for n in {0, 1, 2, 3} - {leader}:
+        if site.round.status is RoundStatus.LOCKED:
+            site.send(n, "attest", *site.at, Outcome(NO_DIGEST, 0), 3, META)
+    assert site.round.status is RoundStatus.VOID
+    assert site.refused(0, "open", site.id) == "RoundNotOpenable"
+
+
+# Rule 2: at least c + 2.
+
+
+def test_a_plan_needs_two_more_than_its_colluders() -> None:
+    site = Site(4)
+    bad = Rules(5, 3, colluders=2)
+    assert site.refused(0, "proposePlan", "p", CODE, PROGRAM, BASE, bad, 0, 0) == "PlanBadRules"
+    site.propose(colluders=2, min_peers=4)
+
+
+def test_too_few_contributors_void_instead_of_masking_again() -> None:
+    site = Site(4)
+    site.close()
+    site.judge()
+    site.mask(0, 1)
+    site.next_epoch()
+    assert (site.round.number, site.round.attempt) == (1, 2)
+
+
+# Rule 3 and 4: epochs.
+
+
+def test_who_has_not_posted_in_time_is_left_behind() -> None:
+    site = Site(5)
+    site.close()
+    site.judge()
+    site.mask(0, 1, 2, 3)
+    assert site.refused(0, "nextEpoch", *site.at) == "RoundNotRemaskable"
+    site.now = mask_deadline(site.plan, site.round) - 1
+    assert site.refused(0, "nextEpoch", *site.at) == "RoundNotRemaskable"
+    site.next_epoch()
+    assert (site.masking.epoch, site.masking.contributors) == (1, 0b1111)
+    assert site.masking.posted == {}
+    assert site.refused(4, "masked", *site.at, 1, SUM, bytes(24)) == "RoundNotSubmitter"
+
+
+def test_nobody_masks_afresh_while_all_have_posted() -> None:
+    site = Site(4)
+    site.close()
+    site.judge()
+    site.mask()
+    site.now = mask_deadline(site.plan, site.round) + 10**6
+    assert site.refused(0, "nextEpoch", *site.at) == "RoundNotRemaskable"
+
+
+def test_votes_on_a_sum_end_with_its_epoch() -> None:
+    site = Site(5)
+    site.close()
+    site.judge()
+    site.mask()
+    site.vote(SUM)
+    site.send(4, "withdraw", site.id)
+    site.next_epoch()
+    assert site.round.candidates == []
+    assert site.masking.contributors == 0b1111
+
+
+def test_after_three_epochs_the_attempt_is_void_and_the_late_come_last() -> None:
+    site = Site(6)
+    site.close()
+    site.judge()
+    for left in (5, 4):
+        site.mask(*range(left))
+        site.next_epoch()
+    site.mask(0, 1, 2)
+    site.next_epoch()
+    assert (site.round.number, site.round.attempt) == (1, 2)
+    assert site.round.trainers == 0b000111
+
+
+def test_those_left_behind_train_again_where_others_are_too_few() -> None:
+    site = Site(4)
+    site.close()
+    site.judge()
+    site.mask(0, 1)
+    site.next_epoch()
+    assert site.round.trainers == 0b1111
+
+
+# Rule 5: keys.
+
+
+def test_a_submission_has_keys_and_no_digest_of_the_update() -> None:
+    site = Site(4)
+    packed = keys(0).encode()
+    place = (10, NOTHING, NO_DIGEST, META)
+    assert site.refused(0, "submit", *site.at, SUM, *place, packed) == "RoundBadDigest"
+    for raw in (b"", packed[:-1], packed + b"\0"):
+        assert site.refused(0, "submit", *site.at, NO_DIGEST, *place, raw) == "RoundBadKeys"
+    twice = keys(0)._replace(first=(keys(0).first[0],) * EPOCHS).encode()
+    assert site.refused(0, "submit", *site.at, NO_DIGEST, *place, twice) == "RoundBadKeys"
+
+
+def test_keys_that_another_posted_before_are_taken() -> None:
+    """Whoever builds the block could otherwise shut their author out."""
+    site = Site(4)
+    site.submit(1, raw=keys(0).encode())
+    site.submit(0)
+
+
+def test_nobody_posts_a_key_of_its_own_twice() -> None:
+    site = Site(4)
+    site.close()
+    site.judge()
+    site.mask(0, 1)
+    site.next_epoch()
+    assert site.round.attempt == 2
+    old, new = keys(0), keys(0, 1)
+    for again in (
+        old,
+        new._replace(public=old.public),
+        new._replace(first=(new.first[0], old.first[2], new.first[1])),
+    ):
+        assert site.refused(0, "submit", *site.submission(0, again.encode())) == "RoundBadKeys"
+    site.submit(0, fresh=1)
+
+
+def test_keys_are_written_and_read_in_one_way() -> None:
+    packed = keys(3).encode()
+    assert len(packed) == KEYS_BYTES == 195
+    assert read_keys(packed) == keys(3)
+
+
+def test_receiving_keys_change_with_the_next_attempt() -> None:
+    site = Site(4)
+    first = site.plan.consents[0].receiving_key
+    site.submit(0)
+    assert site.plan.consents[0].receiving_key == first
+    site.close(1, 2, 3)
+    site.judge()
+    site.mask(0, 1)
+    site.next_epoch()
+    assert site.plan.consents[0].receiving_key == keys(0).next_receiving
+
+
+def test_a_consent_names_a_receiving_key() -> None:
+    site = Site(4)
+    site.propose()
+    none = terms(key=bytes(32))
+    assert site.refused(0, "consent", site.id, CODE, none) == "RoundBadKeys"
+
+
+# Rule 6: shares.
+
+
+def test_a_sum_locks_only_if_enough_call_every_dealer_good() -> None:
+    site = Site(4)
+    site.close()
+    site.mask()
+    leader = site.round.leader_at(site.now)
+    place = (*site.at, Outcome(SUM, 0), b"")
+    assert site.refused(leader, "merge", *place) == "RoundNotLockable"
+    site.judge(0, 1)
+    assert site.refused(leader, "merge", *place) == "RoundNotLockable"
+    site.judge(2)
+    site.send(leader, "merge", *place)
+
+
+def test_members_that_do_not_train_judge_shares_too() -> None:
+    site = Site(3, testers=1)
+    site.close()
+    site.mask()
+    site.judge(0, 1, 3)
+    assert site.masking.may_lock()
+
+
+def test_a_dealer_that_too_few_call_good_is_left_behind() -> None:
+    site = Site(5)
+    site.close()
+    for n in range(5):
+        site.send(n, "good", *site.at, 0b11111 if n < 2 else 0b01111, 0)
+    site.mask()
+    site.next_epoch()
+    assert site.masking.contributors == 0b01111
+
+
+def test_complaints_alone_evict_nobody() -> None:
+    site = Site(4)
+    site.close()
+    site.send(3, "good", *site.at, 0b1000, 0b0111)
+    site.judge(0, 1, 2)
+    site.mask()
+    assert site.masking.may_lock()
+
+
+@pytest.mark.parametrize(
+    ("dealers", "complaints"), [(0b10000, 0), (0, 0b10000), (0b11, 0b01), (2**256 - 1, 0)]
+)
+def test_judgements_are_about_those_who_submitted(dealers: int, complaints: int) -> None:
+    site = Site(5)
+    site.close(0, 1, 2, 3)
+    assert site.refused(4, "good", *site.at, dealers, complaints) == "RoundBadDealers"
+
+
+def test_an_answer_is_to_a_complaint_and_comes_once_an_epoch() -> None:
+    site = Site(4)
+    site.close()
+    share = bytes(32)
+    assert site.refused(0, "answer", *site.at, 0, 1, share) == "RoundNoComplaint"
+    site.send(1, "good", *site.at, 0, 0b1)
+    assert site.refused(2, "answer", *site.at, 0, 1, share) == "RoundNoComplaint"
+    assert site.refused(0, "answer", *site.at, 1, 1, share) == "RoundNoComplaint"
+    assert site.refused(0, "answer", *site.at, 0, 1, share[1:]) == "RoundBadKeys"
+    site.send(0, "answer", *site.at, 0, 1, share)
+    assert site.refused(0, "answer", *site.at, 0, 1, share) == "RoundNoComplaint"
+    assert site.masking.answers == {(0, 0, 1): share}
+
+
+# The reveal.
+
+
+def test_nobody_reveals_before_the_lock() -> None:
+    site = Site(4)
+    site.close()
+    place = (*site.at, 0b1111, bytes(128))
+    assert site.refused(0, "unmask", *place) == "RoundWrongStatus"
+
+
+def test_a_reveal_is_of_the_locked_set_and_comes_once() -> None:
+    site = locked()
+    for owners, size in ((0b0111, 96), (0b1111, 96), (0b1111, 160), (0b11111, 160)):
+        assert site.refused(0, "unmask", *site.at, owners, bytes(size)) == "RoundBadKeys"
+    site.unmask(0)
+    again = (*site.at, 0b1111, bytes(128))
+    assert site.refused(0, "unmask", *again) == "RoundAlreadyUnmasked"
+
+
+def test_no_model_is_voted_on_before_enough_have_revealed() -> None:
+    site = locked()
+    site.unmask(0, 1)
+    leader = site.round.leader_at(site.now)
+    place = (*site.at, Outcome(MODEL, 0), b"")
+    assert site.refused(leader, "merge", *place) == "RoundNotOpen"
+    site.unmask(2)
+    site.send(leader, "merge", *place)
+
+
+def test_more_than_half_of_the_opening_roster_make_a_model_final() -> None:
+    """Not of those who are left: the lock froze who counts."""
+    site = locked(5)
+    site.unmask(0, 1, 2, 3)
+    for n in (3, 4):
+        site.send(n, "withdraw", site.id)
+    outcome = Outcome(MODEL, 0)
+    leader = site.round.leader_at(site.now)
+    site.send(leader, "merge", *site.at, outcome, b"")
+    others = sorted({0, 1, 2, 3, 4} - {leader})
+    site.send(others[0], "attest", *site.at, outcome, 3, META)
+    assert site.round.status is RoundStatus.LOCKED
+    site.send(others[1], "attest", *site.at, outcome, 3, META)
+    assert site.plan.model == MODEL
+
+
+# What is not built refuses.
+
+
+def test_masked_rounds_are_refused_where_they_are_not_available() -> None:
+    site = Site(4)
+    site.book.ledger.masked_rounds.available = False
+    rules = Rules(5, 3, colluders=1)
+    what = ("p", CODE, PROGRAM, BASE, rules, 0, 0)
+    assert site.refused(0, "proposePlan", *what) == "MaskedUnavailable"
+    assert site.refused(0, "abandon", site.id, 1, 1) == "MaskedUnavailable"
+
+
+def test_plain_plans_have_no_part_in_it() -> None:
+    site = Site(4)
+    site.propose(colluders=PLAIN)
+    for n in range(4):
+        site.send(n, "consent", site.id, CODE, terms())
+    assert site.refused(0, "submit", *site.submission(0, b"")) == "RoundBadDigest"
+    assert site.refused(0, "masked", *site.at, 0, SUM, b"") == "RoundWrongStatus"
+    assert site.refused(0, "unmask", *site.at, 0, b"") == "RoundWrongStatus"
+    assert member_set(range(4)) == site.round.roster
