@@ -141,6 +141,8 @@ class Ledger:
             raise ContractError("PlanBadRules")
         if rules.colluders != PLAIN and not self.masked_rounds.available:
             raise ContractError("MaskedUnavailable")
+        if rules.colluders != PLAIN and rules.min_peers < rules.colluders + 2:
+            raise ContractError("PlanBadRules")
         present = self.present_members
         few = bool(invited) and invited.bit_count() < rules.min_peers
         ends_at = until or now + DEFAULT_INVITATION_S
@@ -693,7 +695,6 @@ class Ledger:
             and rules.grace_s <= rules.max_round_s
             and rules.window_s <= rules.max_round_s
             and (named < 0 or bool(named < MAX_MEMBERS and self.present_members >> named & 1))
-            and (rules.colluders == PLAIN or rules.min_peers >= rules.colluders + 2)
         )
 
 
