@@ -621,6 +621,7 @@ class Ledger:
     ) -> tuple[Member, Plan, Round]:
         """A member of the roster and its round, if that is to be voted on: a closed round's merge,
         a masked round's sum, or a locked one's model."""
+        self._operator(sender)
         plan = self._running_plan(plan_id)
         locked = plan.round is not None and plan.round.status is RoundStatus.LOCKED
         found = self._in_locked if locked else self._in_round
