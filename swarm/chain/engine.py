@@ -319,6 +319,10 @@ class Engine:
         """(height, bloom) of the blocks from `first` to `last` that have logs."""
         return self._store.blooms(first, last)
 
+    def copy_to(self, path: Path) -> None:
+        """Write the chain as of now to a new file, which an engine or a store can open."""
+        self._store.copy_to(path)
+
     # Inside
 
     def _execute(self, block: Block) -> evm.Outcome:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,7 @@ CREATE TABLE IF NOT EXISTS votes (key BLOB PRIMARY KEY, value BLOB NOT NULL) WIT
 _LAYOUT = 1
 _LOCK_WAIT_S = 1.0
 _CACHE_KIB = 512  # the system keeps the rest of the file in memory
+_STATE_PAGE = 1024
 _CACHED_NODES = 4096  # about 2 MB of trie nodes: the state that blocks and calls keep reading
 
 
@@ -147,6 +148,18 @@ class ChainStore:
         """(height, bloom) of the blocks from `first` to `last` that have any logs."""
         query = "SELECT height, bloom FROM blocks WHERE height BETWEEN ? AND ? AND bloom != ?"
         return self._database.rows(query + " ORDER BY height", (first, last, bytes(256)))
+
+    def copy_to(self, path: Path) -> None:
+        """Write the whole store, as of this moment, to a new file."""
+        self._database.copy_to(path)
+
+    def state_items(self) -> Iterator[tuple[bytes, bytes]]:
+        """Every trie node and contract code with the hash under which it is stored."""
+        query = "SELECT key, value FROM state WHERE key > ? ORDER BY key LIMIT ?"
+        last = b""
+        while rows := self._database.rows(query, (last, _STATE_PAGE)):
+            yield from ((bytes(key), bytes(value)) for key, value in rows)
+            last = bytes(rows[-1][0])
 
     def _remember(self, nodes: Mapping[bytes, bytes]) -> None:
         if len(self._nodes) + len(nodes) > _CACHED_NODES:
@@ -252,6 +265,10 @@ class _Database:
     def rows(self, query: str, parameters: tuple[object, ...]) -> list[Any]:
         with self._lock, self._failing("read"):
             return self._connection.execute(query, parameters).fetchall()
+
+    def copy_to(self, path: Path) -> None:
+        with self._lock, self._failing("copy"), closing(sqlite3.connect(path)) as copy:
+            self._connection.backup(copy)
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:

@@ -24,6 +24,7 @@ GROUPS = {
     "predict": ("swarm.cli.predict", "Use a model on rows without labels, with one command."),
     "evaluate": ("swarm.cli.evaluate", "Score a model on new rows that have labels."),
     "chain": ("swarm.cli.chain", "This node's replica of the chain: recover it after a loss."),
+    "audit": ("swarm.cli.audit", "Check all that happened, from the first block on."),
     "testnet": ("swarm.cli.testnet", "A whole consortium on this machine."),
     "bench": ("swarm.cli.bench", "How fast this machine is at what the nodes do."),
 }

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+
+import trio
 
 from swarm.chain.client import Receipt
 from swarm.errors import ChainError, ConfigurationError, ContractError
@@ -27,10 +30,23 @@ class NodeCommands:
 
     chain: ChainLink
     read_status: Callable[[], NodeStatus]
+    copy_to: Callable[[Path], None] | None = None
+    """Writes the chain to a new file, where it is kept here."""
 
     @property
     def by_name(self) -> dict[str, Handler]:
-        return {"status": self.status, "wait_for_head": self.wait_for_head}
+        return {
+            "status": self.status,
+            "wait_for_head": self.wait_for_head,
+            "copy_chain": self.copy_chain,
+        }
+
+    async def copy_chain(self, path: str) -> object:
+        """Write the chain, as of this moment, to the new file `path`."""
+        if self.copy_to is None:
+            raise ConfigurationError("this node keeps no chain: its consortium's is external")
+        await trio.to_thread.run_sync(self.copy_to, Path(path))
+        return {}
 
     async def status(self) -> object:
         return self.read_status()

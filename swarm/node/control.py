@@ -76,6 +76,15 @@ def read_running(directory: Path) -> Running:
     return running
 
 
+def is_running(directory: Path) -> bool:
+    """Whether a node runs in `directory` that can be asked."""
+    try:
+        read_running(directory)
+    except ConfigurationError:
+        return False
+    return True
+
+
 @contextmanager
 def only_node_in(directory: Path) -> Iterator[None]:
     """Hold `directory` for this process. Raises ConfigurationError if another node runs in it:

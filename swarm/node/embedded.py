@@ -38,6 +38,8 @@ class OpenedChain:
     rpc: RpcMethods | ElsewhereRpc
     status: Callable[[], dict[str, object]]
     genesis: Genesis | None
+    copy_to: Callable[[Path], None] | None = None
+    """Writes the chain to a new file, where it is kept here."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ async def open_embedded(
             link = ChainLink(client, partial(_next_head, chain))
             chain.on_admitted, chain.expects_more = link.saw_waiting, link.expects_more
             link.on_observed = chain.reconsider
-            yield OpenedChain(link, rpc, chain.status, genesis)
+            yield OpenedChain(link, rpc, chain.status, genesis, engine.copy_to)
 
 
 def _blame(network: Network, peer: Address, reason: str) -> None:

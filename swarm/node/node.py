@@ -420,7 +420,9 @@ async def open_node(directory: Path, password: str | None = None) -> AsyncIterat
         node.rpc_url = await stack.enter_async_context(
             open_http(config.http.listen, opened.rpc, node.status)
         )
-        control = await stack.enter_async_context(open_control(directory, _commands(node)))
+        control = await stack.enter_async_context(
+            open_control(directory, _commands(node, opened.copy_to))
+        )
         _announce(node, control)
         try:
             yield node
@@ -440,7 +442,7 @@ def _in_words(error: BaseException) -> str:
     )
 
 
-def _commands(node: Node) -> dict[str, Handler]:
+def _commands(node: Node, copy_to: Callable[[Path], None] | None) -> dict[str, Handler]:
     """What the command line may ask of the node, by name."""
     plan_commands = PlanCommands(
         node.chain,
@@ -455,7 +457,7 @@ def _commands(node: Node) -> dict[str, Handler]:
         bring_program=node.bring_program,
     )
     return {
-        **NodeCommands(node.chain, node.status).by_name,
+        **NodeCommands(node.chain, node.status, copy_to).by_name,
         **MemberCommands(node.chain).by_name,
         **plan_commands.by_name,
         **ModelCommands(

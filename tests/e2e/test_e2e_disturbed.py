@@ -208,6 +208,7 @@ def test_every_question_has_an_answer(testnet: Path, swarm: Any, tmp_path: Path)
     kept = safetensors.numpy.load_file(models[-1]["path"])
     for name, tensor in safetensors.numpy.load_file(exported.model).items():
         assert tensor.tobytes() == kept[name].tobytes()
+    assert "Everything agrees" in swarm("audit", testnet / "site0").stdout
     scores = json.loads(swarm("model", "evaluate", *node, "--json").stdout)["metrics"]
     assert 0 <= scores["test"]["auc"] <= 1
 
