@@ -267,8 +267,12 @@ def node_toml() -> str:
         "str": "text",
         "Name": "text",
         "Positive": "whole number from 1",
+        "Positive | None": "whole number from 1",
         "MegabitsPerS | None": "number above 0",
+        "AboveZero | None": "number above 0",
         "tuple[str, ...]": "list of texts",
+        "tuple[str, ...] | None": "list of texts",
+        "tuple[ModuleName, ...] | None": "list of texts",
         "Sandbox": " or ".join(map(repr, get_args(Sandbox))),
     }
 

@@ -60,6 +60,14 @@ def environment(home: Path) -> dict[str, str]:
     }
 
 
+def own_environment() -> dict[str, str]:
+    """Of programs of our own that work beside a box. Nothing that a box can write to is in it: with
+    the box's home, Python would run what lies there for modules of the user, outside of the box."""
+    passed_on = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+    own = {"HOME": os.environ["HOME"]} if "HOME" in os.environ else {}
+    return passed_on | own | {"PYTHONPATH": str(PACKAGE.parent)}
+
+
 def physical_memory() -> int:
     """The machine's memory in bytes."""
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

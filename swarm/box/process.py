@@ -15,8 +15,7 @@ from pathlib import Path
 import msgspec
 import trio
 
-from swarm.box import frames
-from swarm.box.contents import PACKAGE, PASSED_ON
+from swarm.box import contents, frames
 from swarm.box.description import WALLS, Box, Report, Sandbox, Wall
 from swarm.errors import ConfigurationError, LocalError
 
@@ -89,7 +88,7 @@ async def start(box: Box) -> BoxedProcess:
                 stdout=subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(), *box.descriptors),
                 start_new_session=True,
-                env=_environment(),
+                env=contents.own_environment(),
             )
     except OSError as error:
         ours.close()
@@ -144,11 +143,3 @@ def _introduce(control: socket.socket, box: Box) -> frames.Frame | None:
         return frames.receive(control)
     except OSError:
         return None
-
-
-def _environment() -> dict[str, str]:
-    """The launcher's own. Nothing that the box can write to is in it: with the box's home, Python
-    would run what lies there for modules of the user, outside of the box."""
-    passed_on = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
-    own = {"HOME": os.environ["HOME"]} if "HOME" in os.environ else {}
-    return passed_on | own | {"PYTHONPATH": str(PACKAGE.parent)}

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from swarm.cli.options import (
+    FILE,
     ask_node,
     at_time,
     for_people,
@@ -169,6 +170,65 @@ def consent(node: Path, plan: int, code: Path | None) -> None:
         f"consented to plan {plan}, digest {answer['digest']}, with up to "
         f"{answer['max_samples']} samples"
     )
+
+
+@command.command()
+@node_option
+@click.argument("plan", type=int)
+@click.option("--key", type=FILE, help="The key to sign with: a keystore file, not this node's.")
+@click.option("--password-file", type=FILE, help="What opens the key; otherwise it is asked for.")
+@click.option("--signature", help="A signature of the sentence that was made elsewhere, in hex.")
+def confirm(
+    node: Path, plan: int, key: Path | None, password_file: Path | None, signature: str | None
+) -> None:
+    """The second person's word on PLAN, where the site's `policy.confirmers` asks for one.
+
+    Prints the sentence that is signed. With --key it is signed here, by a key that the node never
+    sees; any wallet that signs text (EIP-191) can do it, too: give its --signature.
+
+    \b
+    swarm plan confirm 3 --key anna.json
+    """
+    asked = ask_node(node, "plan_sentence", plan=plan)
+    click.echo(visible(asked["sentence"]))
+    if key is not None:
+        signature = _signed(asked["sentence"], key, password_file)
+    if signature is None:
+        who = ", ".join(asked["confirmers"]) or "nobody: `policy.confirmers` is empty"
+        click.echo(f"May be confirmed by: {visible(who)}")
+        return
+    answer = ask_node(node, "confirm_plan", plan=plan, signature=signature)
+    click.echo(f"confirmed by {answer['confirmer']}; now `swarm plan consent {plan}`")
+
+
+def _signed(sentence: str, key: Path, password_file: Path | None) -> str:
+    from swarm.node.confirmations import sign
+    from swarm.node.keys import load_key, read_password
+
+    if password_file is None:
+        password = str(click.prompt("Password of the key", hide_input=True))
+    else:
+        password = read_password(password_file)
+    return sign(sentence, load_key(key, password))
+
+
+@command.command()
+@click.argument("file", type=FILE)
+@click.option("--password-file", type=FILE, help="What will open it; otherwise it is asked for.")
+def signer(file: Path, password_file: Path | None) -> None:
+    """Make a key for a person who confirms plans, and tell its account.
+
+    The account belongs into `policy.confirmers` of node.toml; FILE and its password stay with that
+    person, and away from the node.
+    """
+    from swarm.node.keys import create_key, read_password
+    from swarm.types import to_hex
+
+    if password_file is None:
+        password = click.prompt("Password", hide_input=True, confirmation_prompt=True)
+    else:
+        password = read_password(password_file)
+    click.echo(to_hex(create_key(file, str(password))))
 
 
 @command.command()

@@ -83,6 +83,16 @@ def use_modules_of(folder: Path, files: Mapping[str, bytes]) -> None:
     sys.meta_path.insert(0, PlanFinder(folder, files))
 
 
+def is_of_plan(name: str) -> bool:
+    """Whether the import of this module gives the plan's own, and not one that is here already."""
+    module = sys.modules.get(name)
+    if module is not None:
+        loader = getattr(getattr(module, "__spec__", None), "loader", None)
+        return isinstance(loader, SourceOnly | _Folder)
+    finders = (each for each in sys.meta_path if isinstance(each, PlanFinder))
+    return any(finder.find_spec(name, None) is not None for finder in finders)
+
+
 def import_file(name: str, path: Path, source: bytes) -> ModuleType:
     """Run one file as the module `name`. Raises whatever its code raises."""
     loader = SourceOnly(name, path, source)

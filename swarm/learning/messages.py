@@ -61,6 +61,7 @@ class Load(_Message, frozen=True):
     """Read the plan and build its model; the first request to every trainer process.
 
     `digest` is the consented bundle digest (empty: not checked). `seed` overrides the plan's.
+    `imports` are the modules that the plan's code may import; None: all.
     """
 
     plan: str
@@ -71,6 +72,7 @@ class Load(_Message, frozen=True):
     device: str
     seed: int | None
     workspace: str
+    imports: tuple[str, ...] | None = None
 
 
 class CountSamples(_Message, frozen=True):

@@ -70,6 +70,7 @@ class TrainerConfig:
     `workspace` is the trainer's own folder for checkpoints, and all that it can write to; `data`
     and `read` are what it can read. `log` receives what the plan prints. `sandbox` says how much of
     a box it must have.
+    `imports` are the modules that the plan's code may import; None: all.
     `silence_s` without a sign of life, or an ended process, costs one of `attempts`.
     """
 
@@ -84,6 +85,7 @@ class TrainerConfig:
     seed: int | None = None
     log: Path | None = None
     sandbox: Sandbox = "auto"
+    imports: tuple[str, ...] | None = None
     nice: int = 10
     silence_s: float = 60.0
     attempts: int = 3
@@ -270,6 +272,7 @@ class Trainer:
             device=config.device,
             seed=config.seed,
             workspace=described.folder,
+            imports=config.imports,
         )
         try:
             loaded = await self._exchange(self._process, request, _ignore)

@@ -44,6 +44,7 @@ from swarm.learning.faults import (
     plan_faults,
     valid_text,
 )
+from swarm.learning.import_guard import guard_imports, guard_imports_of_worker
 from swarm.learning.importing import use_modules_of
 from swarm.learning.loading import check_digest, load_plan
 from swarm.learning.loop import LocalTraining
@@ -197,6 +198,8 @@ class Trainer:
         workspace.mkdir(mode=0o700, parents=True, exist_ok=True)
         code, digest = _unpack(Path(load.plan), load.digest, workspace)
         wire.code = code
+        if load.imports is not None:
+            guard_imports(code, load.imports)
         plan = load_plan(code, digest)
         os.environ[PLAN_OF_WORKERS] = f"{digest.hex()} {code}"
         rules = rules_of(plan)
@@ -401,6 +404,7 @@ def _know_plan() -> None:
     found = bundle.read(Path(folder))
     check_digest(Path(folder), found, Digest(bytes.fromhex(digest)))
     use_modules_of(Path(folder), found.files)
+    guard_imports_of_worker(Path(folder))
 
 
 if __name__ == "__main__":

@@ -36,6 +36,8 @@ DEVICE = re.compile(r"auto|cpu|mps|(cuda|xpu)(:[0-9]{1,3})?")
 
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
 Positive = Annotated[int, msgspec.Meta(ge=1)]
+AboveZero = Annotated[float, msgspec.Meta(gt=0)]
+ModuleName = Annotated[str, msgspec.Meta(pattern=r"^[^\W\d]\w*(\.[^\W\d]\w*)*$", max_length=256)]
 MegabitsPerS = Annotated[float, msgspec.Meta(gt=0)]
 
 
@@ -97,6 +99,29 @@ class Training(_Section, frozen=True):
     nothing."""
 
 
+class Policy(_Section, frozen=True):
+    """What this site consents to, and what may leave it. Everything, by default."""
+
+    proposers: tuple[str, ...] | None = None
+    """Members whose plans this node consents to, by name or account; everybody's by default."""
+    imports: tuple[ModuleName, ...] | None = None
+    """Modules that a plan's code may import, each with what lies below it; all by default."""
+    max_rounds: Positive | None = None
+    """The most rounds that a plan may have, statistics included."""
+    max_round_mb: AboveZero | None = None
+    """The largest update, or statistics, that leaves in one round, in MB."""
+    max_round_minutes: AboveZero | None = None
+    """The longest that the training of one round takes here."""
+    min_rows: Positive | None = None
+    """The fewest training rows with which this site trains, where a plan asks for fewer."""
+    min_count: Positive | None = None
+    """Of a plan's statistics, no number leaves that tells of fewer rows."""
+    consent: Literal["ask", "automatic"] = "ask"
+    """"automatic" consents to every proposed plan that this policy allows."""
+    confirmers: tuple[str, ...] = ()
+    """Accounts of other people, one of whom must confirm a plan before this node consents."""
+
+
 class Storage(_Section, frozen=True):
     keep_models: Annotated[int, msgspec.Meta(ge=1)] = 3
     """How many of the newest final models are kept."""
@@ -114,6 +139,7 @@ class NodeConfig(_Section, frozen=True):
     http: Http = Http()
     data: DataSource = DataSource()
     training: Training = Training()
+    policy: Policy = Policy()
     storage: Storage = Storage()
 
 
@@ -180,6 +206,7 @@ def _check(path: Path, directory: Path, config: NodeConfig) -> None:
             f"{path}: `training.device` is {config.training.device!r}, which no torch knows: write "
             '"auto", "cpu", "cuda", "cuda:1", "mps" or "xpu"'
         )
+    _check_policy(path, config.policy)
     data = data_path(directory, config)
     named = {f"`data.path` names {data}": data} if data is not None else {}
     named |= {f"`data.read` names {more}": more for more in readable_paths(directory, config)}
@@ -193,6 +220,29 @@ def _check(path: Path, directory: Path, config: NodeConfig) -> None:
         check_apart(named.values(), private_paths(directory, config))
     except ConfigurationError as error:
         raise ConfigurationError(f"{path}: {error}") from None
+
+
+def _check_policy(path: Path, policy: Policy) -> None:
+    for account in policy.confirmers:
+        try:
+            to_address(account)
+        except ValueError as error:
+            raise ConfigurationError(
+                f"{path}: `policy.confirmers`: {error}; `swarm plan signer FILE` makes an account"
+            ) from None
+    if policy.consent != "automatic":
+        return
+    unsaid = [f"`policy.{key}`" for key in ("proposers", "imports") if getattr(policy, key) is None]
+    if unsaid:
+        raise ConfigurationError(
+            f'{path}: `policy.consent` is "automatic", so {" and ".join(unsaid)} must say to what: '
+            'nobody reads the code then; or write "ask"'
+        )
+    if policy.confirmers:
+        raise ConfigurationError(
+            f'{path}: `policy.consent` is "automatic", and `policy.confirmers` asks for a second '
+            'person: write "ask", or leave `confirmers` out'
+        )
 
 
 def _is_http(url: str) -> bool:

@@ -15,7 +15,7 @@ import hmac
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,9 +31,11 @@ from swarm.learning.merge import self_check
 from swarm.learning.stages import check_known
 from swarm.network.limits import NetworkLimits
 from swarm.network.network import Network, open_network
+from swarm.node.admission import Admission
 from swarm.node.chain_link import ChainLink, WaitingCall
 from swarm.node.commands import NodeCommands
 from swarm.node.config import NodeConfig, load_config
+from swarm.node.confirmations import Confirmations
 from swarm.node.contacts import addresses_of, contact_owed
 from swarm.node.control import Handler, Running, only_node_in, open_control
 from swarm.node.embedded import open_node_chain, read_network
@@ -45,6 +47,7 @@ from swarm.node.member_commands import MemberCommands
 from swarm.node.model_commands import ModelCommands
 from swarm.node.password import find_password
 from swarm.node.plan_commands import PlanCommands
+from swarm.node.policy import site_policy
 from swarm.node.programs import METHOD as PROGRAM_METHOD
 from swarm.node.programs import Programs, check_program
 from swarm.node.status import NodeStatus, name_validators, plan_status, sandbox_status
@@ -53,7 +56,7 @@ from swarm.node.upkeep import keep_up
 from swarm.protocol.awaited_calls import Waiting, is_more_awaited
 from swarm.protocol.machine import MergeAnnounced
 from swarm.protocol.program import Program, parse
-from swarm.protocol.state import Member, Plan, Round, member_set, member_with_node
+from swarm.protocol.state import Member, Plan, PlanStatus, Round, member_set, member_with_node
 from swarm.rounds.exchange import Exchange
 from swarm.rounds.participation import Participation, Stage, open_participation
 from swarm.rounds.records import Records
@@ -64,7 +67,10 @@ log = logging.getLogger("swarm.node")
 
 CODE_RETRY_S = 1.0
 CHAIN_RETRY_S = 1.0
+CONSENT_RETRY_S = 10.0
 RUNNING = "running.json"
+
+Consent = Callable[[PlanId, str | None], Awaitable[object]]
 
 
 @dataclass
@@ -83,6 +89,7 @@ class Node:
     library: Library
     programs: Programs
     trainers: Trainers
+    admission: Admission
     known_addresses: Mapping[Address, tuple[str, ...]]
     rpc_url: str = ""
     members: dict[MemberId, Member] = field(default_factory=dict)
@@ -95,7 +102,12 @@ class Node:
     """Plans that this member has joined and this node takes no part in, and why."""
     unreadable: dict[PlanId, str] = field(default_factory=dict)
     """Plans that this release cannot read as the chain has them now, and why."""
+    against_policy: dict[PlanId, str] = field(default_factory=dict)
+    """Proposed plans that this site's policy does not consent to, and why."""
+    consent: Consent | None = None
+    """How this node consents by itself, where its policy lets it."""
     _joining: set[PlanId] = field(default_factory=set)
+    _considered: set[PlanId] = field(default_factory=set)
     _stages: set[Stage | None] = field(default_factory=set)
 
     def __post_init__(self) -> None:
@@ -181,6 +193,36 @@ class Node:
             if me is not None and me.id in plan.consents:
                 self._joining.add(plan_id)
                 nursery.start_soon(self._participate, plan_id, me)
+            elif me is not None:
+                self._consider(plan, me, nursery)
+
+    def _consider(self, plan: Plan, me: Member, nursery: trio.Nursery) -> None:
+        """Hold a plan that waits for this member's answer against the site's policy."""
+        if plan.status is not PlanStatus.PROPOSED or plan.declined >> me.id & 1:
+            self.against_policy.pop(plan.id, None)
+        elif plan.id not in self._considered:
+            self._considered.add(plan.id)
+            refusals = self.admission.against_proposal(plan, self.members)
+            if refusals:
+                self.against_policy[plan.id] = "; ".join(refusals)
+            elif self.consent is not None:
+                nursery.start_soon(self._consent, self.consent, plan.id)
+
+    async def _consent(self, consent: Consent, plan_id: PlanId) -> None:
+        """Consent by policy: tried until the code is here and the chain takes it, or the policy or
+        the plan itself speaks against it."""
+        while self.plans[plan_id].status is PlanStatus.PROPOSED:
+            try:
+                await consent(plan_id, None)
+                log.info("consented to plan %d, as the policy of this site says", plan_id)
+                return
+            except ConfigurationError as error:
+                log.warning("plan %d is not consented to: %s", plan_id, error)
+                self.against_policy[plan_id] = str(error)
+                return
+            except SwarmError as error:
+                log.info("plan %d cannot be consented to yet: %s", plan_id, error)
+                await trio.sleep(CONSENT_RETRY_S)
 
     def _admit_members(self) -> None:
         present = [m for m in self.members.values() if m.present and m.node != self.address]
@@ -260,6 +302,7 @@ class Node:
         await self._fetch_code(plan)
         self.library.read(plan.digest)  # changed code is for a person to mend, and not run
         try:
+            self.admission.require_proposal(plan, self.members)
             program = await self._find_program(plan)
         except (ConfigurationError, PlanError) as error:
             log.warning("no part is taken in plan %d: %s", plan_id, error)
@@ -278,6 +321,7 @@ class Node:
             records=Records(self.directory / "records" / f"plan-{plan.id}.jsonl"),
             keep_models=self.config.storage.keep_models,
             traffic=self._traffic,
+            limits=self.admission.site_limits,
         )
         self.participations[plan_id] = part
         await part.observe(self.plans[plan_id], self.members, [])
@@ -364,8 +408,11 @@ class Node:
             bytes_received=traffic.received_bytes,
             sandbox=sandbox_status(self.trainers.sandbox),
             plans=[plan_status(part) for part in parts],
-            refused_plans={str(n): why for n, why in (self.refused | self.unreadable).items()},
+            refused_plans={str(n): why for n, why in self._refusals().items()},
         )
+
+    def _refusals(self) -> dict[PlanId, str]:
+        return self.against_policy | self.refused | self.unreadable
 
 
 @asynccontextmanager
@@ -401,6 +448,16 @@ async def open_node(directory: Path, password: str | None = None) -> AsyncIterat
         )
         # From here on others may come in: everything that answers them is in place.
         network.set_members({a: texts for a, texts in addresses.items() if a != network.address})
+        policy = site_policy(directory, config)
+        client = opened.link.client
+        confirmations = Confirmations(
+            directory / "confirmations",
+            config.policy.confirmers,
+            network.address,
+            config.name,
+            client.contract,
+            client.chain_id,
+        )
         node = Node(
             directory=directory,
             config=config,
@@ -413,16 +470,19 @@ async def open_node(directory: Path, password: str | None = None) -> AsyncIterat
             exchange=exchange,
             library=library,
             programs=programs,
-            trainers=Trainers(directory, config, library, stack, sandbox),
+            trainers=Trainers(directory, config, library, stack, sandbox, policy),
+            admission=Admission(policy, confirmations),
             known_addresses=addresses,
         )
         exchange.allow(node.may_read)
         node.rpc_url = await stack.enter_async_context(
             open_http(config.http.listen, opened.rpc, node.status)
         )
-        control = await stack.enter_async_context(
-            open_control(directory, _commands(node, opened.copy_to))
-        )
+        plan_commands = _plan_commands(node)
+        if config.policy.consent == "automatic":
+            node.consent = plan_commands.consent
+        handlers = _commands(node, opened.copy_to) | plan_commands.by_name
+        control = await stack.enter_async_context(open_control(directory, handlers))
         _announce(node, control)
         try:
             yield node
@@ -442,9 +502,8 @@ def _in_words(error: BaseException) -> str:
     )
 
 
-def _commands(node: Node, copy_to: Callable[[Path], None] | None) -> dict[str, Handler]:
-    """What the command line may ask of the node, by name."""
-    plan_commands = PlanCommands(
+def _plan_commands(node: Node) -> PlanCommands:
+    return PlanCommands(
         node.chain,
         node.library,
         node.programs,
@@ -455,11 +514,15 @@ def _commands(node: Node, copy_to: Callable[[Path], None] | None) -> dict[str, H
         on_proposed=node.proposed.add,
         bring_code=node.bring_code,
         bring_program=node.bring_program,
+        admission=node.admission,
     )
+
+
+def _commands(node: Node, copy_to: Callable[[Path], None] | None) -> dict[str, Handler]:
+    """What the command line may ask of the node beside plans, by name."""
     return {
         **NodeCommands(node.chain, node.status, copy_to).by_name,
         **MemberCommands(node.chain).by_name,
-        **plan_commands.by_name,
         **ModelCommands(
             node.participations, node.store, node.chain, node.library, node.trainers
         ).by_name,

@@ -17,6 +17,7 @@ from swarm.chain.contract import UnreadableAnswer
 from swarm.errors import ConfigurationError, ContractError, PeerUnreachable, PlanError
 from swarm.learning import bundle
 from swarm.learning.stages import check_known
+from swarm.node.admission import Admission
 from swarm.node.chain_link import ChainLink
 from swarm.node.commands import find_member, number_in, transact
 from swarm.node.control import Handler
@@ -50,6 +51,7 @@ class PlanCommands:
     """Gets a plan's code from others, unless it is here."""
     bring_program: Callable[[Plan], Awaitable[Program]]
     """A plan's program: from here, or from others. Raises PeerUnreachable if nobody has it."""
+    admission: Admission
 
     @property
     def by_name(self) -> dict[str, Handler]:
@@ -61,6 +63,8 @@ class PlanCommands:
             "decline": self.decline,
             "withdraw": self.withdraw,
             "stop_plan": self.stop_plan,
+            "plan_sentence": self.plan_sentence,
+            "confirm_plan": self.confirm_plan,
         }
 
     async def plans(self) -> object:
@@ -120,6 +124,7 @@ class PlanCommands:
 
     async def consent(self, plan: int, path: str | None) -> object:
         found = await self._plan(plan)
+        self.admission.require_proposal(found, await self.chain.members())
         if path is not None:
             code = await trio.to_thread.run_sync(bundle.read, Path(path))
             if code.digest != found.digest:
@@ -141,7 +146,9 @@ class PlanCommands:
         check_program(found, program or said, said)
         await trio.to_thread.run_sync(self.programs.add, program or said)
         check_rules(found, loaded)
+        self.admission.require_description(loaded)
         samples = await trainer.count_samples()
+        self.admission.require_rows(samples.train)
         most = self.max_samples or samples.train if samples.train else 0
         commitment = commitment_to(secret_for(self.election_secret, found.id, *found.place))
         # A site without training rows tests what the others have trained.
@@ -149,6 +156,16 @@ class PlanCommands:
         terms = Terms(duties, most, commitment=commitment)
         await transact(self.chain, "consent", found.id, found.digest, terms)
         return {"digest": to_hex(found.digest), "max_samples": most}
+
+    async def plan_sentence(self, plan: int) -> object:
+        """What a second person signs to confirm a plan, and who may."""
+        sentence = self.admission.confirmations.sentence(await self._plan(plan))
+        return {"sentence": sentence, "confirmers": self.admission.confirmations.confirmers}
+
+    async def confirm_plan(self, plan: int, signature: str) -> object:
+        found = await self._plan(plan)
+        add = self.admission.confirmations.add
+        return {"confirmer": to_hex(await trio.to_thread.run_sync(add, found, signature))}
 
     async def decline(self, plan: int) -> object:
         await transact(self.chain, "decline", plan)

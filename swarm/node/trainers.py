@@ -6,16 +6,20 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import trio
+
 from swarm.box.description import Report
+from swarm.learning.imports import Import, read_imports
 from swarm.learning.supervisor import Trainer, TrainerConfig, open_trainer
 from swarm.node.config import NodeConfig, data_path, readable_paths
 from swarm.node.library import Library
+from swarm.node.policy import SitePolicy, require
 from swarm.types import Digest
 
 
 @dataclass
 class Trainers:
-    """They end with `resources`."""
+    """They end with `resources`. No plan's code runs at this node but by `of`."""
 
     directory: Path
     config: NodeConfig
@@ -23,14 +27,25 @@ class Trainers:
     resources: AsyncExitStack
     sandbox: Report
     """How plan code is boxed on this machine."""
+    policy: SitePolicy
     _opened: dict[Digest, Trainer] = field(default_factory=dict)
 
     async def of(self, code: Digest) -> Trainer:
-        """The trainer for the plan with this code."""
+        """The trainer for the plan with this code.
+
+        Raises ConfigurationError if the code is not here, or imports what this site does not allow.
+        """
         if code not in self._opened:
+            if self.policy.limits_imports:
+                found = await trio.to_thread.run_sync(self.imports_of, code)
+                require(self.policy.of_imports(found))
             opened = open_trainer(self._config_of(code))
             self._opened[code] = await self.resources.enter_async_context(opened)
         return self._opened[code]
+
+    def imports_of(self, code: Digest) -> list[Import]:
+        """What a plan's code imports, without running it. Blocks; raises ConfigurationError."""
+        return read_imports(self.library.read(code))
 
     def _config_of(self, code: Digest) -> TrainerConfig:
         training = self.config.training
@@ -46,4 +61,5 @@ class Trainers:
             seed=training.seed,
             log=self.directory / "trainer.log",
             sandbox=training.sandbox,
+            imports=self.policy.policy.imports,
         )

@@ -37,6 +37,7 @@ from swarm.rounds.merging import Merging
 from swarm.rounds.records import KEPT_ROUNDS, Meters, Records
 from swarm.rounds.retention import PlanBlobs, last_over
 from swarm.rounds.serving import Serving
+from swarm.rounds.site_limits import NO_LIMITS, SiteLimits
 from swarm.rounds.training import Training
 from swarm.rounds.transactions import Sender, Transactions
 from swarm.types import Digest, MemberId, PlanId
@@ -194,10 +195,11 @@ def open_participation(
     records: Records,
     keep_models: int,
     traffic: Callable[[], tuple[int, int]],
+    limits: SiteLimits = NO_LIMITS,
 ) -> Participation:
     """Put together one node's part in one plan, and have the exchange serve by its rules.
 
-    `traffic` is (bytes sent, bytes received) by this node so far.
+    `traffic` is (bytes sent, bytes received) by this node so far; `limits` are the site's own.
     """
 
     def read_meters() -> Meters:
@@ -209,7 +211,7 @@ def open_participation(
     layouts = Layouts(me, trainer, store, program)
     drafts = Drafts(plan, store, exchange)
     collection = Collection(plan, book, store, exchange, layouts, blobs)
-    training = Training(plan, me, trainer, store, collection, blobs, records, inbox)
+    training = Training(plan, me, trainer, store, collection, blobs, records, inbox, limits)
     evaluating = Evaluating(trainer, store, layouts, collection, records)
     driver = Driver(
         machine,

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import time
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import msgspec
 import trio
@@ -12,14 +15,18 @@ import trio
 from swarm.blobs.store import BlobStore
 from swarm.blobs.tree import Origin
 from swarm.errors import PlanError, SwarmError
-from swarm.learning.messages import Progress
+from swarm.learning.messages import Progress, Trained
 from swarm.learning.supervisor import Trainer
 from swarm.protocol import machine as m
 from swarm.rounds.collection import Collection
 from swarm.rounds.inbox import Inbox
 from swarm.rounds.records import Records
 from swarm.rounds.retention import PlanBlobs
+from swarm.rounds.site_limits import NO_LIMITS, SiteLimits
+from swarm.rounds.small_counts import withhold
 from swarm.types import NO_DIGEST, MemberId, PlanId, to_hex
+
+log = logging.getLogger("swarm.plan")
 
 UNIT_WEIGHT = 1
 
@@ -36,6 +43,7 @@ class Training:
     blobs: PlanBlobs
     records: Records
     inbox: Inbox
+    limits: SiteLimits = NO_LIMITS
     progress: Progress | None = None
     """How far the running training is."""
     _running: trio.CancelScope | None = None
@@ -73,8 +81,27 @@ class Training:
         if command.task == "statistics":
             await self.trainer.compute_statistics(out)
             samples = UNIT_WEIGHT
+            if self.limits.min_count:
+                await self._withhold(out)
         else:
-            statistics = command.statistics
+            trained = await self._trained(command, out)
+            samples = trained.samples
+            self.records.at(command.number).loss = trained.loss
+            meta |= {"steps": trained.steps, "train_s": round(trained.train_s, 3)}
+        self._refuse_large(out.stat().st_size)
+        origin = Origin(self.plan, command.number, self.me)
+        update = await trio.to_thread.run_sync(self.store.add, out, origin)
+        described = await trio.to_thread.run_sync(
+            self.store.add_bytes, msgspec.json.encode(meta, order="sorted")
+        )
+        self.blobs.note(command.number, update, described)
+        return m.TrainingFinished(command.number, command.base, update, samples, described)
+
+    async def _trained(self, command: m.Train, out: Path) -> Trained:
+        """Train within what this site allows. Raises PlanError if that is not enough."""
+        statistics, most_s = command.statistics, self.limits.train_s
+        trained: Trained | None = None
+        with trio.move_on_after(math.inf if most_s is None else most_s):
             trained = await self.trainer.train(
                 command.within,
                 self.store.path(command.base),
@@ -85,16 +112,35 @@ class Training:
                 progress=self._progressed,
                 round_in_all=command.number,
             )
-            samples = trained.samples
-            self.records.at(command.number).loss = trained.loss
-            meta |= {"steps": trained.steps, "train_s": round(trained.train_s, 3)}
-        origin = Origin(self.plan, command.number, self.me)
-        update = await trio.to_thread.run_sync(self.store.add, out, origin)
-        described = await trio.to_thread.run_sync(
-            self.store.add_bytes, msgspec.json.encode(meta, order="sorted")
-        )
-        self.blobs.note(command.number, update, described)
-        return m.TrainingFinished(command.number, command.base, update, samples, described)
+        if trained is None:
+            raise PlanError(
+                f"round {command.within} trained for more than the {(most_s or 0) / 60:g} minutes "
+                "that this site's `policy.max_round_minutes` allows, and was ended: raise it in "
+                "node.toml and restart the node, or withdraw"
+            )
+        if trained.samples < self.limits.min_rows:
+            raise PlanError(
+                f"the plan trained on {trained.samples} rows of this site, and its "
+                f"`policy.min_rows` is {self.limits.min_rows}: withdraw, or lower it"
+            )
+        return trained
+
+    async def _withhold(self, out: Path) -> None:
+        withheld = await trio.to_thread.run_sync(withhold, out, self.limits.min_count)
+        for name, cells in withheld.items():
+            log.info(
+                "%d numbers of the statistics %r tell of fewer than %d rows and are withheld",
+                *(cells, name, self.limits.min_count),
+            )
+
+    def _refuse_large(self, size_bytes: int) -> None:
+        most = self.limits.round_bytes
+        if most is not None and size_bytes > most:
+            raise PlanError(
+                f"the plan made {size_bytes} bytes to be sent in one round, and this site's "
+                f"`policy.max_round_mb` allows {most}: raise it in node.toml and restart the node, "
+                "or withdraw"
+            )
 
     def _progressed(self, progress: Progress) -> None:
         self.progress = progress

@@ -254,6 +254,20 @@ def test_workers_of_a_data_loader_import_the_plan_by_spawning(tmp_path: Path) ->
     with_trainer(config(tmp_path, rows, own), use)
 
 
+def test_a_module_that_the_site_does_not_allow_is_refused_where_the_plan_imports_it(
+    tmp_path: Path,
+) -> None:
+    hidden = ("table = ", "__import__('sock' + 'et')\n        table = ")
+    allowed = ("swarm", "torch")
+
+    async def use(trainer: Trainer) -> None:
+        await trainer.describe()
+        with pytest.raises(PlanError, match=r"plan\.py:\d+ in data: the plan imports 'socket'"):
+            await trainer.count_samples()
+
+    with_trainer(config(tmp_path, hidden, imports=allowed), use)
+
+
 def test_a_stopped_trainer_is_noticed_and_replaced(tmp_path: Path) -> None:
     async def use(trainer: Trainer) -> None:
         await trainer.describe()

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import trio
+from harness.admission import admission_by
 
 from swarm.node.chain_link import ChainLink, News, WaitingCall
 from swarm.node.node import Node
@@ -55,7 +56,7 @@ def plan_in(round: Round) -> Plan:
 def node_in(round: Round, exchange: Any = NOTHING, chain: Any = NOTHING) -> Node:
     node = Node(
         NOTHING, NOTHING, NODES[0], b"", chain, NOTHING, NOTHING, NOTHING, exchange,
-        SimpleNamespace(has=lambda digest: True), NOTHING, NOTHING, {},
+        SimpleNamespace(has=lambda digest: True), NOTHING, NOTHING, admission_by(), {},
     )  # fmt: skip
     node.members, node.plans = dict(MEMBERS), {PLAN: plan_in(round)}
     return node

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
+from harness.admission import admission_by
 from harness.evm import EvmContract
 
 from swarm.chain import contract
@@ -162,10 +163,7 @@ def test_an_endpoint_that_does_not_answer_makes_no_plan_unreadable() -> None:
 def test_plans_that_can_be_read_are_listed_beside_one_that_cannot() -> None:
     nothing: Any = None
     programs: Any = SimpleNamespace(find=lambda digest: None)
-    commands = PlanCommands(
-        link(), nothing, programs, *[nothing] * 4, on_proposed=nothing, bring_code=nothing,
-        bring_program=nothing,
-    )  # fmt: skip
+    commands = PlanCommands(link(), nothing, programs, *[nothing] * 8)
     listed: Any = trio.run(commands.plans)
     assert [p.get("name", p.get("unreadable")) for p in listed] == [
         "plan1",
@@ -227,7 +225,7 @@ def node_with(*errors: Exception | None) -> Node:
     programs = SimpleNamespace(bring=bring, add=lambda program: None)
     node = Node(
         Path("nowhere"), nothing, ANNA, b"", nothing, dict, nothing, nothing, nothing,
-        library, programs, SimpleNamespace(of=of), {},
+        library, programs, SimpleNamespace(of=of), admission_by(), {},
     )  # type: ignore[arg-type] # fmt: skip
     node.members = Client().members()
     return node

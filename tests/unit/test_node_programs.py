@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import trio
+from harness.admission import admission_by
 
 from swarm.errors import LocalError, PeerUnreachable, PlanError, RemoteError
 from swarm.node import node as node_module
@@ -31,7 +32,7 @@ def node_with(describe: Any, plan: Plan, programs: Programs) -> Node:
 
     made = Node(
         nothing, nothing, ME.node, b"", nothing, nothing, nothing, nothing, nothing, library,
-        programs, SimpleNamespace(of=trainer_of), {},
+        programs, SimpleNamespace(of=trainer_of), admission_by(), {},
     )  # type: ignore[arg-type]  # fmt: skip
     made.members, made.plans = {ME.id: ME}, {plan.id: plan}
     return made

@@ -1,0 +1,24 @@
+"""The admission of a site that takes part in everything, or by a policy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from swarm.node.admission import Admission
+from swarm.node.config import Policy
+from swarm.node.confirmations import Confirmations
+from swarm.node.policy import SitePolicy
+from swarm.types import Address
+
+OWN = Address(b"\x0a" * 20)
+CONTRACT = Address(b"\x0c" * 20)
+
+
+def admission_by(policy: Policy | None = None, home: Path = Path("hospital")) -> Admission:
+    """Of the site "St. Mary", whose node has its directory in `home`."""
+    policy = policy or Policy()
+    kept = home / "confirmations"
+    return Admission(
+        SitePolicy(policy, home / "node.toml"),
+        Confirmations(kept, policy.confirmers, OWN, "St. Mary", CONTRACT, 7),
+    )

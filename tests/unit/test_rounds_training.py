@@ -1,0 +1,104 @@
+"""What a site's limits do to a training while it runs: nothing over them is there for others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import trio
+import trio.testing
+
+from swarm.blobs.store import BlobStore
+from swarm.learning.messages import Trained
+from swarm.protocol import machine as m
+from swarm.protocol.program import federated_averaging
+from swarm.rounds.inbox import Inbox
+from swarm.rounds.records import Records
+from swarm.rounds.retention import PlanBlobs
+from swarm.rounds.site_limits import NO_LIMITS, SiteLimits
+from swarm.rounds.training import Training
+from swarm.tensors import Layout, TensorSpec, create_file, open_file
+from swarm.types import NO_DIGEST, Digest, MemberId, PlanId
+
+BASE = Digest(b"\x01" * 32)
+SAMPLES = 40
+
+
+class Trainer:
+    """Takes so long, and writes so many numbers, whatever it is asked for."""
+
+    pid = 4711
+
+    def __init__(self, seconds: float = 0.0, values: tuple[float, ...] = (20.0, 3.0)) -> None:
+        self.seconds, self.values = seconds, values
+
+    async def compute_statistics(self, out: Path) -> None:
+        await trio.sleep(self.seconds)
+        with create_file(
+            out, Layout.from_specs([TensorSpec("n", "F64", (len(self.values),))])
+        ) as f:
+            f["n"][...] = self.values
+
+    async def train(self, round: int, base: Path, out: Path, **rest: object) -> Trained:
+        await self.compute_statistics(out)
+        return Trained(
+            samples=SAMPLES, steps=1, loss=0.5, metrics={}, train_s=1.0, resumed_epochs=0
+        )
+
+
+async def no_initial() -> None:
+    return None
+
+
+def run(folder: Path, trainer: Trainer, limits: SiteLimits, task: str) -> tuple[m.Event, BlobStore]:
+    store = BlobStore(folder / "blobs")
+    records = Records(folder / "records.jsonl")
+    collection: Any = SimpleNamespace(initial_model=no_initial)
+    blobs = PlanBlobs(store, records, federated_averaging(3, True), 1)
+    told: Any = trainer
+    training = Training(
+        PlanId(1), MemberId(0), told, store, collection, blobs, records, Inbox(), limits
+    )
+    command = m.Train(2, 1, task, BASE, NO_DIGEST, 1)
+    clock = trio.testing.MockClock(autojump_threshold=0.05)
+    return trio.run(training.train, command, clock=clock), store
+
+
+def test_an_update_within_the_sites_limits_is_there_for_others(tmp_path: Path) -> None:
+    limits = SiteLimits(train_s=60, round_bytes=10**6, min_rows=SAMPLES, min_count=10)
+    event, store = run(tmp_path, Trainer(59.0), limits, "train")
+    assert isinstance(event, m.TrainingFinished)
+    assert event.samples == SAMPLES
+    assert store.has(event.update)
+
+
+@pytest.mark.parametrize(
+    ("trainer", "limits", "task", "words"),
+    [
+        (Trainer(61.0), SiteLimits(train_s=60), "train", "for more than the 1 minutes that"),
+        (Trainer(), SiteLimits(min_rows=SAMPLES + 1), "train", "`policy.min_rows` is 41"),
+        (Trainer(), SiteLimits(round_bytes=100), "train", "`policy.max_round_mb` allows 100"),
+        (Trainer(), SiteLimits(round_bytes=100), "statistics", "`policy.max_round_mb`"),
+        (Trainer(values=(2.5,)), SiteLimits(min_count=10), "statistics", "`policy.min_count` is"),
+    ],
+)
+def test_what_is_over_a_limit_ends_the_plan_here_and_leaves_nothing_for_others(
+    tmp_path: Path, trainer: Trainer, limits: SiteLimits, task: str, words: str
+) -> None:
+    event, store = run(tmp_path, trainer, limits, task)
+    assert isinstance(event, m.TrainingFailed)
+    assert event.fault_of_plan
+    assert words in event.reason
+    assert store.roots() == set()
+
+
+def test_small_counts_are_zero_in_the_only_statistics_that_others_can_read(tmp_path: Path) -> None:
+    event, store = run(tmp_path, Trainer(), SiteLimits(min_count=10), "statistics")
+    assert isinstance(event, m.TrainingFinished)
+    assert np.array(open_file(store.path(event.update))["n"]).tolist() == [20.0, 0.0]
+    event, store = run(tmp_path / "free", Trainer(), NO_LIMITS, "statistics")
+    assert isinstance(event, m.TrainingFinished)
+    assert np.array(open_file(store.path(event.update))["n"]).tolist() == [20.0, 3.0]
