@@ -77,7 +77,7 @@ class HeartDisease(swarm.Plan):
         x, sick = data
         logits = model(x)[:, 0]
         return {
-            "auc": swarm.metrics.auc(sick, logits),
+            "auc": swarm.metrics.roc(sick, logits),
             "accuracy": swarm.metrics.accuracy(sick, logits > 0),
             "loss": float(self.loss(model, data)),
         }

@@ -108,12 +108,13 @@ def _print_status(answer: dict[str, Any]) -> None:
                 r["leader"],
                 short(r["model"]),
                 *_scores(r),
+                _joint(r),
                 f"{r['total_s']:.1f}",
             )
             for r in plan.get("records", [])[-10:]
         ]
         if rows:
-            print_table(("round", "leader", "model", "validation", "seconds"), rows)
+            print_table(("round", "leader", "model", "validation", "all sites", "seconds"), rows)
 
     for number, why in answer["refused_plans"].items():
         click.echo(f"\nplan {number}: this node takes no part: {why}")
@@ -121,6 +122,18 @@ def _print_status(answer: dict[str, Any]) -> None:
 
 def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
+
+
+def _joint(record: dict[str, Any]) -> str:
+    """The main figure of what all sites' rows say, with its interval, and of how many sites."""
+    told = []
+    for name, score in (record["joint"].get("validation") or {}).items():
+        figure = next(iter(score["figures"].values()))
+        text = f"{name} {_number(figure['value'])}"
+        if figure["low"] is not None:
+            text += f" ({_number(figure['low'])} to {_number(figure['high'])})"
+        told.append(f"{text} of {len(score['sites'])}")
+    return ", ".join(told)
 
 
 def _scores(record: dict[str, dict[str, dict[str, float | None]]]) -> tuple[str]:

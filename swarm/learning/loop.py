@@ -165,9 +165,21 @@ class LocalTraining(SitePlan):
     ) -> dict[str, Counts]:
         """What this site tells the others of a model on one part of its rows: the metrics that are
         counts, and none of fewer rows than the plan's `min_rows`."""
+        return self.told(self.measure_part(state, statistics, part))
+
+    def measure_part(
+        self,
+        state: Mapping[str, torch.Tensor],
+        statistics: Mapping[str, NDArray[Any]] | None,
+        part: str,
+    ) -> Scores:
+        """As `measure`, on one part of this site's rows; empty if there are none."""
         rows = getattr(self.prepared(statistics), part)
-        found = self.measure(state, rows).counts if rows_in(rows) else {}
-        told = {name: c.withheld_below(self.plan.min_rows) for name, c in found.items()}
+        return self.measure(state, rows) if rows_in(rows) else Scores({}, {})
+
+    def told(self, scores: Scores) -> dict[str, Counts]:
+        """What of a model's scores the others are told."""
+        told = {n: c.withheld_below(self.plan.min_rows) for n, c in scores.counts.items()}
         return {name: counts for name, counts in told.items() if counts.rows}
 
     def _epochs(

@@ -228,10 +228,12 @@ class Trained(_Message, frozen=True):
 
 
 class Evaluated(_Message, frozen=True):
-    """Scores by part; a part without rows is empty."""
+    """Scores by part; a part without rows is empty. `counts` are what sites add up,
+    as `metrics.wire` writes it."""
 
     validation: dict[str, float]
     test: dict[str, float]
+    counts: dict[str, bytes] = {}
 
 
 class Predicted(_Message, frozen=True):

@@ -75,6 +75,7 @@ from swarm.learning.messages import (
     files_of,
     frame,
 )
+from swarm.learning.metrics.wire import encode_all
 from swarm.learning.plan import Site
 from swarm.learning.predicting import evaluate_rows, predict, write_predictions
 from swarm.learning.programs import program_of
@@ -315,12 +316,16 @@ class Trainer:
         )
 
     def _evaluate(self, request: Evaluate, files: Files) -> Evaluated:
-        scores = self.training.evaluate(
-            _whole("model", files),
-            _statistics(files),
-            ("validation", "test") if request.test else ("validation",),
+        parts = ("validation", "test") if request.test else ("validation",)
+        model, statistics = _whole("model", files), _statistics(files)
+        scores = {part: self.training.measure_part(model, statistics, part) for part in parts}
+        counts = {part: self.training.told(each) for part, each in scores.items()}
+        numbers = {part: each.numbers for part, each in scores.items()}
+        return Evaluated(
+            validation=numbers["validation"],
+            test=numbers.get("test", {}),
+            counts={part: encode_all(each) for part, each in counts.items() if each},
         )
-        return Evaluated(validation=scores["validation"], test=scores.get("test", {}))
 
 
 def serve(wire: Wire) -> None:

@@ -28,6 +28,7 @@ from swarm.box.process import try_out
 from swarm.chain.contract import outcome
 from swarm.errors import ChainError, ConfigurationError, PlanError, RemoteError, SwarmError
 from swarm.learning.merge import self_check
+from swarm.learning.metrics.wire import read_told
 from swarm.learning.stages import check_known
 from swarm.network.limits import NetworkLimits
 from swarm.network.network import Network, open_network
@@ -58,6 +59,7 @@ from swarm.protocol.machine import MergeAnnounced
 from swarm.protocol.program import Program, parse
 from swarm.protocol.state import Member, Plan, PlanStatus, Round, member_set, member_with_node
 from swarm.rounds.exchange import Exchange
+from swarm.rounds.joint_scores import METHOD as SCORES_METHOD
 from swarm.rounds.participation import Participation, Stage, open_participation
 from swarm.rounds.records import Records
 from swarm.rounds.retention import Retention
@@ -317,6 +319,7 @@ class Node:
             chain=self.chain,
             store=self.store,
             exchange=self.exchange,
+            requests=self.network,
             trainer=await self.trainers.of(plan.digest),
             records=Records(self.directory / "records" / f"plan-{plan.id}.jsonl"),
             keep_models=self.config.storage.keep_models,
@@ -350,6 +353,13 @@ class Node:
                 await trio.sleep(CODE_RETRY_S)
         check_known(program)
         return program
+
+    async def hear_scores(self, sender: Address, payload: bytes) -> bytes:
+        """Answer a member that tells what its rows say of a model."""
+        part = self.participations.get(PlanId(read_told(payload).plan))
+        if part is None:
+            raise RemoteError("this node takes no part in that plan")
+        return part.hear_scores(sender, payload)
 
     def _traffic(self) -> tuple[int, int]:
         traffic = self.network.traffic()
@@ -475,6 +485,7 @@ async def open_node(directory: Path, password: str | None = None) -> AsyncIterat
             known_addresses=addresses,
         )
         exchange.allow(node.may_read)
+        network.handle(SCORES_METHOD, node.hear_scores)
         node.rpc_url = await stack.enter_async_context(
             open_http(config.http.listen, opened.rpc, node.status)
         )

@@ -78,7 +78,7 @@ class Driver:
             case m.DropDrafts():
                 nursery.start_soon(self.following.drop, command)
             case m.Evaluate():
-                nursery.start_soon(self.evaluating.evaluate, command)
+                nursery.start_soon(self.evaluating.evaluate_and_tell, command)
             case m.Report(text):
                 self.last_report = text
                 log.warning("%s", text)

@@ -10,10 +10,12 @@ from pathlib import Path
 import trio
 
 from swarm.blobs.store import BlobStore
-from swarm.errors import SwarmError
+from swarm.errors import BlobError, SwarmError
+from swarm.learning.metrics.wire import SentCounts, read_sent
 from swarm.learning.supervisor import Trainer
 from swarm.protocol import machine as m
 from swarm.rounds.collection import Collection
+from swarm.rounds.joint_scores import JointScores
 from swarm.rounds.layouts import Layouts
 from swarm.rounds.records import Records, known
 from swarm.tensors import Layout
@@ -31,9 +33,16 @@ class Evaluating:
     layouts: Layouts
     collection: Collection
     records: Records
+    joint_scores: JointScores
 
-    async def evaluate(self, command: m.Evaluate) -> None:
-        """Failing costs the score, nothing else."""
+    async def evaluate_and_tell(self, command: m.Evaluate) -> None:
+        """Score a new final model, and tell the others what can be added up of it."""
+        counts = await self.evaluate(command)
+        await self.joint_scores.tell(command.number, to_hex(command.model), counts)
+
+    async def evaluate(self, command: m.Evaluate) -> dict[str, dict[str, SentCounts]]:
+        """Score a model; what can be added up of it, by part of the rows. Failing costs the score,
+        nothing else."""
         number, statistics = command.number, command.statistics
         self.records.at(number).model = to_hex(command.model)
         try:
@@ -45,10 +54,15 @@ class Evaluating:
             )
         except SwarmError as error:
             log.warning("the model of round %d could not be scored: %s", number, error)
-            return
+            return {}
         told = {"validation": scores.validation, "test": scores.test}
         self.records.at(number).metrics = {part: known(each) for part, each in told.items()}
         self.records.save()
+        try:
+            return {part: read_sent(raw) for part, raw in scores.counts.items()}
+        except BlobError as error:
+            log.warning("the counts of round %d stay here: %s", number, error)
+            return {}
 
     async def export(self, model: Digest, out: Path) -> None:
         """Write a model that is here to the new file `out`, whole and in the plan's own types."""

@@ -32,6 +32,7 @@ from swarm.rounds.exchange import Exchange
 from swarm.rounds.following import Following
 from swarm.rounds.history import History, Past
 from swarm.rounds.inbox import Inbox
+from swarm.rounds.joint_scores import JointScores, Requests
 from swarm.rounds.layouts import Layouts
 from swarm.rounds.merging import Merging
 from swarm.rounds.records import KEPT_ROUNDS, Meters, Records
@@ -40,7 +41,7 @@ from swarm.rounds.serving import Serving
 from swarm.rounds.site_limits import NO_LIMITS, SiteLimits
 from swarm.rounds.training import Training
 from swarm.rounds.transactions import Sender, Transactions
-from swarm.types import Digest, MemberId, PlanId
+from swarm.types import Address, Digest, MemberId, PlanId
 
 Stage = tuple[int, int, RoundStatus]
 """Round, attempt and status of a plan's newest round."""
@@ -62,6 +63,7 @@ class Participation:
     collection: Collection
     training: Training
     evaluating: Evaluating
+    joint_scores: JointScores
     history: History
     records: Records
     blobs: PlanBlobs
@@ -87,6 +89,7 @@ class Participation:
         present = member_set(i for i, member in members.items() if member.present)
         await self.history.note(self.machine.plan, plan, present, ended)
         self.blobs.observe(plan)
+        self.joint_scores.observe(plan)
         round = plan.round
         self.stage = None if round is None else (round.number, round.attempt, round.status)
         self.collection.end_rounds(last_over(plan))
@@ -96,6 +99,10 @@ class Participation:
         """End its work for good, by a fault; what it holds is kept, and served to others."""
         self._fault = why
         self._work.cancel()
+
+    def hear_scores(self, sender: Address, told: bytes) -> bytes:
+        """Take what another site says of a model; the answer is this site's own word of it."""
+        return self.joint_scores.hear(sender, told)
 
     def announce(self, merge: m.MergeAnnounced) -> None:
         """A merge waits for a block. It is in order to miss that: the block will tell of it."""
@@ -191,6 +198,7 @@ def open_participation(
     chain: Chain,
     store: BlobStore,
     exchange: Exchange,
+    requests: Requests,
     trainer: Trainer,
     records: Records,
     keep_models: int,
@@ -212,7 +220,8 @@ def open_participation(
     drafts = Drafts(plan, store, exchange)
     collection = Collection(plan, book, store, exchange, layouts, blobs)
     training = Training(plan, me, trainer, store, collection, blobs, records, inbox, limits)
-    evaluating = Evaluating(trainer, store, layouts, collection, records)
+    joint = JointScores(plan, book, records, requests)
+    evaluating = Evaluating(trainer, store, layouts, collection, records, joint)
     driver = Driver(
         machine,
         inbox,
@@ -229,6 +238,6 @@ def open_participation(
     exchange.allow(serving.may_read, serving.may_read_soon)
     history = History(records, chain, read_meters)
     return Participation(
-        machine, driver, inbox, book, layouts, collection, training, evaluating, history, records,
-        blobs,
+        machine, driver, inbox, book, layouts, collection, training, evaluating, joint,
+        history, records, blobs,
     )  # fmt: skip

@@ -7,7 +7,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +29,25 @@ RECENT_ROUNDS = 30
 REASONS = {int(o): o.name.lower().replace("_", " ") for o in Omission}
 
 
+@dataclass(frozen=True, slots=True)
+class JointFigure:
+    """A number about `rows` rows, with its 95% interval where there is one; None: not known."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class JointScore:
+    """A metric that sites count: what it says of all their rows, the main figure first, and that
+    main figure by site."""
+
+    figures: dict[str, JointFigure]
+    sites: dict[int, JointFigure]
+
+
 @dataclass(slots=True)
 class RoundRecord:
     """One round as this node lived through it."""
@@ -44,6 +63,8 @@ class RoundRecord:
     metrics: dict[str, dict[str, float | None]] = field(default_factory=dict)
     """Of the merged model on this site's own rows: "validation" and "test". JSON knows no NaN: a
     score that cannot be given, such as an AUC of one class, is None."""
+    joint: dict[str, dict[str, JointScore]] = field(default_factory=dict)
+    """Of the merged model on all sites' rows, by part and metric, as far as they have told."""
     loss: float | None = None
     train_s: float = 0.0
     exchange_s: float = 0.0
@@ -184,9 +205,18 @@ class Records:
                 "leader": name(record.leader),
                 "contributors": [name(m) for m in record.contributors],
                 "omitted": {name(m): why for m, why in record.omitted.items()},
+                "joint": {
+                    part: {metric: _by_name(score, name) for metric, score in scores.items()}
+                    for part, scores in record.joint.items()
+                },
             }
             for record in (self.rounds[n] for n in sorted(self.rounds)[-newest:])
         ]
+
+
+def _by_name(score: JointScore, name: Callable[[int], str | None]) -> dict[str, Any]:
+    told: dict[str, Any] = msgspec.to_builtins(score)
+    return told | {"sites": {name(m): told["sites"][m] for m in score.sites}}
 
 
 def known(scores: Mapping[str, float]) -> dict[str, float | None]:

@@ -194,7 +194,8 @@ def follow(
         held = [p for p in plans if p is not None and p["status"] == "completed"]
         if len(held) == len(plans) and all(p["model_held"] for p in held):
             held_since = held_since or time.monotonic()
-            if all(map(_scored, held)) or time.monotonic() - held_since > SCORES_S:
+            scored = all(map(_scored, held)) and _is_told(held)
+            if scored or time.monotonic() - held_since > SCORES_S:
                 return held[0]
         _refuse_repetition(plans)
         place = [p and (p["round"], p["phase"], p["submitted"], p["training"]) for p in plans]
@@ -228,6 +229,12 @@ def plan_of(status: dict[str, Any], plan_id: int | None) -> dict[str, Any] | Non
 
 def _scored(plan: dict[str, Any]) -> bool:
     return any(r["number"] == plan["rounds"] and r["metrics"] for r in plan["records"])
+
+
+def _is_told(plans: list[dict[str, Any]]) -> bool:
+    """Whether every node has heard what each of them counts on the last model."""
+    joint = [r["joint"] for p in plans for r in p["records"] if r["number"] == p["rounds"]]
+    return all(each == joint[0] for each in joint)
 
 
 def run_testnet(
@@ -348,6 +355,7 @@ def build_report(
                 "omitted": record["omitted"],
                 "model": record["model"],
                 "metrics": metrics.get(number, {}),
+                "joint": record["joint"],
                 "site_metrics": {n: r["metrics"].get("validation", {}) for n, r in each.items()},
                 **{
                     key: round(max(r[key] for r in each.values()), 3)
@@ -376,6 +384,7 @@ def build_report(
             for status in statuses
         ],
         "swarm": scored.swarm,
+        "joint": rounds[-1]["joint"].get("test", {}) if rounds else {},
         "pooled": alone.pooled,
         "references": alone.settings,
         "test_looks": scored.test_looks + alone.test_looks,

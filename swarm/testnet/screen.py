@@ -174,6 +174,9 @@ def print_report(report: dict[str, Any], plot: Path | None, report_file: Path | 
     console.print()
     console.print(table)
     console.print()
+    if report["joint"]:
+        console.print(_joint(report["joint"]))
+        console.print()
     console.print(_fairness(report), soft_wrap=True)
     for note in report["notes"]:
         console.print(Text(note, style="yellow"), soft_wrap=True)
@@ -200,6 +203,25 @@ def print_report(report: dict[str, Any], plot: Path | None, report_file: Path | 
         "(docs/operations.md).",
         soft_wrap=True,
     )
+
+
+def _joint(scores: dict[str, Any]) -> Table:
+    """What the sites know together of the last model, without anybody's rows."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("added up from the sites' counts")
+    for heading in ("", "95% interval", "rows", "sites"):
+        table.add_column(heading, justify="right")
+    for name, score in scores.items():
+        for number, (key, figure) in enumerate(score["figures"].items()):
+            ends = [_number(figure[end]) for end in ("low", "high")]
+            table.add_row(
+                Text(visible(f"  {key}" if number else name)),
+                _number(figure["value"]),
+                "" if figure["low"] is None else " to ".join(ends),
+                str(figure["rows"]),
+                "" if number else str(len(score["sites"])),
+            )
+    return table
 
 
 def _fairness(report: dict[str, Any]) -> Text:

@@ -15,6 +15,7 @@ BEFORE_ANY_THREAD = {
     "chain/genesis.py",  # likewise, when it founds, joins or starts
     "learning/sites.py",  # before a testnet is dealt
     "learning/settings.py",  # in the trainer, whose replies hold these rules
+    "learning/metrics/counts.py",  # in the trainer, where the plan's own thread counts
     "learning/evaluate.py",  # in its own process, which has one thread
     "rounds/layouts.py",  # on trio's thread alone
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from swarm.rounds.collection import Collection
 from swarm.rounds.evaluating import Evaluating
 from swarm.rounds.exchange import Exchange
 from swarm.rounds.inbox import Inbox
+from swarm.rounds.joint_scores import JointScores
 from swarm.rounds.layouts import Layouts, initial_layout_of, layout_of
 from swarm.rounds.records import Records
 from swarm.rounds.retention import PlanBlobs
@@ -122,7 +124,8 @@ class Node:
         self.training = Training(
             PlanId(1), book.me, trainer, ours, self.collection, blobs, records, Inbox()
         )
-        self.evaluating = Evaluating(trainer, ours, self.layouts, self.collection, records)
+        joint = JointScores(PlanId(1), book, records, SimpleNamespace())  # type: ignore[arg-type]
+        self.evaluating = Evaluating(trainer, ours, self.layouts, self.collection, records, joint)
 
 
 def test_what_travels_and_the_initial_model_have_layouts_of_their_own() -> None:

@@ -84,6 +84,7 @@ def part_in(directory: Path, chain: Chain) -> tuple[Participation, Exchange]:
         chain=chain,
         store=store,
         exchange=exchange,
+        requests=SimpleNamespace(),  # type: ignore[arg-type]
         trainer=trainer,
         records=Records(directory / "records.jsonl"),
         keep_models=2,

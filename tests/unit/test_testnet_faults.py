@@ -60,9 +60,14 @@ def watch(testnet: Testnet) -> dict[str, Any]:
     return follow(testnet, lambda doing, statuses: None)
 
 
+UNKNOWN = {"value": None, "low": None, "high": None, "rows": 4}
+KNOWN = {"value": 0.5, "low": 0.25, "high": 0.75, "rows": 4}
+
+
 def test_a_plan_that_is_complete_and_scored_everywhere_ends_the_run(tmp_path: Path) -> None:
-    scored = {"records": [{"round": 3, "number": 3, "metrics": {"test": {"auc": 1.0}}}]}
-    assert watch(told(tmp_path, {}, {"status": "completed"} | scored))["status"] == "completed"
+    record = {"round": 3, "number": 3, "metrics": {"test": {"auc": 1.0}}, "joint": {}}
+    done = {"status": "completed", "records": [record]}
+    assert watch(told(tmp_path, {}, done))["status"] == "completed"
 
 
 def test_what_the_plans_code_raises_is_named_with_its_site(tmp_path: Path) -> None:
@@ -85,7 +90,7 @@ def test_sites_that_do_not_fit_together_end_the_run_as_soon_as_it_is_known(tmp_p
     poor.set_exception(LocalError("is there enough memory?"))  # which the nodes may have
     scored = {
         "status": "completed",
-        "records": [{"round": 3, "number": 3, "metrics": {"test": {}}}],
+        "records": [{"round": 3, "number": 3, "metrics": {"test": {}}, "joint": {}}],
     }
     follow(told(tmp_path, {}, scored), lambda doing, statuses: None, check=poor)
 
@@ -96,7 +101,7 @@ def test_a_training_that_lives_is_waited_for_and_an_idle_round_is_not(
     monkeypatch.setattr(run, "STALLED_S", 0.0)
     scored = {
         "status": "completed",
-        "records": [{"round": 3, "number": 3, "metrics": {"test": {}}}],
+        "records": [{"round": 3, "number": 3, "metrics": {"test": {}}, "joint": {}}],
     }
     trains = {"training": {"fraction": 0.0, "epoch": 0, "loss": None}}
     follow(told(tmp_path, *[trains] * 5, scored), lambda doing, statuses: None, 0.001)
@@ -121,6 +126,9 @@ def test_a_report_with_gaps_is_printed_and_drawn_with_dashes(
         "seed": 0,
         "sites": [site],
         "swarm": {"auc": None},
+        "joint": {
+            "auc": {"figures": {"auc": UNKNOWN, "auprc": KNOWN}, "sites": {"north": UNKNOWN}}
+        },
         "pooled": None,
         "references": {"alone": {"epochs": 2}, "pooled": {}},
         "test_looks": 2,

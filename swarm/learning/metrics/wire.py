@@ -25,6 +25,8 @@ from swarm.learning.metrics.survival import Concordance
 AnyMeasure = Roc | Calibration | Confusion | Errors | Concordance | Average
 MAX_COUNTS = 32
 """Of one plan."""
+MAX_BYTES = 2**18
+"""Of what a site tells of one model."""
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=80)]
 _Places = Annotated[list[int], msgspec.Meta(max_length=MAX_PLACES)]
 
@@ -65,9 +67,21 @@ def unpack(sent: SentCounts) -> Counts:
     return Counts(measure, values)
 
 
-_decoder = msgspec.json.Decoder(
-    Annotated[dict[Name, SentCounts], msgspec.Meta(max_length=MAX_COUNTS)]
-)
+ByName = Annotated[dict[Name, SentCounts], msgspec.Meta(max_length=MAX_COUNTS)]
+Part = Annotated[str, msgspec.Meta(pattern="^(validation|test)$")]
+
+
+class Told(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A site's counts of the model that a round of a plan has made, by part of its rows."""
+
+    plan: Annotated[int, msgspec.Meta(ge=0)]
+    round: Annotated[int, msgspec.Meta(ge=0)]
+    model: Annotated[str, msgspec.Meta(pattern="^0x[0-9a-f]{64}$")]
+    parts: dict[Part, ByName]
+
+
+_counts_decoder = msgspec.json.Decoder(ByName)
+_told_decoder = msgspec.json.Decoder(Told)
 
 
 def encode_all(counts: Mapping[str, Counts]) -> bytes:
@@ -77,11 +91,30 @@ def encode_all(counts: Mapping[str, Counts]) -> bytes:
 
 def decode_all(raw: bytes) -> dict[str, Counts]:
     """As `encode_all` wrote them. Raises BlobError saying what is wrong."""
+    return {name: unpack(each) for name, each in read_sent(raw).items()}
+
+
+def read_sent(raw: bytes) -> dict[str, SentCounts]:
+    """As `encode_all` wrote them, to be sent on. Raises BlobError if they are no counts."""
     try:
-        sent = _decoder.decode(raw)
+        return _counts_decoder.decode(raw)
     except UNREADABLE as error:
         raise BlobError(f"these are no counts: {error}") from None
-    return {name: unpack(each) for name, each in sent.items()}
+
+
+def encode_told(told: Told) -> bytes:
+    """What a site says of a model, as JSON."""
+    return msgspec.json.encode(told, order="sorted")
+
+
+def read_told(raw: bytes) -> Told:
+    """What a member says. Raises BlobError if it is too large or something else."""
+    if len(raw) > MAX_BYTES:
+        raise BlobError(f"{len(raw)} bytes of scores are more than {MAX_BYTES}")
+    try:
+        return _told_decoder.decode(raw)
+    except UNREADABLE as error:
+        raise BlobError(f"these are no scores: {error}") from None
 
 
 def merge_all(sites: Sequence[Mapping[str, Counts]]) -> dict[str, Counts]:
