@@ -320,6 +320,12 @@ class BlobStore:
                 file.unlink()
 
 
+def name_of(path: Path) -> Digest:
+    """The name that a finished tensor file has in a store. Raises BlobError if not canonical."""
+    layout = Layout.read(path)
+    return Manifest.of_tensors(layout, _hash_file(path, layout)).root
+
+
 def _hash_file(path: Path, layout: Layout) -> bytes:
     """The joined leaf hashes of a tensor file, through one buffer."""
     buffer = memoryview(bytearray(layout.chunk_bytes))

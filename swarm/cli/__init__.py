@@ -26,6 +26,7 @@ GROUPS = {
     "chain": ("swarm.cli.chain", "This node's replica of the chain: recover it after a loss."),
     "audit": ("swarm.cli.audit", "Check all that happened, from the first block on."),
     "testnet": ("swarm.cli.testnet", "A whole consortium on this machine."),
+    "simulate": ("swarm.cli.simulate", "A plan with thousands of clients, without a network."),
     "bench": ("swarm.cli.bench", "How fast this machine is at what the nodes do."),
 }
 

@@ -14,6 +14,7 @@
 | `card`, `model_folder`, `use` | a model as a folder, and its use with the plan in a box | no |
 | `faults`, `loading`, `site_plan` | the plan's code at one site, and its faults | yes |
 | `state`, `travel`, `batches`, `checkpoint`, `loop` | local training | yes |
+| `simulation` | any number of clients in a few workers | some |
 | `predicting`, `loaded_model`, `run_export` | predictions, and a folder opened in Python | yes |
 | `trainer`, `evaluate` | processes of their own that run the user's code | yes |
 

@@ -10,7 +10,7 @@ import hashlib
 import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from copy import deepcopy
+from copy import copy, deepcopy
 from functools import cached_property
 from itertools import zip_longest
 from pathlib import Path
@@ -81,6 +81,18 @@ class SitePlan:
             layout_of(self._specs)
             self._refuse_broken_model(state)
             check_put_back(self.model)
+
+    def at(self, site: Site, data: Data | None = None) -> Self:
+        """The same plan and the same model at another site, whose rows are `data` if given: for
+        thousands of sites that take turns, one model in memory.
+
+        This one's own rows must not have been asked for: what they left in the plan would be seen.
+        """
+        other = copy(self)
+        other.plan = deepcopy(self.plan)
+        other.site = Site(site.name, site.location, site.options, self.seed)
+        other._data, other._prepared, other._prepared_for, other._samples = data, None, None, None
+        return other
 
     def with_settings(self, settings: Mapping[str, Any]) -> Self:
         """The same site and rows under the plan with some settings changed; itself if none is.

@@ -22,7 +22,15 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from swarm.errors import BlobError, PlanError
-from swarm.tensors import DType, Layout, OpenFile, TensorSpec, create_file, open_file
+from swarm.tensors import (
+    DType,
+    Layout,
+    OpenFile,
+    TensorFile,
+    TensorSpec,
+    create_file,
+    open_file,
+)
 
 State = dict[str, torch.Tensor]
 
@@ -193,9 +201,24 @@ def write_state(path: Path | OpenFile, state: Mapping[str, torch.Tensor]) -> Non
             _as_torch(file[name], value.dtype).copy_(value.detach())
 
 
+def pack_state(state: Mapping[str, torch.Tensor]) -> TensorFile:
+    """The file that `write_state` writes, in memory."""
+    layout = layout_of(specs_of(state))
+    raw = np.zeros(layout.file_bytes, np.uint8)
+    raw[: layout.data_start] = np.frombuffer(layout.header, np.uint8)
+    file = TensorFile(layout, raw)
+    for name, value in state.items():
+        _as_torch(file[name], value.dtype).copy_(value.detach())
+    return file
+
+
 def read_state(path: Path | OpenFile) -> State:
     """Tensors over the mapped file, not to be written to. Raises BlobError if not canonical."""
-    file = open_file(path)
+    return unpack_state(open_file(path))
+
+
+def unpack_state(file: TensorFile) -> State:
+    """Tensors over a file's bytes, not to be written to."""
     types = {name: dtype for dtype, name in _DTYPES.items()}
     return {spec.name: _as_torch(file[spec.name], types[spec.dtype]) for spec in file.layout.specs}
 

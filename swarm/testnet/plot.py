@@ -4,6 +4,7 @@ end what the final model and those it is compared with reach on test rows."""
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,3 +65,30 @@ def write_plot(report: dict[str, Any], path: Path) -> Path | None:
     figure.savefig(path)
     pyplot.close(figure)
     return path
+
+
+def write_simulation_plot(reports: Sequence[dict[str, Any]], path: Path) -> None:
+    """Draw the first metric by round of simulated runs, a line for each, to a PNG file."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7.5, 4.5), dpi=120, layout="constrained")
+    metric = next((name for r in reports for each in r["rounds"] for name in each["metrics"]), "")
+    for report in reports:
+        scores = [r["metrics"].get(metric) for r in report["rounds"]]
+        axes.plot(
+            [r["number"] for r in report["rounds"]],
+            [math.nan if score is None else score for score in scores],
+            linewidth=1.8,
+            label=f"{report['clients']:,} clients, {report['rounds'][0]['contributors']} a round",
+        )
+    first = reports[0]
+    axes.set_xlabel("round")
+    axes.set_ylabel(f"{metric} on all sites' validation rows")
+    axes.set_title(f"{first['plan']}: {first['partition']}, seed {first['seed']}")
+    axes.grid(alpha=0.25)
+    axes.legend(frameon=False, loc="lower right", fontsize=9)
+    figure.savefig(path)
+    pyplot.close(figure)

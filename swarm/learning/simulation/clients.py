@@ -1,0 +1,211 @@
+"""Any number of simulated clients in one process, with one model for all of them.
+
+A client exists while it is asked: its rows are looked up, its plan is a new copy, and what it makes
+is handed over. Rows of the plan's sites are read once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import ConcatDataset, Dataset, Subset
+
+from swarm.errors import ConfigurationError, PlanError
+from swarm.learning import bundle
+from swarm.learning.arrays import as_array
+from swarm.learning.batches import concatenate, rows_in
+from swarm.learning.federated import weight
+from swarm.learning.loading import load_plan
+from swarm.learning.loop import LocalTraining
+from swarm.learning.plan import Data, Site
+from swarm.learning.programs import program_of
+from swarm.learning.settings import rules_of
+from swarm.learning.simulation.messages import Opened, OpenPlan, Turn, Updated
+from swarm.learning.simulation.partition import Partition, read_rule
+from swarm.learning.sites import deal
+from swarm.learning.state import State, pack_state, set_state, state_of, unpack_state
+from swarm.learning.travel import completed, to_wire
+from swarm.tensors import Layout, TensorFile, TensorSpec
+
+Sums = dict[str, NDArray[Any]]
+
+
+@dataclass
+class Clients:
+    """Made by `open_clients`. `begin` says with which model the next requests begin."""
+
+    base: LocalTraining
+    sites: list[LocalTraining]
+    """The plan's own, with their rows."""
+    partition: Partition | None
+    """None: each site is a client."""
+    rows: Any
+    """All training rows, as the plan's `data` gave them; None without a partition."""
+    opened: Opened
+    state: State
+    sums: Sums | None = None
+
+    def begin(self, model: bytes, statistics: bytes | None) -> None:
+        self.state = completed(unpack_state(read_file(model)), self.base.initial)
+        found = None if statistics is None else read_file(statistics)
+        self.sums = None if found is None else {n: np.array(v) for n, v in found.items()}
+
+    def statistics(self, client: int) -> bytes:
+        """The sums of one client's rows."""
+        return pack_arrays(self._at(client).statistics())
+
+    def train(self, client: int, round: int, round_in_all: int) -> Updated:
+        """One client's update."""
+        site = self._at(client)
+        update = site.train(round, self.state, self.sums, own_copy=False, round_in_all=round_in_all)
+        sent = pack_state(to_wire(update.state, site.travels))
+        return Updated(
+            client=client,
+            update=sent.raw.tobytes(),
+            samples=weight(update, site),
+            loss=update.loss,
+            train_s=update.train_s,
+        )
+
+    def score(self, part: str) -> dict[str, float | None]:
+        """The model's metrics on all sites' rows; none if there are no such rows."""
+        rows = concatenate([getattr(site.prepared(self.sums), part) for site in self.sites])
+        if not rows_in(rows):
+            return {}
+        found = self.base.score(self.state, rows)
+        return {name: value if np.isfinite(value) else None for name, value in found.items()}
+
+    def whole(self) -> bytes:
+        """The model as the plan's own, in its own types."""
+        set_state(self.base.model, self.state, self.base.travels)
+        return pack_state(state_of(self.base.model)).raw.tobytes()
+
+    def _at(self, client: int) -> LocalTraining:
+        if self.partition is None:
+            return self.sites[client]
+        data = Data(train=_take(self.rows, self.partition.rows_of(client)))
+        return self.base.at(Site(f"client{client}"), data)
+
+
+def open_clients(asked: OpenPlan) -> Clients:
+    """Read a plan, its sites' rows, and deal them. Raises as the plan does."""
+    folder, rule = Path(asked.plan), read_rule(asked.partition)
+    plan = load_plan(folder)
+    rules = rules_of(plan)
+    torch.set_num_threads(rules.threads)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    base = LocalTraining(deepcopy(plan), Site("clients"), folder, seed=asked.seed, device="cpu")
+    sites = _open_sites(base, folder, asked.peers)
+    training = [number for number, site in enumerate(sites) if site.samples().train]
+    if not training:
+        raise PlanError("no site holds training rows: give Data(train=…)")
+    notes: list[str] = []
+    partition, rows = None, None
+    clients = len(sites)
+    trained: tuple[int, ...] | None = tuple(training)
+    if rule.kind != "sites":
+        rows = _joined([sites[number].data.train for number in training])
+        clients, trained = asked.clients or len(sites), None
+        partition = Partition(_labels(rows), clients, rule, asked.seed, plan.min_rows)
+        if partition.repeats:
+            notes.append(
+                f"{_count(rows)} training rows are too few for {clients} clients: each draws "
+                f"{plan.min_rows} with repetition"
+            )
+    elif asked.clients not in (0, len(sites)):
+        raise ConfigurationError(
+            f"the plan has {len(sites)} sites, and {asked.clients} clients are asked for: give "
+            "--partition iid or dirichlet:0.3 to deal the rows anew"
+        )
+    program = program_of(plan)
+    program = program if asked.rounds is None else program.with_rounds(asked.rounds)
+    places = [program.place(number) for number in range(1, program.rounds + 1)]
+    turns = [Turn(p.stage.task, p.stage.merge, p.number, p.within) for p in places if p is not None]
+    opened = Opened(
+        name=type(plan).__name__,
+        digest=bundle.read(folder).digest,
+        licence=plan.licence,
+        min_peers=rules.min_peers,
+        turns=tuple(turns),
+        clients=clients,
+        training_clients=trained,
+        rows=sum(site.samples().train for site in sites),
+        initial=pack_state(base.initial).raw.tobytes(),
+        travels_whole=base.travels.keys() == base.initial.keys(),
+        notes=tuple(notes),
+    )
+    return Clients(base, sites, partition, rows, opened, base.initial)
+
+
+def _open_sites(base: LocalTraining, folder: Path, peers: int | None) -> list[LocalTraining]:
+    sites = []
+    for dealt in deal(folder, peers):
+        with TemporaryDirectory() as directory:
+            location = dealt.copy_to(Path(directory))
+            sites.append(base.at(Site(dealt.name, location)))
+            sites[-1].samples()  # reads the data now: the copy goes away
+    return sites
+
+
+def read_file(raw: bytes) -> TensorFile:
+    """A canonical file from its bytes. Raises BlobError if it is none."""
+    length = 8 + int.from_bytes(raw[:8], "little")
+    return TensorFile(Layout.parse(raw[:length], len(raw)), np.frombuffer(raw, np.uint8).copy())
+
+
+def pack_arrays(arrays: Sums) -> bytes:
+    """Float64 arrays as a canonical file's bytes."""
+    layout = Layout.from_specs([TensorSpec(n, "F64", v.shape) for n, v in arrays.items()])
+    file = TensorFile(layout, np.zeros(layout.file_bytes, np.uint8))
+    file.raw[: layout.data_start] = np.frombuffer(layout.header, np.uint8)
+    for name, value in arrays.items():
+        file[name][...] = value
+    return file.raw.tobytes()
+
+
+# All sites' rows in one place, in the forms that `Data` takes, as the plan gave them.
+
+
+def _joined(parts: Sequence[Any]) -> Any:
+    first = parts[0]
+    if isinstance(first, dict):
+        return {key: _joined([part[key] for part in parts]) for key in first}
+    if isinstance(first, (tuple, list)):
+        return tuple(_joined(columns) for columns in zip(*parts, strict=True))
+    if isinstance(first, Dataset):
+        return ConcatDataset(parts)
+    if isinstance(first, torch.Tensor):
+        return torch.cat(list(parts))
+    return np.concatenate([as_array(part) for part in parts])
+
+
+def _take(rows: Any, chosen: NDArray[np.int64]) -> Any:
+    if isinstance(rows, dict):
+        return {key: _take(column, chosen) for key, column in rows.items()}
+    if isinstance(rows, tuple):
+        return tuple(_take(column, chosen) for column in rows)
+    if isinstance(rows, Dataset):
+        return Subset(rows, chosen.tolist())
+    return rows[chosen]
+
+
+def _count(rows: Any) -> int:
+    return len(next(iter(rows.values()))) if isinstance(rows, dict) else rows_in(rows)
+
+
+def _labels(rows: Any) -> NDArray[np.float64]:
+    """What is taken for the label: the last array, where it has one number a row."""
+    last = list(rows.values())[-1] if isinstance(rows, dict) else rows
+    last = last[-1] if isinstance(last, tuple) else last
+    values = None if isinstance(last, Dataset) else np.asarray(last, dtype=np.float64)
+    if values is None or values.size != len(values):
+        return np.zeros(_count(rows))
+    return np.nan_to_num(values.reshape(-1))

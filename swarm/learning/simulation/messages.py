@@ -1,0 +1,164 @@
+"""What the simulator and its workers say to each other: tagged msgpack, each with its length before
+it. Tensors travel as the bytes of canonical files."""
+
+from __future__ import annotations
+
+from typing import BinaryIO, Literal
+
+import msgspec
+
+from swarm.errors import UNREADABLE, LocalError
+
+LENGTH_BYTES = 8
+
+
+class _Message(msgspec.Struct, forbid_unknown_fields=True, frozen=True, tag=True, kw_only=True):
+    pass
+
+
+class OpenPlan(_Message, frozen=True):
+    """Read the plan and deal its rows to `clients` clients; 0: one a site."""
+
+    plan: str
+    partition: str
+    clients: int
+    seed: int
+    peers: int | None = None
+    rounds: int | None = None
+
+
+class Begin(_Message, frozen=True):
+    """What comes next begins with this model, and with these sums of statistics, if there are."""
+
+    model: bytes
+    statistics: bytes | None
+
+
+class SumRows(_Message, frozen=True):
+    """The statistics of these clients."""
+
+    clients: tuple[int, ...]
+
+
+class TrainClient(_Message, frozen=True):
+    """Train one client for one round. `round` counts within its stage."""
+
+    client: int
+    round: int
+    round_in_all: int
+
+
+class ScoreModel(_Message, frozen=True):
+    """Score the model on all sites' rows of one kind."""
+
+    part: Literal["validation", "test"]
+
+
+class WriteWhole(_Message, frozen=True):
+    """The whole model, in the types of the plan's own."""
+
+
+Request = OpenPlan | Begin | SumRows | TrainClient | ScoreModel | WriteWhole
+
+
+class Turn(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """A round of the plan's program."""
+
+    task: str
+    merge: str
+    number: int
+    within: int
+
+
+class Opened(_Message, frozen=True):
+    """The plan, the rounds that it has, and what the clients are. `initial` is model 0."""
+
+    name: str
+    digest: bytes
+    licence: str
+    min_peers: int
+    turns: tuple[Turn, ...]
+    clients: int
+    training_clients: tuple[int, ...] | None
+    """Those with training rows; None: all."""
+    rows: int
+    initial: bytes
+    travels_whole: bool
+    """Whether a merged model holds all that the initial one does."""
+    notes: tuple[str, ...] = ()
+
+
+class Ready(_Message, frozen=True):
+    pass
+
+
+class Summed(_Message, frozen=True):
+    """In the order of the clients."""
+
+    statistics: tuple[bytes, ...]
+
+
+class Updated(_Message, frozen=True):
+    client: int
+    update: bytes
+    samples: int
+    loss: float
+    train_s: float
+
+
+class Scored(_Message, frozen=True):
+    metrics: dict[str, float | None]
+
+
+class Whole(_Message, frozen=True):
+    model: bytes
+
+
+class Faulty(_Message, frozen=True):
+    """Nothing came of the request; `exit_status` is 2 for what the user can mend."""
+
+    message: str
+    exit_status: int
+
+
+Reply = Opened | Ready | Summed | Updated | Scored | Whole | Faulty
+
+_encoder = msgspec.msgpack.Encoder()
+_requests: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(Request)
+_replies: msgspec.msgpack.Decoder[Reply] = msgspec.msgpack.Decoder(Reply)
+
+
+def encode(message: Request | Reply) -> bytes:
+    return _encoder.encode(message)
+
+
+def decode_request(raw: bytes) -> Request:
+    """Raises LocalError for bytes that are none."""
+    try:
+        return _requests.decode(raw)
+    except UNREADABLE as error:
+        raise LocalError(f"a worker was asked for what it does not know: {error}") from None
+
+
+def decode_reply(raw: bytes) -> Reply:
+    """Raises LocalError for bytes that are none."""
+    try:
+        return _replies.decode(raw)
+    except UNREADABLE as error:
+        raise LocalError(f"a worker answered what nobody can read: {error}") from None
+
+
+def write_frame(stream: BinaryIO, raw: bytes) -> None:
+    stream.write(len(raw).to_bytes(LENGTH_BYTES, "big"))
+    stream.write(raw)
+    stream.flush()
+
+
+def read_frame(stream: BinaryIO) -> bytes | None:
+    """The next message; None if the other end is gone."""
+    prefix = stream.read(LENGTH_BYTES)
+    if len(prefix) < LENGTH_BYTES:
+        return None
+    length = int.from_bytes(prefix, "big")
+    raw = stream.read(length)
+    return raw if len(raw) == length else None

@@ -1,0 +1,284 @@
+"""A plan with any number of clients on this machine: the nodes' training and folds, no network.
+
+Workers train clients, one model each; here their updates are merged as they come, in the clients'
+order, and thrown away. So memory depends on the model and on the workers, and not on the clients;
+and the result depends on neither the number of workers nor who of them was quick.
+"""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from swarm.blobs.store import name_of
+from swarm.errors import PlanError
+from swarm.learning import bundle
+from swarm.learning.card import Card, Score, Scores, describe_plan
+from swarm.learning.folds.running import RawBytes, RunningMean
+from swarm.learning.model_folder import MODEL, write_folder
+from swarm.learning.simulation.messages import (
+    Begin,
+    Opened,
+    OpenPlan,
+    Scored,
+    ScoreModel,
+    Summed,
+    SumRows,
+    TrainClient,
+    Turn,
+    Updated,
+    Whole,
+    WriteWhole,
+)
+from swarm.tensors import Layout
+from swarm.testnet.workers import Channel, WorkerProcess, Workers, in_order, open_workers
+from swarm.types import to_hex
+
+SUMS_AT_ONCE = 64
+"""Clients of one request for statistics."""
+MOST_ATTEMPTS = 20
+STATISTICS, TRAIN = "statistics", "train"
+
+OnRound = Callable[[dict[str, Any]], None]
+"""Called with each round of the report, as soon as it is over."""
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """What is simulated.
+
+    `clients` is how many, 0 for one a site. `sample` is the part of them that trains in each round;
+    above 1, how many. `drop` is the chance with which one of these is lost on the way. `rounds` and
+    `peers` are as in a testnet.
+    """
+
+    plan: Path
+    clients: int = 0
+    sample: float = 1.0
+    drop: float = 0.0
+    partition: str = "sites"
+    seed: int = 0
+    rounds: int | None = None
+    peers: int | None = None
+
+
+@dataclass
+class _Run:
+    """Where a simulation stands."""
+
+    asked: Simulation
+    workers: Workers
+    opened: Opened
+    model: RawBytes
+    statistics: bytes | None = None
+    rounds: list[dict[str, Any]] = field(default_factory=list)
+
+
+def simulate(
+    asked: Simulation,
+    *,
+    processes: int,
+    out: Path | None = None,
+    on_round: OnRound = lambda round: None,
+    start: Callable[[], Channel] = WorkerProcess,
+) -> dict[str, Any]:
+    """Run it, and return the report. With `out`, write the model's folder there.
+
+    Raises PlanError for the plan's faults, or where a round has fewer than `min_peers` updates.
+    """
+    began = time.monotonic()
+    opening = OpenPlan(
+        plan=str(asked.plan.resolve()),
+        partition=asked.partition,
+        clients=asked.clients,
+        seed=asked.seed,
+        peers=asked.peers,
+        rounds=asked.rounds,
+    )
+    with open_workers(processes, start, opening) as workers:
+        opened = workers.open(Opened)
+        _check_size(asked, opened)
+        run = _Run(asked, workers, opened, np.frombuffer(opened.initial, np.uint8))
+        _begin(run)
+        for turn in opened.turns:
+            if turn.task == STATISTICS:
+                run.statistics = _sum_statistics(run)
+            elif turn.task == TRAIN:
+                run.model = _train(run, turn)
+            else:
+                raise PlanError(f"the stage {turn.task!r} is not simulated: try it in a testnet")
+            _begin(run)
+            if turn.task == TRAIN:
+                run.rounds[-1]["metrics"] = _score(workers, "validation")
+                on_round(run.rounds[-1])
+        scores = _score(workers, "test")
+        with TemporaryDirectory() as folder:
+            digest = _name(run.model, Path(folder))
+            if out is not None:
+                _write(run, scores, out, Path(folder))
+    return {
+        "plan": opened.name,
+        "plan_digest": to_hex(opened.digest),
+        "seed": asked.seed,
+        "clients": opened.clients,
+        "rows": opened.rows,
+        "partition": asked.partition,
+        "sample": asked.sample,
+        "drop": asked.drop,
+        "processes": processes,
+        "wall_s": round(time.monotonic() - began, 2),
+        "peak_memory_bytes": _peak_memory(),
+        "swarm": scores,
+        "final_model": {"digest": digest, "path": None if out is None else str(out / MODEL)},
+        "rounds": run.rounds,
+        "notes": list(opened.notes),
+    }
+
+
+def _check_size(asked: Simulation, opened: Opened) -> None:
+    able = _able(opened)
+    size = _size(asked, len(able))
+    if size < opened.min_peers:
+        raise PlanError(
+            f"{size} of {len(able)} clients train in a round, and the plan's min_peers is "
+            f"{opened.min_peers}: sample more of them"
+        )
+
+
+def _able(opened: Opened) -> Sequence[int]:
+    """The clients that can train, in their order."""
+    return range(opened.clients) if opened.training_clients is None else opened.training_clients
+
+
+def _size(asked: Simulation, clients: int) -> int:
+    if asked.sample <= 1:
+        return max(1, round(asked.sample * clients))
+    return min(round(asked.sample), clients)
+
+
+def _draw(run: _Run, turn: Turn, attempt: int) -> tuple[list[int], int]:
+    """Who trains in a round, in their order, and how many more are lost on the way."""
+    generator = np.random.default_rng([run.asked.seed, 7, turn.number, attempt])
+    able = np.array(_able(run.opened))
+    size = _size(run.asked, len(able))
+    chosen = able if size == len(able) else np.sort(generator.choice(able, size, replace=False))
+    stay = generator.random(len(chosen)) >= run.asked.drop
+    return [int(client) for client in chosen[stay]], int((~stay).sum())
+
+
+def _train(run: _Run, turn: Turn) -> RawBytes:
+    """One round; an attempt with too few updates is void, and others are drawn."""
+    began = time.monotonic()
+    for attempt in range(1, MOST_ATTEMPTS + 1):
+        chosen, lost = _draw(run, turn, attempt)
+        if len(chosen) >= run.opened.min_peers:
+            break
+    else:
+        raise PlanError(
+            f"round {turn.within}: so many clients are lost that fewer than min_peers "
+            f"({run.opened.min_peers}) are left in {MOST_ATTEMPTS} attempts: sample more of them"
+        )
+    requests = [
+        TrainClient(client=client, round=turn.within, round_in_all=turn.number) for client in chosen
+    ]
+    merged, losses, train_s = None, 0.0, 0.0
+    for update in in_order(run.workers, requests, Updated):
+        raw = np.frombuffer(update.update, np.uint8)
+        merged = merged or RunningMean(_layout(raw))
+        merged.add(raw, update.samples)
+        losses, train_s = losses + update.loss, train_s + update.train_s
+    assert merged is not None
+    run.rounds.append(
+        {
+            "round": turn.number,
+            "number": turn.within,
+            "attempt": attempt,
+            "contributors": len(chosen),
+            "lost": lost,
+            "loss": losses / len(chosen),
+            "train_s": round(train_s, 3),
+            "total_s": round(time.monotonic() - began, 3),
+            "metrics": {},
+        }
+    )
+    return merged.finish()
+
+
+def _sum_statistics(run: _Run) -> bytes:
+    """The sums over all clients that can train, whoever is drawn later."""
+    able = list(_able(run.opened))
+    requests = [
+        SumRows(clients=tuple(able[start : start + SUMS_AT_ONCE]))
+        for start in range(0, len(able), SUMS_AT_ONCE)
+    ]
+    merged: RunningMean | None = None
+    for reply in in_order(run.workers, requests, Summed):
+        for each in reply.statistics:
+            raw = np.frombuffer(each, np.uint8)
+            layout = _layout(raw)
+            if merged is not None and layout != merged.layout:
+                raise PlanError(
+                    "the clients' statistics differ in names or shapes: take them from a list in "
+                    "the plan, not from the rows"
+                )
+            merged = merged or RunningMean(layout, is_sum=True)
+            merged.add(raw)
+    assert merged is not None
+    return merged.finish().tobytes()
+
+
+def _begin(run: _Run) -> None:
+    run.workers.begin(Begin(model=run.model.tobytes(), statistics=run.statistics))
+
+
+def _score(workers: Workers, part: Any) -> dict[str, float | None]:
+    return workers.ask(ScoreModel(part=part), Scored).result().metrics
+
+
+def _layout(raw: RawBytes) -> Layout:
+    length = 8 + int.from_bytes(raw[:8].tobytes(), "little")
+    return Layout.parse(raw[:length].tobytes(), len(raw))
+
+
+def _name(raw: RawBytes, folder: Path) -> str:
+    """The digest that nodes would give the model."""
+    (folder / "model").write_bytes(raw.tobytes())
+    return to_hex(name_of(folder / "model"))
+
+
+def _write(run: _Run, scores: dict[str, float | None], out: Path, folder: Path) -> None:
+    whole, sums = folder / "whole", folder / "sums"
+    whole.write_bytes(run.workers.ask(WriteWhole(), Whole).result().model)
+    if run.statistics is not None:
+        sums.write_bytes(run.statistics)
+    code = bundle.read(run.asked.plan)
+    told = (
+        Scores(
+            "the held-back test rows of all sites together",
+            {name: Score(value) for name, value in scores.items()},
+        ),
+    )
+    card = Card(
+        name=run.opened.name,
+        about=describe_plan(code),
+        licence=run.opened.licence,
+        plan=to_hex(code.digest),
+        round=len(run.rounds),
+        rounds=len(run.rounds),
+        scores=told if scores else (),
+    )
+    write_folder(out, whole, None if run.statistics is None else sums, code, card, force=True)
+
+
+def _peak_memory() -> int:
+    """The most that this process and any one of its workers had in memory, together, in bytes."""
+    kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    kib += resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    return int(kib) * 1024

@@ -1,0 +1,97 @@
+"""`swarm simulate`: the digests of nodes, whatever the workers are and however many."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from swarm.errors import LocalError, PlanError
+from swarm.learning.process import REPEATABLE
+from swarm.learning.simulation.messages import Begin, OpenPlan, decode_request
+from swarm.testnet.simulate import Simulation, simulate
+from swarm.testnet.workers import WorkerProcess
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+MANY = Simulation(
+    EXAMPLES / "heart", clients=300, sample=0.05, drop=0.2, partition="dirichlet:0.3", rounds=3
+)
+
+FEDERATED = """
+import sys
+from pathlib import Path
+from swarm.blobs.store import name_of
+from swarm.learning.federated import run_federated
+from swarm.learning.state import write_state
+run = run_federated(Path(sys.argv[1]), rounds=2)
+write_state(Path(sys.argv[2]), run.models[-1])
+print(name_of(Path(sys.argv[2])).hex())
+"""
+
+
+def digest_of(report: dict[str, Any]) -> str:
+    return str(report["final_model"]["digest"])
+
+
+def test_all_sites_of_a_plan_make_the_model_of_a_federated_run(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", FEDERATED, str(EXAMPLES / "heart"), str(tmp_path / "m")]
+    known = subprocess.run(
+        command, env=os.environ | REPEATABLE, capture_output=True, text=True, timeout=300
+    )
+    report = simulate(Simulation(EXAMPLES / "heart", rounds=2), processes=2, out=tmp_path / "out")
+    assert digest_of(report) == "0x" + known.stdout.strip(), known.stderr
+    assert [r["contributors"] for r in report["rounds"]] == [4, 4]
+    assert (tmp_path / "out" / "statistics.safetensors").exists()
+
+
+class DyingWorker(WorkerProcess):
+    """A worker that is gone after seven answers."""
+
+    answers = 0
+
+    def ask(self, raw: bytes) -> bytes:
+        self.answers += 1
+        if self.answers > 7 and not isinstance(decode_request(raw), OpenPlan | Begin):
+            self.end()
+            raise LocalError("gone")
+        return super().ask(raw)
+
+
+def test_many_clients_make_the_same_model_in_one_process_two_or_dying_ones() -> None:
+    one = simulate(MANY, processes=1)
+    assert 2 <= min(r["contributors"] for r in one["rounds"]) <= 15
+    assert any(r["lost"] for r in one["rounds"])
+    assert digest_of(simulate(MANY, processes=2)) == digest_of(one)
+    assert digest_of(simulate(MANY, processes=2, start=DyingWorker)) == digest_of(one)
+    assert "too few for 300 clients" in one["notes"][0]
+
+
+def test_a_round_that_cannot_have_enough_updates_is_refused_at_once() -> None:
+    few = Simulation(EXAMPLES / "heart", clients=10, sample=2, partition="iid")
+    with pytest.raises(PlanError, match="min_peers is 3: sample more"):
+        simulate(few, processes=1)
+
+
+def test_the_command_tells_programs_everything_and_draws_a_plot(tmp_path: Path) -> None:
+    words = [
+        "simulate",
+        EXAMPLES / "heart",
+        "--clients",
+        "20,40",
+        "--sample",
+        "10",
+        "--rounds",
+        "2",
+    ]
+    command = [sys.executable, "-m", "swarm", *words, "--json", "--plot", tmp_path / "p.png"]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    runs = json.loads(done.stdout)["runs"]
+    assert [run["clients"] for run in runs] == [20, 40]
+    assert all(0 < run["swarm"]["auc"] < 1 for run in runs)
+    assert (tmp_path / "p.png").stat().st_size > 5000
