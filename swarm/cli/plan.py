@@ -24,25 +24,29 @@ from swarm.visible import visible, visible_lines
 
 PLAN_PATH = click.Path(exists=True, path_type=Path)
 
+invite_option = click.option(
+    "--invite", multiple=True, metavar="NAME", help="Wait for this member; all by default."
+)
+within_option = click.option(
+    "--within",
+    metavar="TIME",
+    callback=read_duration,
+    help="How long the invited may decide: 12h, 7d (default), 90d.",
+)
+
 
 @click.group("plan")
 def command() -> None:
-    """Training plans: propose, read, consent, decline, withdraw, stop."""
+    """Training plans: propose, read, consent, decline, withdraw, stop, continue."""
 
 
 @command.command()
 @node_option
 @click.argument("path", type=PLAN_PATH)
 @click.option("--rounds", type=click.IntRange(1), help="Instead of the plan's own number.")
-@click.option(
-    "--invite", multiple=True, metavar="NAME", help="Wait for this member; all by default."
-)
-@click.option(
-    "--within",
-    metavar="TIME",
-    callback=read_duration,
-    help="How long the invited may decide: 12h, 7d (default), 90d.",
-)
+@invite_option
+@within_option
+@click.option("--base", metavar="MODEL", help='Begin from this: a safetensors file, or "plan 3".')
 @json_option
 def propose(
     node: Path,
@@ -50,6 +54,7 @@ def propose(
     rounds: int | None,
     invite: tuple[str, ...],
     within: int | None,
+    base: str | None,
     as_json: bool,
 ) -> None:
     """Put the plan in PATH (a folder with plan.py, or one file) up for everyone's consent.
@@ -60,7 +65,12 @@ def propose(
     \b
     swarm plan propose examples/heart
     swarm plan propose examples/heart --invite Kyoto --invite "St. Mary" --within 14d
+    swarm plan propose examples/heart --base "plan 3"
     """
+    if base is not None and Path(base).exists():
+        base = str(Path(base).resolve())
+    elif base is not None and not base.startswith("plan "):
+        raise click.BadParameter(f'there is no file {base!r}: name one, or "plan 3"')
     answer = ask_node(
         node,
         "propose_plan",
@@ -68,7 +78,37 @@ def propose(
         rounds=rounds,
         invite=list(invite),
         within_s=within,
+        base=base,
     )
+    _tell_proposed(answer, as_json)
+
+
+@command.command("continue")
+@node_option
+@click.argument("plan", type=int)
+@click.option("--rounds", type=click.IntRange(1), required=True, help="How many more.")
+@invite_option
+@within_option
+@json_option
+def continue_(
+    node: Path,
+    plan: int,
+    rounds: int,
+    invite: tuple[str, ...],
+    within: int | None,
+    as_json: bool,
+) -> None:
+    """Propose more rounds of PLAN, which has ended: the same code, from its newest model.
+
+    It is a plan of its own, and waits for everyone's consent. Rounds are numbered on.
+    """
+    answer = ask_node(
+        node, "continue_plan", plan=plan, rounds=rounds, invite=list(invite), within_s=within
+    )
+    _tell_proposed(answer, as_json)
+
+
+def _tell_proposed(answer: Any, as_json: bool) -> None:
     if as_json:
         print_json(answer)
         return
@@ -124,6 +164,7 @@ def show(node: Path, plan: int, as_json: bool) -> None:
     click.echo(f"digest {answer['digest']}")
     click.echo(_invitation(answer))
     click.echo("rules  " + ", ".join(f"{k} {v}" for k, v in answer["rules"].items()))
+    click.echo(f"begins from {answer['begins'] or 'model ' + answer['base']}")
     for line in _stages(answer):
         click.echo(line)
     for name, text in code.items():

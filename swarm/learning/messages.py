@@ -80,9 +80,10 @@ class CountSamples(_Message, frozen=True):
 
 
 class Initialise(_Message, frozen=True):
-    """Write model 0, from the plan's seed, to `out`."""
+    """Write model 0 to `out`: from the plan's seed, or with the values of the file `base`."""
 
     out: str
+    base: str | None = None
 
 
 class ComputeStatistics(_Message, frozen=True):

@@ -113,9 +113,9 @@ class Context:
         With `sha256`, of that content alone. Raises ConfigurationError for a file that is not there
         or is another.
         """
-        from swarm.learning.weights import read_weights
+        from swarm.learning.weights import weights_of_option
 
-        return read_weights(self.site.options, name, sha256)
+        return weights_of_option(self.site.options, name, sha256)
 
 
 class Plan:

@@ -131,9 +131,10 @@ class Trainer:
         """Read this site's data and count its rows by use."""
         return (await self._ask(CountSamples(), Counted)).samples
 
-    async def initialise(self, out: Path) -> None:
-        """Write model 0, from the seed alone, to the new file `out`."""
-        await self._ask(Initialise(out=str(out)), Written)
+    async def initialise(self, out: Path, base: Path | None = None) -> None:
+        """Write model 0 to the new file `out`: from the seed alone, or with the values of the
+        safetensors file `base`. Raises PlanError naming a tensor that does not fit the model."""
+        await self._ask(Initialise(out=str(out), base=_text(base)), Written)
 
     async def compute_statistics(self, out: Path) -> None:
         """Write this site's sums to the new file `out`, as float64 tensors."""

@@ -92,6 +92,7 @@ from swarm.learning.state import (
     write_state,
 )
 from swarm.learning.travel import completed, to_wire
+from swarm.learning.weights import read_weights, with_values_of
 from swarm.tensors import OpenFile, TensorSpec
 from swarm.types import Digest
 
@@ -249,7 +250,10 @@ class Trainer:
             case CountSamples():
                 return Counted(samples=self.training.samples())
             case Initialise():
-                write_state(files["out"], self.training.make_initial())
+                state = self.training.make_initial()
+                if "base" in files:
+                    state = with_values_of(state, read_weights(files["base"]), str(files["base"]))
+                write_state(files["out"], state)
                 return Written()
             case ComputeStatistics():
                 write_arrays(files["out"], self.training.statistics())

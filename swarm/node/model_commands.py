@@ -79,6 +79,16 @@ class ModelCommands:
             await trio.to_thread.run_sync(write_folder, out, whole, sums, code, card, force)
         return {}
 
+    async def export_newest(self, plan: PlanId, path: Path) -> None:
+        """Write the newest model of a plan to the new file `path`, whole.
+
+        Raises ConfigurationError if this node takes no part in the plan or does not hold it.
+        """
+        part = self._part_in(plan)
+        if part.plan is None or not part.holds(part.plan.model):
+            raise ConfigurationError(f"the newest model of plan {plan} is not here yet: try again")
+        await part.export(part.plan.model, path)
+
     async def _card(self, part: Participation, plan: Plan, round: int, code: Bundle) -> Card:
         """What this node knows of a model, without any member's own scores."""
         loaded = await (await self.trainers.of(plan.digest)).describe()

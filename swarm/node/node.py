@@ -51,6 +51,7 @@ from swarm.node.plan_commands import PlanCommands
 from swarm.node.policy import site_policy
 from swarm.node.programs import METHOD as PROGRAM_METHOD
 from swarm.node.programs import Programs, check_program
+from swarm.node.propose_commands import ProposeCommands
 from swarm.node.status import NodeStatus, name_validators, plan_status, sandbox_status
 from swarm.node.trainers import Trainers
 from swarm.node.upkeep import keep_up
@@ -519,24 +520,35 @@ def _plan_commands(node: Node) -> PlanCommands:
         node.library,
         node.programs,
         node.trainers,
-        node.store,
         node.election_secret,
         node.config.training.max_samples,
-        on_proposed=node.proposed.add,
         bring_code=node.bring_code,
         bring_program=node.bring_program,
         admission=node.admission,
+        known_plans=node.plans,
     )
 
 
 def _commands(node: Node, copy_to: Callable[[Path], None] | None) -> dict[str, Handler]:
-    """What the command line may ask of the node beside plans, by name."""
+    """What the command line may ask of the node beside plans that there are, by name."""
+    model_commands = ModelCommands(
+        node.participations, node.store, node.chain, node.library, node.trainers
+    )
+    propose_commands = ProposeCommands(
+        node.chain,
+        node.library,
+        node.programs,
+        node.trainers,
+        node.store,
+        on_proposed=node.proposed.add,
+        bring_code=node.bring_code,
+        export_model=model_commands.export_newest,
+    )
     return {
         **NodeCommands(node.chain, node.status, copy_to).by_name,
         **MemberCommands(node.chain).by_name,
-        **ModelCommands(
-            node.participations, node.store, node.chain, node.library, node.trainers
-        ).by_name,
+        **model_commands.by_name,
+        **propose_commands.by_name,
     }
 
 

@@ -1,64 +1,56 @@
-"""What people may ask about plans: read, propose, consent, decline, withdraw, stop."""
+"""What people may ask about plans: read, consent, decline, withdraw, stop."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import trio
-from msgspec import structs
 
-from swarm.blobs.store import BlobStore
 from swarm.chain.contract import UnreadableAnswer
-from swarm.errors import ConfigurationError, ContractError, PeerUnreachable, PlanError
+from swarm.errors import ConfigurationError, PeerUnreachable
 from swarm.learning import bundle
 from swarm.learning.stages import check_known
 from swarm.node.admission import Admission
 from swarm.node.chain_link import ChainLink
-from swarm.node.commands import find_member, number_in, transact
+from swarm.node.commands import transact
 from swarm.node.control import Handler
+from swarm.node.described import describe_plan, read_plan
 from swarm.node.library import Library
 from swarm.node.programs import Programs, check_program
-from swarm.node.proposal import chain_rules, check_rules
+from swarm.node.proposal import check_rules
 from swarm.node.trainers import Trainers
 from swarm.protocol.election import commitment_to, secret_for
 from swarm.protocol.program import Program, parse
-from swarm.protocol.state import Duty, Member, Plan, Terms, member_set, members_in, undecided
-from swarm.types import Digest, MemberId, PlanId, to_hex
-
-DEFAULT_INVITATION = 0
-"""Time until which the invited may decide: the contract's own."""
+from swarm.protocol.state import Duty, Member, Plan, Terms
+from swarm.types import MemberId, PlanId, to_hex
 
 
 @dataclass(frozen=True)
 class PlanCommands:
-    """`on_proposed` hears of the initial model of each plan that is proposed here."""
-
     chain: ChainLink
     library: Library
     programs: Programs
     trainers: Trainers
-    store: BlobStore
     election_secret: bytes
     max_samples: int | None
     """What this site declares, if not all that it has."""
-    on_proposed: Callable[[Digest], None]
     bring_code: Callable[[Plan], Awaitable[None]]
     """Gets a plan's code from others, unless it is here."""
     bring_program: Callable[[Plan], Awaitable[Program]]
     """A plan's program: from here, or from others. Raises PeerUnreachable if nobody has it."""
     admission: Admission
+    known_plans: Mapping[PlanId, Plan]
+    """As this node has seen them."""
 
     @property
     def by_name(self) -> dict[str, Handler]:
         return {
             "plans": self.plans,
             "show_plan": self.show_plan,
-            "propose_plan": self.propose_plan,
             "consent": self.consent,
             "decline": self.decline,
             "withdraw": self.withdraw,
@@ -73,7 +65,7 @@ class PlanCommands:
 
     async def _listed(self, number: int, members: Mapping[MemberId, Member]) -> dict[str, Any]:
         try:
-            return await self._describe(await self._plan(number), members)
+            return await describe_plan(await self._plan(number), members, self.programs)
         except UnreadableAnswer as error:
             return {"id": number, "unreadable": str(error)}
 
@@ -84,43 +76,7 @@ class PlanCommands:
         files = {name: text.decode(errors="replace") for name, text in code.files.items()}
         with suppress(PeerUnreachable):  # then its digest is shown
             await self.bring_program(found)
-        return await self._describe(found, await self.chain.members()) | {"code": files}
-
-    async def propose_plan(
-        self, path: str, rounds: int | None, invite: list[str], within_s: int | None
-    ) -> object:
-        """`invite`: names of the members whose answer is waited for, `within_s` seconds at most;
-        all of them and the contract's own time by default."""
-        members = await self.chain.members()
-        invited = member_set(find_member(name, members).id for name in invite)
-        until = DEFAULT_INVITATION if within_s is None else int(time.time()) + within_s
-        code = await trio.to_thread.run_sync(bundle.read, Path(path))
-        await trio.to_thread.run_sync(self.library.add, code)
-        out = self.store.scratch(f"model0-{code.digest.hex()[:16]}")
-        await trio.to_thread.run_sync(lambda: out.unlink(missing_ok=True))
-        trainer = await self.trainers.of(code.digest)
-        loaded = await trainer.describe()
-        program = parse(loaded.program)
-        if rounds is not None:
-            program = program.with_rounds(rounds)
-        rules = chain_rules(loaded, program)
-        await trio.to_thread.run_sync(self.programs.add, program)
-        await trainer.initialise(out)
-        model0 = await trio.to_thread.run_sync(self.store.add, out)
-        self.on_proposed(model0)
-        receipt = await transact(
-            self.chain,
-            "proposePlan",
-            loaded.name,
-            code.digest,
-            program.digest,
-            model0,
-            rules,
-            invited,
-            until,
-        )
-        proposed = await self._plan(number_in(receipt, "PlanProposed", "plan"))
-        return await self._describe(proposed, await self.chain.members())
+        return await self._told(found) | {"code": files, "begins": self._origin(found)}
 
     async def consent(self, plan: int, path: str | None) -> object:
         found = await self._plan(plan)
@@ -169,7 +125,7 @@ class PlanCommands:
 
     async def decline(self, plan: int) -> object:
         await transact(self.chain, "decline", plan)
-        return await self._describe(await self._plan(plan), await self.chain.members())
+        return await self._told(await self._plan(plan))
 
     async def withdraw(self, plan: int) -> object:
         await transact(self.chain, "withdraw", plan)
@@ -180,42 +136,14 @@ class PlanCommands:
         found = await self._plan(plan)
         return {"status": found.status.name.lower(), "votes": found.stop_votes.bit_count()}
 
+    async def _told(self, plan: Plan) -> dict[str, Any]:
+        return await describe_plan(plan, await self.chain.members(), self.programs)
+
+    def _origin(self, plan: Plan) -> str | None:
+        """The earlier plan whose model this one begins from, if it is one's."""
+        others = (p for p in self.known_plans.values() if p.id < plan.id)
+        found = next((p for p in others if plan.base in p.outputs), None)
+        return None if found is None else f"the model of plan {found.id} ({found.name})"
+
     async def _plan(self, number: int) -> Plan:
-        try:
-            return (await self.chain.snapshot(PlanId(number))).plan
-        except ContractError as error:
-            raise ConfigurationError(f"there is no plan {number}: see `swarm plan list`") from error
-
-    async def _describe(self, plan: Plan, members: Mapping[MemberId, Member]) -> dict[str, Any]:
-        program: Program | None = None
-        with suppress(PlanError):  # of a later release
-            program = await trio.to_thread.run_sync(self.programs.find, plan.program)
-        return _describe(plan, members, program)
-
-
-def _describe(
-    plan: Plan, members: Mapping[MemberId, Member], program: Program | None
-) -> dict[str, Any]:
-    names = {i: member.name for i, member in members.items()}
-    present = member_set(i for i, member in members.items() if member.present)
-    return {
-        "id": plan.id,
-        "name": plan.name,
-        "digest": to_hex(plan.digest),
-        "status": plan.status.name.lower(),
-        "proposer": names.get(plan.proposer, str(plan.proposer)),
-        "participants": [names.get(i, str(i)) for i in members_in(plan.participants)],
-        "program": to_hex(plan.program),
-        "stages": None if program is None else [structs.asdict(stage) for stage in program.stages],
-        "base": to_hex(plan.base),
-        "undecided": [names.get(i, str(i)) for i in members_in(undecided(plan, present))],
-        "invited": [names.get(i, str(i)) for i in members_in(plan.invited)],
-        "declined": [names.get(i, str(i)) for i in members_in(plan.declined)],
-        "until": plan.until,
-        "model": to_hex(plan.model),
-        "rounds": plan.rules.rounds if program is None else program.training_rounds,
-        "model_round": plan.model_round
-        if program is None
-        else program.number_of(plan.model_round) or 0,
-        "rules": asdict(plan.rules) | {"verify_level": plan.rules.verify_level.name.lower()},
-    }
+        return await read_plan(self.chain, number)

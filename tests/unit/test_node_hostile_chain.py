@@ -163,7 +163,7 @@ def test_an_endpoint_that_does_not_answer_makes_no_plan_unreadable() -> None:
 def test_plans_that_can_be_read_are_listed_beside_one_that_cannot() -> None:
     nothing: Any = None
     programs: Any = SimpleNamespace(find=lambda digest: None)
-    commands = PlanCommands(link(), nothing, programs, *[nothing] * 8)
+    commands = PlanCommands(link(), nothing, programs, *[nothing] * 7)
     listed: Any = trio.run(commands.plans)
     assert [p.get("name", p.get("unreadable")) for p in listed] == [
         "plan1",

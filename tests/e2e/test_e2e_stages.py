@@ -1,0 +1,90 @@
+"""Stages on real nodes: what a proposer changes is shown, and a plan goes on from another model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from harness.plans import write_tiny_plan
+
+from swarm.errors import ConfigurationError
+from swarm.node.control import ask
+from swarm.testnet.processes import stop_nodes
+from swarm.testnet.run import Testnet, begin_plan, bring_up
+
+WaitUntil = Callable[..., None]
+
+
+@pytest.fixture
+def testnet(tmp_path: Path) -> Iterator[Testnet]:
+    testnet = bring_up(tmp_path / "net", write_tiny_plan(tmp_path / "tiny"), 2, 0)
+    try:
+        yield testnet
+    finally:
+        stop_nodes(testnet.file, testnet.processes)
+
+
+def plan_at(home: Path, number: int) -> dict[str, Any]:
+    plans = ask(home, "status")["plans"]
+    return next((p for p in plans if p["id"] == number and "status" in p), {})
+
+
+def finish(testnet: Testnet, wait_until: WaitUntil, number: int) -> dict[str, Any]:
+    """Wait until a plan is complete at both nodes, and its last model scored."""
+    for index in range(2):
+        home = testnet.home(index)
+        wait_until(
+            f"plan {number} is complete",
+            lambda home=home: (
+                plan_at(home, number).get("status") == "completed"
+                and plan_at(home, number)["records"][-1]["metrics"]
+            ),
+            150,
+        )
+    return plan_at(testnet.home(), number)
+
+
+def test_a_plan_that_has_ended_goes_on_from_its_model_and_counts_on(
+    testnet: Testnet, swarm: Any, tmp_path: Path, wait_until: WaitUntil
+) -> None:
+    begin_plan(testnet, 2)
+    home, other = testnet.home(0), testnet.home(1)
+    shown = swarm("plan", "show", 1, "--node", other).stdout
+    assert "stage 1  statistics: 1 round, task statistics, merged by sum" in shown
+    assert "stage 2  training: 2 rounds, task train, merged by mean" in shown
+    assert "asked for by the proposer: its code says 3 rounds" in shown
+    with pytest.raises(ConfigurationError, match="it can be continued when it has ended"):
+        ask(home, "continue_plan", plan=1, rounds=2, invite=[], within_s=None)
+    ended = finish(testnet, wait_until, 1)
+
+    swarm("plan", "continue", 1, "--rounds", 2, "--node", home)
+    shown = swarm("plan", "show", 2, "--node", other).stdout
+    assert "begins from the model of plan 1 (Tiny)" in shown
+    assert "its code says 3 rounds; it continues after round 2" in shown
+    for each in (home, other):
+        swarm("plan", "consent", 2, "--node", each)
+    further = finish(testnet, wait_until, 2)
+    assert [r["title"] for r in further["records"]] == ["statistics", "round 3", "round 4"]
+    assert further["model"] != ended["model"]
+
+    # From a file, in another plan; what does not fit is refused by name.
+    swarm("model", "export", tmp_path / "model", "--plan", 2, "--node", home)
+    wide = write_tiny_plan(
+        tmp_path / "wide",
+        ("nn.Linear(2, 4)", "nn.Linear(2, 5)"),
+        ("nn.BatchNorm1d(4)", "nn.BatchNorm1d(5)"),
+        ("nn.Linear(4, 1)", "nn.Linear(5, 1)"),
+    )
+    base = str(tmp_path / "model" / "model.safetensors")
+    what: dict[str, Any] = {"rounds": None, "invite": [], "within_s": None}
+    with pytest.raises(
+        ConfigurationError, match=r"cannot begin from .*: it has '0.bias' as .* \[4\]"
+    ):
+        ask(home, "propose_plan", path=str(wide), base=base, **what)
+    with pytest.raises(ConfigurationError, match="takes no part in plan 9"):
+        ask(home, "propose_plan", path=str(wide), base="plan 9", **what)
+    fitting = write_tiny_plan(tmp_path / "fitting", ("epochs = 3", "epochs = 1"))
+    proposed = ask(home, "propose_plan", path=str(fitting), base=base, **what)
+    assert proposed["base"] == further["model"]
