@@ -19,16 +19,19 @@ if TYPE_CHECKING:
         adam,
         geometric_median,
         krum,
+        maximum,
         mean,
         median,
         momentum,
         multi_krum,
         nesterov,
+        sum,
         trimmed,
         yogi,
     )
     from swarm.learning.histograms import histogram, quantiles, value_range
     from swarm.learning.loaded_model import LoadedModel, load
+    from swarm.learning.placement import at, frozen, gathered, local, shared
     from swarm.learning.plan import Context, Data, Plan, Site
     from swarm.learning.splits import split
     from swarm.learning.stages import statistics, train
@@ -46,10 +49,15 @@ __all__ = [
     "Table",
     "__version__",
     "adam",
+    "at",
+    "frozen",
+    "gathered",
     "geometric_median",
     "histogram",
     "krum",
     "load",
+    "local",
+    "maximum",
     "mean",
     "median",
     "metrics",
@@ -62,9 +70,11 @@ __all__ = [
     "read_csv",
     "read_tally",
     "run_federated",
+    "shared",
     "split",
     "standardise",
     "statistics",
+    "sum",
     "tally",
     "train",
     "trimmed",
@@ -82,10 +92,15 @@ _HOMES = {
     "Site": "swarm.learning.plan",
     "Table": "swarm.learning.tables",
     "adam": "swarm.learning.folds",
+    "at": "swarm.learning.placement",
+    "frozen": "swarm.learning.placement",
+    "gathered": "swarm.learning.placement",
     "geometric_median": "swarm.learning.folds",
     "histogram": "swarm.learning.histograms",
     "krum": "swarm.learning.folds",
     "load": "swarm.learning.loaded_model",
+    "local": "swarm.learning.placement",
+    "maximum": "swarm.learning.folds",
     "mean": "swarm.learning.folds",
     "median": "swarm.learning.folds",
     "moments": "swarm.learning.statistics",
@@ -97,9 +112,11 @@ _HOMES = {
     "read_csv": "swarm.learning.tables",
     "read_tally": "swarm.learning.tallies",
     "run_federated": "swarm.learning.federated",
+    "shared": "swarm.learning.placement",
     "split": "swarm.learning.splits",
     "standardise": "swarm.learning.statistics",
     "statistics": "swarm.learning.stages",
+    "sum": "swarm.learning.folds",
     "tally": "swarm.learning.tallies",
     "train": "swarm.learning.stages",
     "trimmed": "swarm.learning.folds",
@@ -114,7 +131,7 @@ def __getattr__(name: str) -> object:
         return import_module("swarm.learning.metrics")
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
-    raise AttributeError(f"module 'swarm' has no attribute {name!r}")
+    raise AttributeError(f"this release of swarm has no swarm.{name}")
 
 
 def __dir__() -> list[str]:

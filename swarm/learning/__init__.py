@@ -10,7 +10,8 @@
 | `bundle` | a plan's code as bytes with one digest, for the chain and the wire | no |
 | `sites` | how an example's data is dealt to the nodes of a testnet | no |
 | `messages`, `supervisor` | the main process's side of the trainer process | no |
-| `merge` | the bit-exact merge | no |
+| `placement`, `stages`, `programs` | where tensors live, what rounds are for | no |
+| `folds`, `folding` | the bit-exact way from updates to the next model | no |
 | `card`, `model_folder`, `use` | a model as a folder, and its use with the plan in a box | no |
 | `faults`, `loading`, `site_plan` | the plan's code at one site, and its faults | yes |
 | `state`, `travel`, `batches`, `checkpoint`, `loop` | local training | yes |

@@ -30,9 +30,9 @@ from numpy.typing import NDArray
 from swarm.errors import UNREADABLE, ConfigurationError, PlanError, SwarmError
 from swarm.learning.batches import concatenate, rows_in
 from swarm.learning.faults import method_place
+from swarm.learning.folds.reduce import SUM
 from swarm.learning.loading import load_plan
 from swarm.learning.loop import LocalTraining
-from swarm.learning.merge import SUM
 from swarm.learning.messages import Samples
 from swarm.learning.plan import Data, Site
 from swarm.learning.programs import program_of

@@ -1,8 +1,8 @@
 """A whole federated run in one process, without chain or network.
 
-The same plan API, the same local training and the same bit-exact merge as a real run, so a tuning
-script tunes what will run. Sites take turns; a round's model is the merge of their updates (FedAvg:
-McMahan et al., arXiv:1602.05629).
+The same plan API, the same local training and the same bit-exact folding as a real run, so a tuning
+script tunes what will run. Sites take turns; a round's model is what their updates fold into, by
+default their mean (FedAvg: McMahan et al., arXiv:1602.05629).
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,24 +19,27 @@ from numpy.typing import NDArray
 
 from swarm.errors import PlanError
 from swarm.learning.evaluate import Metrics, merged_statistics, pooled_test_rows, training_sites
+from swarm.learning.folding import Contribution, Folding, fold_whole
 from swarm.learning.loading import load_plan
 from swarm.learning.loop import LocalTraining, Update
-from swarm.learning.merge import MEAN
 from swarm.learning.metrics.counts import Counts
 from swarm.learning.metrics.wire import merge_all
+from swarm.learning.placement import Placement, read_placement
 from swarm.learning.plan import Plan, Site
 from swarm.learning.programs import program_of
 from swarm.learning.settings import rules_of
 from swarm.learning.sites import deal
 from swarm.learning.stages import STATISTICS, TRAIN
-from swarm.learning.state import State, copy_state, specs_of
-from swarm.learning.travel import completed, to_wire
+from swarm.learning.state import State, pack_state, unpack_state
+from swarm.learning.travel import completed, rows_of, to_wire
 from swarm.protocol.program import Place
+from swarm.tensors import TensorFile
 
 
 @dataclass(frozen=True)
 class FederatedRun:
-    """The whole model after each round (index 0: the initial one), and the merged statistics.
+    """The whole model after each round (index 0: the initial one), what each site has kept of its
+    own then (None: nothing), and the merged statistics.
 
     Tensors that travelled are in their wire types.
     """
@@ -45,12 +47,37 @@ class FederatedRun:
     sites: list[LocalTraining]
     models: list[State]
     statistics: dict[str, NDArray[np.float64]] | None
+    kept: list[list[State | None]]
+    file: TensorFile
+    """The newest model as it comes down, with what its steps go on from."""
 
     def score(self, round: int = -1) -> Metrics:
         """The metrics of a round's model on the held-back rows of all sites. These are for one look
-        at the end: whoever chooses by them has nothing left to judge the choice by."""
-        rows = pooled_test_rows(self.sites, self.statistics)
-        return dict(self.sites[0].score(self.models[round], rows))
+        at the end: whoever chooses by them has nothing left to judge the choice by.
+
+        Where sites have parts of their own, each scores its own model on its own rows, and a metric
+        is the sites' mean, by their numbers of rows.
+        """
+        if not self.sites[0].kept_names:
+            rows = pooled_test_rows(self.sites, self.statistics)
+            return dict(self.sites[0].score(self.models[round], rows))
+        scores = self.site_scores(round)
+        rows_at = {site.site.name: site.samples().test for site in self.sites}
+        total = sum(rows_at[name] for name in scores)
+        metrics = {metric for each in scores.values() for metric in each}
+        return {
+            metric: sum(rows_at[n] * each[metric] for n, each in scores.items()) / total
+            for metric in sorted(metrics)
+        }
+
+    def site_scores(self, round: int = -1) -> dict[str, dict[str, float]]:
+        """The metrics of each site's own model on its own held-back rows, if it has any."""
+        found = {}
+        for site, kept in zip(self.sites, self.kept[round], strict=True):
+            if site.samples().test:
+                scores = site.evaluate(self.models[round], self.statistics, ["test"], kept)
+                found[site.site.name] = scores["test"]
+        return found
 
     def counts(self, round: int = -1, part: str = "test") -> dict[str, dict[str, Counts]]:
         """By site and metric, what each site would tell the others of a round's model."""
@@ -100,25 +127,45 @@ def run_federated(
         )
     program = program_of(plan)
     program = program if rounds is None else program.with_rounds(rounds)
-    run = FederatedRun(at, [at[0].initial], None)
+    first = at[0].initial
+    run = FederatedRun(at, [first], None, [[None] * len(at)], pack_state(first))
     for number in range(1, program.rounds + 1):
         place = program.place(number)
         assert place is not None
-        run = DONE_BY[place.stage.task](run, trained, place)
+        run = DONE_BY[place.stage.task](run, place)
     return run
 
 
-def _sum_statistics(run: FederatedRun, trained: Sequence[LocalTraining], at: Place) -> FederatedRun:
+def _sum_statistics(run: FederatedRun, at: Place) -> FederatedRun:
     return replace(run, statistics=merged_statistics(run.sites))
 
 
-def _train(run: FederatedRun, trained: Sequence[LocalTraining], at: Place) -> FederatedRun:
-    """One round of training everywhere, and the merge."""
-    base, sums = run.models[-1], run.statistics
-    updates = [site.train(at.within, base, sums, round_in_all=at.number) for site in trained]
-    sent = [to_wire(u.state, s.travels) for u, s in zip(updates, trained, strict=True)]
-    merged = merge_states(sent, [weight(u, s) for u, s in zip(updates, trained, strict=True)])
-    return replace(run, models=[*run.models, completed(merged, run.models[0])])
+def _train(run: FederatedRun, at: Place) -> FederatedRun:
+    """One round of training everywhere, and what the updates fold into."""
+    numbers = [number for number, site in enumerate(run.sites) if site.samples().train]
+    sites = [run.sites[number] for number in numbers]
+    updates = [
+        site.train(
+            at.within,
+            run.models[-1],
+            run.statistics,
+            round_in_all=at.number,
+            kept=kept,
+            rows=rows_of(unpack_state(run.file)),
+        )
+        for site, kept in zip(sites, (run.kept[-1][n] for n in numbers), strict=True)
+    ]
+    sent = [to_wire(u.state, s.travels) for u, s in zip(updates, sites, strict=True)]
+    samples = [weight(u, s) for u, s in zip(updates, sites, strict=True)]
+    placement = read_placement(at.stage.merge)
+    file = merge_states(sent, samples, placement, run.file, numbers)
+    left = {number: update.kept for number, update in zip(numbers, updates, strict=True)}
+    return replace(
+        run,
+        models=[*run.models, completed(unpack_state(file), run.models[0])],
+        kept=[*run.kept, [left.get(number) for number in range(len(run.sites))]],
+        file=file,
+    )
 
 
 DONE_BY = {STATISTICS: _sum_statistics, TRAIN: _train}
@@ -131,18 +178,19 @@ def weight(update: Update, site: LocalTraining) -> int:
     return min(update.samples, site.samples().train)
 
 
-def merge_states(states: Sequence[State], samples: Sequence[int]) -> State:
-    """The sample-weighted mean of the real merge, in memory."""
-    merged = copy_state(states[0])
-    for spec in specs_of(merged):
-        inputs = [_raw(state[spec.name]) for state in states]
-        MEAN.merge(spec.dtype, inputs, samples, _raw(merged[spec.name]))
-    return merged
-
-
-def _raw(tensor: torch.Tensor) -> NDArray[Any]:
-    """A tensor's elements as a flat numpy view; bfloat16 as its bits."""
-    flat = tensor.contiguous().reshape(-1)
-    if flat.dtype == torch.bfloat16:
-        return flat.view(torch.int16).numpy().view(np.uint16)
-    return flat.numpy()
+def merge_states(
+    states: Sequence[State],
+    samples: Sequence[int],
+    placement: Placement | None = None,
+    base: TensorFile | None = None,
+    members: Sequence[int] | None = None,
+) -> TensorFile:
+    """The next model file, in memory: what sites have sent, folded as in a real merge."""
+    files = [pack_state(state) for state in states]
+    folding = Folding(placement or Placement(), files[0].layout)
+    numbers = range(len(files)) if members is None else members
+    contributions = [
+        Contribution(member, count, file.raw)
+        for member, count, file in zip(numbers, samples, files, strict=True)
+    ]
+    return fold_whole(folding, contributions, base)

@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import torch
@@ -37,9 +38,11 @@ from swarm.learning.plan import Context, Data, Plan
 from swarm.learning.settings import learning_rate_in
 from swarm.learning.signatures import Calls
 from swarm.learning.site_plan import PARTS, SitePlan, describe, fingerprint_of
-from swarm.learning.state import State, copy_state, set_state
+from swarm.learning.state import State, copy_state
+from swarm.learning.travel import Rows, completed
 
 PROGRESS_EVERY_S = 0.5
+NO_ROWS: Rows = MappingProxyType({})
 Score = TypeVar("Score")
 
 Progress = Callable[[float, int, float], None]
@@ -48,9 +51,11 @@ Progress = Callable[[float, int, float], None]
 
 @dataclass(frozen=True)
 class Update:
-    """What training a round gave. `state` is all that is not frozen."""
+    """What training a round gave. `state` is all that is not frozen; `kept` what stays here of it,
+    and beside it."""
 
     state: State
+    kept: State
     samples: int
     steps: int
     loss: float
@@ -80,10 +85,14 @@ class LocalTraining(SitePlan):
         progress: Progress = lambda fraction, epoch, loss: None,
         own_copy: bool = True,
         round_in_all: int = 0,
+        kept: State | None = None,
+        rows: Rows = NO_ROWS,
     ) -> Update:
         """Train the model from `base`, which is whole, for one round; return the update.
 
         `round` counts within the stage, `round_in_all` among all rounds, for the plan to see.
+        `kept` is what this site kept of the last round that counted, or None; `rows` are what was
+        gathered in the last round.
 
         Without `own_copy`, the update's tensors are the model's, and change with it in the next
         call: one model in memory, not two. With a `workplace`, a checkpoint is taken after each
@@ -92,14 +101,14 @@ class LocalTraining(SitePlan):
         """
         data = self.prepared(statistics)
         with self.faults("counting rows", "prepare"):
-            rows = rows_in(data.train)
-            if rows == 0:
+            count = rows_in(data.train)
+            if count == 0:
                 raise PlanError(f"the site {self.site.name!r} has no training rows")
         started = time.monotonic()
-        set_state(self.model, base, self.travels)
+        base = self.put(base, kept)
         self.model.train()
         with self.faults("making the schedule", "learning_rate"):
-            calls = self.calls(base, round, round_in_all)
+            calls = self.calls(base, round, round_in_all, rows)
         if self.owns_its_loop:
             faults = self.faults("training", "train")
             with self.deterministic("train", self.site.name, round), faults:
@@ -111,22 +120,28 @@ class LocalTraining(SitePlan):
             done, resumed = self._epochs(round, base, data, calls, key, workplace, progress)
         owner = "train" if self.owns_its_loop else "loss"
         with self.faults("taking the update", owner):
-            state = self.trained()
+            state, stays = self.trained(), self.kept()
             self.refuse_non_finite(state, f"after training round {round}")
             self.refuse_thawed(base)
         loss = done.loss
         if math.isnan(loss):
             loss = self._score(lambda: mean_loss(calls, self.model, data.train), "loss")
-        kept = copy_state(state) if own_copy else state
-        return Update(kept, rows, done.steps, loss, time.monotonic() - started, resumed)
+        if own_copy:
+            state, stays = copy_state(state), copy_state(stays)
+        return Update(state, stays, count, done.steps, loss, time.monotonic() - started, resumed)
 
     def calls(
-        self, base: Mapping[str, torch.Tensor], round: int = 0, round_in_all: int = 0
+        self,
+        base: Mapping[str, torch.Tensor],
+        round: int = 0,
+        round_in_all: int = 0,
+        rows: Rows = NO_ROWS,
     ) -> Calls:
         """The plan's methods, with what they may know of the round that begins with `base`."""
         rate = learning_rate_in(self.plan, round)
         whole = OnDevice(base, self.device)
-        context = Context(self.site, round, round_in_all, rate, self.statistics_used, whole)
+        sums = self.statistics_used
+        context = Context(self.site, round, round_in_all, rate, sums, whole, rows)
         return Calls(self.plan, context)
 
     @property
@@ -139,20 +154,26 @@ class LocalTraining(SitePlan):
         state: Mapping[str, torch.Tensor],
         statistics: Mapping[str, NDArray[Any]] | None = None,
         parts: Sequence[str] = PARTS,
+        kept: State | None = None,
     ) -> dict[str, dict[str, float]]:
-        """The plan's metrics of a model by part of the data; a part without rows is empty."""
+        """The plan's metrics of a model, with what this site has `kept`, by part of the data; a
+        part without rows is empty."""
         data = self.prepared(statistics)
         rows = {part: getattr(data, part) for part in parts}
-        return {part: self.score(state, r) if rows_in(r) else {} for part, r in rows.items()}
+        return {part: self.score(state, r, kept) if rows_in(r) else {} for part, r in rows.items()}
 
-    def score(self, state: Mapping[str, torch.Tensor], part: Any) -> dict[str, float]:
-        """The plan's metrics of a whole model on prepared rows, of this site or of several: of
-        counts, the main figure."""
-        return self.measure(state, part).numbers
+    def score(
+        self, state: Mapping[str, torch.Tensor], part: Any, kept: State | None = None
+    ) -> dict[str, float]:
+        """The plan's metrics of a whole model, with what this site has `kept`, on prepared rows, of
+        this site or of several: of counts, the main figure."""
+        return self.measure(state, part, kept).numbers
 
-    def measure(self, state: Mapping[str, torch.Tensor], part: Any) -> Scores:
+    def measure(
+        self, state: Mapping[str, torch.Tensor], part: Any, kept: State | None = None
+    ) -> Scores:
         """As `score`, with those of the metrics that are counts."""
-        set_state(self.model, state, self.travels)
+        state = self.put(state, kept)
         shown = to_device(part, self.device)
         calls = self.calls(state)
         return self._score(lambda: _scores(calls.metrics(self.model, shown)), "metrics")
@@ -162,20 +183,22 @@ class LocalTraining(SitePlan):
         state: Mapping[str, torch.Tensor],
         statistics: Mapping[str, NDArray[Any]] | None,
         part: str,
+        kept: State | None = None,
     ) -> dict[str, Counts]:
         """What this site tells the others of a model on one part of its rows: the metrics that are
         counts, and none of fewer rows than the plan's `min_rows`."""
-        return self.told(self.measure_part(state, statistics, part))
+        return self.told(self.measure_part(state, statistics, part, kept))
 
     def measure_part(
         self,
         state: Mapping[str, torch.Tensor],
         statistics: Mapping[str, NDArray[Any]] | None,
         part: str,
+        kept: State | None = None,
     ) -> Scores:
         """As `measure`, on one part of this site's rows; empty if there are none."""
         rows = getattr(self.prepared(statistics), part)
-        return self.measure(state, rows) if rows_in(rows) else Scores({}, {})
+        return self.measure(state, rows, kept) if rows_in(rows) else Scores({}, {})
 
     def told(self, scores: Scores) -> dict[str, Counts]:
         """What of a model's scores the others are told."""
@@ -206,7 +229,7 @@ class LocalTraining(SitePlan):
             found = checkpoint.read(workplace.round_file(), key)
             if found is not None:
                 done = found
-                set_state(self.model, {**base, **found.model}, self.travels)
+                self.put(completed(found.model, dict(base)), found.model)
                 if found.optimizer["param_groups"]:
                     optimizer.load_state_dict(found.optimizer)
             elif workplace.keep_optimizer:
@@ -216,7 +239,8 @@ class LocalTraining(SitePlan):
         for epoch in range(done.epochs, self.plan.epochs):
             with self.deterministic("train", self.site.name, round, epoch):
                 steps, loss = self._epoch(round, epoch, data, calls, anchor, optimizer, progress)
-            done = Checkpoint(self.trained(), {}, epoch + 1, done.steps + steps, loss)
+            state = {**self.trained(), **self.kept()}
+            done = Checkpoint(state, {}, epoch + 1, done.steps + steps, loss)
             if workplace is not None:
                 with self.faults("keeping the optimiser", "optimizer"), machine_faults():
                     self._keep(done, optimizer, key, round, workplace)

@@ -97,7 +97,9 @@ class Train(_Message, frozen=True):
 
     `round` counts within the stage, `round_in_all` among all rounds, for the plan to see.
     `base_digest` names the base: a checkpoint is resumed only on the same one. `initial` is the
-    file of model 0, where it has tensors that do not travel.
+    file of model 0, where it has tensors that do not travel. `kept` is what this site kept of an
+    earlier round, and `kept_out` where to write what it is to keep of this one, if the plan keeps
+    anything.
     """
 
     round: int
@@ -107,6 +109,8 @@ class Train(_Message, frozen=True):
     out: str
     initial: str | None = None
     round_in_all: int = 0
+    kept: str | None = None
+    kept_out: str | None = None
 
 
 class Evaluate(_Message, frozen=True):
@@ -116,15 +120,18 @@ class Evaluate(_Message, frozen=True):
     model: str
     statistics: str | None
     initial: str | None = None
+    kept: str | None = None
     test: bool = True
 
 
 class Export(_Message, frozen=True):
-    """Write the model in `model` to `out`: whole, and in the types of the plan's own model."""
+    """Write the model in `model` to `out`: whole, with what this site has kept, and in the types of
+    the plan's own model."""
 
     model: str
     out: str
     initial: str | None = None
+    kept: str | None = None
 
 
 class Predict(_Message, frozen=True):
@@ -158,8 +165,9 @@ Request = (
     | EvaluateFile
 )
 
-FILES = ("base", "model", "initial", "statistics", "out")
-"""The fields of requests that name files; `out` is one to be written."""
+WRITTEN = ("out", "kept_out")
+FILES = ("base", "model", "initial", "statistics", "kept", *WRITTEN)
+"""The fields of requests that name files; the last ones are to be written."""
 
 
 def files_of(request: Request) -> dict[str, str]:
@@ -190,7 +198,8 @@ class Loaded(_Message, frozen=True):
     """What the plan says of itself.
 
     `program` is the blob of its stages (`protocol.program`). `tensors` are what travels in each
-    round, `initial` those of model 0: empty if the same.
+    round, `initial` those of model 0: empty if the same. `keeps_state` says whether something stays
+    at the site from round to round.
     `places` says by request where in the plan it is answered: "plan.py:42 in data".
     """
 
@@ -201,6 +210,7 @@ class Loaded(_Message, frozen=True):
     tensors: tuple[Tensor, ...]
     device: str
     initial: tuple[Tensor, ...] = ()
+    keeps_state: bool = False
     places: dict[str, str] = {}
     licence: str = ""
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import torch
 
     from swarm.learning.metrics.counts import Counts
+    from swarm.learning.placement import Place
 
 Option = str | int | float | bool
 Statistics = Mapping[str, Any]
@@ -101,6 +102,8 @@ class Context:
     """What `prepare` is given: the sums over all sites."""
     base: Mapping[str, torch.Tensor] = field(default_factory=dict)
     """The model with which this round began, whole, by name; on the model's device."""
+    rows: Mapping[str, Mapping[int, torch.Tensor]] = field(default_factory=dict)
+    """What the last round gathered (`swarm.gathered`): tensors by name and member's number."""
 
     @property
     def options(self) -> Mapping[str, Option]:
@@ -142,6 +145,10 @@ class Plan:
 
     wire_dtype: ClassVar[str] = "fp32"
     """In which type parameters travel: "fp32" (as they are), or rounded to "bf16" or "fp16"."""
+
+    tensors: ClassVar[Mapping[str, Place]] = {}
+    """Where tensors live, by patterns of their names: the first that matches decides. Whatever none
+    matches is `swarm.shared()`: averaged by the sites' numbers of training rows."""
 
     max_round_s: ClassVar[float] = 3600.0
     """The longest that a round waits for a site whose trainer still lives, in seconds."""
@@ -225,6 +232,15 @@ class Plan:
 
         Use them to standardise without pooling a row: counts, sums, sums of squares. What a site
         puts here is read by the others. Default: none, and then there is no statistics round.
+        """
+        return {}
+
+    def state(self, model: torch.nn.Module) -> Mapping[str, torch.Tensor]:
+        """Tensors outside the model that this site keeps from round to round. Default: none.
+
+        Called once. Keep them in `self`, and write into them in place: what they hold after a round
+        of training is what they hold when the next one begins, if this site's update became part of
+        the model; if not, they are again as they were. They never leave the site.
         """
         return {}
 

@@ -29,6 +29,7 @@ from swarm.box.process import BoxedProcess, check, left_out, start
 from swarm.errors import ConfigurationError, LocalError, PlanError, TrainerError
 from swarm.learning.messages import (
     LENGTH_BYTES,
+    WRITTEN,
     Reply,
     Request,
     decode_reply,
@@ -73,12 +74,12 @@ class Handover:
 
     def __init__(self, boxed: BoxedProcess, request: Request) -> None:
         self.descriptors: list[int] = []
-        self._out: Path | None = None
+        self._written: list[tuple[int, Path]] = []
         try:
             for field, name in files_of(request).items():
-                if field == "out":
-                    self._out = Path(name)
-                    self.descriptors.append(_unnamed_beside(self._out))
+                if field in WRITTEN:
+                    self.descriptors.append(_unnamed_beside(Path(name)))
+                    self._written.append((self.descriptors[-1], Path(name)))
                 else:
                     self.descriptors.append(boxed.open(Path(name)))
         except BaseException:
@@ -86,16 +87,18 @@ class Handover:
             raise
 
     def keep(self, most_bytes: int) -> None:
-        """Give the result its name. Raises PlanError if it is larger, LocalError if that fails."""
-        if self._out is None:
-            return
-        size_bytes = os.fstat(self.descriptors[-1]).st_size
-        if size_bytes > most_bytes:
-            raise PlanError(
-                f"the plan's process made a file of {size_bytes} bytes, where {most_bytes} are the "
-                "most: only the model's tensors, or small arrays of statistics, belong there"
-            )
-        copy_file(self.descriptors[-1], self._out)
+        """Give the results their names. Raises PlanError if one is larger, LocalError if that
+        fails."""
+        for descriptor, _ in self._written:
+            size_bytes = os.fstat(descriptor).st_size
+            if size_bytes > most_bytes:
+                raise PlanError(
+                    f"the plan's process made a file of {size_bytes} bytes, where {most_bytes} are "
+                    "the most: only the model's tensors, or small arrays of statistics, belong "
+                    "there, and what stays at a site is of such a size as well"
+                )
+        for descriptor, path in self._written:
+            copy_file(descriptor, path)
 
     def close(self) -> None:
         while self.descriptors:

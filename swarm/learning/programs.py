@@ -11,7 +11,7 @@ from typing import Any
 
 from swarm.errors import PlanError
 from swarm.learning.plan import Plan
-from swarm.learning.settings import place_of_setting
+from swarm.learning.settings import place_of_setting, placement_in, rules_of
 from swarm.learning.stages import Planned, statistics, train
 from swarm.protocol.program import MAX_STAGES, Program, build
 from swarm.protocol.state import MODEL_SLOT, STATISTICS_SLOT
@@ -21,12 +21,13 @@ def program_of(plan: Plan) -> Program:
     """What the plan's rounds are for, by its code. Raises PlanError for stages that cannot be."""
     name = f"{place_of_setting(plan, 'stages')}{type(plan).__name__}"
     has_sums = type(plan).statistics is not Plan.statistics
+    merge = placement_in(plan, rules_of(plan)).encode()
     planned = [statistics(), train()] if has_sums else [train()]
     if plan.stages:
         planned = _checked(plan.stages, name)
         _check_order(planned, name, has_sums)
     try:
-        return build([_fields(each, plan) for each in planned])
+        return build([_fields(each, plan, merge) for each in planned])
     except PlanError as error:
         raise PlanError(f"{name}: {error}: change it there") from None
 
@@ -57,11 +58,11 @@ def _check_order(planned: Sequence[Planned], name: str, has_sums: bool) -> None:
         raise PlanError(f"{name}: training needs the statistics: put swarm.statistics() first")
 
 
-def _fields(planned: Planned, plan: Plan) -> dict[str, Any]:
+def _fields(planned: Planned, plan: Plan, merge: str) -> dict[str, Any]:
     return {
         "name": planned.name,
         "task": planned.task,
-        "merge": "mean" if planned.slot == MODEL_SLOT else "sum",
+        "merge": merge if planned.slot == MODEL_SLOT else "sum",
         "rounds": plan.rounds if planned.rounds is None else planned.rounds,
         "slot": planned.slot,
         "epochs": planned.epochs or 0,

@@ -18,6 +18,7 @@ import msgspec
 
 from swarm.errors import PlanError
 from swarm.learning.messages import Rules
+from swarm.learning.placement import Placement, placement_of
 from swarm.learning.plan import Plan
 from swarm.learning.signatures import PARAMETERS, fault_of_signature
 
@@ -120,6 +121,18 @@ def _no_rate(plan: Plan, name: str, value: Any) -> str:
         f"{place_of_setting(plan, name)}{type(plan).__name__}: {name} is {value!r:.80}: give a "
         "number that is not negative"
     )
+
+
+def placement_in(plan: Plan, rules: Rules) -> Placement:
+    """The places of the plan's tensors. Raises PlanError with the plan's line if they cannot be, or
+    if its rules ask for too little for them."""
+    try:
+        placement = placement_of(plan.tensors)
+        placement.check(rules.min_peers, placement.level(rules.verify))
+        return placement
+    except PlanError as error:
+        place = place_of_setting(plan, "tensors")
+        raise PlanError(f"{place}{type(plan).__name__}: {error}") from None
 
 
 def place_of_setting(plan: Plan, name: str) -> str:

@@ -23,23 +23,29 @@ from numpy.typing import NDArray
 from swarm.errors import ConfigurationError, PlanError
 from swarm.learning.batches import as_tensors, derive_seed, rows_in
 from swarm.learning.faults import plan_faults
+from swarm.learning.frozen_files import read_frozen
 from swarm.learning.messages import Samples
+from swarm.learning.placement import RESERVED
 from swarm.learning.plan import Data, Plan, Site
-from swarm.learning.settings import rules_of
+from swarm.learning.settings import placement_in, rules_of
 from swarm.learning.state import (
     State,
     as_arrays,
     check_put_back,
+    copy_state,
     first_non_finite,
     layout_of,
     separate,
+    set_state,
     specs_of,
     state_of,
 )
-from swarm.learning.travel import travelling
+from swarm.learning.travel import freeze, ways_of
 from swarm.tensors import TensorSpec
 
 PARTS = ("train", "validation", "test")
+BESIDE = RESERVED + "state/"
+"""What the names of what a plan keeps beside the model begin with in files."""
 
 
 class SitePlan:
@@ -72,15 +78,20 @@ class SitePlan:
         self.statistics_used: Mapping[str, NDArray[Any]] = {}
         """The sums with which the data were prepared last."""
         self._samples: Samples | None = None
+        self.placement = placement_in(plan, rules_of(plan))
         self.model = self._new_model()
         with self.faults("building the model", "model"):
             self.model.to(self.device)
             state = state_of(self.model)
-            self.travels = travelling(self.model, state, plan.wire_dtype)
+            ways = ways_of(self.model, state, plan.wire_dtype, self.placement)
+            self.travels, self.stays = ways.travels, ways.stays
             self._specs = specs_of(state)
             layout_of(self._specs)
             self._refuse_broken_model(state)
             check_put_back(self.model)
+        self.from_files = read_frozen(self.placement, state, self.site)
+        self._beside = self._new_state()
+        self._beside_at_first = copy_state(self._beside)
 
     def at(self, site: Site, data: Data | None = None) -> Self:
         """The same plan and the same model at another site, whose rows are `data` if given: for
@@ -121,7 +132,8 @@ class SitePlan:
     def make_initial(self) -> State:
         """The initial model, made anew: a node needs it once, and should not keep it in memory."""
         with self.faults("building the model", "model"):
-            return {name: value.cpu() for name, value in state_of(self._new_model()).items()}
+            state = state_of(self._new_model())
+            return {name: value.cpu() for name, value in state.items() if not self.has_file(name)}
 
     @cached_property
     def initial(self) -> State:
@@ -201,7 +213,51 @@ class SitePlan:
                 raise PlanError(f"model must return a torch.nn.Module, not {describe(model)}")
             state_of(model)  # refuses what has no values yet
             separate(model)
+            freeze(model, self.placement)
             return model
+
+    def _new_state(self) -> State:
+        """What the plan keeps beside the model: its own tensors, by name."""
+        with self.deterministic("state"), self.faults("making the state", "state"):
+            found = self.plan.state(self.model)
+            if not isinstance(found, Mapping):
+                raise PlanError(f"state must return a dict of tensors, not {describe(found)}")
+            for name, value in found.items():
+                if not isinstance(name, str) or not isinstance(value, torch.Tensor):
+                    raise PlanError(
+                        f"state must return tensors by name, and {name!r} is {describe(value)}"
+                    )
+            state = {BESIDE + name: value.detach() for name, value in found.items()}
+            if state:
+                layout_of(specs_of(state))
+            return state
+
+    def has_file(self, name: str) -> bool:
+        """Whether a tensor comes from a file that every site has, and is in no model file."""
+        return name in self.from_files
+
+    @property
+    def kept_names(self) -> set[str]:
+        """What of the plan's stays at its site from round to round."""
+        return {*self.stays, *self._beside}
+
+    def kept(self) -> State:
+        """What stays at this site, as it is now: the model's tensors, and those beside it. Not
+        copies. Raises PlanError naming one that is not finite."""
+        state = state_of(self.model)
+        kept = {**{name: state[name] for name in self.stays}, **self._beside}
+        self.refuse_non_finite(kept, "in what this site keeps")
+        return kept
+
+    def put(self, state: Mapping[str, torch.Tensor], kept: State | None) -> State:
+        """Have the model be `state`, which is whole, with what this site has `kept`: None, if it
+        has kept nothing yet. Returns what the model is now."""
+        own = {name: value for name, value in (kept or {}).items() if name in self.stays}
+        whole = {**state, **self.from_files, **own}
+        set_state(self.model, whole, self.travels)
+        for name, value in self._beside.items():
+            value.copy_((kept or self._beside_at_first)[name])
+        return whole
 
     def trained(self) -> State:
         """The model's own tensors (not copies) that are not frozen.
@@ -215,7 +271,7 @@ class SitePlan:
                     f"training has changed what tensors the model has: {_told(old)} has become "
                     f"{_told(new)}; a model keeps its tensors, their shapes and types"
                 )
-        return {name: state[name] for name in self.travels}
+        return {name: state[name] for name in (*self.travels, *self.stays)}
 
     def _refuse_broken_model(self, state: State) -> None:
         broken = first_non_finite(state)
@@ -234,10 +290,12 @@ class SitePlan:
         """A frozen tensor does not travel: what training made of it would be lost, each site's own
         for itself."""
         for name, value in state_of(self.model).items():
-            if name not in self.travels and not torch.equal(value.cpu(), base[name].cpu()):
+            changes = name in self.travels or name in self.stays
+            if not changes and not torch.equal(value.cpu(), base[name].cpu()):
                 raise PlanError(
                     f"training has changed the frozen tensor {name!r}, which does not travel: "
-                    "register it as a buffer, or leave requires_grad on"
+                    "register it as a buffer, or leave requires_grad on; the buffers of a frozen "
+                    "part stay as they are in evaluation mode"
                 )
 
     def refuse_non_finite(self, state: State, when: str) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from swarm.errors import PlanError
-from swarm.learning.merge import METHODS
+from swarm.learning.placement import read_placement
 from swarm.protocol.program import Program, Stage
 from swarm.protocol.state import MODEL_SLOT, STATISTICS_SLOT
 
@@ -40,12 +40,11 @@ def train(rounds: int | None = None) -> Planned:
 
 
 def check_known(program: Program) -> None:
-    """Raise PlanError naming the task or the merge that this release does not know."""
+    """Raise PlanError naming the task, the place or the fold that this release does not know."""
     for stage in program.stages:
         if stage.task not in TASKS:
             raise _not_known("the task", stage.task, stage)
-        if stage.merge not in METHODS:
-            raise _not_known("the merge", stage.merge, stage)
+        read_placement(stage.merge)
 
 
 def _not_known(what: str, value: str, stage: Stage) -> PlanError:

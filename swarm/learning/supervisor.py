@@ -149,6 +149,8 @@ class Trainer:
         base_digest: Digest = NO_DIGEST,
         initial: Path | None = None,
         statistics: Path | None = None,
+        kept: Path | None = None,
+        kept_out: Path | None = None,
         progress: Callable[[Progress], None] = lambda progress: None,
         round_in_all: int = 0,
     ) -> Trained:
@@ -156,7 +158,8 @@ class Trainer:
 
         `round` counts within the stage, `round_in_all` among all rounds, for the plan to see.
         `base_digest` is the blob's name: an interrupted round is resumed on the same one only.
-        `initial` is model 0, which has the frozen tensors, if there are any.
+        `initial` is model 0, which has what does not travel, if there is any. `kept` is what this
+        site has kept of an earlier round; what it is to keep of this one is then in `kept_out`.
         `progress` is called about twice a second.
         """
         request = Train(
@@ -167,6 +170,8 @@ class Trainer:
             initial=_text(initial),
             statistics=_text(statistics),
             out=str(out),
+            kept=_text(kept),
+            kept_out=_text(kept_out),
         )
         return await self._ask(request, Trained, progress)
 
@@ -175,18 +180,26 @@ class Trainer:
         model: Path,
         statistics: Path | None = None,
         initial: Path | None = None,
+        kept: Path | None = None,
         *,
         test: bool = True,
     ) -> Evaluated:
         """Score a model file on this site's validation rows, and on its test rows if asked."""
         request = Evaluate(
-            model=str(model), statistics=_text(statistics), initial=_text(initial), test=test
+            model=str(model),
+            statistics=_text(statistics),
+            initial=_text(initial),
+            kept=_text(kept),
+            test=test,
         )
         return await self._ask(request, Evaluated)
 
-    async def export(self, model: Path, out: Path, initial: Path | None = None) -> None:
+    async def export(
+        self, model: Path, out: Path, initial: Path | None = None, kept: Path | None = None
+    ) -> None:
         """Write a model file to the new file `out`: whole, and in the plan's own types."""
-        await self._ask(Export(model=str(model), out=str(out), initial=_text(initial)), Written)
+        request = Export(model=str(model), out=str(out), initial=_text(initial), kept=_text(kept))
+        await self._ask(request, Written)
 
     async def predict(self, model: Path, statistics: Path | None, out: Path) -> Predicted:
         """Predict for each row of the site's data with the model of a folder, to the new file
@@ -323,9 +336,10 @@ class Trainer:
             handover.close()
 
     def _most_bytes(self) -> int:
-        """How large a result may be: as large as its model, with room; or as statistics may be."""
+        """How large a result may be: as large as its model, with room for an optimiser's state; or
+        as statistics may be."""
         tensors = (self._loaded.initial or self._loaded.tensors) if self._loaded else ()
-        return MAX_STATISTICS_BYTES + sum(8 * prod(tensor.shape) for tensor in tensors)
+        return MAX_STATISTICS_BYTES + sum(16 * prod(tensor.shape) for tensor in tensors)
 
     async def _final_reply(
         self, process: TrainerProcess, request: Request, progress: Callable[[Progress], None]

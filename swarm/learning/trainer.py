@@ -85,13 +85,12 @@ from swarm.learning.state import (
     read_arrays,
     read_model,
     read_state,
-    set_state,
     specs_of,
     state_of,
     write_arrays,
     write_state,
 )
-from swarm.learning.travel import completed, to_wire
+from swarm.learning.travel import completed, rows_of, to_wire
 from swarm.learning.weights import read_weights, with_values_of
 from swarm.tensors import OpenFile, TensorSpec
 from swarm.types import Digest
@@ -217,7 +216,8 @@ class Trainer:
         training = self.training
         state = state_of(training.model)
         travels = _tensors(specs_of(state, training.travels))
-        initial = _tensors(specs_of(state))
+        own = {name: value for name, value in state.items() if not training.has_file(name)}
+        initial = _tensors(specs_of(own))
         return Loaded(
             name=type(self.training.plan).__name__,
             digest=self.workplace.plan,
@@ -225,6 +225,7 @@ class Trainer:
             program=self.program.blob,
             tensors=travels,
             initial=() if initial == travels else initial,
+            keeps_state=bool(training.kept_names),
             device=str(self.training.device),
             places={kind.__name__: self.place_of(kind) for kind in (Train, *METHODS)},
             licence=valid_text(str(self.training.plan.licence)),
@@ -263,8 +264,7 @@ class Trainer:
             case Evaluate():
                 return self._evaluate(request, files)
             case Export():
-                whole = _whole("model", files)
-                set_state(self.training.model, whole, self.training.travels)
+                self.training.put(_whole("model", files), self._kept(files))
                 write_state(files["out"], state_of(self.training.model))
                 return Written()
             case Predict():
@@ -292,11 +292,16 @@ class Trainer:
             progress=progress,
             own_copy=False,
             round_in_all=request.round_in_all,
+            kept=self._kept(files),
+            rows=rows_of(read_state(files["base"])),
         )
         travels = to_wire(update.state, self.training.travels)
         write_state(files["out"], travels)
+        if "kept_out" in files:
+            write_state(files["kept_out"], update.kept)
         held = ("validation",) if self.training.samples().validation else ("train",)
-        scores = self.training.evaluate(completed(travels, base), statistics, held)
+        whole = completed(travels, base)
+        scores = self.training.evaluate(whole, statistics, held, update.kept)
         return Trained(
             samples=update.samples,
             steps=update.steps,
@@ -319,10 +324,21 @@ class Trainer:
             other_units=tuple(map(valid_text, found.other_units[:MOST_REMARKS])),
         )
 
+    def _kept(self, files: Files) -> State | None:
+        """What this site has kept of an earlier round."""
+        if "kept" not in files:
+            return None
+        kept = read_state(files["kept"])
+        if kept.keys() != self.training.kept_names:
+            raise LocalError(
+                f"{files['kept']} is not what this plan keeps: if you did not change it, report it"
+            )
+        return kept
+
     def _evaluate(self, request: Evaluate, files: Files) -> Evaluated:
         parts = ("validation", "test") if request.test else ("validation",)
-        model, statistics = _whole("model", files), _statistics(files)
-        scores = {part: self.training.measure_part(model, statistics, part) for part in parts}
+        given, kept = (_whole("model", files), _statistics(files)), self._kept(files)
+        scores = {part: self.training.measure_part(*given, part, kept) for part in parts}
         counts = {part: self.training.told(each) for part, each in scores.items()}
         numbers = {part: each.numbers for part, each in scores.items()}
         return Evaluated(

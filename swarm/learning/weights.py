@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, load_file
 
 from swarm.errors import ConfigurationError, PlanError
+from swarm.learning.folding import is_added
 from swarm.learning.state import State, first_non_finite
 from swarm.tensors import OpenFile
 
@@ -68,6 +69,7 @@ def with_values_of(initial: State, base: State, name: str) -> State:
 
     Raises PlanError naming the first tensor that one has and the other has not, or has otherwise.
     """
+    base = {tensor: value for tensor, value in base.items() if not is_added(tensor)}
     for tensor in sorted(initial.keys() | base.keys()):
         ours, theirs = initial.get(tensor), base.get(tensor)
         if theirs is None:

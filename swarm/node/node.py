@@ -27,7 +27,7 @@ from swarm.blobs.store import BlobStore
 from swarm.box.process import try_out
 from swarm.chain.contract import outcome
 from swarm.errors import ChainError, ConfigurationError, PlanError, RemoteError, SwarmError
-from swarm.learning.merge import self_check
+from swarm.learning.folds.golden import self_check
 from swarm.learning.metrics.wire import read_told
 from swarm.learning.stages import check_known
 from swarm.network.limits import NetworkLimits
@@ -324,6 +324,7 @@ class Node:
             trainer=await self.trainers.of(plan.digest),
             records=Records(self.directory / "records" / f"plan-{plan.id}.jsonl"),
             keep_models=self.config.storage.keep_models,
+            kept_state=self.directory / "kept" / f"plan-{plan.id}",
             traffic=self._traffic,
             limits=self.admission.site_limits,
         )

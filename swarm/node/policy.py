@@ -22,7 +22,7 @@ from swarm.learning.imports import Import, is_allowed
 from swarm.learning.messages import Loaded
 from swarm.node.config import NodeConfig, Policy
 from swarm.protocol.state import Member, Plan
-from swarm.rounds.layouts import layout_of
+from swarm.rounds.layouts import update_layout_of
 from swarm.rounds.site_limits import SiteLimits
 from swarm.types import to_hex
 
@@ -83,7 +83,7 @@ class SitePolicy:
         most = self.policy.max_round_mb
         if most is None:
             return []
-        size_bytes = layout_of(loaded).file_bytes
+        size_bytes = update_layout_of(loaded).file_bytes
         if size_bytes <= most * MB:
             return []
         return [

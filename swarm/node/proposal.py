@@ -6,7 +6,7 @@ from swarm.errors import ConfigurationError
 from swarm.learning.messages import Loaded
 from swarm.protocol.program import Program, parse
 from swarm.protocol.state import Plan, Rules, VerifyLevel
-from swarm.rounds.layouts import layout_of
+from swarm.rounds.layouts import folding_of
 
 FULL_BELOW_BYTES = 16 * 2**20
 """Models up to this size are recomputed by everyone, unless the plan says otherwise."""
@@ -16,15 +16,19 @@ SLOT_BYTES_PER_S = 25 * 10**6
 
 
 def chain_rules(loaded: Loaded, program: Program) -> Rules:
-    """The rules of a plan with this program. Raises PlanError for a model that cannot travel."""
+    """The rules of a plan with this program. Raises PlanError for a model that cannot travel, or
+    folds that need more than its rules ask for."""
     said = loaded.rules
-    size = layout_of(loaded)
+    folding = folding_of(loaded, program)
+    size_bytes = folding.down(1).file_bytes
+    is_full = size_bytes <= FULL_BELOW_BYTES or folding.placement.needs_full
     levels = {
-        "auto": VerifyLevel.FULL if size.file_bytes <= FULL_BELOW_BYTES else VerifyLevel.HELD,
+        "auto": VerifyLevel.FULL if is_full else VerifyLevel.HELD,
         "held": VerifyLevel.HELD,
         "shared": VerifyLevel.SHARED,
         "full": VerifyLevel.FULL,
     }
+    folding.placement.check(said.min_peers, folding.placement.level(said.verify))
     max_round_s = max(10, round(said.max_round_s))
     return Rules(
         rounds=program.rounds,
@@ -33,7 +37,7 @@ def chain_rules(loaded: Loaded, program: Program) -> Rules:
         verify_level=levels[said.verify],
         max_round_s=max_round_s,
         # A leader that is still pulling is not a dead one; recent merges widen the slots further.
-        slot_s=min(max_round_s, Rules.slot_s + round(size.file_bytes / SLOT_BYTES_PER_S)),
+        slot_s=min(max_round_s, Rules.slot_s + round(size_bytes / SLOT_BYTES_PER_S)),
     )
 
 

@@ -260,7 +260,7 @@ class FrozenUpdate:
 
 @dataclass(frozen=True)
 class Merge:
-    """Pull all these updates and merge them with `method`, leaving out what cannot be used.
+    """Pull all these updates and merge them as the program says, leaving out what cannot be used.
 
     `gone` are submitters that withdrew: they are left out. `patience_s` is how long an update that
     makes no progress is waited for.
@@ -268,7 +268,6 @@ class Merge:
 
     number: int
     attempt: int
-    method: str
     base: Digest
     updates: tuple[FrozenUpdate, ...]
     gone: MemberSet
@@ -286,7 +285,6 @@ class Verify:
 
     number: int
     attempt: int
-    method: str
     base: Digest
     candidate: Candidate
     updates: tuple[FrozenUpdate, ...]
@@ -814,7 +812,6 @@ class RoundMachine:
             Merge(
                 round.number,
                 round.attempt,
-                self._place(round).stage.merge,
                 round.base,
                 frozen_updates(round),
                 self._gone(),
@@ -831,7 +828,6 @@ class RoundMachine:
             Verify(
                 round.number,
                 round.attempt,
-                self._place(round).stage.merge,
                 round.base,
                 candidate,
                 frozen_updates(round),

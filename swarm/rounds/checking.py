@@ -13,12 +13,12 @@ from swarm.blobs.download import SMALL_BYTES
 from swarm.blobs.fetch import Wish
 from swarm.blobs.store import BlobStore
 from swarm.errors import BlobError, RemoteError, SwarmError
-from swarm.learning.merge import METHODS, MergeMethod
+from swarm.learning.folding import Folding
 from swarm.protocol import machine as m
 from swarm.protocol.rechecks import rechecks_of
 from swarm.protocol.state import Omission, VerifyLevel, members_in
 from swarm.rounds.address_book import AddressBook
-from swarm.rounds.chunk_merge import Incoming, check_update, find_wrong_chunk
+from swarm.rounds.chunk_merge import MergeInputs, check_update, find_wrong_chunk
 from swarm.rounds.collection import FETCH_PATIENCE_S, Collection, Job, Patience
 from swarm.rounds.drafts import Drafts
 from swarm.rounds.exchange import Exchange
@@ -57,7 +57,8 @@ class Checking:
         """Why a candidate must not be attested; None if it is right. Raises RemoteError where that
         cannot be told yet."""
         model = command.candidate.model
-        layout = await self.layouts.of_round(command.number, command.updates)
+        folding = await self.layouts.folding(command.number, command.updates)
+        layout = folding.down(len(_kept(command)))
         try:
             await self._pull_model(command, layout)
             await trio.to_thread.run_sync(check_update, self.store.path(model), layout)
@@ -65,8 +66,8 @@ class Checking:
             return str(error)
         if command.level is VerifyLevel.HELD:
             return None
-        return await self._fault_of_omissions(command, layout) or await self._fault_of_chunks(
-            command, layout
+        return await self._fault_of_omissions(command, folding.up) or await self._fault_of_chunks(
+            command, folding
         )
 
     async def _pull_model(self, command: m.Verify, layout: Layout) -> None:
@@ -78,6 +79,8 @@ class Checking:
         first = book.addresses(holders) if spread is None else spread.sources
         place = (command.number, command.attempt, candidate.leader)
         draft = await self.drafts.take(place, FETCH_PATIENCE_S)
+        if draft is not None and draft.layout != layout:
+            draft = None  # it was followed as if other updates were merged
         if draft is not None and not draft.missing and draft.manifest.root == candidate.model:
             await trio.to_thread.run_sync(self.store.publish, draft)
             return
@@ -101,13 +104,12 @@ class Checking:
         names = ", ".join(map(self.book.name, wronged))
         return f"it leaves out the update of {names}, which is here and valid"
 
-    async def _fault_of_chunks(self, command: m.Verify, layout: Layout) -> str | None:
+    async def _fault_of_chunks(self, command: m.Verify, folding: Folding) -> str | None:
         """Whether recomputing this node's share of it gives something else."""
         model = command.candidate.model
-        kept = [u for u in command.updates if not command.candidate.omitted >> u.member & 1]
-        method = METHODS[command.method]
-        job = Job(command.number, kept, layout, method, Patience.of(command))
-        wrong, missing = await self._recheck(job, model, self._share(command, layout))
+        base = await self.collection.base_of(folding, command.base)
+        job = Job(command.number, _kept(command), folding, base, Patience.of(command))
+        wrong, missing = await self._recheck(job, model, self._share(command, folding.up))
         copied = [i for i, reason in missing.items() if reason is Omission.NOT_ITS_OWN]
         if copied:
             return f"it counts another's update for {', '.join(map(self.book.name, copied))}"
@@ -116,30 +118,34 @@ class Checking:
             raise RemoteError(f"updates that it contains cannot be checked here: {names}")
         if wrong is None:
             return None
-        return f"chunk {wrong} of {to_hex(model)} is not what recomputing it gives"
+        return f"{to_hex(model)} is not what recomputing it from chunk {wrong} of the updates gives"
 
     async def _recheck(
         self, job: Job, model: Digest, chunks: Sequence[int]
     ) -> tuple[int | None, dict[MemberId, Omission]]:
-        """Recompute chunks of a model: the first wrong one, and the updates that did not come."""
-        manifest = self.store.manifest(model)
+        """Recompute a model from chunks of the updates: the first that gives something else, and
+        the updates that did not come."""
+        path = self.store.path(model)
         wrong: list[int | None] = []
 
-        def find(
-            layout: Layout, updates: Sequence[Incoming], method: MergeMethod, stopped: Event
-        ) -> None:
-            wrong.append(find_wrong_chunk(layout, updates, method, manifest, chunks, stopped))
+        def find(inputs: MergeInputs, stopped: Event) -> None:
+            wrong.append(find_wrong_chunk(inputs, path, chunks, stopped))
 
         _, faults = await self.collection.use(job, chunks, find)
         return (wrong[0] if wrong else None), faults
 
-    def _share(self, command: m.Verify, layout: Layout) -> Sequence[int]:
-        """The chunks that this node recomputes."""
-        me, everything = self.book.me, range(layout.chunks)
+    def _share(self, command: m.Verify, up: Layout) -> Sequence[int]:
+        """The chunks of the updates from which this node recomputes."""
+        me, everything = self.book.me, range(up.chunks)
         if command.level is VerifyLevel.FULL:
             return everything
         out = command.gone | 1 << command.candidate.leader
         checkers = [u.member for u in command.updates if not out >> u.member & 1]
         if me not in checkers:
             return everything
-        return rechecks_of(me, checkers, command.seed, command.candidate.model, layout.chunks)
+        return rechecks_of(me, checkers, command.seed, command.candidate.model, up.chunks)
+
+
+def _kept(command: m.Verify) -> list[m.FrozenUpdate]:
+    """The updates that a candidate says that it is made of."""
+    return [u for u in command.updates if not command.candidate.omitted >> u.member & 1]

@@ -4,42 +4,37 @@ The main process does this without torch, and its memory does not grow with the 
 output are mapped, and only a piece of each is worked on at a time. All functions block; the node
 calls them in threads, each of which checks its own arithmetic first.
 
-A merge need not wait for whole updates: chunk k of the result needs chunk k of each and no other,
-so `merge_as_they_come` runs beside the transfers, and its result can be sent on while it runs.
+A merge need not wait for whole updates: what chunk k of the updates folds into needs chunk k of
+each and no other, so `merge_as_they_come` runs beside the transfers, and its result can be sent on
+while it runs. Only rules that choose by distance wait for all.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
-from typing import Any
 
 import numpy as np
 
 from swarm.blobs.partial import Draft, PartialBlob, reading
-from swarm.blobs.tree import Manifest
 from swarm.errors import BlobError, SchemaMismatch
-from swarm.learning.merge import MergeMethod, check_samples, find_unfit, is_fused, self_check
-from swarm.tensors import (
-    MAX_CHUNK_BYTES,
-    NUMPY_DTYPES,
-    Layout,
-    TensorSpec,
-    open_file,
+from swarm.learning.folding import (
+    Contribution,
+    FoldedUpdates,
+    Folding,
+    Piece,
+    RawBytes,
+    Stopped,
 )
-
-RawBytes = np.ndarray[Any, np.dtype[np.uint8]]
+from swarm.learning.folds.formats import find_unfit
+from swarm.learning.folds.golden import self_check
+from swarm.tensors import MAX_CHUNK_BYTES, NUMPY_DTYPES, Layout, TensorSpec, open_file
+from swarm.types import MemberId
 
 STEP_BYTES = MAX_CHUNK_BYTES  # a whole number of chunks, whatever their size
 STOP_LOOK_S = 0.2  # how soon a merge that waits for a chunk sees that it was stopped
-
-
-def prepare(layout: Layout) -> None:
-    """Load what merges of such files need, or the first one would wait for it."""
-    if any(spec.dtype == "F32" for spec in layout.specs):
-        is_fused("F32", layout.chunk_bytes // 4)
 
 
 class UnusableUpdate(BlobError):
@@ -58,6 +53,7 @@ class Incoming:
     path: Path
     growing: PartialBlob | None
     samples: int
+    member: MemberId
 
     def map(self) -> RawBytes:
         """Its bytes. Raises LocalError if it is not there any more: its round may be over."""
@@ -74,97 +70,126 @@ class Incoming:
         return True
 
 
-def merge_as_they_come(
-    layout: Layout, updates: Sequence[Incoming], method: MergeMethod, draft: Draft, stopped: Event
-) -> None:
+@dataclass(frozen=True)
+class MergeInputs:
+    """What a merge is made of: updates in member order, and the round's base where the folding
+    needs it."""
+
+    folding: Folding
+    updates: Sequence[Incoming]
+    base: Path | None = None
+
+
+def merge_as_they_come(inputs: MergeInputs, draft: Draft, stopped: Event) -> None:
     """Merge chunk after chunk into `draft`, as soon as all updates (in member order) have it.
 
     Returns early if `stopped` is set. Raises UnusableUpdate for values or a header that cannot be
     merged, BlobError if only the result does not fit, LocalError if it cannot be written or if this
     machine's arithmetic differs, ValueError for sample counts that cannot be weights.
     """
-    for index, merged in _merged_chunks(layout, updates, method, range(layout.chunks), stopped):
-        draft.write_chunks([(index, merged)])
+    writer = _Writer(draft)
+    for _, piece in _merged_pieces(inputs, range(inputs.folding.up.chunks), stopped):
+        writer.write(piece)
 
 
 def find_wrong_chunk(
-    layout: Layout,
-    updates: Sequence[Incoming],
-    method: MergeMethod,
-    model: Manifest,
-    chunks: Sequence[int],
-    stopped: Event,
+    inputs: MergeInputs, model: Path, chunks: Sequence[int], stopped: Event
 ) -> int | None:
-    """Recompute these chunks of a merge; the first that `model` has otherwise, or None.
+    """Recompute what these chunks of the updates fold into; the first chunk of which something
+    else stands in the file `model`, whose layout is right, or None.
 
     The updates need to hold these chunks only. Raises as `merge_as_they_come`.
     """
-    for index, merged in _merged_chunks(layout, updates, method, chunks, stopped):
-        if not model.matches(index, merged):
+    found = open_file(model).raw
+    for index, piece in _merged_pieces(inputs, chunks, stopped):
+        if not np.array_equal(found[piece.offset : piece.offset + len(piece.raw)], piece.raw):
             return index
     return None
 
 
-def _merged_chunks(
-    layout: Layout,
-    updates: Sequence[Incoming],
-    method: MergeMethod,
-    chunks: Iterable[int],
-    stopped: Event,
-) -> Iterator[tuple[int, memoryview]]:
-    """The merged chunks, each in a buffer that the next one takes over."""
+def _merged_pieces(
+    inputs: MergeInputs, chunks: Iterable[int], stopped: Event
+) -> Iterator[tuple[int, Piece]]:
+    """The pieces of the result, and from which chunk of the updates each comes. Those of no chunk
+    come first, as if from chunk 0."""
     self_check()
-    samples = [update.samples for update in updates]
-    check_samples(samples, len(updates))
-    raws = [update.map() for update in updates]
-    buffer = np.empty(layout.chunk_bytes, np.uint8)
+    up = inputs.folding.up
+    contributions = [Contribution(u.member, u.samples, u.map()) for u in inputs.updates]
+    base = None if inputs.base is None else open_file(inputs.base)
+    folded = FoldedUpdates(inputs.folding, contributions, base)
+
+    def wait(index: int) -> bool:
+        if not all(update.await_chunk(index, stopped) for update in inputs.updates):
+            return False
+        _check_headers(up, index, contributions)
+        return True
+
+    def blame(start: int, stop: int) -> None:
+        for number, each in enumerate(contributions):
+            try:
+                _check_values(up, start, stop, each.raw)
+            except BlobError as error:
+                raise UnusableUpdate(number, False, str(error)) from None
+
+    try:
+        folded.weigh(wait)
+    except Stopped:
+        return
+    except UnusableUpdate:
+        raise
+    except BlobError:
+        blame(0, up.file_bytes)
+        raise
+    for piece in folded.common():
+        yield 0, piece
     for index in chunks:
-        if not all(update.await_chunk(index, stopped) for update in updates):
+        if not wait(index):
             return
-        start = index * layout.chunk_bytes
-        stop = min(start + layout.chunk_bytes, layout.file_bytes)
-        header = layout.header[start:stop]
-        out = buffer[: stop - start]
-        for contributor, raw in enumerate(raws):
-            if raw[start : start + len(header)].tobytes() != header:
-                raise UnusableUpdate(contributor, True, f"contributor {contributor}: other tensors")
-        out[: len(header)] = np.frombuffer(header, np.uint8)
-        pieces = [raw[start:stop] for raw in raws]
         try:
-            _merge_chunk(layout, start, pieces, samples, method, out)
+            for piece in folded.pieces(index):
+                yield index, piece
         except BlobError:
-            _blame(layout, start, stop, raws)
+            start = index * up.chunk_bytes
+            blame(start, min(start + up.chunk_bytes, up.file_bytes))
             raise
-        yield index, out.data
 
 
-def _merge_chunk(
-    layout: Layout,
-    start: int,
-    inputs: Sequence[RawBytes],
-    samples: Sequence[int],
-    method: MergeMethod,
-    out: RawBytes,
-) -> None:
-    """Merge the bytes of one chunk, which begins at the offset `start` of the file."""
-    for dtype, begin, end in layout.segments_between(start, start + len(out)):
-        numpy_dtype, part = NUMPY_DTYPES[dtype], slice(begin - start, end - start)
-        pieces = [raw[part].view(numpy_dtype) for raw in inputs]
-        try:
-            method.merge(dtype, pieces, samples, out[part].view(numpy_dtype))
-        except BlobError as error:
-            first, last = layout.tensor_at(begin).name, layout.tensor_at(end - 1).name
-            where = f"tensor {first!r}" if first == last else f"tensors {first!r} to {last!r}"
-            raise BlobError(f"{error} (in {where})") from None
+def _check_headers(up: Layout, index: int, contributions: Sequence[Contribution]) -> None:
+    start = index * up.chunk_bytes
+    header = up.header[start : start + up.chunk_bytes]
+    for number, each in enumerate(contributions):
+        if each.raw[start : start + len(header)].tobytes() != header:
+            raise UnusableUpdate(number, True, f"contributor {number}: other tensors")
 
 
-def _blame(layout: Layout, start: int, stop: int, raws: Sequence[RawBytes]) -> None:
-    """Raise UnusableUpdate for the first contributor whose values may not be merged, if any."""
-    for contributor, raw in enumerate(raws):
-        try:
-            _check_values(layout, start, stop, raw)
-        except BlobError as error:
-            raise UnusableUpdate(contributor, False, str(error)) from None
+@dataclass
+class _Writer:
+    """Puts pieces together to chunks of a draft, which takes whole ones."""
+
+    draft: Draft
+    _begun: dict[int, tuple[RawBytes, int]] = field(default_factory=dict)
+    """By number: the bytes of a chunk, and how many of them are still missing."""
+
+    def write(self, piece: Piece) -> None:
+        size = self.draft.chunk_bytes
+        offset, raw = piece
+        while len(raw):
+            index = offset // size
+            start, stop = self.draft.chunk_range(index)
+            part, raw = raw[: stop - offset], raw[stop - offset :]
+            if len(part) == stop - start:
+                self.draft.write_chunks([(index, part.data)])
+            else:
+                self._fill(index, offset - start, part, stop - start)
+            offset = stop
+
+    def _fill(self, index: int, at: int, part: RawBytes, whole: int) -> None:
+        chunk, missing = self._begun.pop(index, None) or (np.empty(whole, np.uint8), whole)
+        chunk[at : at + len(part)] = part
+        if missing == len(part):
+            self.draft.write_chunks([(index, chunk.data)])
+        else:
+            self._begun[index] = chunk, missing - len(part)
 
 
 def check_update(path: Path, expected: Layout) -> None:

@@ -28,11 +28,11 @@ from swarm.errors import (
     SchemaMismatch,
     SwarmError,
 )
-from swarm.learning.merge import MergeMethod
+from swarm.learning.folding import Folding
 from swarm.protocol import machine as m
 from swarm.protocol.state import Omission
 from swarm.rounds.address_book import AddressBook
-from swarm.rounds.chunk_merge import Incoming, UnusableUpdate, check_update
+from swarm.rounds.chunk_merge import Incoming, MergeInputs, UnusableUpdate, check_update
 from swarm.rounds.exchange import Exchange
 from swarm.rounds.layouts import Layouts
 from swarm.rounds.records import REASONS
@@ -71,8 +71,9 @@ class Job:
 
     number: int
     updates: Sequence[m.FrozenUpdate]
-    layout: Layout
-    method: MergeMethod
+    folding: Folding
+    base: Path | None
+    """The round's base, where the folding needs it."""
     patience: Patience
 
 
@@ -97,23 +98,27 @@ class Collection:
         try:
             wish = None
             if command.is_model:
-                layout = await self.layouts.of_model(command.digest)
-                wish = Wish(layout.file_bytes, layout)
+                wish = await self.layouts.wish_for(command.digest)
             await self._pull(command.digest, wish)
         except SwarmError as error:
             return m.FetchFailed(command.digest, str(error))
         return m.BlobHeld(command.digest)
 
     async def initial_model(self) -> Path | None:
-        """Model 0 where it has frozen tensors: a node that came late has not pulled it yet.
-
-        Raises RemoteError, or whatever ails the trainer that describes it.
+        """Model 0 where later ones lack something of it: a node that came late has not pulled it
+        yet. Raises RemoteError, or whatever ails the trainer that describes it.
         """
-        travelling, layout = await self.layouts.travelling(), await self.layouts.initial()
-        if len(travelling.specs) == len(layout.specs):
+        if await self.layouts.is_whole():
             return None
-        await self._pull(self.layouts.model0, Wish(layout.file_bytes, layout))
-        return self.store.path(self.layouts.model0)
+        return await self._model(self.layouts.model0)
+
+    async def base_of(self, folding: Folding, base: Digest) -> Path | None:
+        """A round's base, where folding reads it. Raises as `initial_model`."""
+        return await self._model(base) if folding.needs_base else None
+
+    async def _model(self, model: Digest) -> Path:
+        await self._pull(model, await self.layouts.wish_for(model))
+        return self.store.path(model)
 
     async def _pull(self, blob: Digest, wish: Wish | None) -> None:
         await self.exchange.pull(blob, self.book.others(), patience_s=FETCH_PATIENCE_S, wish=wish)
@@ -164,9 +169,8 @@ class Collection:
         opened = {u.member: trio.Event() for u in job.updates}
 
         async def bring(update: m.FrozenUpdate, scope: trio.CancelScope) -> None:
-            wish = Wish(
-                job.layout.file_bytes, job.layout, only=only, on_open=opened[update.member].set
-            )
+            up = job.folding.up
+            wish = Wish(up.file_bytes, up, only=only, on_open=opened[update.member].set)
             try:
                 fault = await self._fault_of_pull(job.number, update, wish, job.patience)
             except (LocalError, RoundOver) as error:
@@ -185,7 +189,8 @@ class Collection:
                 for event in opened.values():
                     await event.wait()
                 updates = [self._incoming(u) for u in job.updates]
-                work = partial(function, job.layout, updates, job.method, *arguments, stopped)
+                inputs = MergeInputs(job.folding, updates, job.base)
+                work = partial(function, inputs, *arguments, stopped)
                 await trio.to_thread.run_sync(
                     work,
                     abandon_on_cancel=True,  # type: ignore[call-arg]
@@ -287,4 +292,4 @@ class Collection:
 
     def _incoming(self, update: m.FrozenUpdate) -> Incoming:
         path, growing = self.store.path(update.update), self.store.growing(update.update)
-        return Incoming(path, growing, update.samples)
+        return Incoming(path, growing, update.samples, update.member)

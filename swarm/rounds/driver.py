@@ -60,7 +60,7 @@ class Driver:
         match command:
             case m.Train():
                 nursery.start_soon(self._perform, self.training.train, command)
-                nursery.start_soon(self.merging.prepare)
+                nursery.start_soon(self.merging.prepare, command)
             case m.StopTraining():
                 self.training.stop()
             case m.Fetch():

@@ -16,6 +16,7 @@ from swarm.learning.supervisor import Trainer
 from swarm.protocol import machine as m
 from swarm.rounds.collection import Collection
 from swarm.rounds.joint_scores import JointScores
+from swarm.rounds.kept_state import KeptState
 from swarm.rounds.layouts import Layouts
 from swarm.rounds.records import Records, known
 from swarm.tensors import Layout
@@ -32,6 +33,7 @@ class Evaluating:
     store: BlobStore
     layouts: Layouts
     collection: Collection
+    kept: KeptState
     records: Records
     joint_scores: JointScores
 
@@ -50,6 +52,7 @@ class Evaluating:
                 self.store.path(command.model),
                 None if statistics == NO_DIGEST else self.store.path(statistics),
                 await self.collection.initial_model(),
+                self.kept.current,
                 test=command.on_test_rows,
             )
         except SwarmError as error:
@@ -67,8 +70,9 @@ class Evaluating:
     async def export(self, model: Digest, out: Path) -> None:
         """Write a model that is here to the new file `out`, whole and in the plan's own types."""
         path = self.store.path(model)
-        whole = await self.layouts.initial()
-        if await trio.to_thread.run_sync(Layout.read, path) == whole:
+        layout = await trio.to_thread.run_sync(Layout.read, path)
+        if await self.layouts.is_export(layout):
             await trio.to_thread.run_sync(shutil.copyfile, path, out)
         else:
-            await self.trainer.export(path, out, await self.collection.initial_model())
+            initial = await self.collection.initial_model()
+            await self.trainer.export(path, out, initial, self.kept.current)

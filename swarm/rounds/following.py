@@ -29,7 +29,9 @@ class Following:
         if spread is None:
             return
         try:
-            layout = await self.layouts.of_round(number, command.updates)
+            folding = await self.layouts.folding(number, command.updates)
+            merged = sum(not command.gone >> u.member & 1 for u in command.updates)
+            layout = folding.down(merged)  # if nothing else is left out
             # A small one comes as soon when it has its name.
             if layout.file_bytes > SMALL_BYTES:
                 await self.drafts.follow((number, attempt, leader), layout, spread)

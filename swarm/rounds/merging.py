@@ -15,11 +15,10 @@ import trio
 from swarm.blobs.partial import Draft
 from swarm.blobs.store import BlobStore
 from swarm.errors import RemoteError, SwarmError
-from swarm.learning.merge import METHODS
 from swarm.protocol import machine as m
 from swarm.protocol.state import Omission, members_in
 from swarm.rounds.address_book import AddressBook
-from swarm.rounds.chunk_merge import merge_as_they_come, prepare
+from swarm.rounds.chunk_merge import merge_as_they_come
 from swarm.rounds.collection import Collection, Job, Patience
 from swarm.rounds.drafts import Drafts
 from swarm.rounds.layouts import Layouts
@@ -40,11 +39,11 @@ class Merging:
     blobs: PlanBlobs
     records: Records
 
-    async def prepare(self) -> None:
+    async def prepare(self, command: m.Train) -> None:
         """Beside the training, as the first merge would wait for it."""
         with suppress(SwarmError):  # of the trainer, which the training tells as well
-            layout = await self.layouts.travelling()
-            await trio.to_thread.run_sync(prepare, layout, abandon_on_cancel=True)  # type: ignore[call-arg]
+            prepare = (await self.layouts.folding(command.number)).prepare
+            await trio.to_thread.run_sync(prepare, abandon_on_cancel=True)  # type: ignore[call-arg]
 
     def expect(self, command: m.ExpectDraft) -> None:
         """Who asks for the model already is made to wait, not refused."""
@@ -53,15 +52,16 @@ class Merging:
     async def merge(self, command: m.Merge) -> m.Event:
         number, place = command.number, (command.number, command.attempt, self.book.me)
         try:
-            layout = await self.layouts.of_round(number, command.updates)
+            folding = await self.layouts.folding(number, command.updates)
+            base = await self.collection.base_of(folding, command.base)
             omitted = dict.fromkeys(members_in(command.gone), Omission.WITHDRAWN)
             model: Digest | None = None
             while model is None:
                 chosen = [u for u in command.updates if u.member not in omitted]
                 if len(chosen) < command.min_peers:
                     raise self._too_few(command, len(chosen), omitted)
-                draft = await self.drafts.begin(place, layout)
-                job = Job(number, chosen, layout, METHODS[command.method], Patience.of(command))
+                draft = await self.drafts.begin(place, folding.down(len(chosen)))
+                job = Job(number, chosen, folding, base, Patience.of(command))
                 model, faults = await self._merge(job, draft)
                 omitted |= faults
         except SwarmError as error:

@@ -33,6 +33,7 @@ from swarm.rounds.following import Following
 from swarm.rounds.history import History, Past
 from swarm.rounds.inbox import Inbox
 from swarm.rounds.joint_scores import JointScores, Requests
+from swarm.rounds.kept_state import KeptState
 from swarm.rounds.layouts import Layouts
 from swarm.rounds.merging import Merging
 from swarm.rounds.records import KEPT_ROUNDS, Meters, Records
@@ -67,6 +68,7 @@ class Participation:
     history: History
     records: Records
     blobs: PlanBlobs
+    kept: KeptState
     stage: Stage | None = None
     """Where the plan's newest round stands; None before its first."""
     _fault: str | None = None
@@ -88,6 +90,7 @@ class Participation:
         self.layouts.model0 = plan.base
         present = member_set(i for i, member in members.items() if member.present)
         await self.history.note(self.machine.plan, plan, present, ended)
+        await self.kept.observe(plan, present, ended)
         self.blobs.observe(plan)
         self.joint_scores.observe(plan)
         round = plan.round
@@ -202,12 +205,14 @@ def open_participation(
     trainer: Trainer,
     records: Records,
     keep_models: int,
+    kept_state: Path,
     traffic: Callable[[], tuple[int, int]],
     limits: SiteLimits = NO_LIMITS,
 ) -> Participation:
     """Put together one node's part in one plan, and have the exchange serve by its rules.
 
-    `traffic` is (bytes sent, bytes received) by this node so far; `limits` are the site's own.
+    `kept_state` is the folder for what this site keeps of its own, `traffic` is (bytes sent, bytes
+    received) by this node so far; `limits` are the site's own.
     """
 
     def read_meters() -> Meters:
@@ -219,9 +224,10 @@ def open_participation(
     layouts = Layouts(me, trainer, store, program)
     drafts = Drafts(plan, store, exchange)
     collection = Collection(plan, book, store, exchange, layouts, blobs)
-    training = Training(plan, me, trainer, store, collection, blobs, records, inbox, limits)
+    kept = KeptState(me, kept_state, chain)
+    training = Training(plan, me, trainer, store, collection, blobs, kept, records, inbox, limits)
     joint = JointScores(plan, book, records, requests)
-    evaluating = Evaluating(trainer, store, layouts, collection, records, joint)
+    evaluating = Evaluating(trainer, store, layouts, collection, kept, records, joint)
     driver = Driver(
         machine,
         inbox,
@@ -239,5 +245,5 @@ def open_participation(
     history = History(records, chain, read_meters)
     return Participation(
         machine, driver, inbox, book, layouts, collection, training, evaluating, joint,
-        history, records, blobs,
+        history, records, blobs, kept,
     )  # fmt: skip

@@ -20,6 +20,7 @@ from swarm.learning.supervisor import Trainer
 from swarm.protocol import machine as m
 from swarm.rounds.collection import Collection
 from swarm.rounds.inbox import Inbox
+from swarm.rounds.kept_state import KeptState
 from swarm.rounds.records import Records
 from swarm.rounds.retention import PlanBlobs
 from swarm.rounds.site_limits import NO_LIMITS, SiteLimits
@@ -41,6 +42,7 @@ class Training:
     store: BlobStore
     collection: Collection
     blobs: PlanBlobs
+    kept: KeptState
     records: Records
     inbox: Inbox
     limits: SiteLimits = NO_LIMITS
@@ -78,28 +80,34 @@ class Training:
         out = self.store.scratch(f"update-{command.number}")
         await trio.to_thread.run_sync(partial(out.unlink, missing_ok=True))
         meta: dict[str, object] = {"task": command.task, "base": to_hex(command.base)}
+        keeps = False
         if command.task == "statistics":
             await self.trainer.compute_statistics(out)
             samples = UNIT_WEIGHT
             if self.limits.min_count:
                 await self._withhold(out)
         else:
-            trained = await self._trained(command, out)
+            keeps = (await self.trainer.describe()).keeps_state
+            trained = await self._trained(command, out, keeps)
             samples = trained.samples
             self.records.at(command.number).loss = trained.loss
             meta |= {"steps": trained.steps, "train_s": round(trained.train_s, 3)}
         self._refuse_large(out.stat().st_size)
         origin = Origin(self.plan, command.number, self.me)
         update = await trio.to_thread.run_sync(self.store.add, out, origin)
+        if keeps:
+            await trio.to_thread.run_sync(self.kept.note, command.number, update)
         described = await trio.to_thread.run_sync(
             self.store.add_bytes, msgspec.json.encode(meta, order="sorted")
         )
         self.blobs.note(command.number, update, described)
         return m.TrainingFinished(command.number, command.base, update, samples, described)
 
-    async def _trained(self, command: m.Train, out: Path) -> Trained:
+    async def _trained(self, command: m.Train, out: Path, keeps: bool) -> Trained:
         """Train within what this site allows. Raises PlanError if that is not enough."""
         statistics, most_s = command.statistics, self.limits.train_s
+        if keeps:
+            await trio.to_thread.run_sync(self.kept.check_settled, command.number)
         trained: Trained | None = None
         with trio.move_on_after(math.inf if most_s is None else most_s):
             trained = await self.trainer.train(
@@ -109,6 +117,8 @@ class Training:
                 base_digest=command.base,
                 initial=await self.collection.initial_model(),
                 statistics=None if statistics == NO_DIGEST else self.store.path(statistics),
+                kept=self.kept.current,
+                kept_out=await trio.to_thread.run_sync(self.kept.scratch) if keeps else None,
                 progress=self._progressed,
                 round_in_all=command.number,
             )

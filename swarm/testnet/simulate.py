@@ -108,6 +108,11 @@ def simulate(
         run = _Run(asked, workers, opened, np.frombuffer(opened.initial, np.uint8))
         _begin(run)
         for turn in opened.turns:
+            if turn.merge not in ("sum", "mean"):
+                raise PlanError(
+                    "the plan's tensors have places or folds that are not simulated so: try it "
+                    "with run_federated or in a testnet"
+                )
             if turn.task == STATISTICS:
                 run.statistics = _sum_statistics(run)
             elif turn.task == TRAIN:

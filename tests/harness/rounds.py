@@ -28,7 +28,7 @@ from harness.referee import Referee, name, true_model
 from harness.simnet import Port, SimNet, Violation
 from harness.validators import sim_address
 from swarm.errors import ContractError
-from swarm.learning.merge import check_samples
+from swarm.learning.folds.reduce import check_samples
 from swarm.protocol import machine as m
 from swarm.protocol.attestation import Attestation, attestation_digest
 from swarm.protocol.election import commitment_to, secret_for

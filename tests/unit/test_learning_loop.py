@@ -31,6 +31,7 @@ from swarm.learning.state import (
     read_state,
     set_state,
     state_of,
+    unpack_state,
     write_arrays,
     write_state,
 )
@@ -407,7 +408,7 @@ def test_merging_states_is_the_weighted_mean() -> None:
         {"w": torch.tensor([1.0, 5.0]), "n": torch.tensor(3), "h": torch.ones(1).bfloat16()},
         {"w": torch.tensor([4.0, 5.0]), "n": torch.tensor(2), "h": torch.ones(1).bfloat16() * 4},
     ]
-    merged = merge_states(states, [2, 1])
+    merged = unpack_state(merge_states(states, [2, 1]))
     assert merged["w"].tolist() == [2.0, 5.0]
     assert int(merged["n"]) == 3
     assert merged["h"].item() == 2.0

@@ -15,6 +15,7 @@ from swarm.learning.evaluate import Job, JobSite, merged_statistics, run
 from swarm.learning.federated import merge_states, open_sites, run_federated, weight
 from swarm.learning.loading import load_plan
 from swarm.learning.loop import LocalTraining
+from swarm.learning.state import unpack_state
 
 TEST_ONLY = (
     "return swarm.Data(train=(x[train], y[train]), test=(x[test], y[test]))",
@@ -84,7 +85,7 @@ def test_rows_that_prepare_adds_do_not_make_a_site_weigh_more(tmp_path: Path) ->
     updates = [site.train(1, done.models[0], done.statistics) for site in done.sites]
     assert [update.samples for update in updates] == [90, 30]
     assert [weight(u, s) for u, s in zip(updates, done.sites, strict=True)] == [30, 30]
-    merged = merge_states([update.state for update in updates], [30, 30])
+    merged = unpack_state(merge_states([update.state for update in updates], [30, 30]))
     for name, value in merged.items():
         assert torch.equal(done.models[1][name], value)
 

@@ -14,7 +14,7 @@ from swarm.learning.checkpoint import Workplace
 from swarm.learning.federated import merge_states
 from swarm.learning.loading import load_plan
 from swarm.learning.loop import LocalTraining
-from swarm.learning.state import State, read_state, write_state
+from swarm.learning.state import State, read_state, unpack_state, write_state
 from swarm.learning.travel import completed, to_wire
 from swarm.types import NO_DIGEST
 
@@ -37,7 +37,7 @@ def two_rounds(folder: Path) -> tuple[list[LocalTraining], State]:
             workplace = Workplace(home, NO_DIGEST, keep_optimizer=True)
             update = site.train(round, model, workplace=workplace, own_copy=False)
             sent.append(to_wire(update.state, site.travels))
-        merged = merge_states(sent, [33, 33])
+        merged = unpack_state(merge_states(sent, [33, 33]))
         write_state(folder / f"{round}.model", merged)
         model = completed(read_state(folder / f"{round}.model"), initial)
     return sites, model

@@ -20,8 +20,8 @@ from swarm.learning import checkpoint
 from swarm.learning.checkpoint import Workplace
 from swarm.learning.federated import open_sites, run_federated
 from swarm.learning.loading import load_plan
-from swarm.learning.merge import MEAN
 from swarm.learning.state import (
+    State,
     first_non_finite,
     read_state,
     set_state,
@@ -29,7 +29,7 @@ from swarm.learning.state import (
     state_of,
     write_state,
 )
-from swarm.learning.travel import completed, to_wire, travelling
+from swarm.learning.travel import Types, completed, to_wire, ways_of
 from swarm.rounds.chunk_merge import check_update
 from swarm.tensors import Layout, open_file
 from swarm.types import Digest
@@ -49,15 +49,19 @@ def small_model() -> nn.Sequential:
     return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2).double())
 
 
+def travelling_of(model: nn.Module, state: State, wire: str) -> Types:
+    return ways_of(model, state, wire).travels
+
+
 def test_by_default_everything_travels_as_it_is() -> None:
     model = small_model()
     state = state_of(model)
-    assert travelling(model, state, "fp32") == {name: t.dtype for name, t in state.items()}
+    assert travelling_of(model, state, "fp32") == {name: t.dtype for name, t in state.items()}
 
 
 def test_parameters_are_narrowed_while_buffers_and_integers_are_not() -> None:
     model = small_model()
-    types = travelling(model, state_of(model), "fp16")
+    types = travelling_of(model, state_of(model), "fp16")
     assert types["0.weight"] == types["2.weight"] == torch.float16
     assert types["1.running_var"] == torch.float32
     assert types["1.num_batches_tracked"] == torch.int64
@@ -65,13 +69,13 @@ def test_parameters_are_narrowed_while_buffers_and_integers_are_not() -> None:
 
 def test_a_parameter_that_is_narrow_already_stays_what_it_is() -> None:
     model = nn.Linear(3, 2).to(torch.float16)
-    assert set(travelling(model, state_of(model), "bf16").values()) == {torch.float16}
+    assert set(travelling_of(model, state_of(model), "bf16").values()) == {torch.float16}
 
 
 def test_frozen_parameters_stay_at_home_and_their_buffers_travel() -> None:
     model = small_model()
     model[:2].requires_grad_(False)
-    types = travelling(model, state_of(model), "fp32")
+    types = travelling_of(model, state_of(model), "fp32")
     assert {name for name in types if name[0] != "1"} == {"2.weight", "2.bias"}
     assert {name for name in types if name[0] == "1"} == {
         "1.running_mean",
@@ -83,13 +87,13 @@ def test_frozen_parameters_stay_at_home_and_their_buffers_travel() -> None:
 def test_a_model_without_anything_to_train_is_refused() -> None:
     model = small_model().requires_grad_(False)
     with pytest.raises(PlanError, match="requires gradients"):
-        travelling(model, state_of(model), "fp32")
+        travelling_of(model, state_of(model), "fp32")
 
 
 def test_a_wire_type_that_does_not_exist_is_refused() -> None:
     model = small_model()
     with pytest.raises(PlanError, match="'int8': choose one of fp32, bf16, fp16"):
-        travelling(model, state_of(model), "int8")
+        travelling_of(model, state_of(model), "int8")
 
 
 def test_rounding_is_to_nearest_with_ties_to_even() -> None:
@@ -105,7 +109,7 @@ def test_files_hold_the_rounded_values_and_training_begins_from_them(
 ) -> None:
     model = small_model()
     state = state_of(model)
-    types = travelling(model, state, wire)
+    types = travelling_of(model, state, wire)
     write_state(tmp_path / "update", to_wire(state, types))
     read = read_state(tmp_path / "update")
     assert {name: t.dtype for name, t in read.items()} == types
@@ -150,7 +154,7 @@ def test_half_the_bytes_travel(tmp_path: Path) -> None:
     model = nn.Linear(1000, 250)
     state = state_of(model)
     write_state(tmp_path / "whole", state)
-    write_state(tmp_path / "half", to_wire(state, travelling(model, state, "bf16")))
+    write_state(tmp_path / "half", to_wire(state, travelling_of(model, state, "bf16")))
     sizes = [(tmp_path / name).stat().st_size for name in ("whole", "half")]
     assert sizes[1] == pytest.approx(sizes[0] / 2, rel=0.01)
 
@@ -160,7 +164,7 @@ def test_an_update_of_another_type_is_refused_before_its_bytes_and_after_them(
 ) -> None:
     model = small_model()
     state = state_of(model)
-    wanted = Layout.from_specs(specs_of(state, travelling(model, state, "bf16")))
+    wanted = Layout.from_specs(specs_of(state, travelling_of(model, state, "bf16")))
     write_state(tmp_path / "update", state)
     sent = Layout.read(tmp_path / "update")
     manifest = Manifest.of_tensors(sent, b"\0" * HASH_BYTES * sent.chunks)
@@ -177,7 +181,7 @@ def test_a_merge_of_rounded_updates_is_the_mean_of_what_travelled_rounded_once(
     for number, weight in enumerate(weights):
         write_state(tmp_path / f"u{number}", {"w": weight.bfloat16()})
     paths = [tmp_path / "u0", tmp_path / "u1"]
-    merge_files(paths, samples, MEAN, tmp_path / "merged")
+    merge_files(paths, samples, tmp_path / "merged")
     first, second = (w.bfloat16().double() for w in weights)
     mean = (first * 3 + second * 8) / 11
     merged = read_state(tmp_path / "merged")["w"]
@@ -244,7 +248,7 @@ def test_a_model_of_another_plan_cannot_be_completed() -> None:
 def test_the_wire_layout_is_a_file_that_anybody_opens(tmp_path: Path) -> None:
     model = small_model()
     state = state_of(model)
-    write_state(tmp_path / "update", to_wire(state, travelling(model, state, "bf16")))
+    write_state(tmp_path / "update", to_wire(state, travelling_of(model, state, "bf16")))
     file = open_file(tmp_path / "update")
     assert file["0.weight"].dtype == np.uint16
     assert load_file(tmp_path / "update")["0.weight"].dtype == torch.bfloat16

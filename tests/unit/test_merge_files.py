@@ -10,20 +10,22 @@ from threading import Event
 
 import numpy as np
 import pytest
-from harness.merging import merge_files
+from harness.merging import inputs_of, merge_files
 
 from swarm.blobs.partial import Draft
 from swarm.errors import BlobError
-from swarm.learning.merge import MEAN, SUM
-from swarm.rounds import chunk_merge
+from swarm.learning import folding
+from swarm.learning.placement import read_placement
 from swarm.rounds.chunk_merge import (
     Incoming,
+    MergeInputs,
     UnusableUpdate,
     check_update,
     find_wrong_chunk,
     merge_as_they_come,
 )
 from swarm.tensors import DType, Layout, TensorFile, TensorSpec, create_file, open_file
+from swarm.types import MemberId
 
 LAYOUT = Layout.from_specs(
     [
@@ -54,7 +56,7 @@ def write(path: Path, seed: int, change: Callable[[TensorFile], None] | None = N
 def test_files_merge_tensor_by_tensor(tmp_path: Path) -> None:
     assert LAYOUT.chunks > 100
     paths = [write(tmp_path / f"{seed}", seed) for seed in (1, 2, 3)]
-    merge_files(paths, [10, 20, 10], MEAN, tmp_path / "merged")
+    merge_files(paths, [10, 20, 10], tmp_path / "merged")
     merged, first, second, third = map(open_file, [tmp_path / "merged", *paths])
     assert merged.layout == LAYOUT
     expected = (
@@ -71,13 +73,12 @@ def test_files_merge_tensor_by_tensor(tmp_path: Path) -> None:
 
 def test_chunk_by_chunk_in_any_order_gives_the_same_bytes(tmp_path: Path) -> None:
     paths = [write(tmp_path / f"{seed}", seed) for seed in (1, 2)]
-    whole = merge_files(paths, [3, 4], MEAN, tmp_path / "whole")
-    other = merge_files(paths, [4, 3], MEAN, tmp_path / "other")
-    updates = [Incoming(path, None, n) for path, n in zip(paths, [3, 4], strict=True)]
+    merge_files(paths, [3, 4], tmp_path / "whole")
+    merge_files(paths, [4, 3], tmp_path / "other")
     backwards = list(reversed(range(LAYOUT.chunks)))
     found = [
-        find_wrong_chunk(LAYOUT, updates, MEAN, model, backwards, Event())
-        for model in (whole, other)
+        find_wrong_chunk(inputs_of(paths, [3, 4]), tmp_path / model, backwards, Event())
+        for model in ("whole", "other")
     ]
     assert found[0] is None
     assert found[1] is not None
@@ -85,7 +86,7 @@ def test_chunk_by_chunk_in_any_order_gives_the_same_bytes(tmp_path: Path) -> Non
 
 def test_sums_need_no_weights(tmp_path: Path) -> None:
     paths = [write(tmp_path / f"{seed}", seed) for seed in (1, 2)]
-    merge_files(paths, [1, 1], SUM, tmp_path / "sum")
+    merge_files(paths, [1, 1], tmp_path / "sum", read_placement("sum"))
     merged = open_file(tmp_path / "sum")
     assert merged["body.mean"].tolist() == [3.0] * 3
     assert merged["batches"] == 30
@@ -116,7 +117,7 @@ def test_an_update_that_is_not_finite_is_refused_by_tensor_and_element(
     good = write(tmp_path / "good", 2)
     check_update(good, LAYOUT)
     with pytest.raises(UnusableUpdate, match=message) as raised:
-        merge_files([good, path], [1, 1], MEAN, tmp_path / "merged")
+        merge_files([good, path], [1, 1], tmp_path / "merged")
     assert raised.value.contributor == 1
     assert sorted(file.name for file in tmp_path.iterdir()) == ["good", "update"]
 
@@ -153,25 +154,26 @@ def test_other_tensors_are_refused_by_name(
     with pytest.raises(BlobError, match=message):
         check_update(theirs, expected)
     with pytest.raises(UnusableUpdate, match="contributor 1: other tensors") as raised:
-        merge_files([ours, theirs], [1, 1], MEAN, tmp_path / "merged")
+        merge_files([ours, theirs], [1, 1], tmp_path / "merged")
     assert raised.value.is_schema
 
 
 @pytest.mark.parametrize("samples", [[], [0], [2**53]])
 def test_weights_that_cannot_be_are_refused(tmp_path: Path, samples: list[int]) -> None:
-    updates = [Incoming(write(tmp_path / "update", 1), None, n) for n in samples]
+    path = write(tmp_path / "update", 1)
+    updates = [Incoming(path, None, n, MemberId(0)) for n in samples]
+    inputs = MergeInputs(inputs_of([path], [1]).folding, updates)
     draft = Draft(tmp_path / "merged", LAYOUT)
     with pytest.raises(ValueError, match="sample counts"):
-        merge_as_they_come(LAYOUT, updates, MEAN, draft, Event())
+        merge_as_they_come(inputs, draft, Event())
 
 
 MEMORY = """
 import sys
 from pathlib import Path
 from swarm.blobs.store import BlobStore
-from swarm.learning.merge import MEAN
 from swarm.rounds.chunk_merge import check_update
-from harness.merging import merge_files
+from harness.merging import inputs_of, merge_files
 from swarm.tensors import Layout, TensorSpec, create_file
 
 def anonymous_kb():
@@ -192,7 +194,7 @@ def run(elements):
             file["w"][::1000] = index
         check_update(path, layout)
         paths.append(path)
-    merge_files(paths, [1, 2, 3], MEAN, store.scratch("merged"))
+    merge_files(paths, [1, 2, 3], store.scratch("merged"))
     after_merge = anonymous_kb()
     store.add(store.scratch("merged"))
     return max(after_merge, anonymous_kb())
@@ -223,7 +225,8 @@ def test_what_a_merge_needs_is_loaded_before_the_first_one_waits_for_it(
     dtype: DType, megabytes: int, asked: list[object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[object] = []
-    monkeypatch.setattr(chunk_merge, "is_fused", lambda *what: seen.append(what))
+    monkeypatch.setattr(folding, "is_fused", lambda *what: seen.append(what))
     elements = (megabytes << 20) // (8 if dtype == "F64" else 4)
-    chunk_merge.prepare(Layout.from_specs([TensorSpec("w", dtype, (elements,))]))
+    layout = Layout.from_specs([TensorSpec("w", dtype, (elements,))])
+    folding.Folding(read_placement("mean"), layout).prepare()
     assert seen == asked

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import trio
@@ -22,7 +22,8 @@ from swarm.rounds.evaluating import Evaluating
 from swarm.rounds.exchange import Exchange
 from swarm.rounds.inbox import Inbox
 from swarm.rounds.joint_scores import JointScores
-from swarm.rounds.layouts import Layouts, initial_layout_of, layout_of
+from swarm.rounds.kept_state import KeptState
+from swarm.rounds.layouts import Layouts, initial_layout_of, update_layout_of
 from swarm.rounds.records import Records
 from swarm.rounds.retention import PlanBlobs
 from swarm.rounds.training import Training
@@ -61,16 +62,16 @@ class FakeTrainer:
         self, number: int, base: Path, out: Path, *, initial: Path | None, **_: Any
     ) -> Trained:
         self.given.append(("train", initial))
-        write(out, layout_of(self.described), 2)
+        write(out, update_layout_of(self.described), 2)
         return Trained(samples=3, steps=1, loss=0.5, metrics={}, train_s=0.1, resumed_epochs=0)
 
     async def evaluate(
-        self, model: Path, statistics: Path | None, initial: Path | None, *, test: bool
+        self, model: Path, statistics: Path | None, initial: Path | None, kept: Any, *, test: bool
     ) -> Evaluated:
         self.given.append(("evaluate", initial))
         return Evaluated(validation={}, test={})
 
-    async def export(self, model: Path, out: Path, initial: Path | None) -> None:
+    async def export(self, model: Path, out: Path, initial: Path | None, kept: Any) -> None:
         self.given.append(("export", initial))
         await trio.to_thread.run_sync(out.write_bytes, b"whole")
 
@@ -119,21 +120,24 @@ class Node:
         book = AddressBook(MemberId(0), {} if alone else {peer.id: peer})
         records = Records(directory / "records.json")
         blobs = PlanBlobs(ours, records, PROGRAM, keep_models=3)
+        kept = KeptState(book.me, directory / "kept", cast(Any, None))
         self.layouts = Layouts(book.me, trainer, ours, PROGRAM)
         self.collection = Collection(PlanId(1), book, ours, exchange, self.layouts, blobs)
         self.training = Training(
-            PlanId(1), book.me, trainer, ours, self.collection, blobs, records, Inbox()
+            PlanId(1), book.me, trainer, ours, self.collection, blobs, kept, records, Inbox()
         )
         joint = JointScores(PlanId(1), book, records, SimpleNamespace())  # type: ignore[arg-type]
-        self.evaluating = Evaluating(trainer, ours, self.layouts, self.collection, records, joint)
+        self.evaluating = Evaluating(
+            trainer, ours, self.layouts, self.collection, kept, records, joint
+        )
 
 
 def test_what_travels_and_the_initial_model_have_layouts_of_their_own() -> None:
     described = loaded([NARROW_HEAD], [TRUNK, HEAD])
-    assert layout_of(described) == Layout.from_specs([TensorSpec("head", "BF16", (100,))])
+    assert update_layout_of(described) == Layout.from_specs([TensorSpec("head", "BF16", (100,))])
     assert {spec.name for spec in initial_layout_of(described).specs} == {"trunk", "head"}
     same = loaded([HEAD], [])
-    assert initial_layout_of(same) == layout_of(same)
+    assert initial_layout_of(same) == update_layout_of(same)
 
 
 def test_a_node_that_came_late_pulls_the_initial_model_before_it_trains(
@@ -143,7 +147,7 @@ def test_a_node_that_came_late_pulls_the_initial_model_before_it_trains(
     trainer = FakeTrainer(loaded([NARROW_HEAD], [TRUNK, HEAD]))
     node = Node(tmp_path, ours, theirs, trainer)
     node.layouts.model0 = add(theirs, initial_layout_of(trainer.described), 1)
-    newest = add(theirs, layout_of(trainer.described), 5)
+    newest = add(theirs, update_layout_of(trainer.described), 5)
 
     async def scenario() -> None:
         held = await node.collection.fetch(m.Fetch(newest, True))
@@ -188,7 +192,7 @@ def test_a_whole_model_in_its_own_types_is_copied_without_the_trainer(
     ours, theirs = stores
     trainer = FakeTrainer(loaded([HEAD], []))
     node = Node(tmp_path, ours, theirs, trainer)
-    model = add(ours, layout_of(trainer.described), 4)
+    model = add(ours, update_layout_of(trainer.described), 4)
     trio.run(node.evaluating.export, model, tmp_path / "exported")
     assert (tmp_path / "exported").read_bytes() == ours.path(model).read_bytes()
     assert trainer.given == []
@@ -201,7 +205,7 @@ def test_without_the_initial_model_nothing_is_trained(
     trainer = FakeTrainer(loaded([NARROW_HEAD], [TRUNK, HEAD]))
     node = Node(tmp_path, ours, theirs, trainer, alone=True)
     node.layouts.model0 = add(theirs, initial_layout_of(trainer.described), 1)
-    base = add(ours, layout_of(trainer.described), 5)
+    base = add(ours, update_layout_of(trainer.described), 5)
 
     async def scenario() -> None:
         failed = await node.training.train(m.Train(7, 1, "train", base, NO_DIGEST, 7))

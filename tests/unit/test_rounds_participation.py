@@ -88,6 +88,7 @@ def part_in(directory: Path, chain: Chain) -> tuple[Participation, Exchange]:
         trainer=trainer,
         records=Records(directory / "records.jsonl"),
         keep_models=2,
+        kept_state=directory / "kept",
         traffic=lambda: (100, 200),
     )
     return part, exchange

@@ -19,7 +19,6 @@ from swarm.blobs import download
 from swarm.blobs.store import BlobStore
 from swarm.blobs.tree import Origin
 from swarm.errors import ChunkPending
-from swarm.learning.merge import MEAN
 from swarm.protocol import machine as m
 from swarm.protocol.program import federated_averaging
 from swarm.protocol.rechecks import CHECKERS, rechecks_of
@@ -85,7 +84,7 @@ class Node:
     ) -> None:
         book, trainer = AddressBook(me, members), cast(Any, None)
         blobs = PlanBlobs(store, records, PROGRAM, keep_models=3)
-        layouts = Layouts(me, trainer, store, PROGRAM, _known=(LAYOUT, LAYOUT))
+        layouts = Layouts(me, trainer, store, PROGRAM, _described=(LAYOUT, LAYOUT))
         self.drafts = drafts
         self.collection = collection = Collection(PLAN, book, store, exchange, layouts, blobs)
         self.merging = Merging(book, store, layouts, collection, drafts, blobs, records)
@@ -147,20 +146,18 @@ class Consortium:
             network.set_members({member.node: () for member in self.members.values()})
 
     def merge(self, min_peers: int = 2) -> m.Merge:
-        return m.Merge(1, 1, "mean", NO_DIGEST, self.updates, 0, min_peers, 5.0)
+        return m.Merge(1, 1, NO_DIGEST, self.updates, 0, min_peers, 5.0)
 
     def verify(self, merged: m.Merged, level: VerifyLevel) -> m.Verify:
         candidate = Candidate(LEADER, Outcome(merged.model, merged.omitted), 1, 0)
-        return m.Verify(
-            1, 1, "mean", NO_DIGEST, candidate, self.updates, 0, level, SEED, patience_s=5.0
-        )
+        return m.Verify(1, 1, NO_DIGEST, candidate, self.updates, 0, level, SEED, patience_s=5.0)
 
     def expected(self, but: int | None = None) -> Digest:
         """The digest of a merge of whole files, in one piece."""
         chosen = [u for u in self.updates if u.member != but]
         paths = [self.stores[u.member].path(u.update) for u in chosen]
         out = self.directory / "whole"
-        merge_files(paths, [u.samples for u in chosen], MEAN, out)
+        merge_files(paths, [u.samples for u in chosen], out)
         return BlobStore(self.directory / "aside").add(
             out.rename(BlobStore(self.directory / "aside").scratch("whole"))
         )
@@ -456,7 +453,7 @@ def test_a_check_whose_updates_are_deleted_under_it_is_given_up_and_ends_nothing
     async def open_with_deletions(stack: AsyncExitStack) -> None:
         await Consortium.open(consortium, stack)
         late = consortium.nodes[1].collection
-        late._incoming = lambda update: Incoming(tmp_path / "pruned.blob", None, update.samples)  # type: ignore[method-assign]
+        late._incoming = lambda update: Incoming(tmp_path / "pruned.blob", None, 1, update.member)  # type: ignore[method-assign]
 
     consortium.open = open_with_deletions  # type: ignore[method-assign]
     merged, heard = play(consortium, VerifyLevel.SHARED)

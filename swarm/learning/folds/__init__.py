@@ -19,15 +19,19 @@ from swarm.learning.folds.fold import Fold, decode_fold
 from swarm.learning.folds.reduce import (
     GeometricMedian,
     Krum,
+    Maximum,
     Mean,
     Median,
     MultiKrum,
     Reduce,
+    Sum,
     Trimmed,
 )
 from swarm.learning.folds.step import Adam, Momentum, Nesterov, Step, Yogi
 
 mean = Mean
+sum = Sum
+maximum = Maximum
 trimmed = Trimmed
 median = Median
 krum = Krum
@@ -47,11 +51,13 @@ __all__ = [
     "decode_fold",
     "geometric_median",
     "krum",
+    "maximum",
     "mean",
     "median",
     "momentum",
     "multi_krum",
     "nesterov",
+    "sum",
     "trimmed",
     "yogi",
 ]
