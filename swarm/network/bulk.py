@@ -9,7 +9,8 @@ at (who is there, who may what) and the bytes go beside it:
     token                                      ──▶   redeems it
                                                ◀──   the chunks
 
-A connection is kept for a minute, and carries one fetch after the other. A fetch has two threads on
+Whoever wants the blob dials, or has its owner dial (`bulk_connections`): the rest is the same. A
+connection is kept for a minute, and carries one fetch after the other. A fetch has two threads on
 the side that writes, one on the side that reads; whoever only waits (for a handshake, for the next
 token) has none. Where no such connection can be made, behind a relay say, `fetch` raises
 BulkUnavailable before any chunk has come, and the caller goes on over libp2p.
@@ -23,7 +24,6 @@ import ssl
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
@@ -32,7 +32,7 @@ import outcome
 import trio
 
 from swarm.errors import UNREADABLE, PeerUnreachable, ProtocolViolation, RemoteError
-from swarm.network import tcp
+from swarm.network.bulk_connections import BulkConnections, BulkUnavailable, Way
 from swarm.network.bulk_transfer import Buffers, ChunkReader, Receiving, Sending, Take, sever
 from swarm.network.connection import Connection
 from swarm.network.identity import Identity
@@ -40,32 +40,26 @@ from swarm.network.limits import NetworkLimits
 from swarm.network.pacing import Pacer
 from swarm.network.peers import Peer
 from swarm.network.tickets import TOKEN_BYTES, Tickets
-from swarm.network.tls import TlsIdentity, check_certificate, handshake, read_exactly
-from swarm.network.wire import BulkGrant, BulkWanted, grant_decoder, short, want_decoder
+from swarm.network.tls import TlsIdentity, Trust, handshake, read_exactly, send_all
+from swarm.network.wire import (
+    BulkGrant,
+    BulkWanted,
+    call_decoder,
+    grant_decoder,
+    short,
+    want_decoder,
+)
 from swarm.types import Address, Digest, to_hex
 
 log = logging.getLogger("swarm.network")
 
 GRANT_METHOD = "blob.bulk"
-KEEP_S, KEEP_OURS_S = 60.0, 45.0
-"""How long an unused connection is kept by the side that serves and by the side that dialled."""
-RETRY_AFTER_S = 60.0
+KEEP_S = 60.0
+"""How long an unused connection is kept by the side that serves."""
 FETCHES_AT_ONCE = 32
 SENDERS_AT_ONCE = 256
 """Threads. Members share the link, not these: one that reads slowly keeps no other waiting."""
 T = TypeVar("T")
-
-
-class BulkUnavailable(Exception):
-    """There is no bulk connection to be had, and nothing was fetched. Stays in this package."""
-
-
-@dataclass
-class _Kept:
-    """A connection between two fetches."""
-
-    secured: ssl.SSLSocket
-    since: float
 
 
 class BulkChannel:
@@ -84,16 +78,15 @@ class BulkChannel:
         self._limits = limits
         self._pacer = pacer
         self._identity = TlsIdentity(identity)
-        self._certificates: dict[Address, bytes] = {}
-        self._server_context = self._identity.context(server_side=True, trusted=())
-        self._client_contexts: dict[Address, tuple[bytes, ssl.SSLContext]] = {}
+        self._trust = Trust(self._identity)
+        self._connections = BulkConnections(peers, ports, self._trust)
         self._tickets = Tickets()
         self._buffers = Buffers(limits.max_chunk_bytes)
         self._reader: ChunkReader | None = None
         self._live: defaultdict[Address, set[ssl.SSLSocket]] = defaultdict(set)
         self._serving: defaultdict[Address, int] = defaultdict(int)
-        self._kept: defaultdict[Address, list[_Kept]] = defaultdict(list)
-        self._retry_at: dict[Address, float] = {}
+        self._dialling: defaultdict[Address, int] = defaultdict(int)
+        self._nursery: trio.Nursery | None = None
         self._fault_logged = False
         self._fetches = trio.CapacityLimiter(FETCHES_AT_ONCE)
         self._senders = trio.CapacityLimiter(SENDERS_AT_ONCE)
@@ -104,21 +97,22 @@ class BulkChannel:
     def forget(self, member: Address) -> None:
         """A member is none any more: end what it has here, refuse what it holds."""
         self._tickets.forget(member)
-        self._client_contexts.pop(member, None)
-        self._retry_at.pop(member, None)
-        self._close_kept(member)
+        self._connections.forget(member)
         for secured in tuple(self._live.get(member, ())):
             sever(secured)
-        if self._certificates.pop(member, None) is not None:
-            self._trust_certificates()
+        self._trust.forget(member)
 
     def try_again(self, member: Address) -> None:
         """A member is connected anew: what failed before may work now."""
-        self._retry_at.pop(member, None)
+        self._connections.try_again(member)
 
     def close(self) -> None:
-        for member in tuple(self._kept):
-            self._close_kept(member)
+        self._connections.close()
+
+    async def run(self) -> None:
+        """Serve those that were called back, for as long as the network is open."""
+        async with trio.open_nursery() as self._nursery:
+            await trio.sleep_forever()
 
     # Serving
 
@@ -132,27 +126,27 @@ class BulkChannel:
             raise ProtocolViolation(f"{len(wanted.indices)} chunks in one fetch")
         if sender not in self._peers:
             raise RemoteError("you are no member any more")
-        if self._certificates.get(sender) != wanted.certificate:
-            check_certificate(wanted.certificate, sender)
-            self._certificates[sender] = wanted.certificate
-            self._trust_certificates()
+        self._trust.note(sender, wanted.certificate)
         now = trio.current_time()
         token = self._tickets.issue(sender, Digest(wanted.root), wanted.indices, now)
         return msgspec.msgpack.encode(BulkGrant(token, self._identity.der, self._ports))
 
     async def welcome(self, raw: socket.socket) -> tuple[ssl.SSLSocket, Peer]:
         """Accept TLS from a member. Raises OSError; the caller sets the deadline."""
-        secured = await handshake(raw, self._server_context, server_side=True)
-        shown = secured.getpeercert(binary_form=True)
-        for member, certificate in self._certificates.items():
-            if certificate == shown and member in self._peers:
-                return secured, self._peers[member]
+        secured = await handshake(raw, self._trust.server_context, server_side=True)
+        member = self._trust.owner_of(secured.getpeercert(binary_form=True))
+        if member is not None and member in self._peers:
+            return secured, self._peers[member]
         secured.close()
         raise ConnectionRefusedError("the certificate is no member's")
 
     async def serve_connection(self, secured: ssl.SSLSocket, peer: Peer) -> None:
-        """Send what tokens are good for, until the peer ends the connection or leaves it unused."""
+        """Send what tokens are good for, until the peer ends the connection or leaves it unused.
+
+        If it answers a call of ours, the connection is handed on instead.
+        """
         member = peer.address
+        is_ours = False
         if self._serving[member] >= self._limits.max_bulk_connections:
             peer.blame("too many bulk connections at once", self._serving[member])
             secured.close()
@@ -160,7 +154,10 @@ class BulkChannel:
         self._serving[member] += 1
         try:
             with self._alive(secured, member):
-                await self._redeem_tokens(secured, peer)
+                token = await _next_token(secured)
+                is_ours = self._connections.answered(token, member, secured)
+                if not is_ours:
+                    await self._redeem_tokens(secured, peer, token)
         except (OSError, trio.TooSlowError):
             pass  # the peer ended it, left it or came too late: its right
         except ProtocolViolation as error:
@@ -172,12 +169,35 @@ class BulkChannel:
                 log.exception("a fetch by %s failed here", to_hex(member))
         finally:
             self._serving[member] -= 1
-            secured.close()
+            if not is_ours:
+                secured.close()
 
-    async def _redeem_tokens(self, secured: ssl.SSLSocket, peer: Peer) -> None:
+    async def call(self, sender: Address, payload: bytes) -> bytes:
+        """Answer CALL_METHOD: dial the sender, which fetches over that connection.
+
+        At addresses that this node dials for itself, and nowhere else.
+        """
+        wanted = call_decoder.decode(payload)
+        peer = self._peers.get(sender)
+        if peer is None or peer.connection is None or self._nursery is None:
+            raise RemoteError("you are not connected any more")
+        if self._serving[sender] + self._dialling[sender] >= self._limits.max_bulk_connections:
+            raise RemoteError("you have as many bulk connections as you may")
+        self._dialling[sender] += 1
+        try:
+            with trio.fail_after(self._limits.handshake_s):
+                secured = await self._connections.dial(peer.connection, wanted.ports)
+                await send_all(secured, wanted.token)
+        except (OSError, trio.TooSlowError) as error:
+            reason = error if isinstance(error, OSError) else f"{self._limits.handshake_s:g} s"
+            raise RemoteError(f"you cannot be dialled from here: {short(reason)}") from error
+        finally:
+            self._dialling[sender] -= 1
+        self._nursery.start_soon(self.serve_connection, secured, peer)
+        return b""
+
+    async def _redeem_tokens(self, secured: ssl.SSLSocket, peer: Peer, token: bytes) -> None:
         while True:
-            with trio.fail_after(KEEP_S):
-                token = await read_exactly(secured, TOKEN_BYTES)
             if self._reader is None or self._peers.get(peer.address) is not peer:
                 return
             ticket = self._tickets.redeem(token, peer.address, trio.current_time())
@@ -186,10 +206,7 @@ class BulkChannel:
             )
             await _in_thread(sending.run, sending.stop, self._senders)
             secured.setblocking(False)
-
-    def _trust_certificates(self) -> None:
-        trusted = self._certificates.values()
-        self._server_context = self._identity.context(server_side=True, trusted=trusted)
+            token = await _next_token(secured)
 
     # Fetching
 
@@ -206,13 +223,12 @@ class BulkChannel:
         Raises BulkUnavailable if there is none to be had; otherwise as `Network.fetch_chunks`.
         """
         peer = connection.peer
-        if trio.current_time() < self._retry_at.get(peer.address, 0.0):
+        if not self._connections.ways_to(connection):
             raise BulkUnavailable("it failed a moment ago")
         async with self._fetches:
             try:
                 await self._fetch(connection, root, indices, take, stall_s)
             except BulkUnavailable as reason:
-                self._retry_at[peer.address] = trio.current_time() + RETRY_AFTER_S
                 log.info("no bulk connection to %s: %s", to_hex(peer.address), reason)
                 raise
             except ProtocolViolation as error:
@@ -230,8 +246,9 @@ class BulkChannel:
         peer = connection.peer
         wanted = BulkWanted(root, list(indices), self._identity.der)
         grant = await self._ask(connection, wanted, stall_s)
-        kept = self._take_kept(peer.address)
-        secured = kept or await self._connect(connection, grant)
+        kept = self._connections.take_kept(peer.address)
+        patience_s = min(self._limits.handshake_s, stall_s / 2)  # the rest is for libp2p
+        secured = kept or await self._connections.connect(connection, grant.ports, patience_s)
         reusable = False
         try:
             with self._alive(secured, peer.address), self._buffers.lend() as buffers:
@@ -242,8 +259,7 @@ class BulkChannel:
             reusable = receiving.is_in_step
         finally:
             if reusable and self._peers.get(peer.address) is peer:
-                secured.setblocking(False)
-                self._kept[peer.address].append(_Kept(secured, trio.current_time()))
+                self._connections.keep(peer.address, secured)
             else:
                 secured.close()
         if receiving.fault is None:
@@ -251,6 +267,7 @@ class BulkChannel:
         if not receiving.ended_unused:
             raise receiving.fault
         if kept is None:
+            self._connections.doubt(peer.address, *Way)
             raise BulkUnavailable(short(receiving.fault))
         await self._fetch(connection, root, indices, take, stall_s)  # with the next, or a new one
 
@@ -267,66 +284,9 @@ class BulkChannel:
                 raise ProtocolViolation(f"a grant that cannot be read: {error}") from error
         if patience.cancelled_caught:
             raise PeerUnreachable(f"the peer granted nothing for {stall_s:g} s")
+        if connection.peer.address in self._peers:  # or it has just ceased to be a member
+            self._trust.note(connection.peer.address, grant.certificate)
         return grant
-
-    async def _connect(self, connection: Connection, grant: BulkGrant) -> ssl.SSLSocket:
-        """Dial the peer where it is known to be, and accept only the certificate it sent."""
-        context = self._client_context(connection.peer.address, grant.certificate)
-        reason = "no address"
-        with trio.move_on_after(self._limits.handshake_s) as patience:
-            for endpoint in self._endpoints(connection, grant):
-                try:
-                    stream = await tcp.dial(endpoint)
-                    raw = stream.detach()
-                    await stream.close()
-                    return await handshake(raw, context, server_side=False)
-                except OSError as error:
-                    reason = f"{endpoint}: {error.strerror or error}"
-        if patience.cancelled_caught:
-            reason = f"not in {self._limits.handshake_s:g} s"
-        raise BulkUnavailable(reason)
-
-    def _endpoints(self, connection: Connection, grant: BulkGrant) -> Iterator[tcp.Endpoint]:
-        """Where the peer listens: where it was dialled, where it may be dialled, where it is."""
-        host, _, port = connection.remote.rpartition(":")
-        protocol = "ip6" if ":" in host else "ip4"
-        address = connection.peer.address
-        if connection.dialler != address:
-            yield tcp.Endpoint(host, int(port), protocol)
-            return
-        if address in self._peers:  # or it has just ceased to be a member
-            yield from self._peers[address].endpoints
-        for listening in grant.ports:
-            yield tcp.Endpoint(host, listening, protocol)
-
-    def _client_context(self, member: Address, certificate: bytes) -> ssl.SSLContext:
-        known = self._client_contexts.get(member)
-        if known is None or known[0] != certificate:
-            check_certificate(certificate, member)
-            context = self._identity.context(server_side=False, trusted=[certificate])
-            known = self._client_contexts[member] = (certificate, context)
-        return known[1]
-
-    def _take_kept(self, member: Address) -> ssl.SSLSocket | None:
-        """A connection of an earlier fetch that is still whole, the one that was used last.
-
-        Those that nobody has needed for long are closed: they were for more fetches at once.
-        """
-        since = trio.current_time() - KEEP_OURS_S
-        old = [each for each in self._kept[member] if each.since < since]
-        kept = self._kept[member] = [each for each in self._kept[member] if each.since >= since]
-        for each in old:
-            each.secured.close()
-        while kept:
-            candidate = kept.pop()
-            if _is_quiet(candidate.secured):
-                return candidate.secured
-            candidate.secured.close()
-        return None
-
-    def _close_kept(self, member: Address) -> None:
-        for each in self._kept.pop(member, ()):
-            each.secured.close()
 
     @contextmanager
     def _alive(self, secured: ssl.SSLSocket, member: Address) -> Iterator[None]:
@@ -338,15 +298,10 @@ class BulkChannel:
             self._live[member].discard(secured)
 
 
-def _is_quiet(secured: ssl.SSLSocket) -> bool:
-    """Whether a connection between two fetches has neither ended nor brought anything."""
-    try:
-        secured.recv(1)
-    except ssl.SSLWantReadError:
-        return True
-    except OSError:
-        pass
-    return False
+async def _next_token(secured: ssl.SSLSocket) -> bytes:
+    """Raises OSError or TooSlowError if the peer ends the connection or leaves it unused."""
+    with trio.fail_after(KEEP_S):
+        return await read_exactly(secured, TOKEN_BYTES)
 
 
 async def _in_thread(

@@ -75,7 +75,7 @@ class NetworkLimits:
     settle_s: float = 5.0
     """Two connections younger than this are one simultaneous dial; see `Network`."""
     reconnect_grace_s: float = 1.0
-    """A request to a member without a connection waits this long for one to come back."""
+    """A request to a member that has just lost its connection waits this long for the next one."""
     write_stall_s: float = 15.0
     """A connection that cannot take 64 KiB within this time is closed."""
     take_stall_s: float = 60.0

@@ -27,7 +27,8 @@ import trio
 from swarm.errors import ConfigurationError, LocalError, PeerUnreachable
 from swarm.network import tcp
 from swarm.network.blob_exchange import MANIFEST_METHOD, BlobProvider, BlobServer, fetch_chunks
-from swarm.network.bulk import GRANT_METHOD, BulkChannel, BulkUnavailable
+from swarm.network.bulk import GRANT_METHOD, BulkChannel
+from swarm.network.bulk_connections import CALL_METHOD, BulkUnavailable
 from swarm.network.bulk_transfer import Take
 from swarm.network.connection import Connection, Handlers, MessageHandler, RequestHandler
 from swarm.network.half_open import HalfOpen
@@ -185,6 +186,7 @@ class Network:
         server = BlobServer(provider, self._limits, self._pacer)
         self._bulk.serve(provider)
         self._handlers.requests[GRANT_METHOD] = self._bulk.grant
+        self._handlers.requests[CALL_METHOD] = self._bulk.call
         self._handlers.requests[MANIFEST_METHOD] = server.manifest
         self._handlers.streams[BLOB] = server.serve
 
@@ -286,11 +288,15 @@ class Network:
         self._changed.notify()
 
     async def _connection_to(self, address: Address) -> Connection:
-        """The live connection, waiting a little for one that is just being renewed."""
+        """The live connection, waiting a little for one that is just being renewed; not for one
+        that has been away for longer: others may have what is asked for, at once."""
         peer = self._peers.get(address)
         if peer is None:
             raise PeerUnreachable(f"{to_hex(address)} is not a member")
-        with trio.move_on_after(self._limits.reconnect_grace_s):
+        grace_s = self._limits.reconnect_grace_s
+        if trio.current_time() > peer.away_since + self._limits.settle_s:
+            grace_s = 0.0
+        with trio.move_on_after(grace_s):
             while peer.connection is None:
                 await peer.changed.wait()
         if peer.connection is None:
@@ -300,6 +306,7 @@ class Network:
     async def _run(self, listeners: Sequence[trio.SocketListener]) -> None:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
+            nursery.start_soon(self._bulk.run)
             for peer in self._peers.values():
                 nursery.start_soon(self._keep_connected, peer)
             await tcp.serve(listeners, self._accept)
@@ -403,6 +410,7 @@ class Network:
             peer.running -= 1
             if peer.connection is connection:
                 peer.connection = None
+                peer.away_since = trio.current_time()
                 log.info("lost %s at %s", to_hex(peer.address), remote)
                 peer.changed.notify()
                 self._changed.notify()

@@ -41,6 +41,8 @@ class Peer(Standing):
     connection: Connection | None = None
     changed: Signal = field(default_factory=Signal)
     """Notified when `endpoints` or `connection` is another."""
+    away_since: float = field(default_factory=trio.current_time)
+    """When the last connection ended; before the first, when it became a member."""
     running: int = 0
     """Connections that are being served: the live one and those being settled."""
     dialling: trio.CancelScope = field(default_factory=trio.CancelScope)

@@ -92,6 +92,55 @@ def check_certificate(certificate: bytes, expected: Address) -> None:
         raise ProtocolViolation(f"{to_hex(expected)} sent the certificate of {to_hex(found)}")
 
 
+class Trust:
+    """The certificates that members have announced to this node, and contexts that accept them."""
+
+    def __init__(self, identity: TlsIdentity) -> None:
+        self._identity = identity
+        self._certificates: dict[Address, bytes] = {}
+        self._clients: dict[Address, ssl.SSLContext] = {}
+        self._server = identity.context(server_side=True, trusted=())
+
+    @property
+    def server_context(self) -> ssl.SSLContext:
+        """Accepts whoever shows one of them."""
+        return self._server
+
+    def client_context(self, member: Address) -> ssl.SSLContext:
+        """Accepts only this member's. Raises ConnectionRefusedError if it has announced none."""
+        if member not in self._clients:
+            if member not in self._certificates:
+                raise ConnectionRefusedError("the member has announced no certificate")
+            trusted = [self._certificates[member]]
+            self._clients[member] = self._identity.context(server_side=False, trusted=trusted)
+        return self._clients[member]
+
+    def note(self, member: Address, certificate: bytes) -> None:
+        """A member announces its certificate (DER). Raises ProtocolViolation if it is not its own.
+
+        It lives as long as the member's process: the newest counts.
+        """
+        if self._certificates.get(member) != certificate:
+            check_certificate(certificate, member)
+            self._certificates[member] = certificate
+            self._clients.pop(member, None)
+            self._trust_all()
+
+    def forget(self, member: Address) -> None:
+        self._clients.pop(member, None)
+        if self._certificates.pop(member, None) is not None:
+            self._trust_all()
+
+    def owner_of(self, certificate: bytes | None) -> Address | None:
+        """Whose certificate this is."""
+        owners = (m for m, known in self._certificates.items() if known == certificate)
+        return next(owners, None)
+
+    def _trust_all(self) -> None:
+        trusted = self._certificates.values()
+        self._server = self._identity.context(server_side=True, trusted=trusted)
+
+
 async def handshake(
     raw: socket.socket, context: ssl.SSLContext, *, server_side: bool
 ) -> ssl.SSLSocket:
@@ -139,3 +188,10 @@ async def read_exactly(secured: ssl.SSLSocket, size: int) -> bytes:
             raise ConnectionResetError("closed by the peer")
         unfilled = unfilled[count:]
     return bytes(received)
+
+
+async def send_all(secured: ssl.SSLSocket, data: bytes) -> None:
+    """Raises OSError."""
+    unsent = memoryview(data)
+    while unsent:
+        unsent = unsent[await when_ready(secured, partial(secured.send, unsent)) :]

@@ -87,6 +87,16 @@ class BulkGrant(msgspec.Struct, array_like=True, forbid_unknown_fields=True, fro
     ]
 
 
+class BulkCall(msgspec.Struct, array_like=True, forbid_unknown_fields=True, frozen=True):
+    """Dial me for the bulk channel, where you know me to be, or where this connection ends at one
+    of these ports, and send this token first: I shall fetch over that connection."""
+
+    token: Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
+    ports: Annotated[
+        list[Annotated[int, msgspec.Meta(ge=1, le=65_535)]], msgspec.Meta(max_length=4)
+    ]
+
+
 ControlFrame = Message | Request | Response
 T = TypeVar("T")
 
@@ -95,6 +105,7 @@ control_decoder: msgspec.msgpack.Decoder[ControlFrame] = msgspec.msgpack.Decoder
 wanted_decoder = msgspec.msgpack.Decoder(ChunksWanted)
 want_decoder = msgspec.msgpack.Decoder(BulkWanted)
 grant_decoder = msgspec.msgpack.Decoder(BulkGrant)
+call_decoder = msgspec.msgpack.Decoder(BulkCall)
 
 
 def encode_frame(value: msgspec.Struct) -> bytes:

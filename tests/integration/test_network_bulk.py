@@ -11,12 +11,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
 import trio
+import trio.testing
 from cryptography.hazmat.primitives import serialization
 from libp2p.crypto.ed25519 import create_new_key_pair as create_ed25519_key_pair
 from libp2p.security.tls.certificate import (
@@ -29,11 +31,18 @@ from swarm.blobs.fetch import fetch
 from swarm.blobs.store import BlobStore
 from swarm.errors import BlobError, PeerUnreachable, ProtocolViolation, RemoteError
 from swarm.network import Network, NetworkLimits, open_network
-from swarm.network.bulk import GRANT_METHOD, KEEP_OURS_S, RETRY_AFTER_S
+from swarm.network.bulk import GRANT_METHOD
+from swarm.network.bulk_connections import (
+    CALL_METHOD,
+    KEEP_OURS_S,
+    RETRY_AFTER_S,
+    BulkConnections,
+    Way,
+)
 from swarm.network.identity import Identity
 from swarm.network.tcp import parse_endpoint
-from swarm.network.tls import TlsIdentity, address_in
-from swarm.network.wire import CHUNK_HEADER, BulkGrant, BulkWanted, grant_decoder
+from swarm.network.tls import TlsIdentity, Trust, address_in
+from swarm.network.wire import CHUNK_HEADER, BulkCall, BulkGrant, BulkWanted, grant_decoder
 from swarm.tensors import Layout, TensorSpec, create_file
 from swarm.types import Address, Digest
 
@@ -111,8 +120,17 @@ def refuse_streams(network: Network) -> None:
     network._handlers.streams.clear()
 
 
+def cannot_be_dialled(monkeypatch: pytest.MonkeyPatch, network: Network, by: Network) -> None:
+    """For blobs: the control connection stands."""
+    monkeypatch.setattr(by._bulk._connections, "_endpoints", lambda *_: iter(()))
+
+
+async def never(*_: object) -> None:
+    await trio.sleep_forever()
+
+
 def bulk_sockets(network: Network) -> int:
-    return sum(map(len, network._bulk._kept.values()))
+    return sum(map(len, network._bulk._connections._kept.values()))
 
 
 def score(network: Network, of: Address) -> dict[str, int]:
@@ -130,8 +148,9 @@ def test_fetches_go_over_one_kept_connection_on_the_nodes_own_port() -> None:
             for _ in range(3):
                 await b.fetch_chunks(a.address, ROOT, [4, 2, 0], taker, stall_s=5)
             assert taker.indices == [4, 2, 0] * 3
-            (kept,) = b._bulk._kept[a.address]
-            assert kept.secured.getpeername()[1] == parse_endpoint(a.addresses[0]).port
+            (kept,) = b._bulk._connections._kept[a.address]
+            ends = {kept.secured.getpeername()[1], kept.secured.getsockname()[1]}
+            assert ends & {parse_endpoint(each.addresses[0]).port for each in (a, b)}
             assert kept.secured.version() == "TLSv1.3"
 
     run(scenario)
@@ -180,12 +199,12 @@ def test_a_connection_that_the_server_has_closed_is_replaced() -> None:
             refuse_streams(a)
             taker = Taker()
             await b.fetch_chunks(a.address, ROOT, [0], taker, stall_s=5)
-            (kept,) = b._bulk._kept[a.address]
+            (kept,) = b._bulk._connections._kept[a.address]
             for secured in a._bulk._live[b.address]:
                 socket.socket.shutdown(secured, socket.SHUT_RDWR)
             await b.fetch_chunks(a.address, ROOT, [1], taker, stall_s=5)
             assert taker.indices == [0, 1]
-            (fresh,) = b._bulk._kept[a.address]
+            (fresh,) = b._bulk._connections._kept[a.address]
             assert fresh.secured is not kept.secured
 
     run(scenario)
@@ -199,12 +218,12 @@ def test_connections_that_only_many_fetches_at_once_needed_are_closed() -> None:
                 for _ in range(3):
                     fetch = partial(b.fetch_chunks, stall_s=5)
                     nursery.start_soon(fetch, a.address, ROOT, range(30), Taker())
-            kept = list(b._bulk._kept[a.address])
+            kept = list(b._bulk._connections._kept[a.address])
             assert len(kept) > 1
             for each in kept[:-1]:
                 each.since -= KEEP_OURS_S + 1
             await b.fetch_chunks(a.address, ROOT, [0], Taker(), stall_s=5)
-            assert [k.secured for k in b._bulk._kept[a.address]] == [kept[-1].secured]
+            assert [k.secured for k in b._bulk._connections._kept[a.address]] == [kept[-1].secured]
             assert {k.secured.fileno() for k in kept[:-1]} == {-1}
 
     run(scenario)
@@ -361,7 +380,7 @@ def test_a_certificate_that_does_not_name_its_sender_is_refused_and_scored(
             with pytest.raises(RemoteError, match="certificate"):
                 await b.request(a.address, GRANT_METHOD, wanted, deadline_s=5)
             assert score(a, b.address) == {"bad blob.bulk request": 1}
-            assert a._bulk._certificates == {}
+            assert a._bulk._trust._certificates == {}
 
     run(scenario)
 
@@ -410,7 +429,7 @@ def test_a_removed_member_loses_its_connections_in_the_middle_of_a_fetch() -> No
                 with pytest.raises(PeerUnreachable):
                     await b.fetch_chunks(a.address, ROOT, range(60_000), slow, stall_s=10)
             await until(lambda: not a._bulk._live[b.address])
-            assert a._bulk._certificates == {}
+            assert a._bulk._trust._certificates == {}
             assert await knock(a, context_of(b), bytes(32)) == b""
 
     run(scenario)
@@ -472,7 +491,8 @@ def test_where_no_bulk_connection_can_be_made_the_blob_comes_over_libp2p(
                 return await a._bulk.grant(sender, payload)
 
             a.handle(GRANT_METHOD, count)
-            monkeypatch.setattr(b._bulk, "_endpoints", lambda *_: iter(()))
+            cannot_be_dialled(monkeypatch, a, by=b)
+            cannot_be_dialled(monkeypatch, b, by=a)
             taker = Taker()
             for _ in range(3):
                 await b.fetch_chunks(a.address, ROOT, range(40), taker, stall_s=5)
@@ -488,6 +508,112 @@ def test_where_no_bulk_connection_can_be_made_the_blob_comes_over_libp2p(
             assert grants == 2  # another connection is another chance
 
     run(scenario)
+
+
+@pytest.mark.parametrize("dialler", [0, 1])
+def test_an_owner_that_cannot_be_dialled_dials_the_asker(
+    monkeypatch: pytest.MonkeyPatch, dialler: int
+) -> None:
+    async def scenario() -> None:
+        async with nodes() as (a, b):
+            refuse_streams(a)
+            connection = b._peers[a.address].connection
+            assert connection is not None
+            connection.dialler = (a, b)[dialler].address
+            cannot_be_dialled(monkeypatch, a, by=b)
+            taker = Taker()
+            for _ in range(3):
+                await b.fetch_chunks(a.address, ROOT, [4, 2, 0], taker, stall_s=5)
+            assert taker.indices == [4, 2, 0] * 3
+            (kept,) = b._bulk._connections._kept[a.address]
+            assert kept.secured.server_side
+            assert kept.secured.getsockname()[1] == parse_endpoint(b.addresses[0]).port
+            assert score(a, b.address) == score(b, a.address) == {}
+
+    run(scenario)
+
+
+def test_several_fetches_are_called_back_at_once_each_over_its_own_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def scenario() -> None:
+        async with nodes() as (a, b):
+            refuse_streams(a)
+            cannot_be_dialled(monkeypatch, a, by=b)
+            takers = [Taker() for _ in range(4)]
+            async with trio.open_nursery() as nursery:
+                for taker in takers:
+                    fetch = partial(b.fetch_chunks, stall_s=5)
+                    nursery.start_soon(fetch, a.address, ROOT, range(30), taker)
+            assert all(taker.indices == list(range(30)) for taker in takers)
+
+    run(scenario)
+
+
+def test_a_call_that_is_answered_too_late_serves_the_next_fetch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def scenario() -> None:
+        async with nodes() as (a, b):
+            cannot_be_dialled(monkeypatch, a, by=b)
+            dial, released = a._bulk._connections.dial, trio.Event()
+
+            async def late(*given: Any) -> ssl.SSLSocket:
+                await released.wait()
+                return await dial(*given)
+
+            monkeypatch.setattr(a._bulk._connections, "dial", late)
+            taker = Taker()
+            await b.fetch_chunks(a.address, ROOT, [0], taker, stall_s=0.4)  # over libp2p
+            released.set()
+            await until(lambda: bulk_sockets(b) == 1)
+            refuse_streams(a)
+            b._bulk.try_again(a.address)
+            await b.fetch_chunks(a.address, ROOT, [1], taker, stall_s=5)
+            assert taker.indices == [0, 1]
+            assert score(b, a.address) == {}
+
+    run(scenario)
+
+
+def test_a_member_has_a_node_dial_no_more_often_than_it_may_fetch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def scenario() -> None:
+        async with nodes() as (a, b):
+            await b.fetch_chunks(a.address, ROOT, [0], Taker(), stall_s=5)
+            monkeypatch.setattr(a._bulk._connections, "dial", never)
+            refusals: list[str] = []
+
+            async def call(number: int) -> None:
+                wanted = msgspec.msgpack.encode(BulkCall(bytes([number] * 32), [1]))
+                try:
+                    await b.request(a.address, CALL_METHOD, wanted, deadline_s=0.5)
+                except RemoteError as error:
+                    refusals.append(str(error))
+
+            async with trio.open_nursery() as nursery:
+                for number in range(12):
+                    nursery.start_soon(call, number)
+            refused = [words for words in refusals if "as many" in words]
+            assert len(refused) == 12 - DEFAULT.max_bulk_connections + 1
+
+    run(scenario)
+
+
+def test_a_dial_that_was_given_up_after_a_second_counts_as_failed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def scenario() -> None:
+        channel = BulkConnections({}, [1], Trust(TlsIdentity(Identity(KEYS[0]))))
+        connection = SimpleNamespace(peer=SimpleNamespace(address=ADDRESSES[1]), dialler=b"")
+        monkeypatch.setattr(channel, "dial", never)
+        for cancelled_after_s, left in ((0.5, [Way.DIRECT, Way.CALLED]), (1.5, [Way.CALLED])):
+            with trio.move_on_after(cancelled_after_s):
+                await channel.connect(connection, [1], 5.0)  # type: ignore[arg-type]
+            assert channel.ways_to(connection) == left  # type: ignore[arg-type]
+
+    trio.run(scenario, clock=trio.testing.MockClock(autojump_threshold=0))
 
 
 def test_a_peer_that_knows_no_bulk_channel_is_served_over_libp2p() -> None:

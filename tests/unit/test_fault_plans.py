@@ -27,8 +27,8 @@ def test_every_shipped_plan_can_be_read_and_has_a_training_plan(path: Path, tmp_
     plan = read_plan(path)
     base = Runner(None, tmp_path).base(path, plan)
     assert len(deal(base, plan.peers)) >= 2
-    assert faults_of(plan, 0) or GROWTH & plan.at_most.keys()
-    assert plan.at_most or plan.at_least
+    assert faults_of(plan, 0) or GROWTH & plan.at_most.keys() or plan.firewalled
+    assert plan.at_most or plan.at_least or plan.firewalled
 
 
 @pytest.mark.parametrize(
@@ -41,6 +41,7 @@ def test_every_shipped_plan_can_be_read_and_has_a_training_plan(path: Path, tmp_
         ('[[fault]]\ndo = "kill"\nwho = [1]\ndisk = "votes deleted"', "for_s"),
         ("[at_most]\nbeauty = 1", "nobody measures 'beauty'"),
         ("[at_most]\nauc_gap = 1", "undisturbed_nodes"),
+        ("firewalled = [1]", "namespaces = true"),
         ("colour = 1", "colour"),
     ],
 )

@@ -113,6 +113,8 @@ class FaultPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     peers: Annotated[int, msgspec.Meta(ge=2)] | None = None
     nodes: Annotated[int, msgspec.Meta(ge=2)] | None = None
     namespaces: bool = False
+    firewalled: tuple[Annotated[int, msgspec.Meta(ge=0)], ...] = ()
+    """Nodes that nobody can dial."""
     undisturbed_nodes: Annotated[int, msgspec.Meta(ge=2)] | None = None
     """With how many nodes the run to compare with is made; none is made by default."""
     at_most_down: Annotated[int, msgspec.Meta(ge=1)] = 256
@@ -137,6 +139,8 @@ def read_plan(path: Path) -> FaultPlan:
         raise ConfigurationError(f"{path} cannot be read: {error.strerror}") from None
     except msgspec.DecodeError as error:
         raise ConfigurationError(f"{path}: {error}") from None
+    if plan.firewalled and not plan.namespaces:
+        raise ConfigurationError(f"{path}: firewalled needs namespaces = true")
     for fault in plan.fault:
         _check(path, plan, fault)
     for name in set(plan.at_most) - set(MEASURES) | set(plan.at_least) - set(COUNTS):

@@ -84,6 +84,9 @@ def open_run(directory: Path, name: str, plan: FaultPlan, base: Path, seed: int)
     sites, more = dealt[:count], dealt[count : count + newcomers]
     with ExitStack() as stack:
         wires = stack.enter_context(open_wires(count + newcomers)) if plan.namespaces else None
+        for index in plan.firewalled:
+            assert wires is not None  # as the plan was read
+            wires.firewall(index)
         nodes = stack.enter_context(open_nodes(directory, base, sites, SITES_SEED, wires, plan))
         watch = stack.enter_context(open_watch(nodes))
         begin_plan(nodes.testnet, plan.rounds)

@@ -104,6 +104,7 @@ def judge(
         _one_final_digest(plan, drive),
         _one_block_a_height(replicas, len(drive.nodes.answering)),
         *_clean_logs(drive.nodes),
+        *([_nobody_left_out(drive)] if plan.firewalled else []),
         *(_at_least(name, least, counts) for name, least in plan.at_least.items()),
         *(
             _at_most(name, most, measures, sum(a.measure == name for a in drive.awaited))
@@ -177,6 +178,16 @@ def _one_final_digest(plan: FaultPlan, drive: Drive) -> Check:
     alike = len(set(digests.values())) == 1 and set(digests) == set(drive.nodes.answering)
     what = f"{len(digests)} nodes end with the same model"
     return Check(what, alike, "" if alike else str(digests))
+
+
+def _nobody_left_out(drive: Drive) -> Check:
+    names = set(drive.nodes.names)
+    missed = [
+        f"{', '.join(sorted(names - contributors))} in round {number}"
+        for number, contributors in sorted(drive.watch.contributors.items())
+        if names - contributors
+    ]
+    return Check("nobody is left out of any round", not missed, "; ".join(missed))
 
 
 def _one_block_a_height(replicas: Mapping[str, Replica], nodes: int) -> Check:

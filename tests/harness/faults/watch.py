@@ -64,6 +64,8 @@ class Watch:
         """The final rounds of training, as people count them: without that of the statistics."""
         self.models: dict[int, dict[str, set[str]]] = {}
         """Who ever said that which model was a round's final one."""
+        self.contributors: dict[int, set[str]] = {}
+        """Whose updates each final model is made of."""
         self.attempts = 0
         """How often a round was tried again."""
         self._changed = threading.Condition()
@@ -154,6 +156,7 @@ class Watch:
                 self.final_at.setdefault(record["round"], now)
                 if record["number"] is not None:
                     self.trained.add(record["number"])
+                self.contributors[record["round"]] = set(record["contributors"])
                 said = self.models.setdefault(record["round"], {})
                 said.setdefault(record["model"], set()).add(name)
 

@@ -12,6 +12,9 @@ To cut a link is to write a hardware address that nobody has into the neighbour 
 ends: what they send is lost on the bridge, silently, as behind a firewall that drops; no reset,
 no error, no carrier lost. It needs no kernel module beyond bridge and veth, works on connections
 that stand, and on each pair of nodes alone.
+
+A firewall is a routing rule that drops what comes in for the node's port: who is behind it can dial
+out, and nobody can dial it. It needs no packet filter of the kernel either.
 """
 
 from __future__ import annotations
@@ -60,6 +63,15 @@ class Wires:
     def heal(self, pairs: Sequence[tuple[int, int]]) -> None:
         """Undo `cut`."""
         self._lead(pairs, _mac)
+
+    def firewall(self, index: int) -> None:
+        """From now on nobody reaches this node's port, silently; what it dials itself works."""
+        rules = [
+            "rule add pref 100 lookup local",
+            "rule del pref 0",
+            f"rule add pref 10 iif eth0 ipproto tcp dport {PORT} blackhole",
+        ]
+        _batch(rules, self._namespace(index))
 
     def _lead(self, pairs: Sequence[tuple[int, int]], mac: Callable[[int], str]) -> None:
         by_source: dict[int, list[int]] = {}
