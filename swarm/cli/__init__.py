@@ -20,7 +20,10 @@ GROUPS = {
     "node": ("swarm.cli.node", "Start this institution's node; see how it is."),
     "contract": ("swarm.cli.contract", "Members: who they are, propose, vote, leave."),
     "plan": ("swarm.cli.plan", "Training plans: propose, read, consent, withdraw, stop."),
-    "model": ("swarm.cli.model", "The models of finished rounds: list, export, evaluate."),
+    "model": (
+        "swarm.cli.model",
+        "The models of finished rounds: list, export, publish, pull.",
+    ),
     "predict": ("swarm.cli.predict", "Use a model on rows without labels, with one command."),
     "evaluate": ("swarm.cli.evaluate", "Score a model on new rows that have labels."),
     "chain": ("swarm.cli.chain", "This node's replica of the chain: recover it after a loss."),

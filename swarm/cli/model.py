@@ -7,12 +7,21 @@ from typing import Any
 
 import click
 
-from swarm.cli.options import DIRECTORY, ask_node, json_option, node_option, print_json, print_table
+from swarm.cli.options import (
+    DIRECTORY,
+    ask_node,
+    for_people,
+    json_option,
+    node_option,
+    print_json,
+    print_table,
+)
+from swarm.visible import visible
 
 
 @click.group("model")
 def command() -> None:
-    """The models of finished rounds: list, export, evaluate."""
+    """The models of finished rounds: list, export, evaluate, publish, find, pull."""
 
 
 def _models(node: Path, plan: int) -> dict[str, Any]:
@@ -96,3 +105,68 @@ def evaluate(node: Path, plan: int, round_: int | None, as_json: bool) -> None:
             if scores
         ],
     )
+
+
+@command.command()
+@node_option
+@click.option("--plan", type=int, default=1, show_default=True)
+@json_option
+def publish(node: Path, plan: int, as_json: bool) -> None:
+    """Publish a plan's newest final model to all members, those that did not train it too.
+
+    More than half of its contributors sign what it is; their nodes do that by themselves, from what
+    each of them finds on the chain and in its own copy.
+    """
+    told = ask_node(node, "publish_model", plan=plan)
+    if as_json:
+        print_json(told)
+        return
+    click.echo(
+        f"{told['digest']}: {told['name']}, round {told['round']} of plan {told['plan_id']}, "
+        f"signed by {told['signatures']} of {len(told['contributors'])} contributors"
+    )
+
+
+@command.command()
+@node_option
+@json_option
+def find(node: Path, as_json: bool) -> None:
+    """What members have published, and who has it. What does not agree with the chain is named."""
+    told = for_people(ask_node(node, "find_models"))
+    if as_json:
+        print_json(told)
+        return
+    print_table(
+        ("model", "plan", "round", "began with", "licence", "held by", "digest"),
+        [
+            (
+                m["name"], m["plan_id"], m["round"],
+                f"plan {m['continues']}" if m["continues"] else "its own",
+                m["licence"], ", ".join(m["holders"]), m["digest"],
+            )
+            for m in told["models"]
+        ],
+    )  # fmt: skip
+    for line in told["refused"]:
+        click.echo(f"Refused: {line}", err=True)
+
+
+@command.command()
+@node_option
+@click.option("--force", is_flag=True, help="Replace FOLDER, if it is a model's.")
+@click.argument("digest")
+@click.argument("folder", type=DIRECTORY)
+def pull(node: Path, force: bool, digest: str, folder: Path) -> None:
+    """Fetch the published model DIGEST from members, and write it to FOLDER.
+
+    \b
+    swarm model find
+    swarm model pull 0x4b1f… heart
+    swarm predict heart patients.csv
+    """
+    from swarm.learning.model_folder import check_free
+
+    check_free(folder, force)
+    place = str(folder.resolve())
+    told = ask_node(node, "pull_model", digest=digest, path=place, force=force)
+    click.echo(f"{folder}: {visible(told['name'])}, round {told['round']}, digest {told['model']}")

@@ -55,6 +55,10 @@ from swarm.node.propose_commands import ProposeCommands
 from swarm.node.status import NodeStatus, name_validators, plan_status, sandbox_status
 from swarm.node.trainers import Trainers
 from swarm.node.upkeep import keep_up
+from swarm.node.zoo import LIST as LIST_METHOD
+from swarm.node.zoo import SIGN as SIGN_METHOD
+from swarm.node.zoo import Zoo
+from swarm.node.zoo_commands import ZooCommands
 from swarm.protocol.awaited_calls import Waiting, is_more_awaited
 from swarm.protocol.machine import MergeAnnounced
 from swarm.protocol.program import Program, parse
@@ -100,6 +104,8 @@ class Node:
     participations: dict[PlanId, Participation] = field(default_factory=dict)
     proposed: set[Digest] = field(default_factory=set)
     """Initial models that were made here for plans of which the chain does not tell yet."""
+    published: Callable[[], set[Digest]] = set
+    """The blobs of models that were published or pulled here."""
     height: int = -1
     refused: dict[PlanId, str] = field(default_factory=dict)
     """Plans that this member has joined and this node takes no part in, and why."""
@@ -391,7 +397,8 @@ class Node:
     def _public(self) -> set[Digest]:
         """What this node keeps for all members, whether or not it takes part in a plan."""
         plans = tuple(self.plans.values())
-        return {d for p in plans for d in (p.base, *p.outputs)} | self.proposed
+        of_plans = {d for p in plans for d in (p.base, *p.outputs)}
+        return of_plans | self.proposed | self.published()
 
     def status(self) -> NodeStatus:
         """What this node says of itself; nothing secret is in it."""
@@ -488,6 +495,24 @@ async def open_node(directory: Path, password: str | None = None) -> AsyncIterat
         )
         exchange.allow(node.may_read)
         network.handle(SCORES_METHOD, node.hear_scores)
+        zoo = Zoo(
+            directory / "zoo",
+            key,
+            network.address,
+            client.chain_id,
+            client.contract,
+            network,
+            store,
+            exchange,
+            library,
+            node.trainers,
+            node.plans,
+            lambda: node.members,
+            node.participations,
+        )
+        node.published = zoo.needed
+        network.handle(SIGN_METHOD, zoo.serve_signature)
+        network.handle(LIST_METHOD, zoo.serve_list)
         node.rpc_url = await stack.enter_async_context(
             open_http(config.http.listen, opened.rpc, node.status)
         )
@@ -495,6 +520,7 @@ async def open_node(directory: Path, password: str | None = None) -> AsyncIterat
         if config.policy.consent == "automatic":
             node.consent = plan_commands.consent
         handlers = _commands(node, opened.copy_to) | plan_commands.by_name
+        handlers |= ZooCommands(zoo).by_name
         control = await stack.enter_async_context(open_control(directory, handlers))
         _announce(node, control)
         try:
