@@ -24,7 +24,7 @@ is used for two inputs is checked beside it (`Keystreams`).
 from __future__ import annotations
 
 from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
-from itertools import combinations
+from itertools import combinations, product
 
 from harness.simnet import Violation
 
@@ -64,6 +64,11 @@ class Knowledge:
                 return False
             left = _minus(left, known, left[first] // known[first])
         return True
+
+    @property
+    def tells_updates(self) -> bool:
+        """Whether any combination of updates alone is known."""
+        return any(first[0] == 1 for first in self._basis)
 
     def of_updates(self) -> Iterator[dict[Unknown, int]]:
         """Combinations of updates alone that span all such combinations."""
@@ -126,35 +131,35 @@ def _signed(value: int) -> int:
 
 
 class Coalition:
-    """What some members know together, and what they may know."""
+    """What some members know together, and what of it is their own."""
 
     def __init__(self, members: frozenset[int], updates: Collection[Unknown]) -> None:
         self.members = members
         self.known = Knowledge(updates)
-        self.allowed = Knowledge()
+        self.own: list[Row] = []
         self._shares: dict[Unknown, set[int]] = {}
+        self.secrets: set[Unknown] = set()
 
     def hold_share(self, secret: Unknown, index: int, threshold: int) -> bool:
-        """Note a share; whether the secret is known with it, for the first time."""
+        """Note a share; whether the secret is known with it."""
         held = self._shares.setdefault(secret, set())
-        if index in held:
-            return False
         held.add(index)
-        if len(held) == threshold:
-            self.known.learn({secret: 1})
-            return True
-        return False
+        return len(held) >= threshold
 
-    def find_leak(self) -> dict[Unknown, int] | None:
-        """A combination of updates that is known and should not be."""
-        return next((r for r in self.known.of_updates() if not self.allowed.implies(r)), None)
+    def find_leak(self, allowed: Iterable[Row]) -> dict[Unknown, int] | None:
+        """A combination of updates that is known, and is none of what is allowed or its own."""
+        may_know = Knowledge()
+        for row in (*self.own, *allowed):
+            may_know.learn(row)
+        return next((r for r in self.known.of_updates() if not may_know.implies(r)), None)
 
 
 class Eavesdroppers:
     """Every coalition of up to `colluders` of these members, and whoever only reads the chain.
 
     Tell it all that any member makes, sends or publishes, and what is locked. Each call raises
-    Violation if somebody then knows what is no combination of locked sums and own updates.
+    Violation if somebody then knows what is no combination of locked sums and own updates. Masks
+    follow from secrets (`derive`), and secrets from enough shares, or from a key that opens them.
     """
 
     def __init__(self, members: Iterable[int], colluders: int) -> None:
@@ -165,59 +170,100 @@ class Eavesdroppers:
             for size in range(colluders + 1)
             for chosen in combinations(ordered, size)
         ]
+        self._locked: dict[Unknown, list[Row]] = {}
+        self._masks: dict[Unknown, list[Unknown]] = {}
+        self._sealed: dict[Unknown, list[tuple[Unknown, int, int]]] = {}
 
     def make_update(self, owner: int, update: Unknown) -> None:
         """`owner` has made an update: a coalition of its may know it."""
         self._updates.add(update)
         for coalition in self._with(owner):
             coalition.known.learn({update: 1})
-            coalition.allowed.learn({update: 1})
+            coalition.own.append({update: 1})
 
-    def know(self, owner: int, unknown: Unknown) -> None:
-        """`owner` knows a mask."""
+    def derive(self, mask: Unknown, *secrets: Unknown) -> None:
+        """A mask follows from each of these secrets."""
+        for secret in secrets:
+            self._masks.setdefault(secret, []).append(mask)
+            for coalition in self.coalitions:
+                if secret in coalition.secrets:
+                    coalition.known.learn({mask: 1})
+        self._check()
+
+    def tell(self, owner: int, secret: Unknown) -> None:
+        """`owner` knows a secret."""
         for coalition in self._with(owner):
-            coalition.known.learn({unknown: 1})
-        self._check(self._with(owner))
+            self._learn(coalition, secret)
+        self._check()
 
     def publish(self, row: Row) -> None:
         """Anyone may see this sum of unknowns."""
         for coalition in self.coalitions:
             coalition.known.learn(row)
-        self._check(self.coalitions)
+        self._check()
 
-    def give_share(self, holder: int, secret: Unknown, index: int, threshold: int) -> None:
-        """`holder` can read the share number `index` of a mask."""
-        told = [c for c in self._with(holder) if c.hold_share(secret, index, threshold)]
-        self._check(told)
+    def publish_secret(self, secret: Unknown) -> None:
+        """Anyone may know this secret: it was stolen, say."""
+        for coalition in self.coalitions:
+            self._learn(coalition, secret)
+        self._check()
+
+    def seal_share(self, key: Unknown, secret: Unknown, index: int, threshold: int) -> None:
+        """Whoever has the secret `key` can read a share of another secret."""
+        self._sealed.setdefault(key, []).append((secret, index, threshold))
+        for coalition in self.coalitions:
+            if key in coalition.secrets and coalition.hold_share(secret, index, threshold):
+                self._learn(coalition, secret)
+        self._check()
 
     def publish_share(self, secret: Unknown, index: int, threshold: int) -> None:
         """Anyone can read a share."""
-        self._check([c for c in self.coalitions if c.hold_share(secret, index, threshold)])
-
-    def lock(self, updates: Iterable[Unknown]) -> None:
-        """The sum of these updates may come out from now on."""
-        row = dict.fromkeys(updates, 1)
         for coalition in self.coalitions:
-            coalition.allowed.learn(row)
+            if coalition.hold_share(secret, index, threshold):
+                self._learn(coalition, secret)
+        self._check()
 
-    def lose(self, owner: int, update: Unknown) -> None:
-        """`owner`'s update was stolen where it lay: nothing could protect it."""
+    def lock(self, updates: Iterable[Unknown], what: Unknown = None) -> None:
+        """The sum of these updates may come out from now on. Of several such sums for the same
+        `what` (on the sides of a fork, say) only one may."""
+        row = dict.fromkeys(updates, 1)
+        choices = self._locked.setdefault(what, [])
+        if row not in choices:
+            choices.append(row)
+        self._check()
+
+    def lose(self, update: Unknown) -> None:
+        """An update was stolen where it lay: nothing could protect it."""
         for coalition in self.coalitions:
             coalition.known.learn({update: 1})
-            coalition.allowed.learn({update: 1})
-        self._check(self.coalitions)
+            coalition.own.append({update: 1})
+        self._check()
+
+    def _learn(self, coalition: Coalition, secret: Unknown) -> None:
+        if secret in coalition.secrets:
+            return
+        coalition.secrets.add(secret)
+        for mask in self._masks.get(secret, ()):
+            coalition.known.learn({mask: 1})
+        for share in self._sealed.get(secret, ()):
+            if coalition.hold_share(*share):
+                self._learn(coalition, share[0])
 
     def _with(self, member: int) -> list[Coalition]:
         return [c for c in self.coalitions if member in c.members]
 
-    @staticmethod
-    def _check(coalitions: Iterable[Coalition]) -> None:
-        for coalition in coalitions:
-            leak = coalition.find_leak()
-            if leak is not None:
-                who = " and ".join(f"n{i}" for i in sorted(coalition.members)) or "a reader"
-                told = " ".join(f"{v:+d}·{u}" for u, v in leak.items())
-                raise Violation(f"{who} can compute {told}, which is no locked sum")
+    def _check(self) -> None:
+        said = None
+        for allowed in product(*self._locked.values()):
+            leaks = ((c, c.find_leak(allowed)) for c in self.coalitions if c.known.tells_updates)
+            found = next(((c, leak) for c, leak in leaks if leak is not None), None)
+            if found is None:
+                return
+            said = said or found
+        assert said is not None
+        who = " and ".join(f"n{i}" for i in sorted(said[0].members)) or "a reader"
+        told = " ".join(f"{v:+d}·{u}" for u, v in said[1].items())
+        raise Violation(f"{who} can compute {told}, which is no locked sum")
 
 
 class Keystreams:

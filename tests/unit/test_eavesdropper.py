@@ -28,12 +28,21 @@ def watched(colluders: int = 1, members: Iterable[int] = FOUR) -> Eavesdroppers:
     ears = Eavesdroppers(members, colluders)
     for i in members:
         ears.make_update(i, f"x{i}")
+        ears.tell(i, f"receiving {i}")
     return ears
 
 
+def share_out(ears: Eavesdroppers, epochs: Iterable[object], threshold: int) -> None:
+    for owner, holder, epoch in itertools.product(FOUR, FOUR, epochs):
+        ears.derive(("self", epoch, owner), ("seed", epoch, owner))
+        ears.seal_share(f"receiving {holder}", ("seed", epoch, owner), holder, threshold)
+
+
 def know_own_masks(ears: Eavesdroppers, contributors: list[int], epoch: object = 0) -> None:
-    for i, j in itertools.permutations(contributors, 2):
-        ears.know(i, ("pair", epoch, *sorted((i, j))))
+    for i, j in itertools.combinations(sorted(contributors), 2):
+        ears.derive(("pair", epoch, i, j), f"key {i}", f"key {j}")
+    for i in contributors:
+        ears.tell(i, f"key {i}")
 
 
 def show(ears: Eavesdroppers, contributors: list[int], epoch: object = 0, **more: object) -> None:
@@ -51,7 +60,7 @@ def publish_shares(
     ears: Eavesdroppers, index: int, owners: Iterable[int], epoch: object, threshold: int
 ) -> None:
     for owner in owners:
-        ears.publish_share(("self", epoch, owner), index, threshold)
+        ears.publish_share(("seed", epoch, owner), index, threshold)
 
 
 def test_a_locked_round_gives_its_sum_and_nothing_else() -> None:
@@ -120,8 +129,7 @@ def test_shares_open_a_mask_from_the_threshold_on_and_not_before() -> None:
     for i in FOUR:
         ears.publish(masked(i, FOUR))
     know_own_masks(ears, [0, 1, 2, 3])
-    for owner, holder in itertools.product(FOUR, FOUR):
-        ears.give_share(holder, ("self", 0, owner), holder, threshold=3)
+    share_out(ears, [0], threshold=3)
     publish_shares(ears, 0, FOUR, 0, threshold=3)
     publish_shares(ears, 0, FOUR, 0, threshold=3)  # the same ones again
     with pytest.raises(Violation, match="no locked sum"):
@@ -133,18 +141,39 @@ def test_half_as_a_threshold_lets_two_sets_be_opened_on_a_fork() -> None:
     ears = watched(1)
     show(ears, [0, 1, 2, 3], 0)
     show(ears, [0, 1, 3], 1)
-    for owner, holder, epoch in itertools.product(FOUR, FOUR, (0, 1)):
-        ears.give_share(holder, ("self", epoch, owner), holder, threshold=2)
+    share_out(ears, [0, 1], threshold=2)
     ears.lock(UPDATES)
     publish_shares(ears, 2, FOUR, 0, threshold=2)
     with pytest.raises(Violation, match="n3"):
         publish_shares(ears, 0, [0, 1, 3], 1, threshold=2)
 
 
+def test_of_two_sets_locked_on_a_fork_either_may_come_out_but_not_both() -> None:
+    ears = watched(0)
+    show(ears, [0, 1, 2, 3], "a")
+    show(ears, [0, 1, 2], "b")
+    ears.lock(UPDATES, "this base")
+    ears.lock(UPDATES - {"x3"}, "this base")
+    reveal(ears, [0, 1, 2], "b")
+    with pytest.raises(Violation, match="no locked sum"):
+        reveal(ears, FOUR, "a")
+
+
+def test_keys_that_are_stolen_later_open_what_was_recorded() -> None:
+    ears = watched(0)
+    share_out(ears, [0], threshold=3)
+    show(ears, [0, 1, 2, 3])
+    ears.lock(UPDATES)
+    reveal(ears, FOUR)
+    ears.publish_secret("receiving 1")
+    with pytest.raises(Violation, match="no locked sum"):
+        ears.publish_secret("key 1")
+
+
 def test_a_stolen_update_is_no_fault_of_the_protocol() -> None:
     ears = watched()
     show(ears, [0, 1, 2, 3])
-    ears.lose(2, "x2")
+    ears.lose("x2")
     ears.lock(UPDATES)
     reveal(ears, FOUR)
 

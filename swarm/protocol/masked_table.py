@@ -1,0 +1,369 @@
+"""What one node does about a masked round, from its close to its end: a table, and nothing else.
+
+`wanted` compares what the chain says with what this node holds, and gives what should be done about
+the difference: as in `machine`, nothing depends on having seen what was before. A rule of the table
+is a function of a `View`; what a node holds is its `Holdings`, which hands fill from the vault and
+from their own work. The rules behind the table are in docs/decisions/0019-secure-rounds.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from swarm.protocol.masking import SHARE_BYTES, Masking, unanswered
+from swarm.protocol.state import (
+    MemberSet,
+    Outcome,
+    Plan,
+    Round,
+    RoundStatus,
+    mask_deadline,
+    masked_voters,
+    may_void,
+    present_in,
+)
+from swarm.types import Digest, MemberId
+
+Attempt = tuple[int, int]
+"""(round, attempt)"""
+NO_SHARE = bytes(SHARE_BYTES)
+"""In the place of a share that this node does not have."""
+
+
+# Commands. Each ends with something in `Holdings`, sooner or later.
+
+
+@dataclass(frozen=True)
+class Deal:
+    """Take the keys of this attempt out of the vault, or draw them and put them there, durably;
+    make the envelope."""
+
+    attempt: Attempt
+
+
+@dataclass(frozen=True)
+class CheckShares:
+    """Pull these dealers' envelopes and open this node's shares: each is good or wrong. An envelope
+    that cannot be pulled, or does not hash to what the chain says, is neither."""
+
+    attempt: Attempt
+    dealers: MemberSet
+
+
+@dataclass(frozen=True)
+class CheckAnswer:
+    """Check a published share against its dealer's commitments."""
+
+    attempt: Attempt
+    epoch: int
+    dealer: MemberId
+    complainant: MemberId
+    share: bytes
+
+
+@dataclass(frozen=True)
+class FindAnswer:
+    """Take the share of a complainant out of this node's own dealing."""
+
+    attempt: Attempt
+    epoch: int
+    complainant: MemberId
+
+
+@dataclass(frozen=True)
+class Mask:
+    """Mask this site's update among these contributors, once for an epoch: keep durably what it was
+    masked for before anyone gets it."""
+
+    attempt: Attempt
+    epoch: int
+    contributors: MemberSet
+
+
+@dataclass(frozen=True)
+class AddUp:
+    """Pull these masked updates, and add them."""
+
+    attempt: Attempt
+    epoch: int
+    posted: Mapping[MemberId, Digest]
+
+
+@dataclass(frozen=True)
+class FindReveal:
+    """Write down durably whose sum is opened for this base and slot, unless that of others was;
+    then take this node's shares of the owners' self masks out of the vault."""
+
+    attempt: Attempt
+    epoch: int
+    owners: MemberSet
+    base: Digest
+    slot: int
+    answers: Mapping[tuple[int, MemberId, MemberId], bytes]
+    """Published shares, for those that were wrong in the envelope."""
+
+
+@dataclass(frozen=True)
+class OpenSum:
+    """Check these reveals; with enough good ones for each owner, take the masks off the sum."""
+
+    attempt: Attempt
+    epoch: int
+    total: Digest
+    owners: MemberSet
+    reveals: Mapping[MemberId, bytes]
+
+
+@dataclass(frozen=True)
+class Send:
+    """A transaction of the contract; its arguments after plan, round and attempt."""
+
+    function: str
+    arguments: tuple[object, ...] = ()
+
+
+Command = Deal | CheckShares | CheckAnswer | FindAnswer | Mask | AddUp | FindReveal | OpenSum | Send
+
+
+@dataclass(frozen=True)
+class MaskedUpdate:
+    """What this node has masked in an epoch."""
+
+    contributors: MemberSet
+    digest: Digest
+    codes: bytes
+
+
+@dataclass
+class Holdings:
+    """What a node holds for the masked rounds of one plan, as far as its decisions need it."""
+
+    keys: dict[Attempt, bytes] = field(default_factory=dict)
+    """What it submitted or is to submit, as the vault has it."""
+    good: dict[Attempt, MemberSet] = field(default_factory=dict)
+    wrong: dict[Attempt, MemberSet] = field(default_factory=dict)
+    """Dealers by what this node's shares are."""
+    answers: dict[tuple[Attempt, int, MemberId, MemberId], bool] = field(default_factory=dict)
+    """Published shares, by attempt, epoch, dealer and complainant: whether they are right."""
+    own_shares: dict[tuple[Attempt, int, MemberId], bytes] = field(default_factory=dict)
+    """Shares that this node dealt and has to publish, by attempt, epoch and complainant."""
+    masked: dict[tuple[Attempt, int], MaskedUpdate] = field(default_factory=dict)
+    sums: dict[tuple[Attempt, int], Digest] = field(default_factory=dict)
+    reveals: dict[Attempt, bytes] = field(default_factory=dict)
+    models: dict[Attempt, Digest] = field(default_factory=dict)
+    """What came out; zero where the sum was spoiled."""
+
+
+@dataclass(frozen=True)
+class View:
+    """One look at one masked round."""
+
+    plan: Plan
+    round: Round
+    members: MemberSet
+    me: MemberId
+    held: Holdings
+    slot: int
+    next: int
+    """What the program says of the round: the output that it makes, and the stage after it."""
+    now: int
+
+    @property
+    def masking(self) -> Masking:
+        """Raises AssertionError before the close."""
+        assert self.round.masking is not None
+        return self.round.masking
+
+    @property
+    def attempt(self) -> Attempt:
+        return (self.round.number, self.round.attempt)
+
+    def has(self, members: MemberSet) -> bool:
+        """Whether this node is among them."""
+        return bool(members >> self.me & 1)
+
+    @property
+    def turn(self) -> int:
+        """Seconds that this node lets earlier members go first with what anyone may send."""
+        return (self.plan.participants & ((1 << self.me) - 1)).bit_count()
+
+
+Rule = Callable[[View], Iterator[Command]]
+
+
+# Before the close.
+
+
+def deal(view: View) -> Iterator[Command]:
+    """Have keys by the time that the update is ready."""
+    waiting = view.round.trainers & ~view.round.submitted
+    if view.has(waiting) and view.attempt not in view.held.keys:
+        yield Deal(view.attempt)
+
+
+# Until a sum is locked.
+
+
+def judge_dealers(view: View) -> Iterator[Command]:
+    """Call good who dealt well and answered every complaint; complain of wrong shares."""
+    masking, held, here = view.masking, view.held, view.attempt
+    if not view.has(view.round.roster):
+        return
+    good, wrong = held.good.get(here, 0), held.wrong.get(here, 0)
+    unchecked = masking.submitters & ~good & ~wrong
+    if unchecked:
+        yield CheckShares(here, unchecked)
+    yield from _check_answers(view)
+    complaints = wrong & ~masking.complaints.get(view.me, 0)
+    # An answer gives this node the share that the envelope did not.
+    well = (good | wrong & ~complaints) & ~_open_complaints(view)
+    dealers = well & ~masking.good.get(view.me, 0)
+    if dealers or complaints:
+        yield Send("good", (dealers, complaints))
+
+
+def answer_complaints(view: View) -> Iterator[Command]:
+    """Publish a share that somebody complains about, but to no more members than may collude: they
+    know theirs anyway, and nobody honest complains of an honest dealer."""
+    masking, held, here, epoch = view.masking, view.held, view.attempt, view.masking.epoch
+    complainants = [m for m, said in masking.complaints.items() if view.has(said)]
+    for complainant in complainants[: masking.colluders]:
+        if (epoch, view.me, complainant) in masking.answers:
+            continue
+        share = held.own_shares.get((here, epoch, complainant))
+        if share is None:
+            yield FindAnswer(here, epoch, complainant)
+        else:
+            yield Send("answer", (epoch, complainant, share))
+
+
+def mask(view: View) -> Iterator[Command]:
+    """Mask once an epoch, and post it; never for a second set, as a fork would have it."""
+    masking, here = view.masking, view.attempt
+    if not view.has(masking.contributors) or view.me in masking.posted or not _has_keys(view):
+        return
+    if masking.contributors.bit_count() < masking.colluders + 2:
+        return
+    made = view.held.masked.get((here, masking.epoch))
+    if made is None:
+        yield Mask(here, masking.epoch, masking.contributors)
+    elif made.contributors == masking.contributors:
+        yield Send("masked", (masking.epoch, made.digest, made.codes))
+
+
+def vote_on_sum(view: View) -> Iterator[Command]:
+    """Attest the sum of exactly those who posted, with one's own digest among them."""
+    masking, here = view.masking, view.attempt
+    if not masking.may_lock() or not view.has(masking.contributors):
+        return
+    made = view.held.masked.get((here, masking.epoch))
+    if made is None or masking.posted.get(view.me) != made.digest:
+        return
+    yield from _check_answers(view)
+    judged = sum(1 << member for member in masking.good)
+    waited = view.now >= masking.began_at + view.plan.rules.grace_s
+    everybody = not present_in(view.round, view.members) & ~judged
+    if not (everybody or waited) or _open_complaints(view) & masking.contributors:
+        return
+    total = view.held.sums.get((here, masking.epoch))
+    if total is None:
+        yield AddUp(here, masking.epoch, dict(masking.posted))
+    else:
+        yield from _vote(view, total)
+
+
+def go_on(view: View) -> Iterator[Command]:
+    """Leave behind who is late, or give the attempt up."""
+    masking, then = view.masking, view.now - view.turn
+    remaining = masking.remaining(present_in(view.round, view.members))
+    if then >= mask_deadline(view.plan, view.round) and remaining != masking.contributors:
+        yield Send("nextEpoch")
+    elif may_void(view.plan, view.round, view.members, then):
+        yield Send("void")
+
+
+# Once it is locked.
+
+
+def reveal(view: View) -> Iterator[Command]:
+    """Publish one's shares of the contributors' self masks, once, holding the locked sum."""
+    masking, here = view.masking, view.attempt
+    if not view.has(view.round.roster) or view.me in masking.opened:
+        return
+    if view.held.sums.get((here, masking.epoch)) != masking.sum:
+        yield AddUp(here, masking.epoch, dict(masking.posted))
+        return
+    shares = view.held.reveals.get(here)
+    checked = view.held.good.get(here, 0) | view.held.wrong.get(here, 0)
+    if masking.contributors & ~checked:
+        yield CheckShares(here, masking.contributors & ~checked)
+    if shares is None:
+        owners, answers = masking.contributors, dict(masking.answers)
+        yield FindReveal(here, masking.epoch, owners, view.round.base, view.slot, answers)
+    else:
+        yield Send("unmask", (masking.contributors, shares))
+
+
+def vote_on_model(view: View) -> Iterator[Command]:
+    """Recompute the model, once enough has been revealed, and attest it."""
+    masking, here = view.masking, view.attempt
+    if len(masking.opened) < masking.needed or not view.has(view.round.roster):
+        return
+    model = view.held.models.get(here)
+    if model is None:
+        reveals = dict(masking.opened)
+        yield OpenSum(here, masking.epoch, masking.sum, masking.contributors, reveals)
+    else:
+        yield from _vote(view, model)
+
+
+TABLE: Mapping[RoundStatus, tuple[Rule, ...]] = {
+    RoundStatus.OPEN: (deal,),
+    RoundStatus.MASKING: (judge_dealers, answer_complaints, mask, vote_on_sum, go_on),
+    RoundStatus.LOCKED: (reveal, vote_on_model),
+}
+
+
+def wanted(view: View, table: Mapping[RoundStatus, tuple[Rule, ...]] = TABLE) -> Iterator[Command]:
+    """What this node should do now. The same things, until they are done."""
+    for rule in table.get(view.round.status, ()):
+        yield from rule(view)
+
+
+def _vote(view: View, model: Digest) -> Iterator[Command]:
+    """Attest a posted merge that is what this node has computed; or post it, once its slot came."""
+    round, outcome = view.round, Outcome(model, 0, view.slot, view.next)
+    standing = round.candidate(outcome)
+    if not view.has(masked_voters(round, view.masking)):
+        return
+    if standing is not None:
+        if not view.has(standing.attesters):
+            yield Send("attest", (outcome, int(view.plan.rules.verify_level), Digest(bytes(32))))
+        return
+    first = round.first_slot_of(view.me)
+    is_posted = any(c.leader == view.me for c in round.candidates)
+    if first is not None and not is_posted and view.now >= round.slot_begins_at(first):
+        yield Send("merge", (outcome, b""))
+
+
+def _has_keys(view: View) -> bool:
+    """Whether the vault still has what this node submitted: if not, it sits the attempt out."""
+    submission = view.round.submissions.get(view.me)
+    return submission is not None and view.held.keys.get(view.attempt) == submission.keys
+
+
+def _check_answers(view: View) -> Iterator[Command]:
+    for (epoch, dealer, complainant), share in view.masking.answers.items():
+        if (view.attempt, epoch, dealer, complainant) not in view.held.answers:
+            yield CheckAnswer(view.attempt, epoch, dealer, complainant, share)
+
+
+def _open_complaints(view: View) -> MemberSet:
+    """The dealers about whom a complaint has no right answer in this epoch."""
+    right = {
+        (epoch, dealer, complainant): share
+        for (epoch, dealer, complainant), share in view.masking.answers.items()
+        if view.held.answers.get((view.attempt, epoch, dealer, complainant))
+    }
+    return unanswered(view.masking, right)

@@ -1,0 +1,468 @@
+"""Simulated days of masked rounds: members that crash, forget, leave and lie, chains that fork, and
+a referee that computes what every coalition can.
+
+The members decide by the shipped table (`swarm.protocol.masked_table`) on the shipped rules
+(`swarm.protocol.ledger`); time passes in seconds, and in each a member may look at its chain and do
+some of what it should. A day has a plan of several rounds, and perhaps a second one on the same
+base by other members. At the end of a day every disk and every node key is stolen.
+
+    python -m tests.campaigns simulate --masked --seeds 200 --nodes 4
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any
+
+from harness.eavesdropper import Eavesdroppers, Keystreams, Unknown
+from harness.evm import DOMAIN, LedgerContract
+from harness.masked_hands import Disk, Hands
+from harness.referee import name
+from harness.simnet import Violation
+from swarm.errors import ContractError
+from swarm.protocol import masked_table as t
+from swarm.protocol.ledger import Founder, Ledger
+from swarm.protocol.state import (
+    UNDER_WAY,
+    Duty,
+    Plan,
+    PlanStatus,
+    Round,
+    RoundStatus,
+    Rules,
+    Terms,
+    may_close,
+    may_open,
+    may_void,
+    members_in,
+)
+from swarm.types import NO_DIGEST, Address, Digest, MemberId, PlanId
+
+EPOCH = 1_700_000_000
+BASE, CODE, PROGRAM = (Digest(bytes([n]) * 32) for n in (1, 2, 3))
+VICES = (
+    "complains",
+    "deals badly",
+    "reveals badly",
+    "posts noise",
+    "never posts",
+    "never votes",
+    "never reveals",
+    "copies keys",
+)
+TROUBLE_S, PATIENCE_S = 150, 600
+Table = Mapping[RoundStatus, tuple[t.Rule, ...]]
+
+
+@dataclass
+class Side:
+    """One chain; after a fork there are two."""
+
+    book: LedgerContract
+    members: set[int]
+    seen: dict[tuple[PlanId, int, int], RoundStatus] = field(default_factory=dict)
+
+
+@dataclass
+class Member:
+    """One member's node."""
+
+    id: MemberId
+    key: Address
+    vices: frozenset[str]
+    disk: Disk
+    speed: float
+    """Chance of a look at the chain in a second."""
+    down_until: int = 0
+    hands: dict[PlanId, Hands] = field(default_factory=dict)
+    ready: dict[tuple[PlanId, int, Digest], int] = field(default_factory=dict)
+    """When its training from a base is done."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a day is made of; a planted fault puts something else in its place."""
+
+    hands: type[Hands] = Hands
+    ledger: type[Ledger] = Ledger
+    table: Table = field(default_factory=lambda: t.TABLE)
+
+
+class MaskedDay:
+    """One seed's day."""
+
+    def __init__(self, nodes: int, seed: int, parts: Parts | None = None) -> None:
+        self.rng = rng = Random(seed)
+        self.parts = parts or Parts()
+        self.now = EPOCH
+        self.colluders = max(1, (nodes - 1) // 3)
+        self.counted: Counter[str] = Counter()
+        self.trace: list[str] = []
+        self.blobs: dict[Digest, object] = {}
+        self.secret_of: dict[bytes, Unknown] = {}
+        self._fresh = 0
+        self.ears = Eavesdroppers(range(nodes), self.colluders)
+        self.streams = Keystreams()
+        book = LedgerContract([Founder(_key(i), _key(i), f"n{i}") for i in range(nodes)], EPOCH)
+        book.ledger = self.parts.ledger([Founder(_key(i), _key(i), f"n{i}") for i in range(nodes)])
+        book.ledger.masked_rounds.available = True
+        book.ledger.domain = DOMAIN
+        self.sides = [Side(book, set(range(nodes)))]
+        liars = rng.sample(range(nodes), rng.randint(0, self.colluders))
+        self.members = [
+            Member(
+                MemberId(i),
+                _key(i),
+                frozenset(rng.sample(VICES, rng.randint(1, 2)) if i in liars else ()),
+                Disk(),
+                rng.choice((0.15, 0.5, 0.9)) if i in liars else rng.choice((0.4, 0.7, 0.9)),
+            )
+            for i in range(nodes)
+        ]
+        self.testers = set(rng.sample(range(nodes), rng.choice((0, 0, 1)) if nodes > 4 else 0))
+        self.plans: list[PlanId] = []
+        self._propose(0, reopens=False)
+        self._trouble = self._draw_trouble(nodes)
+
+    # What happens.
+
+    def _draw_trouble(self, nodes: int) -> dict[int, list[tuple[str, int]]]:
+        rng, drawn = self.rng, dict[int, list[tuple[str, int]]]()
+        kinds = {
+            "crash": rng.randint(0, 6),
+            "lose vault": rng.choice((0, 0, 1)),
+            "withdraw": rng.choice((0, 0, 1)),
+            "stop": rng.choice((0, 0, 0, 1)),
+            "fork": rng.choice((0, 0, 0, 1)),
+            "second plan": rng.choice((0, 1)),
+        }
+        for kind, times in kinds.items():
+            for _ in range(times):
+                at = EPOCH + rng.randrange(TROUBLE_S)
+                drawn.setdefault(at, []).append((kind, rng.randrange(nodes)))
+        return drawn
+
+    def run(self) -> None:
+        """Live through the day. Raises Violation if a promise is broken."""
+        while self.now < EPOCH + TROUBLE_S + PATIENCE_S and not self._is_over():
+            for kind, i in self._trouble.get(self.now, ()):
+                self._strike(kind, self.members[i])
+            order = self.rng.sample(self.members, len(self.members))
+            for member in order:
+                if self.now >= member.down_until and self.rng.random() < member.speed:
+                    for side in self.sides:
+                        if member.id in side.members:
+                            self._look(member, side)
+            self.now += 1
+        self._end()
+
+    def _strike(self, kind: str, member: Member) -> None:
+        rng = self.rng
+        self.count(f"trouble: {kind}")
+        self.note(f"n{member.id}: {kind}")
+        if kind == "crash":
+            member.down_until = self.now + rng.choice((1, 5, 30))
+            member.hands.clear()
+        elif kind == "lose vault":
+            member.disk.vaults.clear()
+            member.hands.clear()
+        elif kind == "withdraw":
+            self.send(self.sides[0], member, "withdraw", self.plans[0])
+        elif kind == "stop":
+            self.send(self.sides[0], self.members[0], "stop", self.plans[0])
+        elif kind == "second plan" and len(self.sides) == 1:
+            self._propose(member.id, reopens=rng.random() < 0.2)
+        elif kind == "fork" and len(self.sides) == 1:
+            self._fork()
+
+    def _fork(self) -> None:
+        """Two chains from here on: each honest member sees one of them, liars see both."""
+        other = Side(copy.deepcopy(self.sides[0].book), set(), dict(self.sides[0].seen))
+        for member in self.members:
+            if member.vices:
+                other.members.add(member.id)
+            elif self.rng.random() < 0.5:
+                self.sides[0].members.discard(member.id)
+                other.members.add(member.id)
+        self.sides.append(other)
+
+    def _propose(self, proposer: int, *, reopens: bool) -> None:
+        """A plan on the first model; not everybody joins a second one."""
+        side, rng = self.sides[0], self.rng
+        nodes, c = len(self.members), self.colluders
+        rules = Rules(
+            rounds=2,
+            min_peers=c + 2,
+            colluders=c,
+            reopens=reopens,
+            liveness_s=8,
+            grace_s=2,
+            max_round_s=40,
+            slot_s=3,
+        )
+        what = ("plan", CODE, PROGRAM, BASE, rules, 0, self.now + 60)
+        if self.send(side, self.members[proposer], "proposePlan", *what) is not None:
+            return
+        plan = PlanId(len(self.plans) + 1)
+        self.plans.append(plan)
+        few = set(rng.sample(range(nodes), rng.randint(0, nodes - c - 2))) if plan > 1 else set()
+        for member in self.members:
+            if member.id in few:
+                self.send(side, member, "decline", plan)
+                continue
+            public, secret = self._receiving_key(member, plan)
+            member.disk.receiving[public] = secret
+            duties = Duty.TEST if member.id in self.testers else Duty.TRAIN
+            samples = 100 if duties is Duty.TRAIN else 0
+            terms = Terms(duties, samples, receiving_key=Digest(public))
+            self.send(side, member, "consent", plan, CODE, terms)
+
+    def _receiving_key(self, member: Member, plan: PlanId) -> tuple[bytes, Unknown]:
+        secret = ("receiving", plan, int(member.id), self.fresh())
+        public = name("public", secret)
+        self.secret_of[public] = secret
+        self.ears.tell(member.id, secret)
+        return public, secret
+
+    # One look of one member at its chain.
+
+    def _look(self, member: Member, side: Side) -> None:
+        for plan_id in self.plans:
+            if plan_id not in side.book.ledger.plans:
+                continue
+            plan = side.book.plan(plan_id)
+            round = plan.round
+            hands = self._hands(member, plan_id)
+            if member.id not in plan.consents:
+                continue
+            live = plan.status in (PlanStatus.PROPOSED, PlanStatus.RUNNING)
+            if not live or round is None or round.status not in UNDER_WAY:
+                hands.erase(plan, None, live)
+            if not live:
+                continue
+            if round is None or round.status not in UNDER_WAY:
+                if may_open(plan, side.book.ledger.present_members, self.now):
+                    self.send(side, member, "open", plan_id)
+                continue
+            here = (plan_id, round.number, round.attempt)
+            hands.erase(plan, here, live)
+            if here in member.disk.vaults:
+                hands.restore(here)
+            if round.status is RoundStatus.OPEN:
+                self._take_part(member, side, plan, round)
+            self._work(member, side, plan, round, hands)
+
+    def _hands(self, member: Member, plan: PlanId) -> Hands:
+        if plan not in member.hands:
+            member.hands[plan] = self.parts.hands(self, member.id, member.disk, member.vices)
+        return member.hands[plan]
+
+    def _work(self, member: Member, side: Side, plan: Plan, round: Round, hands: Hands) -> None:
+        present, slot = side.book.ledger.present_members, 0
+        after = 0 if round.number >= plan.rules.rounds else 1
+        view = t.View(plan, round, present, member.id, hands.held, slot, after, self.now)
+        for command in list(t.wanted(view, self.parts.table)):
+            if self.rng.random() < 0.25:
+                continue  # slow, or lost on the way
+            if not isinstance(command, t.Send):
+                hands.obey(command, plan, round)
+            elif not self._refrains(member, command):
+                place = (plan.id, round.number, round.attempt)
+                self.send(side, member, command.function, *place, *command.arguments)
+            if plan.round is not round:
+                return
+
+    @staticmethod
+    def _refrains(member: Member, command: t.Send) -> bool:
+        """What a liar keeps to itself."""
+        kept = {"masked": "never posts", "unmask": "never reveals"}
+        if command.function in ("attest", "merge"):
+            return "never votes" in member.vices
+        return kept.get(command.function) in member.vices
+
+    def _take_part(self, member: Member, side: Side, plan: Plan, round: Round) -> None:
+        bit, place = 1 << member.id, (plan.id, round.number, round.attempt)
+        present = side.book.ledger.present_members
+        if may_void(plan, round, present, self.now):
+            self.send(side, member, "void", *place)
+        elif may_close(plan, round, present, self.now):
+            self.send(side, member, "close", *place)
+        elif round.trainers & ~round.submitted & bit and plan.participants & bit:
+            trained = (plan.id, round.number, round.base)
+            done_at = member.ready.setdefault(trained, self.now + self.rng.randint(1, 10))
+            keys = self._hands(member, plan.id).held.keys.get(place[1:])
+            if self.now < done_at or keys is None:
+                self.send(side, member, "checkIn", *place, 500)
+                return
+            if "copies keys" in member.vices and round.submissions:
+                keys = round.submissions[min(round.submissions)].keys
+            what = (NO_DIGEST, 10 + member.id, bytes(32), NO_DIGEST, NO_DIGEST, keys)
+            self.send(side, member, "submit", *place, *what)
+
+    # The chain.
+
+    def send(self, side: Side, member: Member, function: str, *arguments: Any) -> str | None:
+        """Carry a transaction out at once; the contract's error, if it is refused."""
+        before = {p: side.book.plan(p).round for p in side.book.ledger.plans}
+        try:
+            side.book.send(member.key, self.now, function, *arguments)
+        except ContractError as refusal:
+            self.count(f"refused: {refusal.name}")
+            return refusal.name
+        if function != "checkIn":
+            self.note(f"n{member.id} {function}")
+        for plan_id, plan in side.book.ledger.plans.items():
+            for round in (before.get(plan_id), plan.round):
+                if round is not None:
+                    self._watch(side, plan, round)
+        return None
+
+    def _watch(self, side: Side, plan: Plan, round: Round) -> None:
+        """What the referee says to each change of a round's status."""
+        here = (plan.id, round.number, round.attempt)
+        before = side.seen.get(here)
+        if round.status is before:
+            return
+        side.seen[here] = round.status
+        self.note(f"--- plan {here[0]} round {here[1]}.{here[2]} is {round.status.name}")
+        masking = round.masking
+        if masking is None:
+            return
+        if round.status is RoundStatus.LOCKED:
+            self.count("locks")
+            self._check_lock(plan, round)
+        elif before is RoundStatus.LOCKED:
+            if round.status is RoundStatus.FINAL:
+                self.count("masked rounds final")
+            elif plan.spoiled:
+                self.count("spoiled rounds")
+            elif masking.abandoned.bit_count() <= round.roster.bit_count() // 2:
+                raise Violation(f"round {here} was locked, and voided nevertheless")
+        elif round.status is RoundStatus.VOID:
+            self.count("voids before a lock")
+        if round.epoch:
+            self.count("later epochs")
+
+    def _check_lock(self, plan: Plan, round: Round) -> None:
+        masking = round.masking
+        assert masking is not None
+        owners = list(members_in(masking.contributors))
+        if len(owners) < plan.rules.colluders + 2:
+            raise Violation(
+                f"a sum of {len(owners)} is locked, with {plan.rules.colluders} curious"
+            )
+        for i in owners:
+            made = self.members[i].disk.vaults.get((plan.id, round.number, round.attempt), {})
+            mine = made.get("masked", {}).get(masking.epoch)
+            if not self.members[i].vices and (mine is None or mine.digest != masking.posted[i]):
+                raise Violation(f"a sum is locked with what n{i} has not masked")
+        what = (round.base, round.stage, plan.id if plan.rules.reopens else None)
+        key = what[:2] if what[2] is None else what
+        updates = [u for u in (self.members[i].disk.updates.get(key) for i in owners) if u]
+        self.ears.lock(updates, what)
+
+    # Asked by hands.
+
+    def fresh(self) -> int:
+        """A number that was never given before."""
+        self._fresh += 1
+        return self._fresh
+
+    def count(self, what: str) -> None:
+        """For the table of what was covered."""
+        self.counted[what] += 1
+
+    def note(self, text: str) -> None:
+        """For the story."""
+        self.trace.append(f"{self.now - EPOCH:6d}  {text}")
+
+    def check_reveal(self, node: int, round: Round, owners: int) -> None:
+        """A reveal is for a lock that stands on the chain that the node sees, and for its set."""
+        for side in self.sides:
+            for plan in side.book.ledger.plans.values():
+                if plan.round is round and round.masking is not None:
+                    if round.status is not RoundStatus.LOCKED:
+                        raise Violation(f"n{node} reveals, though nothing is locked")
+                    if round.masking.contributors != owners:
+                        raise Violation(f"n{node} reveals what is not of the locked set")
+
+    # The end.
+
+    def _is_over(self) -> bool:
+        if self.now < EPOCH + TROUBLE_S:
+            return False
+        plans = [p for side in self.sides for p in side.book.ledger.plans.values()]
+        return all(p.status in (PlanStatus.COMPLETED, PlanStatus.STOPPED) for p in plans)
+
+    def _end(self) -> None:
+        for side in self.sides:
+            for plan in side.book.ledger.plans.values():
+                self._check_ended(side, plan)
+        self._steal()
+
+    def _check_ended(self, side: Side, plan: Plan) -> None:
+        """A locked round opens once enough of its roster are back."""
+        round = plan.round
+        if round is None or round.masking is None or round.status is not RoundStatus.LOCKED:
+            return
+        masking = round.masking
+        honest = {m.id for m in self.members if not m.vices} & side.members
+        able = [
+            i
+            for i in members_in(round.roster)
+            if i in honest and (plan.id, round.number, round.attempt) in self.members[i].disk.vaults
+        ]
+        if (
+            len(self.sides) == 1
+            and len(able) >= masking.needed
+            and not self._was_opened(plan, able)
+        ):
+            raise Violation(f"plan {plan.id} stays locked, though {able} are there")
+
+    def _was_opened(self, plan: Plan, able: Sequence[int]) -> bool:
+        """Whether somebody has helped to open another set over the same base."""
+        assert plan.round is not None
+        assert plan.round.masking is not None
+        key = (plan.round.base, 0, plan.id if plan.rules.reopens else None)
+        owners = plan.round.masking.contributors
+        return any(self.members[i].disk.opened.get(key, owners) != owners for i in able)
+
+    def _steal(self) -> None:
+        """All disks and node keys of rounds that are over: recorded rounds stay closed."""
+        for member in self.members:
+            for side in self.sides:
+                if member.id in side.members:
+                    self._look(member, side)
+        running = {
+            (plan.id, round.number, round.attempt)
+            for side in self.sides
+            for plan in side.book.ledger.plans.values()
+            if (round := plan.round) is not None and round.status in UNDER_WAY
+        }
+        if running or len(self.sides) > 1:
+            return
+        self.count("days on which all disks were stolen")
+        for member in self.members:
+            for secret in self.secrets_on(member):
+                self.ears.publish_secret(secret)
+
+    @staticmethod
+    def secrets_on(member: Member) -> list[Unknown]:
+        """What a thief finds on a node's disk, with the node key."""
+        kept = [v["sk"] for v in member.disk.vaults.values() if "sk" in v]
+        seeds = [s for v in member.disk.vaults.values() for _, s in v.get("seeds", ())]
+        return [*kept, *seeds, *member.disk.receiving.values()]
+
+    def story(self) -> list[str]:
+        """What happened."""
+        liars = [f"n{m.id} {', '.join(sorted(m.vices))}" for m in self.members if m.vices]
+        head = f"{len(self.members)} members, {self.colluders} may collude; {'; '.join(liars)}"
+        return [head, *self.trace]
+
+
+def _key(i: int) -> Address:
+    return Address(bytes([i + 1]) * 20)
