@@ -10,6 +10,7 @@ from tests.campaigns.results import ROOT, campaigns, fault_of, record
 
 TOOLS = {
     "simulate": "harness.simulate",
+    "masked": "harness.simulate_masked",
     "faults": "harness.faults.__main__",
     "fuzz": "harness.fuzz.__main__",
     "mutants": "harness.mutation.__main__",

@@ -47,6 +47,8 @@ class Knowledge:
         self._names: dict[tuple[int, int], Unknown] = {}
         self._basis: dict[tuple[int, int], _Sparse] = {}
         self._updates = updates
+        self.changes = 0
+        """How often what is known of updates alone has changed."""
 
     def learn(self, row: Row) -> None:
         """Add one row."""
@@ -64,11 +66,6 @@ class Knowledge:
                 return False
             left = _minus(left, known, left[first] // known[first])
         return True
-
-    @property
-    def tells_updates(self) -> bool:
-        """Whether any combination of updates alone is known."""
-        return any(first[0] == 1 for first in self._basis)
 
     def of_updates(self) -> Iterator[dict[Unknown, int]]:
         """Combinations of updates alone that span all such combinations."""
@@ -95,6 +92,7 @@ class Knowledge:
         power = value & -value
         kept = _times(row, pow(value // power, -1, _WHOLE))
         self._basis[first] = kept
+        self.changes += first[0]
         # What annihilates the first coefficient leaves a row that begins later.
         return [_times(kept, _WHOLE // power)] if power > 1 else []
 
@@ -137,6 +135,7 @@ class Coalition:
         self.members = members
         self.known = Knowledge(updates)
         self.own: list[Row] = []
+        self._checked: dict[object, tuple[int, int]] = {}
         self._shares: dict[Unknown, set[int]] = {}
         self.secrets: set[Unknown] = set()
 
@@ -148,10 +147,17 @@ class Coalition:
 
     def find_leak(self, allowed: Iterable[Row]) -> dict[Unknown, int] | None:
         """A combination of updates that is known, and is none of what is allowed or its own."""
+        rows, now = tuple(allowed), (self.known.changes, len(self.own))
+        choice = tuple(map(id, rows))
+        if self._checked.get(choice) == now:
+            return None  # nothing has changed since this was asked before
         may_know = Knowledge()
-        for row in (*self.own, *allowed):
+        for row in (*self.own, *rows):
             may_know.learn(row)
-        return next((r for r in self.known.of_updates() if not may_know.implies(r)), None)
+        leak = next((r for r in self.known.of_updates() if not may_know.implies(r)), None)
+        if leak is None:
+            self._checked[choice] = now
+        return leak
 
 
 class Eavesdroppers:
@@ -255,7 +261,7 @@ class Eavesdroppers:
     def _check(self) -> None:
         said = None
         for allowed in product(*self._locked.values()):
-            leaks = ((c, c.find_leak(allowed)) for c in self.coalitions if c.known.tells_updates)
+            leaks = ((c, c.find_leak(allowed)) for c in self.coalitions)
             found = next(((c, leak) for c, leak in leaks if leak is not None), None)
             if found is None:
                 return

@@ -6,7 +6,7 @@ The members decide by the shipped table (`swarm.protocol.masked_table`) on the s
 some of what it should. A day has a plan of several rounds, and perhaps a second one on the same
 base by other members. At the end of a day every disk and every node key is stolen.
 
-    python -m tests.campaigns simulate --masked --seeds 200 --nodes 4
+    python -m tests.campaigns masked --seeds 200 --nodes 4
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from harness.simnet import Violation
 from swarm.errors import ContractError
 from swarm.protocol import masked_table as t
 from swarm.protocol.ledger import Founder, Ledger
+from swarm.protocol.masking import Masking
 from swarm.protocol.state import (
     UNDER_WAY,
     Duty,
@@ -65,6 +66,10 @@ class Side:
     book: LedgerContract
     members: set[int]
     seen: dict[tuple[PlanId, int, int], RoundStatus] = field(default_factory=dict)
+    locked: dict[tuple[PlanId, int, int], int] = field(default_factory=dict)
+    """The sets that were locked, by attempt."""
+    by_base: dict[tuple[object, ...], int] = field(default_factory=dict)
+    """And by what is to have one only."""
 
 
 @dataclass
@@ -90,6 +95,10 @@ class Parts:
     hands: type[Hands] = Hands
     ledger: type[Ledger] = Ledger
     table: Table = field(default_factory=lambda: t.TABLE)
+    trouble: Mapping[str, int] = field(default_factory=dict)
+    """What happens on every day, and how often."""
+    vices: tuple[str, ...] = ()
+    """What one member does on every day."""
 
 
 class MaskedDay:
@@ -123,6 +132,11 @@ class MaskedDay:
             )
             for i in range(nodes)
         ]
+        if self.parts.vices:
+            for member in self.members:
+                member.vices = frozenset(self.parts.vices if member is self.members[-1] else ())
+        self.lost: set[int] = set()
+        """Whose vault was lost."""
         self.testers = set(rng.sample(range(nodes), rng.choice((0, 0, 1)) if nodes > 4 else 0))
         self.plans: list[PlanId] = []
         self._propose(0, reopens=False)
@@ -139,6 +153,7 @@ class MaskedDay:
             "stop": rng.choice((0, 0, 0, 1)),
             "fork": rng.choice((0, 0, 0, 1)),
             "second plan": rng.choice((0, 1)),
+            **self.parts.trouble,
         }
         for kind, times in kinds.items():
             for _ in range(times):
@@ -168,6 +183,7 @@ class MaskedDay:
             member.down_until = self.now + rng.choice((1, 5, 30))
             member.hands.clear()
         elif kind == "lose vault":
+            self.lost.add(member.id)
             member.disk.vaults.clear()
             member.hands.clear()
         elif kind == "withdraw":
@@ -178,10 +194,16 @@ class MaskedDay:
             self._propose(member.id, reopens=rng.random() < 0.2)
         elif kind == "fork" and len(self.sides) == 1:
             self._fork()
+        elif kind == "switch" and len(self.sides) == 2 and not member.vices:
+            member.hands.clear()
+            for side in self.sides:
+                side.members ^= {member.id}
 
     def _fork(self) -> None:
         """Two chains from here on: each honest member sees one of them, liars see both."""
-        other = Side(copy.deepcopy(self.sides[0].book), set(), dict(self.sides[0].seen))
+        one = self.sides[0]
+        said = dict(one.seen), dict(one.locked), dict(one.by_base)
+        other = Side(copy.deepcopy(one.book), set(), *said)
         for member in self.members:
             if member.vices:
                 other.members.add(member.id)
@@ -252,8 +274,10 @@ class MaskedDay:
             hands.erase(plan, here, live)
             if here in member.disk.vaults:
                 hands.restore(here)
+            if "copies keys" in member.vices and member.id in round.submissions:
+                hands.held.keys[here[1:]] = round.submissions[member.id].keys
             if round.status is RoundStatus.OPEN:
-                self._take_part(member, side, plan, round)
+                self._take_part(member, side, plan, round, hands)
             self._work(member, side, plan, round, hands)
 
     def _hands(self, member: Member, plan: PlanId) -> Hands:
@@ -284,7 +308,9 @@ class MaskedDay:
             return "never votes" in member.vices
         return kept.get(command.function) in member.vices
 
-    def _take_part(self, member: Member, side: Side, plan: Plan, round: Round) -> None:
+    def _take_part(
+        self, member: Member, side: Side, plan: Plan, round: Round, hands: Hands
+    ) -> None:
         bit, place = 1 << member.id, (plan.id, round.number, round.attempt)
         present = side.book.ledger.present_members
         if may_void(plan, round, present, self.now):
@@ -294,7 +320,7 @@ class MaskedDay:
         elif round.trainers & ~round.submitted & bit and plan.participants & bit:
             trained = (plan.id, round.number, round.base)
             done_at = member.ready.setdefault(trained, self.now + self.rng.randint(1, 10))
-            keys = self._hands(member, plan.id).held.keys.get(place[1:])
+            keys = hands.held.keys.get(place[1:])
             if self.now < done_at or keys is None:
                 self.send(side, member, "checkIn", *place, 500)
                 return
@@ -308,6 +334,11 @@ class MaskedDay:
     def send(self, side: Side, member: Member, function: str, *arguments: Any) -> str | None:
         """Carry a transaction out at once; the contract's error, if it is refused."""
         before = {p: side.book.plan(p).round for p in side.book.ledger.plans}
+        were = [
+            (r, r.masking, r.masking.contributors, dict(r.masking.posted), r.status)
+            for r in before.values()
+            if r is not None and r.masking is not None
+        ]
         try:
             side.book.send(member.key, self.now, function, *arguments)
         except ContractError as refusal:
@@ -315,6 +346,11 @@ class MaskedDay:
             return refusal.name
         if function != "checkIn":
             self.note(f"n{member.id} {function}")
+        for masked, masking, contributors, posted, status in were:
+            left = contributors & ~masking.contributors | masked.behind
+            if left and status is RoundStatus.LOCKED:
+                raise Violation("the locked set has changed")
+            self._check_left(side, masked, masking, left & sum(1 << i for i in posted))
         for plan_id, plan in side.book.ledger.plans.items():
             for round in (before.get(plan_id), plan.round):
                 if round is not None:
@@ -334,12 +370,17 @@ class MaskedDay:
             return
         if round.status is RoundStatus.LOCKED:
             self.count("locks")
-            self._check_lock(plan, round)
+            self._check_lock(side, plan, round)
         elif before is RoundStatus.LOCKED:
+            noise = any("posts noise" in self.members[i].vices for i in masking.posted)
             if round.status is RoundStatus.FINAL:
                 self.count("masked rounds final")
+                if noise:
+                    raise Violation("a spoiled sum became a model")
             elif plan.spoiled:
                 self.count("spoiled rounds")
+                if not noise:
+                    raise Violation("a sum is called spoiled, though all its parts were right")
             elif masking.abandoned.bit_count() <= round.roster.bit_count() // 2:
                 raise Violation(f"round {here} was locked, and voided nevertheless")
         elif round.status is RoundStatus.VOID:
@@ -347,20 +388,30 @@ class MaskedDay:
         if round.epoch:
             self.count("later epochs")
 
-    def _check_lock(self, plan: Plan, round: Round) -> None:
+    def _check_left(self, side: Side, round: Round, masking: Masking, left: int) -> None:
+        """Nobody is left behind who has posted, is there, and has dealt well."""
+        for i in members_in(left & side.book.ledger.present_members & ~round.left):
+            said = sum(good >> i & 1 for good in masking.good.values())
+            if not self.members[i].vices and said >= masking.needed:
+                raise Violation(f"n{i} is left behind, though it was in time and dealt well")
+
+    def _check_lock(self, side: Side, plan: Plan, round: Round) -> None:
         masking = round.masking
         assert masking is not None
+        side.locked[plan.id, round.number, round.attempt] = masking.contributors
+        if set(members_in(masking.contributors)) != set(masking.posted):
+            raise Violation("the locked set is not those who posted")
         owners = list(members_in(masking.contributors))
         if len(owners) < plan.rules.colluders + 2:
-            raise Violation(
-                f"a sum of {len(owners)} is locked, with {plan.rules.colluders} curious"
-            )
+            raise Violation(f"a sum of {len(owners)} is locked: a coalition knows too much of it")
         for i in owners:
             made = self.members[i].disk.vaults.get((plan.id, round.number, round.attempt), {})
             mine = made.get("masked", {}).get(masking.epoch)
             if not self.members[i].vices and (mine is None or mine.digest != masking.posted[i]):
                 raise Violation(f"a sum is locked with what n{i} has not masked")
         what = (round.base, round.stage, plan.id if plan.rules.reopens else None)
+        if side.by_base.setdefault(what, masking.contributors) != masking.contributors:
+            raise Violation("another set is locked over the same base")
         key = what[:2] if what[2] is None else what
         updates = [u for u in (self.members[i].disk.updates.get(key) for i in owners) if u]
         self.ears.lock(updates, what)
@@ -380,15 +431,23 @@ class MaskedDay:
         """For the story."""
         self.trace.append(f"{self.now - EPOCH:6d}  {text}")
 
-    def check_reveal(self, node: int, round: Round, owners: int) -> None:
-        """A reveal is for a lock that stands on the chain that the node sees, and for its set."""
+    def check_reveal(
+        self, node: int, round: Round, owners: int, seeds: Mapping[int, Unknown]
+    ) -> None:
+        """A reveal is for a lock that stands on the chain that the node sees, for its set, and each
+        share is of its owner's own secret."""
         for side in self.sides:
             for plan in side.book.ledger.plans.values():
-                if plan.round is round and round.masking is not None:
-                    if round.status is not RoundStatus.LOCKED:
-                        raise Violation(f"n{node} reveals, though nothing is locked")
-                    if round.masking.contributors != owners:
-                        raise Violation(f"n{node} reveals what is not of the locked set")
+                if plan.round is not round:
+                    continue
+                here = (plan.id, round.number, round.attempt)
+                if round.status is not RoundStatus.LOCKED or here not in side.locked:
+                    raise Violation(f"n{node} reveals, though nothing is locked")
+                if side.locked[here] != owners:
+                    raise Violation(f"n{node} reveals what is not of the locked set")
+        for owner, seed in seeds.items():
+            if isinstance(seed, tuple) and seed[2] != owner:
+                raise Violation(f"n{node} reveals n{seed[2]}'s secret as n{owner}'s")
 
     # The end.
 
@@ -410,17 +469,10 @@ class MaskedDay:
         if round is None or round.masking is None or round.status is not RoundStatus.LOCKED:
             return
         masking = round.masking
-        honest = {m.id for m in self.members if not m.vices} & side.members
-        able = [
-            i
-            for i in members_in(round.roster)
-            if i in honest and (plan.id, round.number, round.attempt) in self.members[i].disk.vaults
-        ]
-        if (
-            len(self.sides) == 1
-            and len(able) >= masking.needed
-            and not self._was_opened(plan, able)
-        ):
+        honest = {m.id for m in self.members if not m.vices} & side.members - self.lost
+        able = [i for i in members_in(round.roster) if i in honest]
+        may_open = len(self.sides) == 1 and not self._was_opened(plan, able)
+        if may_open and len(able) >= masking.needed:
             raise Violation(f"plan {plan.id} stays locked, though {able} are there")
 
     def _was_opened(self, plan: Plan, able: Sequence[int]) -> bool:
@@ -455,7 +507,8 @@ class MaskedDay:
         """What a thief finds on a node's disk, with the node key."""
         kept = [v["sk"] for v in member.disk.vaults.values() if "sk" in v]
         seeds = [s for v in member.disk.vaults.values() for _, s in v.get("seeds", ())]
-        return [*kept, *seeds, *member.disk.receiving.values()]
+        derivable = member.disk.derivable
+        return [*kept, *seeds, *member.disk.receiving.values(), *derivable]
 
     def story(self) -> list[str]:
         """What happened."""

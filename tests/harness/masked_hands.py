@@ -34,6 +34,8 @@ class Disk:
     """What this site has trained, by base and slot; one for each plan that trained anew."""
     opened: dict[tuple[object, ...], MemberSet] = field(default_factory=dict)
     """Whose sum it has helped to open, by base and slot."""
+    derivable: list[Unknown] = field(default_factory=list)
+    """Secrets that follow from the node key; there are none."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,8 @@ class Envelope:
     """A dealer's: shares by recipient, sealed to a key, and what is bound to them."""
 
     bound: tuple[object, ...]
+    secret: Unknown
+    """Of the dealer, with which they were sealed."""
     sealed: Mapping[int, bytes]
     """The receiving key of each."""
     shares: Mapping[int, tuple[bytes, ...]]
@@ -64,7 +68,9 @@ class World(Protocol):
 
     def fresh(self) -> int: ...
     def count(self, what: str) -> None: ...
-    def check_reveal(self, node: int, round: Round, owners: MemberSet) -> None: ...
+    def check_reveal(
+        self, node: int, round: Round, owners: MemberSet, seeds: Mapping[int, Unknown]
+    ) -> None: ...
 
 
 class Hands:
@@ -87,10 +93,7 @@ class Hands:
                 right = share == self.share_of(round, dealer, epoch, complainant)
                 self.held.answers[attempt, epoch, dealer, complainant] = right
             case t.FindAnswer(attempt, epoch, complainant):
-                share = self.share_of(round, self.me, epoch, complainant)
-                self.held.own_shares[attempt, epoch, complainant] = share
-                self.world.count("complaints answered")
-                self.publish_share(round, self.me, epoch, complainant, share)
+                self.find_answer(plan, round, epoch, complainant)
             case t.Mask(attempt, epoch, contributors):
                 self.mask(plan, round, epoch, contributors)
             case t.AddUp(attempt, epoch, posted):
@@ -186,7 +189,8 @@ class Hands:
             sealed[int(member)], shares[int(member)] = key, tuple(mine)
             for seed in seeds:
                 self.world.ears.seal_share(self.world.secret_of[key], seed, member, needed)
-        return Envelope(self.bound(plan, round, self.me, keys), sealed, shares)
+        bound = self.bound(plan, round, self.me, keys)
+        return Envelope(bound, self.world.secret_of[keys.public], sealed, shares)
 
     def spited(self, round: Round) -> MemberId:
         """Whom a bad dealer gives wrong shares."""
@@ -220,7 +224,7 @@ class Hands:
         if not isinstance(envelope, Envelope) or my_key not in self.disk.receiving:
             return  # not here, or this node lost its key: no reason to complain
         opens = envelope.sealed.get(self.me) == my_key
-        opens = opens and envelope.bound == self.bound(plan, round, dealer, keys)
+        opens = opens and self.is_bound(plan, round, dealer, envelope)
         right = tuple(self.share_of(round, dealer, e, self.me) for e in range(EPOCHS))
         good = opens and self.is_good(envelope.shares[self.me], right)
         if "complains" in self.vices:
@@ -228,8 +232,25 @@ class Hands:
             self.world.count("false complaints")
         which = "good" if good else "wrong"
         vault = self.vault(plan, round)
+        if opens:
+            vault.setdefault("shares", {})[int(dealer)] = envelope.shares[self.me]
         vault[which] = vault.get(which, 0) | 1 << dealer
         self.world.count("shares checked" if good else "shares refused")
+
+    def is_bound(self, plan: Plan, round: Round, dealer: MemberId, envelope: Envelope) -> bool:
+        """Whether the envelope is this dealer's, of this attempt, and made with its key."""
+        keys = self.keys_of(round, dealer)
+        mine = envelope.bound == self.bound(plan, round, dealer, keys)
+        return mine and envelope.secret == self.world.secret_of.get(keys.public)
+
+    def find_answer(self, plan: Plan, round: Round, epoch: int, complainant: MemberId) -> None:
+        """Take a share out of this node's own dealing, if that is what the chain has."""
+        if self.vault(plan, round).get("keys") != round.submissions[self.me].keys:
+            return
+        share = self.share_of(round, self.me, epoch, complainant)
+        self.held.own_shares[(round.number, round.attempt), epoch, complainant] = share
+        self.world.count("complaints answered")
+        self.publish_share(round, self.me, epoch, complainant, share)
 
     def is_good(self, shares: tuple[bytes, ...], right: tuple[bytes, ...]) -> bool:
         """Whether shares are what was committed to."""
@@ -306,7 +327,9 @@ class Hands:
         for key, sign in masks:
             self.world.streams.use(self.me, key, hidden)
             row[key] = row.get(key, 0) + sign
-        if "posts noise" in self.vices:
+        if self.vault(plan, round).get("keys") != round.submissions[self.me].keys:
+            row = {}  # a copied key masks nothing
+        if "posts noise" in self.vices or not row:
             row["noise", int(self.me), self.world.fresh()] = 1
         self.world.ears.publish(row)
         blob = Hidden(tuple(row.items()))
@@ -351,13 +374,15 @@ class Hands:
         for owner in members_in(command.owners):
             share = t.NO_SHARE
             if good >> owner & 1:
-                share = self.share_of(round, owner, command.epoch, self.me)
+                shares = self.vault(plan, round).get("shares", {})
+                share = shares[int(owner)][command.epoch] if int(owner) in shares else share
             else:
                 share = command.answers.get((command.epoch, owner, self.me), share)
             if "reveals badly" in self.vices:
                 share = name("bad reveal", self.me, owner)
             parts.append(share)
-        self.world.check_reveal(self.me, round, command.owners)
+        seeds = {int(o): self.seed_of(round, o, command.epoch) for o in members_in(command.owners)}
+        self.world.check_reveal(self.me, round, command.owners, seeds)
         for owner, share in zip(members_in(command.owners), parts, strict=True):
             self.publish_share(round, owner, command.epoch, self.me, share)
         self.held.reveals[attempt] = b"".join(parts)
@@ -368,6 +393,7 @@ class Hands:
         masking, total = round.masking, self.world.blobs.get(command.total)
         if masking is None or not isinstance(total, Hidden):
             return
+        right = True
         for at, owner in enumerate(members_in(command.owners)):
             good = [
                 member
@@ -376,9 +402,13 @@ class Hands:
             ]
             if len(good) < masking.needed:
                 return
+            used = good[: masking.needed]
+            for member in used:
+                share = self.share_of(round, owner, command.epoch, member)
+                right &= command.reveals[member][32 * at :][:32] == share
         left = [(u, v) for u, v in total.row if not self.is_self_mask(u)]
         owners = [u[1] for u, _ in left if isinstance(u, tuple) and u[0] == "x"]
-        clean = len(owners) == len(left) and all(value == 1 for _, value in left)
+        clean = right and len(owners) == len(left) and all(value == 1 for _, value in left)
         clean = clean and sorted(owners) == list(members_in(command.owners))
         self.held.models[command.attempt] = self.conclude(round, [u for u, _ in left], clean)
 
