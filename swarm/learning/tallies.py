@@ -27,6 +27,8 @@ _CELLS_PER_WORD = 2
 _LEAST_CELLS = 256  # two words in the same four cells cannot be told apart
 _WIDTH = 2 + _DIGITS + 1
 """Of a cell: how often words were put there, their rows, the words' digits, a check."""
+_ONCE = 1024.0
+"""As which a word counts: it is no number of rows, and must not be taken for a small one."""
 
 
 def tally(
@@ -40,7 +42,8 @@ def tally(
 
     `among` declares the values, in an order of which the counts [values] then are. Without it the
     words of all sites are joined; `room` is the most different ones that can be told apart. Values
-    that occur in fewer than `at_least` rows of a site are not told. Raises ValueError naming one
+    that occur in fewer than `at_least` rows of a site are not told: let it be no less than any
+    site's `policy.min_count`, which would tear joined words apart. Raises ValueError naming a value
     that was not declared, or is longer than 48 bytes.
     """
     counts = Counter(str(value) for value in values)
@@ -54,7 +57,7 @@ def tally(
     cells = np.zeros((_count_cells(room), _WIDTH))
     for word, rows in sorted(counts.items()):
         if rows >= at_least:
-            entry = np.concatenate([[1.0, rows], _written(word)])
+            entry = np.concatenate([[_ONCE, rows], _written(word)])
             for place in _places(word, len(cells)):
                 cells[place] += entry
     return cells
@@ -87,8 +90,8 @@ def read_tally(summed: NDArray[Any]) -> dict[str, int]:
 
 def _word_alone_in(cells: NDArray[np.float64], place: int) -> str | None:
     """The one word in a cell, if there is one and no other."""
-    sites = cells[place, 0]
-    if sites < 1 or (cells[place, 2:] % sites).any():
+    sites = cells[place, 0] / _ONCE
+    if sites < 1 or sites % 1 or (cells[place, 2:] % sites).any():
         return None
     numbers = cells[place, 2:] / sites
     if not ((numbers >= 0) & (numbers < 2 ** (8 * _DIGIT))).all():

@@ -11,7 +11,7 @@ import trio
 
 from swarm.blobs.store import BlobStore
 from swarm.errors import BlobError, SwarmError
-from swarm.learning.metrics.wire import SentCounts, read_sent
+from swarm.learning.metrics.wire import SentCounts, decode_all, pack, read_sent
 from swarm.learning.supervisor import Trainer
 from swarm.protocol import machine as m
 from swarm.rounds.collection import Collection
@@ -36,6 +36,8 @@ class Evaluating:
     kept: KeptState
     records: Records
     joint_scores: JointScores
+    min_count: int = 0
+    """Of the counts that leave this site, none tells of fewer rows; 0: no minimum."""
 
     async def evaluate_and_tell(self, command: m.Evaluate) -> None:
         """Score a new final model, and tell the others what can be added up of it."""
@@ -62,10 +64,17 @@ class Evaluating:
         self.records.at(number).metrics = {part: known(each) for part, each in told.items()}
         self.records.save()
         try:
-            return {part: read_sent(raw) for part, raw in scores.counts.items()}
+            return {part: self._told(raw) for part, raw in scores.counts.items()}
         except BlobError as error:
             log.warning("the counts of round %d stay here: %s", number, error)
             return {}
+
+    def _told(self, raw: bytes) -> dict[str, SentCounts]:
+        """What leaves this site of its counts on one part of its rows."""
+        if not self.min_count:
+            return read_sent(raw)
+        coarse = {name: c.coarsened(self.min_count) for name, c in decode_all(raw).items()}
+        return {name: pack(counts) for name, counts in coarse.items() if counts.rows}
 
     async def export(self, model: Digest, out: Path) -> None:
         """Write a model that is here to the new file `out`, whole and in the plan's own types."""

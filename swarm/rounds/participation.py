@@ -227,7 +227,9 @@ def open_participation(
     kept = KeptState(me, kept_state, chain)
     training = Training(plan, me, trainer, store, collection, blobs, kept, records, inbox, limits)
     joint = JointScores(plan, book, records, requests)
-    evaluating = Evaluating(trainer, store, layouts, collection, kept, records, joint)
+    evaluating = Evaluating(
+        trainer, store, layouts, collection, kept, records, joint, limits.min_count
+    )
     driver = Driver(
         machine,
         inbox,

@@ -311,3 +311,41 @@ def test_a_figure_is_told_with_its_interval() -> None:
     assert str(Figure(0.9, 0.85, 0.93, 100)) == "0.900 (0.850 to 0.930)"
     assert str(Figure(None)) == "–"
     assert repr(drawn("average", 10, 0)).startswith("<mean ")
+
+
+@pytest.mark.parametrize("least", [2, 10])
+def test_coarse_counts_tell_of_no_few_rows_and_of_nearly_the_same_auc(least: int) -> None:
+    r = rng(8)
+    y = r.integers(0, 2, 400)
+    z = r.normal(0, 1, 400) + y
+    fine = metrics.roc(y, z)
+    coarse = fine.coarsened(least)
+    assert coarse.rows == 400
+    assert not ((coarse.values > 0) & (coarse.values < least)).any()
+    tied = coarse.figures()["tied pairs"].value
+    assert tied is not None
+    assert abs(float(coarse) - float(fine)) <= tied / 2
+    assert float(coarse) == pytest.approx(float(fine), abs=0.02)
+    assert metrics.calibration(y, z).coarsened(least).rows == 400
+    assert float(metrics.calibration(y, z).coarsened(least)) == float(metrics.calibration(y, z))
+
+
+def test_counts_that_would_tell_of_few_whatever_is_put_together_are_withheld() -> None:
+    y = np.repeat([0, 1], [50, 3])
+    assert metrics.roc(y, np.arange(53.0)).coarsened(5).rows == 0
+    assert metrics.confusion(y, y, 2).coarsened(5).rows == 0
+    assert metrics.confusion(y, y, 2).coarsened(3).rows == 53
+    assert metrics.average(np.ones(4)).coarsened(5).rows == 0
+    assert metrics.average(np.ones(5)).coarsened(5).rows == 5
+    assert metrics.roc([0, 1], [0.0, 1.0]).coarsened(1).rows == 2
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(-9, 9)), max_size=60), st.integers(2, 6))
+def test_putting_bins_together_loses_no_row(rows: list[tuple[bool, int]], least: int) -> None:
+    y, z = [float(label) for label, _ in rows], [float(score) for _, score in rows]
+    fine = metrics.roc(y, z)
+    coarse = fine.coarsened(least).values.reshape(2, -1)
+    few = [0 < n < least for n in fine.values.reshape(2, -1).sum(axis=1)]
+    assert not ((coarse > 0) & (coarse < least)).any()
+    if not any(few):
+        assert coarse.sum(axis=1).tolist() == fine.values.reshape(2, -1).sum(axis=1).tolist()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,6 +11,8 @@ from hypothesis import strategies as st
 
 import swarm
 from swarm.learning.bins import edges_of
+from swarm.learning.state import read_arrays, write_arrays
+from swarm.rounds.small_counts import withhold
 
 
 def test_quantiles_of_summed_histograms_are_those_of_all_rows_to_a_bin() -> None:
@@ -108,3 +112,12 @@ def test_any_words_come_back(sites: list[list[str]]) -> None:
     summed = np.sum([swarm.tally(s) for s in ([], *sites)], axis=0)
     joined = [w for s in sites for w in s]
     assert swarm.read_tally(summed) == {w: joined.count(w) for w in sorted(set(joined))}
+
+
+def test_joined_words_outlive_a_site_that_tells_of_no_few_rows(tmp_path: Path) -> None:
+    file = tmp_path / "statistics"
+    words = ["icu"] * 12 + ["general"] * 10 + ["rare"] * 9
+    write_arrays(file, {"ward": swarm.tally(words, at_least=10)})
+    assert withhold(file, 10) == {}
+    summed = read_arrays(file)["ward"] + swarm.tally(["icu"] * 10, at_least=10)
+    assert swarm.read_tally(summed) == {"general": 10, "icu": 22}

@@ -9,6 +9,7 @@ come the figures of all sites together, with intervals.
     counts.py    Counts, Figure, and what every measure is
     wire.py      counts as they travel, checked
     ranking.py  probabilities.py  classes.py  regression.py  survival.py  means.py    the measures
+    coarse.py    counts of which no number tells of few rows
     rows.py  sums.py  intervals.py       what plans give; exact sums; confidence
 """
 

@@ -8,6 +8,7 @@ import msgspec
 import numpy as np
 
 from swarm.learning.metrics import intervals
+from swarm.learning.metrics.coarse import withhold_few
 from swarm.learning.metrics.counts import Counts, Figure, Integers, check_histogram, checked
 from swarm.learning.metrics.rows import Floats, as_column, as_floats, as_labels
 
@@ -30,6 +31,9 @@ class Confusion(msgspec.Struct, frozen=True, tag="confusion", forbid_unknown_fie
 
     def check(self, values: Integers) -> None:
         check_histogram(values)
+
+    def coarsened(self, values: Integers, least: int) -> Integers | None:
+        return withhold_few(values, least)
 
     def figures(self, values: Integers) -> dict[str, Figure]:
         table = self.table(values)

@@ -59,6 +59,11 @@ class Measure(Protocol):
         """Raise ValueError, saying what is wrong, for numbers that no site's rows could give."""
         ...
 
+    def coarsened(self, values: Integers, least: int) -> Integers | None:
+        """The same rows, told so that no number is of 1 to `least` − 1 of them; None if it cannot
+        be. A sum is of all rows."""
+        ...
+
     def figures(self, values: Integers) -> dict[str, Figure]:
         """By name, what the counts say; the first is the one to show where there is room for one.
 
@@ -98,6 +103,13 @@ class Counts:
         if self.rows >= min_count:
             return self
         return type(self)(self.measure, np.zeros_like(self.values))
+
+    def coarsened(self, least: int) -> Self:
+        """The same rows, told so that no number is of 1 to `least` − 1 of them: neighbouring bins
+        put together, or none at all."""
+        enough = self.withheld_below(least)
+        coarse = self.measure.coarsened(enough.values, least) if least > 1 else enough.values
+        return type(self)(self.measure, np.zeros_like(self.values) if coarse is None else coarse)
 
     def __add__(self, other: Counts) -> Counts:
         if self.measure != other.measure:

@@ -31,6 +31,9 @@ class Average(msgspec.Struct, frozen=True, tag="average", forbid_unknown_fields=
             if not values[0] and digits.any():
                 raise ValueError("there is a sum of no rows")
 
+    def coarsened(self, values: Integers, least: int) -> Integers | None:
+        return values
+
     def figures(self, values: Integers) -> dict[str, Figure]:
         rows = self.rows_in(values)
         if rows < 1:

@@ -13,6 +13,7 @@ import numpy as np
 
 from swarm.learning.bins import bins_of, centres_of, count_bins
 from swarm.learning.metrics import intervals
+from swarm.learning.metrics.coarse import group_bins
 from swarm.learning.metrics.counts import Counts, Figure, Integers, check_histogram, checked
 from swarm.learning.metrics.rows import Floats, as_column, as_labels, odds_of_classes
 from swarm.learning.metrics.sums import PLACES, check_sum, read_sum, sum_of
@@ -43,6 +44,11 @@ class Calibration(msgspec.Struct, frozen=True, tag="calibration", forbid_unknown
             check_sum(digits)
             if not 0 <= read_sum(digits) <= self.rows_in(values):
                 raise ValueError("a sum over rows is not between 0 and the number of rows")
+
+    def coarsened(self, values: Integers, least: int) -> Integers | None:
+        grouped = group_bins(self._histogram(values), least)
+        sums = self._digits(values).reshape(-1)
+        return None if grouped is None else np.concatenate([grouped.reshape(-1), sums])
 
     def figures(self, values: Integers) -> dict[str, Figure]:
         negatives, positives = self._histogram(values)

@@ -14,6 +14,7 @@ import numpy as np
 
 from swarm.learning.bins import bins_of, count_bins
 from swarm.learning.metrics import intervals
+from swarm.learning.metrics.coarse import group_bins
 from swarm.learning.metrics.counts import (
     Counts,
     Figure,
@@ -46,6 +47,11 @@ class Roc(msgspec.Struct, frozen=True, tag="roc", forbid_unknown_fields=True):
         check_histogram(values)
         if len({int(curve.sum()) for curve in self._curves(values)}) > 1:
             raise ValueError("the classes do not count the same rows")
+
+    def coarsened(self, values: Integers, least: int) -> Integers | None:
+        curves = [group_bins(curve, least) for curve in self._curves(values)]
+        known = [curve for curve in curves if curve is not None]
+        return np.concatenate(known).reshape(-1) if len(known) == len(curves) else None
 
     def figures(self, values: Integers) -> dict[str, Figure]:
         curves = [(negatives, positives) for negatives, positives in self._curves(values)]

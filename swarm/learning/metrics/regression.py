@@ -38,6 +38,9 @@ class Errors(msgspec.Struct, frozen=True, tag="errors", forbid_unknown_fields=Tr
             if not values[0] and digits.any():
                 raise ValueError("there is a sum of no rows")
 
+    def coarsened(self, values: Integers, least: int) -> Integers | None:
+        return values
+
     def figures(self, values: Integers) -> dict[str, Figure]:
         n = self.rows_in(values)
         names = ("r2", "rmse", "mae", "pearson", "bias")

@@ -14,6 +14,7 @@ import numpy as np
 
 from swarm.learning.bins import bins_of, count_bins
 from swarm.learning.metrics import intervals
+from swarm.learning.metrics.coarse import withhold_few
 from swarm.learning.metrics.counts import Counts, Figure, Integers, check_histogram, checked
 from swarm.learning.metrics.rows import as_column, as_labels, as_pair
 
@@ -39,6 +40,9 @@ class Concordance(msgspec.Struct, frozen=True, tag="concordance", forbid_unknown
         check_histogram(values)
         if self._table(values)[1, TIMES].any():
             raise ValueError("there are events after the horizon")
+
+    def coarsened(self, values: Integers, least: int) -> Integers | None:
+        return withhold_few(values, least)
 
     def figures(self, values: Integers) -> dict[str, Figure]:
         """Harrell's C with the interval of Pencina and D'Agostino (Stat Med 23:2109-2123, 2004) for
