@@ -27,6 +27,7 @@ GROUPS = {
     "predict": ("swarm.cli.predict", "Use a model on rows without labels, with one command."),
     "evaluate": ("swarm.cli.evaluate", "Score a model on new rows that have labels."),
     "chain": ("swarm.cli.chain", "This node's replica of the chain: recover it after a loss."),
+    "dashboard": ("swarm.cli.dashboard", "What happens, in a browser on this machine."),
     "audit": ("swarm.cli.audit", "Check all that happened, from the first block on."),
     "testnet": ("swarm.cli.testnet", "A whole consortium on this machine."),
     "simulate": ("swarm.cli.simulate", "A plan with thousands of clients, without a network."),

@@ -9,8 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import trio
+from blake3 import blake3
 
 from swarm.chain.client import Receipt
 from swarm.errors import ChainError, ConfigurationError, ContractError
@@ -22,6 +25,9 @@ from swarm.protocol.state import Member
 from swarm.types import MemberId, to_hex
 
 DEADLINE_S = 60.0
+WATCH_S = 20.0
+WATCH_STEP_S = 0.5
+VERSION_BYTES = 8
 
 
 @dataclass(frozen=True)
@@ -32,14 +38,23 @@ class NodeCommands:
     read_status: Callable[[], NodeStatus]
     copy_to: Callable[[Path], None] | None = None
     """Writes the chain to a new file, where it is kept here."""
+    describe_blocks: Callable[[int], list[dict[str, Any]]] | None = None
 
     @property
     def by_name(self) -> dict[str, Handler]:
         return {
             "status": self.status,
             "wait_for_head": self.wait_for_head,
+            "watch": self.watch,
             "copy_chain": self.copy_chain,
+            "blocks": self.blocks,
         }
+
+    async def blocks(self, newest: int) -> object:
+        """So many of the newest blocks, in words."""
+        if self.describe_blocks is None:
+            raise ConfigurationError("this node keeps no chain: its consortium's is external")
+        return await trio.to_thread.run_sync(self.describe_blocks, newest)
 
     async def copy_chain(self, path: str) -> object:
         """Write the chain, as of this moment, to the new file `path`."""
@@ -50,6 +65,22 @@ class NodeCommands:
 
     async def status(self) -> object:
         return self.read_status()
+
+    async def watch(self, seen: str = "") -> object:
+        """The status as soon as it is another than the one of the version `seen`, or once WATCH_S
+        have passed: {"version": …, "status": …}."""
+        answer = self._versioned()
+        for _ in range(round(WATCH_S / WATCH_STEP_S)):
+            if answer["version"] != seen:
+                break
+            await trio.sleep(WATCH_STEP_S)
+            answer = self._versioned()
+        return answer
+
+    def _versioned(self) -> dict[str, object]:
+        status = self.read_status()
+        version = blake3(msgspec.json.encode(status, enc_hook=list)).hexdigest(VERSION_BYTES)
+        return {"version": version, "status": status}
 
     async def wait_for_head(self, above: int) -> object:
         """The head's height as soon as it is greater, for those who would ask again and again."""

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import trio
@@ -22,6 +23,7 @@ from swarm.chain.signer import NodeKeys
 from swarm.chain.store import VoteStore
 from swarm.errors import ConfigurationError
 from swarm.network.network import Network
+from swarm.node.blocks import describe_blocks
 from swarm.node.chain_link import ChainLink, polling
 from swarm.node.config import NodeConfig, external_contract
 from swarm.types import Address
@@ -40,6 +42,8 @@ class OpenedChain:
     genesis: Genesis | None
     copy_to: Callable[[Path], None] | None = None
     """Writes the chain to a new file, where it is kept here."""
+    describe_blocks: Callable[[int], list[dict[str, Any]]] | None = None
+    """So many of the newest blocks in words, where the chain is kept here."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +97,8 @@ async def open_embedded(
             link = ChainLink(client, partial(_next_head, chain))
             chain.on_admitted, chain.expects_more = link.saw_waiting, link.expects_more
             link.on_observed = chain.reconsider
-            yield OpenedChain(link, rpc, chain.status, genesis, engine.copy_to)
+            described = partial(describe_blocks, engine)
+            yield OpenedChain(link, rpc, chain.status, genesis, engine.copy_to, described)
 
 
 def _blame(network: Network, peer: Address, reason: str) -> None:

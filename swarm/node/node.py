@@ -39,7 +39,7 @@ from swarm.node.config import NodeConfig, load_config
 from swarm.node.confirmations import Confirmations
 from swarm.node.contacts import addresses_of, contact_owed
 from swarm.node.control import Handler, Running, only_node_in, open_control
-from swarm.node.embedded import open_node_chain, read_network
+from swarm.node.embedded import OpenedChain, open_node_chain, read_network
 from swarm.node.http import open_http
 from swarm.node.keys import load_key
 from swarm.node.library import METHOD as BUNDLE_METHOD
@@ -519,7 +519,7 @@ async def open_node(directory: Path, password: str | None = None) -> AsyncIterat
         plan_commands = _plan_commands(node)
         if config.policy.consent == "automatic":
             node.consent = plan_commands.consent
-        handlers = _commands(node, opened.copy_to) | plan_commands.by_name
+        handlers = _commands(node, opened) | plan_commands.by_name
         handlers |= ZooCommands(zoo).by_name
         control = await stack.enter_async_context(open_control(directory, handlers))
         _announce(node, control)
@@ -556,7 +556,7 @@ def _plan_commands(node: Node) -> PlanCommands:
     )
 
 
-def _commands(node: Node, copy_to: Callable[[Path], None] | None) -> dict[str, Handler]:
+def _commands(node: Node, opened: OpenedChain) -> dict[str, Handler]:
     """What the command line may ask of the node beside plans that there are, by name."""
     model_commands = ModelCommands(
         node.participations, node.store, node.chain, node.library, node.trainers
@@ -572,7 +572,7 @@ def _commands(node: Node, copy_to: Callable[[Path], None] | None) -> dict[str, H
         export_model=model_commands.export_newest,
     )
     return {
-        **NodeCommands(node.chain, node.status, copy_to).by_name,
+        **NodeCommands(node.chain, node.status, opened.copy_to, opened.describe_blocks).by_name,
         **MemberCommands(node.chain).by_name,
         **model_commands.by_name,
         **propose_commands.by_name,

@@ -11,7 +11,7 @@ import msgspec
 
 from swarm.box.description import Report
 from swarm.learning.messages import Progress
-from swarm.protocol.state import Member, Plan, RoundStatus, members_in
+from swarm.protocol.state import Member, Plan, Round, RoundStatus, members_in
 from swarm.rounds.participation import Participation
 from swarm.rounds.records import RECENT_ROUNDS
 from swarm.types import NO_DIGEST, Digest, MemberId, to_hex
@@ -50,7 +50,13 @@ class PlanStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Of a closed round, whose slot it is."""
     waits_for: list[str]
     """Whose answer, update or merge comes next."""
+    trainers: list[str]
+    """Who trains in the round."""
     submitted: list[str]
+    merged: list[str]
+    """Who has posted a merge."""
+    attested: list[str]
+    """Who has attested one, its leaders included."""
     training: TrainingStatus | None
     model: str
     model_round: int
@@ -124,6 +130,11 @@ def plan_status(part: Participation) -> PlanStatus | StartingPlan:
         submitted=[]
         if round is None
         else [names.get(i, str(i)) for i in sorted(round.submissions)],
+        trainers=[] if round is None else _named(names, round.trainers),
+        merged=[]
+        if round is None
+        else [names.get(c.leader, str(c.leader)) for c in round.candidates],
+        attested=[] if round is None else _named(names, attesters_of(round)),
         training=training_status(part.progress),
         model=to_hex(plan.model),
         model_round=part.program.number_of(plan.model_round) or 0,
@@ -165,6 +176,18 @@ def _leader(plan: Plan, names: dict[MemberId, str]) -> str | None:
     if plan.round is None or plan.round.status is not RoundStatus.CLOSED:
         return None
     return names.get(plan.round.leader_at(int(time.time())))
+
+
+def attesters_of(round: Round) -> int:
+    """The set of members that have attested a merge of this round."""
+    attesters = 0
+    for candidate in round.candidates:
+        attesters |= candidate.attesters
+    return attesters
+
+
+def _named(names: dict[MemberId, str], members: int) -> list[str]:
+    return [names.get(i, str(i)) for i in members_in(members)]
 
 
 def _hex_or_none(digest: Digest) -> str | None:

@@ -1,0 +1,188 @@
+"""The dashboard: who may come in, and what its pictures say."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+from starlette.testclient import TestClient
+
+from swarm.dashboard.access import MAX_BODY_BYTES, Access, Tickets
+from swarm.dashboard.pages import PAGES, PLAN_PAGE, Dashboard
+from swarm.dashboard.pictures import member_pictures, plan_pictures, series
+from swarm.dashboard.watching import Seen, Watch
+
+HOST = "127.0.0.1:8600"
+ORIGIN = {"origin": f"http://{HOST}"}
+
+
+async def inside(request: Request) -> Response:
+    return PlainTextResponse(f"inside, {len(await request.body())} bytes")
+
+
+@pytest.fixture
+def tickets() -> Tickets:
+    return Tickets()
+
+
+@pytest.fixture
+def browser(tickets: Tickets) -> TestClient:
+    """One that has not come in yet."""
+    routes = [Route("/", inside, methods=["GET", "POST"])]
+    app = Access(Starlette(routes=routes), tickets, frozenset({HOST}))
+    return TestClient(app, base_url=f"http://{HOST}", backend="trio")
+
+
+@pytest.fixture
+def guest(browser: TestClient, tickets: Tickets) -> TestClient:
+    """One that has."""
+    assert browser.get(f"/enter?token={tickets.token}").text.startswith("inside")
+    return browser
+
+
+def test_the_link_opens_the_door_once(browser: TestClient, tickets: Tickets) -> None:
+    link = f"/enter?token={tickets.token}"
+    assert browser.get("/").status_code == 401
+    assert browser.get("/enter?token=guessed").status_code == 401
+    assert browser.get(link).text == "inside, 0 bytes"
+    assert browser.get("/").status_code == 200
+    thief = TestClient(browser.app, base_url=f"http://{HOST}", backend="trio")
+    answer = thief.get(link)
+    assert answer.status_code == 401
+    assert "used already" in answer.text
+    assert thief.get("/", headers={"cookie": "swarm-dashboard=stolen"}).status_code == 401
+
+
+@pytest.mark.parametrize("host", ["evil.example:8600", "127.0.0.1:1", "", "localhost:8600"])
+def test_another_name_of_this_machine_is_refused(guest: TestClient, host: str) -> None:
+    assert guest.get("/", headers={"host": host}).status_code == 421
+
+
+@pytest.mark.parametrize("origin", ["http://evil.example", "null", f"https://{HOST}"])
+def test_other_pages_are_refused(guest: TestClient, origin: str) -> None:
+    assert guest.post("/", headers={"origin": origin}).status_code == 403
+    assert guest.get("/", headers={"origin": origin}).status_code == 403
+
+
+def test_what_changes_something_must_say_which_page_asks(guest: TestClient) -> None:
+    assert guest.post("/").status_code == 403
+    assert guest.post("/", headers=ORIGIN, content=b"four").text == "inside, 4 bytes"
+
+
+def test_large_bodies_are_refused(guest: TestClient) -> None:
+    assert guest.post("/", headers=ORIGIN, content=b" " * (MAX_BODY_BYTES + 1)).status_code == 413
+
+
+def test_every_answer_forbids_scripts_of_others(guest: TestClient) -> None:
+    for answer in (guest.get("/"), guest.get("/", headers={"host": "evil"})):
+        policy = answer.headers["content-security-policy"]
+        assert "default-src 'none'" in policy
+        assert "unsafe" not in policy
+        assert "frame-ancestors 'none'" in policy
+        assert answer.headers["cache-control"] == "no-store"
+
+
+# Pictures.
+
+
+def a_plan(**changes: Any) -> dict[str, Any]:
+    return {
+        "id": 1, "name": "Heart", "status": "running", "rounds": 20, "title": "round 7",
+        "phase": "open", "leader": None, "waits_for": ["Kyoto"], "trainers": ["Basel", "Kyoto"],
+        "submitted": ["Basel"], "merged": [], "attested": [], "training": None, "halted": None,
+        "last_report": "", "model_round": 6,
+    } | changes  # fmt: skip
+
+
+def a_status(*plans: dict[str, Any], connected: tuple[str, ...] = ("Kyoto",)) -> dict[str, Any]:
+    return {"name": "Basel", "connected": list(connected), "plans": list(plans)}
+
+
+@pytest.mark.parametrize(
+    ("changes", "connected", "headline", "tone"),
+    [
+        ({}, ("Kyoto",), "Round 7 of 20 waits for Kyoto (training)", "busy"),
+        ({}, (), "Round 7 of 20 waits for Kyoto, which cannot be reached from Basel (training)",
+         "bad"),
+        ({"waits_for": ["Oslo", "Kyoto"]}, ("Kyoto",),
+         "Round 7 of 20 waits for Oslo and Kyoto, of whom Oslo cannot be reached (training)",
+         "bad"),
+        ({"phase": "closed"}, ("Kyoto",), "Round 7 of 20 waits for Kyoto (merging)", "busy"),
+        ({"waits_for": [], "phase": "final"}, (), "Round 7 of 20: final", "busy"),
+        ({"title": None, "phase": None}, ("Kyoto",), "The first round waits for Kyoto", "busy"),
+        ({"title": "statistics"}, ("Kyoto",), "Statistics waits for Kyoto (training)", "busy"),
+        ({"status": "completed", "model_round": 20}, (), "completed after 20 of 20 rounds", "good"),
+        ({"halted": "the loss is NaN"}, ("Kyoto",), "Round 7 of 20 waits for Kyoto (training)",
+         "bad"),
+    ],
+)  # fmt: skip
+def test_the_headline_says_who_is_waited_for_and_why(
+    changes: dict[str, Any], connected: tuple[str, ...], headline: str, tone: str
+) -> None:
+    [picture] = plan_pictures(a_status(a_plan(**changes), connected=connected))
+    # Only who is waited for and away makes it red.
+    assert (picture.headline, picture.tone) == (headline, tone)
+
+
+def test_lanes_tell_how_far_each_member_is() -> None:
+    def steps(connected: tuple[str, ...] = ("Kyoto",), **changes: Any) -> dict[str, Any]:
+        [picture] = plan_pictures(a_status(a_plan(**changes), connected=connected))
+        return {lane.name: lane.steps for lane in picture.lanes}
+
+    assert steps() == {"Basel": ("done", "done", "", ""), "Kyoto": ("now", "", "", "")}
+    assert steps(())["Kyoto"] == ("late", "", "", "")
+    closed = {"phase": "closed", "leader": "Basel"}
+    assert steps(**closed) == {
+        "Basel": ("done", "done", "now", ""),
+        "Kyoto": ("none", "none", "", ""),
+    }
+    merged = closed | {"merged": ["Basel"], "attested": ["Basel"], "submitted": ["Basel", "Kyoto"]}
+    assert steps(**merged) == {
+        "Basel": ("done", "done", "done", "done"),
+        "Kyoto": ("done", "done", "", "now"),
+    }
+
+
+def test_members_that_cannot_be_reached_are_red() -> None:
+    def row(number: int, name: str, present: bool = True) -> dict[str, Any]:
+        return {"id": number, "name": name, "present": present, "validator": True, "account": "0x1",
+                "node": "0x2"}  # fmt: skip
+
+    members = {"members": [row(0, "Basel"), row(1, "Kyoto"), row(2, "Rome", False), row(3, "Oslo")]}
+    found = [(m.name, m.state, m.tone) for m in member_pictures(members, a_status())]
+    assert found == [
+        ("Basel", "this node", "good"),
+        ("Kyoto", "connected", "good"),
+        ("Oslo", "cannot be reached", "bad"),
+        ("Rome", "left", ""),
+    ]
+
+
+def test_a_score_that_was_not_given_leaves_a_gap() -> None:
+    def record(number: int | None, **validation: float | None) -> dict[str, Any]:
+        return {"number": number, "model": "0x1", "metrics": {"validation": validation}}
+
+    records = [record(None), record(1, auc=0.5), record(2), record(3, auc=None)]
+    assert series(records) == {"auc": {"rounds": [1, 2, 3], "validation": [0.5, None, None]}}
+
+
+def test_a_page_of_a_node_that_was_never_heard_says_why(tmp_path: Any) -> None:
+    watch = Watch(tmp_path, Seen(None, "no node runs there: start it"))
+    browser = TestClient(Dashboard(watch).app(), backend="trio")
+    for page in PAGES:
+        answer = browser.get(page.path)
+        assert answer.status_code == 200
+        assert "no node runs" in answer.text, page.path
+    assert browser.get(PLAN_PAGE.path.replace("{plan:int}", "1")).status_code == 200
+
+
+def test_names_of_others_are_no_markup_and_hide_nothing(tmp_path: Any) -> None:
+    name = "<script>alert(1)</script>\u202e"
+    status = a_status(a_plan(name=name, waits_for=[name]))
+    answer = TestClient(Dashboard(Watch(tmp_path, Seen(status, ""))).app(), backend="trio").get("/")
+    assert "<script>alert" not in answer.text
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;\\u202e" in answer.text
