@@ -93,8 +93,6 @@ def read_transaction(
         )
     if decoded.value != 0:
         raise InvalidTransaction(f"the transaction sends {decoded.value} wei; nobody has any here")
-    if decoded.max_priority_fee_per_gas != 0:
-        raise InvalidTransaction("gas is free on this chain: set the gas price to 0")
     if len(decoded.data) > rules.calldata_bytes:
         raise InvalidTransaction(
             f"the transaction carries {len(decoded.data)} bytes, more than {rules.calldata_bytes}"

@@ -63,6 +63,9 @@ class State(LondonState):  # type: ignore[misc]
     `beyond_storage` is set when code looked at anything else than storage (time, balances, other
     code), `erased` when a contract was deleted. Writes that were reverted are among the noted.
 
+    Gas is free: a transaction may offer any price, since many programs offer one unasked, and pays
+    none. The EVM runs as if it had offered 0, so that no balance moves, and no code sees a price.
+
     `known` are slots as they stand at the state's root; what is read is added to it. Finding a slot
     through the trie costs a dozen hashes and decodings, more than all else that an SLOAD does.
     """
@@ -75,6 +78,15 @@ class State(LondonState):  # type: ignore[misc]
         self.erased = False
         self.forget_reads()
         super().__init__(*arguments)
+
+    def get_gas_price(self, transaction: Any) -> int:
+        return 0
+
+    def get_tip(self, transaction: Any) -> int:
+        return 0
+
+    def get_transaction_context(self, transaction: Any) -> Any:
+        return self.get_transaction_context_class()(gas_price=0, origin=transaction.sender)
 
     def forget_reads(self) -> None:
         self.slots_read: set[Slot] = set()

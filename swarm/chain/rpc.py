@@ -319,8 +319,13 @@ class RpcMethods:
         return data_hex(result.output)
 
     def _estimate_gas(self, call: Call, place: Height | Digest, overrides: None) -> str:
-        """The least gas limit that suffices, within about 2 %."""
+        """The least gas limit that suffices, within about 2 %.
+
+        Whoever asks about the newest block means the next one, which is where a transaction goes.
+        """
         at = self._at(place)
+        if at == self._head():
+            at = "pending"
         fixed = codec.intrinsic_gas(call.data)
         largest = self._engine.rules.transaction_gas
         limit = min(call.gas or largest, largest)

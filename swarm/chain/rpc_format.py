@@ -57,7 +57,7 @@ def block_object(stored: StoredBlock, *, full: bool) -> JsonObject:
 
 
 def transaction_object(stored: StoredBlock, position: int) -> JsonObject:
-    """A transaction in a block."""
+    """A transaction in a block. Its prices are those that it offers; it paid none."""
     raw = _body(stored.payload).transactions[position]
     place: JsonObject = {
         "blockHash": data_hex(stored.hash),
@@ -90,9 +90,11 @@ def _transaction(raw: bytes) -> JsonObject:
         "s": quantity(transaction.s),
     }
     if kind == 0:
-        return shown | {"v": quantity(transaction.v)}
+        return shown | {"v": quantity(transaction.v), "gasPrice": quantity(transaction.gas_price)}
     parity = quantity(transaction.y_parity)
     shown |= {"v": parity, "yParity": parity, "accessList": _access_list(transaction)}
+    if kind == 1:
+        shown["gasPrice"] = quantity(transaction.gas_price)
     if kind == 2:
         shown |= {
             "maxFeePerGas": quantity(transaction.max_fee_per_gas),

@@ -241,6 +241,21 @@ def test_the_estimated_gas_suffices_and_is_not_far_too_much(w3, chain, probe, me
     assert receipt.gasUsed <= estimate <= receipt.gasUsed * 1.05
 
 
+@pytest.mark.parametrize("place", ["latest", "pending"])
+def test_an_estimate_holds_wherever_it_is_asked_for(w3, chain, probe, member, place):
+    call = {"to": probe.address, "data": probe.encode_abi("note", [b"x" * 300])}
+    asked = w3.provider.make_request("eth_estimateGas", [call, place])["result"]
+    raw = member.sign(GENESIS.chain_id, "note(bytes)", b"x" * 300, gas=int(asked, 16))
+    assert w3.eth.get_transaction_receipt(w3.eth.send_raw_transaction(raw)).status == 1
+
+
+def test_a_price_that_is_offered_is_shown_and_not_paid(w3, chain, probe, member):
+    raw = member.sign(GENESIS.chain_id, maxFeePerGas=3, maxPriorityFeePerGas=1)
+    receipt = w3.eth.get_transaction_receipt(w3.eth.send_raw_transaction(raw))
+    assert (receipt.status, receipt.effectiveGasPrice) == (1, 0)
+    assert w3.eth.get_transaction(receipt.transactionHash).maxFeePerGas == 3
+
+
 def test_a_failed_transaction_has_status_zero(w3, member):
     raw = member.sign(GENESIS.chain_id, "say(string)", "no")
     receipt = w3.eth.get_transaction_receipt(w3.eth.send_raw_transaction(raw))

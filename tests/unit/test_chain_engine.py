@@ -187,8 +187,6 @@ def bad_transactions() -> dict[str, bytes]:
         "another contract": sign(to="0x" + "11" * 20),
         "creation": sign(to=b""),
         "value": sign(value=1),
-        "a gas price": sign(maxFeePerGas=1, maxPriorityFeePerGas=1),
-        "a legacy gas price": sign(gasPrice=1),
         "too much gas": sign(gas=1_000_001),
         "too little gas": sign(gas=21_000),
         "calldata": sign("note(bytes)", b"x" * 33_000, gas=1_000_000),
@@ -228,6 +226,34 @@ def test_legacy_and_access_list_transactions_are_welcome(engine, members):
     block = commit(engine, legacy, listed)
     assert len(engine.transactions(block)) == 2
     assert engine.decode(block.payload) == block
+
+
+@pytest.mark.parametrize(
+    "offer",
+    [
+        pytest.param({"gasPrice": 10**12}, id="legacy"),
+        pytest.param({"gasPrice": 1, "type": 1, "accessList": []}, id="with an access list"),
+        pytest.param({"maxFeePerGas": 3 * 10**9, "maxPriorityFeePerGas": 1}, id="a tip of one wei"),
+        pytest.param(
+            {"maxFeePerGas": 2**255, "maxPriorityFeePerGas": 2**254}, id="more than there is"
+        ),
+    ],
+)
+def test_any_gas_price_may_be_offered_and_nobody_pays_it(engine, other, members, offer):
+    free = [member.sign(CHAIN_ID, nonce=0) for member in MEMBERS[:2]]
+    offering = [member.sign(CHAIN_ID, nonce=0, **offer) for member in MEMBERS[:2]]
+    assert engine.inspect(offering[0]).sender == ANN
+    block = engine.build(offering, GENESIS_TIME_S + 1, BEN)
+    assert len(engine.transactions(block)) == 2
+    root = rlp.decode(block.payload, LondonBlock).header.state_root
+    unpaid = engine.build(free, GENESIS_TIME_S + 1, BEN)
+    assert root == rlp.decode(unpaid.payload, LondonBlock).header.state_root
+    for replica in (engine, other):
+        copy = replica.decode(block.payload)
+        replica.execute(copy)
+        replica.commit(copy, b"certificate")
+        assert replica.head == block
+        assert count(replica) == 2
 
 
 def test_a_used_nonce_is_refused_with_the_next_one(engine, members):
