@@ -3,6 +3,7 @@ pragma solidity ^0.8.26;
 
 import {MemberSets} from "./MemberSets.sol";
 import {Names} from "./Names.sol";
+import {Signatures} from "./Signatures.sol";
 import {
     Budget,
     Founder,
@@ -32,12 +33,14 @@ library Membership {
     uint256 internal constant CONTACT_EVERY_S = 60;
     /// @dev Membership proposals, and plans, that one member may make in a day of chain time.
     uint8 internal constant MAX_A_DAY = 16;
+    bytes32 private constant NODE_KEY_TYPE = keccak256("NodeKey(uint8 member)");
 
     error ConsortiumNoFounders();
     error ConsortiumNotMember(address sender);
     error ConsortiumUnknownMember(uint64 member);
     error ConsortiumZeroAddress();
     error ConsortiumKeyInUse(address key);
+    error ConsortiumBadProof(address key);
     error ConsortiumBadName(uint256 size);
     error ConsortiumNameInUse(uint8 member);
     error ConsortiumFull();
@@ -155,7 +158,9 @@ library Membership {
     /// @notice Name another node key; the old one can do nothing from here on.
     /// @dev WARNING: the member stops validating until the new node, once synced, calls `activate`.
     /// A standby that becomes the node is none any more, whosever it was.
-    function setNode(address node) external {
+    /// @param proof The new key's signature (EIP-712) of `NodeKey(uint8 member)`: nobody can name a key
+    /// that it does not have, and keep it from whoever does.
+    function setNode(address node, bytes calldata proof) external {
         uint8 member = governor();
         if (node == address(0)) revert ConsortiumZeroAddress();
         Member storage record = stored().members[member];
@@ -163,6 +168,8 @@ library Membership {
         if (
             stored().byNode[node] != 0 || !_isFreeOrOf(stored().byAccount[node], member)
         ) revert ConsortiumKeyInUse(node);
+        bytes32 signed = Signatures.digest(keccak256(abi.encode(NODE_KEY_TYPE, member)));
+        if (Signatures.signer(signed, proof) != node) revert ConsortiumBadProof(node);
         if (stored().validators & member.bit() != 0) _checkNotLastValidator(member);
         _endClaim(node);
         delete stored().byNode[old];
@@ -449,6 +456,9 @@ library Membership {
         delete stored().byNode[record.node];
         delete stored().byStandby[record.standby];
         delete stored().byName[keccak256(bytes(record.name))];
+        delete record.standby;
+        delete record.contact;
+        delete record.contactAt;
         stored().presentMembers &= ~member.bit();
         stored().validators &= ~member.bit();
         emit MemberRemoved(member);

@@ -81,7 +81,8 @@ abstract contract Plans {
     /// @param code Names the code that members read before they consent.
     /// @param program Names the stages and folds; opaque to this contract.
     /// @param base Names the blob with the model that training starts from.
-    /// @param invited Whose answers the first round waits for; 0: all members of this moment.
+    /// @param invited Whose answers the first round waits for, and who may take part at all; 0: all
+    /// members of this moment, and later ones may join.
     /// @param until For how long; 0: seven days.
     /// @return plan The plan's number, counted from 1.
     function proposePlan(
@@ -106,7 +107,8 @@ abstract contract Plans {
             invited & ~present != 0 || (invited != 0 && invited.count() < rules.minPeers)
                 || endsAt < block.timestamp || endsAt > block.timestamp + LONGEST_INVITATION_S
         ) revert PlanBadInvitation(invited, until);
-        if (invited == 0) invited = present;
+        bool invitedOnly = invited != 0;
+        if (!invitedOnly) invited = present;
         if (stored().openPlans[member] >= MAX_OPEN_PLANS) revert PlanTooMany(member);
         Budget storage budget = Membership.budgetOf(member);
         if (budget.plans >= Membership.MAX_A_DAY) Membership.refuseBudget(member, budget);
@@ -120,6 +122,7 @@ abstract contract Plans {
         record.until = uint64(endsAt);
         record.rules = rules;
         record.invited = invited;
+        record.invitedOnly = invitedOnly;
         record.code = code;
         record.program = program;
         record.base = base;
@@ -138,6 +141,7 @@ abstract contract Plans {
         Plan storage record = _running(plan);
         if (code != record.code) revert PlanDigestMismatch(record.code, code);
         uint256 bit = member.bit();
+        if (record.invitedOnly && record.invited & bit == 0) revert PlanNotInvited(member);
         bool renews = record.participants & bit != 0;
         if (renews && !_hasEnded(record.consents[member].until)) revert PlanAlreadyConsented(member);
         _checkTerms(record, terms);

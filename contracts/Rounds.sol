@@ -5,6 +5,7 @@ import {Election} from "./Election.sol";
 import {MemberSets} from "./MemberSets.sol";
 import {Membership} from "./Membership.sol";
 import {Plans} from "./Plans.sol";
+import {Signatures} from "./Signatures.sol";
 import {
     Candidate,
     Consent,
@@ -128,9 +129,6 @@ abstract contract Rounds is Plans {
     event RoundVoided(uint256 indexed plan, uint32 round, uint32 attempt);
 
     /// @dev EIP-712: what a node key signs to have its attestation carried by somebody else.
-    bytes32 private constant DOMAIN_TYPE = keccak256(
-        "EIP712Domain(string name,string version,uint256 chainId,address verifyingContract)"
-    );
     bytes32 private constant ATTESTATION_TYPE = keccak256(
         "Attestation(uint256 plan,uint32 round,uint32 attempt,uint8 epoch,uint8 status,bytes32 model,uint256 omitted,uint8 slot,uint8 next,uint8 level,bytes32 meta)"
     );
@@ -302,8 +300,8 @@ abstract contract Rounds is Plans {
         Candidate storage candidate = _candidate(current, outcome);
         bool counted = false;
         for (uint256 i = 0; metas.length == signatures.length && i < metas.length; ++i) {
-            uint256 index =
-                stored().byNode[_signer(_digest(plan, record, current, candidate, level, metas[i]), signatures[i])];
+            bytes32 signed = _digest(plan, record, current, candidate, level, metas[i]);
+            uint256 index = stored().byNode[Signatures.signer(signed, signatures[i])];
             if (index == 0) continue;
             uint8 member = uint8(index - 1);
             if (_submitters(current) & ~candidate.attesters & member.bit() == 0) continue;
@@ -499,15 +497,6 @@ abstract contract Rounds is Plans {
         uint8 level,
         bytes32 meta
     ) private view returns (bytes32) {
-        bytes32 domain = keccak256(
-            abi.encode(
-                DOMAIN_TYPE,
-                keccak256("swarm consortium"),
-                keccak256("2"),
-                block.chainid,
-                address(this)
-            )
-        );
         bytes32 content = keccak256(
             abi.encode(
                 ATTESTATION_TYPE,
@@ -524,14 +513,7 @@ abstract contract Rounds is Plans {
                 meta
             )
         );
-        return keccak256(abi.encodePacked("\x19\x01", domain, content));
-    }
-
-    /// @dev Who signed; nobody's address for bytes that are no signature.
-    function _signer(bytes32 digest, bytes calldata signature) private pure returns (address) {
-        if (signature.length != 65) return address(0);
-        (bytes32 r, bytes32 s) = abi.decode(signature[:64], (bytes32, bytes32));
-        return ecrecover(digest, uint8(signature[64]), r, s);
+        return Signatures.digest(content);
     }
 
     function _checkLevel(Plan storage record, uint8 level) private view {

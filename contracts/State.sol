@@ -177,6 +177,8 @@ struct Plan {
     uint64 until;
     /// No participant's consent ends before it; 0: none that was counted ends at all.
     uint64 soonest;
+    /// Whether the others may not take part.
+    bool invitedOnly;
     Rules rules;
     uint256 participants;
     /// Whose newest consent has the duty TRAIN, and HOLD; some may have withdrawn since.

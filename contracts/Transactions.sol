@@ -24,7 +24,7 @@ interface Transactions {
 
     function leave() external;
 
-    function setNode(address node) external;
+    function setNode(address node, bytes calldata proof) external;
 
     function setStandby(address standby) external;
 

@@ -67,6 +67,7 @@ library Views {
         uint256 participants;
         ConsentView[] consents;
         uint256 invited;
+        bool invitedOnly;
         uint256 declined;
         uint64 until;
         uint256 stopVotes;
@@ -124,15 +125,24 @@ library Views {
         return (state.nextVersion, state.nextHeight);
     }
 
-    /// @notice Every member there ever was, in member order; `present` says who still is one.
-    function getMembers() external view returns (MemberView[] memory members) {
+    /// @notice How many members there ever were.
+    function memberCount() external view returns (uint256) {
+        return stored().members.length;
+    }
+
+    /// @notice Up to `count` of all members there ever were, the first with number `from` (counted from
+    /// 0), in member order; `present` says who still is one.
+    function getMembers(uint256 from, uint256 count) external view returns (MemberView[] memory page) {
         State storage state = stored();
-        members = new MemberView[](state.members.length);
-        for (uint256 i = 0; i < members.length; ++i) {
-            Member storage member = state.members[i];
-            uint256 bit = 1 << i;
-            members[i] = MemberView(
-                uint8(i),
+        uint256 total = state.members.length;
+        if (from >= total) return page;
+        if (count > total - from) count = total - from;
+        page = new MemberView[](count);
+        for (uint256 i = 0; i < count; ++i) {
+            Member storage member = state.members[from + i];
+            uint256 bit = 1 << (from + i);
+            page[i] = MemberView(
+                uint8(from + i),
                 member.account,
                 member.node,
                 member.name,
@@ -176,6 +186,7 @@ library Views {
         answer.status = record.status;
         answer.participants = record.participants;
         answer.invited = record.invited;
+        answer.invitedOnly = record.invitedOnly;
         answer.declined = record.declined;
         answer.until = record.until;
         answer.stopVotes = record.stopVotes;

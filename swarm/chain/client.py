@@ -174,7 +174,7 @@ class ConsortiumClient:
 
     def members(self) -> dict[MemberId, Member]:
         """Every member there ever was, by number."""
-        return codec.members(self.call("getMembers"))
+        return codec.all_members(lambda first, count: self.call("getMembers", first, count))
 
     def present_members(self) -> int:
         """The members of this moment."""

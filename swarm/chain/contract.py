@@ -26,6 +26,7 @@ from swarm.errors import ChainError, ConfigurationError, ContractError
 from swarm.protocol.follow import NO_HOLDER
 from swarm.protocol.membership import Founder, Kind, Proposal, ProposalStatus
 from swarm.protocol.state import (
+    MAX_MEMBERS,
     Candidate,
     Consent,
     Member,
@@ -50,6 +51,8 @@ ADDRESS_BYTES = 20
 MAX_REVERT_BYTES = 4096
 MAX_TEXT_BYTES = 256
 """As much of a text is read; the contract's names have 64 at most."""
+MEMBERS_A_PAGE = 32
+"""With the longest contacts, a page takes half of what a view may."""
 _PANICS = {
     0x01: "assertion failed",
     0x11: "arithmetic overflow",
@@ -330,7 +333,7 @@ def event(topics: Sequence[bytes], data: bytes) -> tuple[str, dict[str, object]]
 
 @_reading
 def members(rows: Sequence[Sequence[Any]]) -> dict[MemberId, Member]:
-    """`getMembers()`."""
+    """A page of `getMembers`."""
     return {
         MemberId(row[0]): Member(
             id=MemberId(row[0]),
@@ -347,6 +350,17 @@ def members(rows: Sequence[Sequence[Any]]) -> dict[MemberId, Member]:
         )
         for row in rows
     }
+
+
+def all_members(read: Callable[[int, int], Sequence[Sequence[Any]]]) -> dict[MemberId, Member]:
+    """Every member there ever was; `read(first, count)` reads a page of `getMembers`."""
+    found: dict[MemberId, Member] = {}
+    for first in range(0, MAX_MEMBERS, MEMBERS_A_PAGE):
+        page = read(first, MEMBERS_A_PAGE)
+        found |= members(page)
+        if len(page) < MEMBERS_A_PAGE:
+            break
+    return found
 
 
 def proposals(rows: Sequence[Sequence[Any]], first: int) -> dict[int, Proposal | UnreadableAnswer]:
@@ -397,14 +411,15 @@ def plan(row: Sequence[Any], round_row: Sequence[Any] | None = None) -> Plan:
         participants=row[8],
         consents={MemberId(each[0]): _consent(each) for each in row[9]},
         invited=row[10],
-        declined=row[11],
-        until=row[12],
-        stop_votes=row[13],
-        outputs=tuple(map(Digest, row[14])),
-        output_rounds=tuple(row[15]),
-        stage=row[16],
-        seed=Digest(row[17]),
-        merge_s=row[18],
+        invited_only=row[11],
+        declined=row[12],
+        until=row[13],
+        stop_votes=row[14],
+        outputs=tuple(map(Digest, row[15])),
+        output_rounds=tuple(row[16]),
+        stage=row[17],
+        seed=Digest(row[18]),
+        merge_s=row[19],
         round=None if round_row is None else round(round_row),
     )
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Literal
+from typing import Any, Literal
 
 from eth_abi.abi import decode as decode_abi
 from eth_abi.exceptions import DecodingError
@@ -165,9 +165,12 @@ class Engine:
 
     def members(self, at: At = "latest") -> dict[MemberId, Member]:
         """The members that the consortium contract knew after a block. Raises ChainError."""
-        data = contract.call_data("getMembers")
-        output = self.call(self.contract, data, block=at)
-        return contract.members(contract.result("getMembers", output))
+
+        def read(first: int, count: int) -> Any:
+            data = contract.call_data("getMembers", first, count)
+            return contract.result("getMembers", self.call(self.contract, data, block=at))
+
+        return contract.all_members(read)
 
     def is_member(self, address: Address) -> bool:
         """Whether the contract knows this account or node as a member's, at the head."""

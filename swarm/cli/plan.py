@@ -25,7 +25,10 @@ from swarm.visible import visible, visible_lines
 PLAN_PATH = click.Path(exists=True, path_type=Path)
 
 invite_option = click.option(
-    "--invite", multiple=True, metavar="NAME", help="Wait for this member; all by default."
+    "--invite",
+    multiple=True,
+    metavar="NAME",
+    help="Only those named may take part, and all of them are waited for; all members by default.",
 )
 within_option = click.option(
     "--within",
@@ -60,7 +63,7 @@ def propose(
     """Put the plan in PATH (a folder with plan.py, or one file) up for everyone's consent.
 
     Proposing is not consenting. The first round opens when every invited member has consented or
-    declined, or when their time is over. Others may consent, too, but are not waited for.
+    declined, or when their time is over. Without --invite, members who come later may join, too.
 
     \b
     swarm plan propose examples/heart

@@ -39,7 +39,9 @@ _WORDS = {
     "`swarm plan show`",
     "PlanBadInvitation": "only members can be invited, at least as many as the plan needs, and for "
     "at most 90 days",
-    "PlanNotInvited": "this institution was not invited: nobody waits for its answer",
+    "PlanNotInvited": "this institution was not invited: the plan is for others, and nobody waits "
+    "for its answer",
+    "ConsortiumBadProof": "the new node key has not signed that it is to be this member's",
     "PlanNotProposer": "before its first round only its proposer can stop a plan: decline it with "
     "`swarm plan decline`, or withdraw",
     "PlanAlreadyDeclined": "this institution has declined already",

@@ -1,19 +1,21 @@
-"""What a node key signs to have its attestation carried by somebody else (`attestMany`).
+"""What a node key signs outside of transactions: attestations that somebody else carries
+(`attestMany`), and that it is to be a member's node (`setNode`).
 
 EIP-712, so that a signature counts on one chain, in one contract, for one attempt and one outcome
-only. The contract computes the same digest; this is for those who sign, and for the executable
-specification.
+or for one member only. The contract computes the same digests; this is for those who sign, and for
+the executable specification.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import coincurve
 from eth_hash.auto import keccak
 
 from swarm.protocol.state import Outcome, RoundStatus
-from swarm.types import Address, Digest
+from swarm.types import NO_DIGEST, Address, Digest
 
 NAME, VERSION = "swarm consortium", "2"
 FIELDS = (
@@ -35,6 +37,7 @@ DOMAIN_TYPE = keccak(
 ATTESTATION_TYPE = keccak(
     f"Attestation({','.join(f'{kind} {name}' for name, kind in FIELDS)})".encode()
 )
+NODE_KEY_TYPE = keccak(b"NodeKey(uint8 member)")
 SIGNATURE_BYTES = 65
 
 
@@ -83,6 +86,11 @@ def attestation_digest(domain: Digest, attestation: Attestation) -> Digest:
     return Digest(keccak(b"\x19\x01" + domain + keccak(ATTESTATION_TYPE + content)))
 
 
+def node_key_digest(domain: Digest, member: int) -> Digest:
+    """What a key signs to become the member's node, and nobody else's."""
+    return Digest(keccak(b"\x19\x01" + domain + keccak(NODE_KEY_TYPE + _word(member))))
+
+
 def signer_of(digest: Digest, signature: bytes) -> Address | None:
     """The address behind a signature (r, s, v with v 27 or 28), as the EVM recovers it; None for
     bytes that are no signature."""
@@ -96,8 +104,17 @@ def signer_of(digest: Digest, signature: bytes) -> Address | None:
     return Address(keccak(key.format(compressed=False)[1:])[12:])
 
 
+@dataclass
+class Signatures:
+    """How the executable specification checks signatures."""
+
+    domain: Digest = NO_DIGEST
+    """The EIP-712 domain that they are over."""
+    recover: Callable[[Digest, bytes], Address | None] = signer_of
+
+
 def sign(secret: bytes, digest: Digest) -> bytes:
-    """A signature (r, s, v) of an attestation's digest by the 32-byte node key."""
+    """A signature (r, s, v) of such a digest by the 32-byte node key."""
     signed = coincurve.PrivateKey(secret).sign_recoverable(digest, hasher=None)
     return signed[:64] + bytes([signed[64] + 27])
 

@@ -12,11 +12,11 @@ and rounds are here, members in `membership`; `transact` knows the functions of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from swarm.errors import ContractError
-from swarm.protocol.attestation import Attestation, attestation_digest, signer_of
+from swarm.protocol.attestation import Attestation, attestation_digest
 from swarm.protocol.election import commitment_to, reveal_term, round_seed
 from swarm.protocol.masked_rounds import MaskedRounds
 from swarm.protocol.masking import Masking
@@ -90,9 +90,6 @@ class Ledger:
         self.membership = Membership(founders, now)
         self.masked_rounds = MaskedRounds(self)
         self.plans: dict[PlanId, Plan] = {}
-        self.domain = NO_DIGEST
-        """The EIP-712 domain that carried attestations are signed over."""
-        self.recover: Callable[[Digest, bytes], Address | None] = signer_of
 
     def transact(self, sender: Address, now: int, function: str, *arguments: Any) -> Any:
         """Carry a transaction out: `function` is a method's name, here or in one of the parts."""
@@ -163,6 +160,7 @@ class Ledger:
             base,
             rules,
             invited=invited or present,
+            invited_only=bool(invited),
             until=ends_at,
             outputs=(base, *(NO_DIGEST,) * (SLOTS - 1)),
         )
@@ -174,14 +172,16 @@ class Ledger:
     ) -> None:
         """A member joins a plan, naming the code that it has read, and what it will do.
 
-        Anyone who is a member may, invited or not. Where the last undecided consents, the first
-        round opens. A consent that has ended may be given anew, which withdraws the old one.
+        Where a plan names whom it invites, only they may. Where the last undecided consents, the
+        first round opens. A consent that has ended may be given anew, which withdraws the old one.
         """
         member = self._either(sender)
         plan = self._running_plan(plan_id)
         if code != plan.digest:
             raise ContractError("PlanDigestMismatch", {"expected": plan.digest, "given": code})
         bit = 1 << member.id
+        if plan.invited_only and not plan.invited & bit:
+            raise ContractError("PlanNotInvited", {"member": member.id})
         if plan.participants & bit & ~expired(plan, now):
             raise ContractError("PlanAlreadyConsented", {"member": member.id})
         if not 1 <= terms.duties <= ALL_DUTIES:
@@ -431,7 +431,8 @@ class Ledger:
             said = Attestation(
                 plan_id, number, attempt, outcome, level, meta, round.epoch, round.status
             )
-            signer = self.recover(attestation_digest(self.domain, said), signature)
+            keys = self.membership.signatures
+            signer = keys.recover(attestation_digest(keys.domain, said), signature)
             member = None if signer is None else self.membership.nodes.get(signer)
             voters = self._voters(round) & ~candidate.attesters
             if member is not None and voters >> member & 1:

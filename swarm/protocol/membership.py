@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from enum import IntEnum
 
 from swarm.errors import ContractError
+from swarm.protocol.attestation import Signatures, node_key_digest
 from swarm.protocol.names import MAX_NAME_BYTES, bytes_of, find_bad_character
 from swarm.protocol.state import MAX_MEMBERS, Member, majority, two_thirds
 from swarm.types import NO_ADDRESS, NO_DIGEST, Address, MemberId
@@ -120,6 +121,7 @@ class Membership:
         self._version = 1
         self.rotation = NO_DIGEST
         self._budgets: dict[MemberId, Budget] = {}
+        self.signatures = Signatures()
         if not founders:
             raise ContractError("ConsortiumNoFounders")
         for founder in founders:
@@ -183,14 +185,18 @@ class Membership:
         self._check_removable(member)
         self._remove(member)
 
-    def set_node(self, sender: Address, now: int, node: Address) -> None:
-        """A member's account names another node key. The new node activates itself once synced; a
-        standby that becomes the node is none any more, whosever it was."""
+    def set_node(self, sender: Address, now: int, node: Address, proof: bytes) -> None:
+        """A member's account names another node key, which has signed that (`proof`): nobody can
+        keep a key from whoever has it. The new node activates itself once synced; a standby that
+        becomes the node is none any more, whosever it was."""
         member = self.governor(sender)
         if node == NO_ADDRESS:
             raise ContractError("ConsortiumZeroAddress")
         if node in self.nodes or self.accounts.get(node, member.id) != member.id:
             raise ContractError("ConsortiumKeyInUse", {"key": node})
+        keys = self.signatures
+        if keys.recover(node_key_digest(keys.domain, member.id), proof) != node:
+            raise ContractError("ConsortiumBadProof", {"key": node})
         if member.validator:
             self._check_not_last_validator(member)
         self._end_claim(node)
@@ -419,6 +425,7 @@ class Membership:
         del self.nodes[member.node]
         del self.names[member.name]
         self.standbys.pop(member.standby, None)
+        member.standby, member.contact, member.contact_at = NO_ADDRESS, b"", 0
         member.present = False
         member.validator = False
         self.present_members &= ~(1 << member.id)

@@ -326,6 +326,8 @@ class Plan:
     participants: MemberSet = 0
     consents: dict[MemberId, Consent] = field(default_factory=dict)
     invited: MemberSet = 0
+    invited_only: bool = False
+    """Whether the others may not take part."""
     declined: MemberSet = 0
     until: int = 0
     """How long the invited may decide: then the first round waits for nobody's answer any more."""

@@ -8,18 +8,27 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
 from eth_abi.codec import ABICodec
 from eth_abi.registry import registry
 from eth_hash.auto import keccak
-from harness.evm import AT, CHAIN_ID, DOMAIN, Book, EvmContract, LedgerContract
+from harness.evm import AT, CHAIN_ID, DOMAIN, Book, EvmContract, LedgerContract, proof_of
 
 from swarm.chain import contract
+from swarm.chain.block import ChainRules
+from swarm.chain.contract import MEMBERS_A_PAGE
 from swarm.chain.signer import NodeKeys
 from swarm.errors import ContractError
-from swarm.protocol.attestation import Attestation, attestation_digest, domain_of, sign
+from swarm.protocol.attestation import (
+    Attestation,
+    attestation_digest,
+    domain_of,
+    node_key_digest,
+    sign,
+)
 from swarm.protocol.election import HOLDER_DOMAIN
 from swarm.protocol.ledger import DEFAULT_INVITATION_S, LONGEST_INVITATION_S, MAX_OPEN_PLANS
 from swarm.protocol.membership import (
@@ -55,7 +64,8 @@ START = 20_000 * DAY_S + 5000
 CODE, PROGRAM, BASE, UPDATE, META, MODEL = (Digest(bytes([n]) * 32) for n in range(1, 7))
 SECRETS = [(n + 1).to_bytes(2, "little") * 16 for n in range(256)]
 NODES = [NodeKeys(secret).address for secret in SECRETS]
-SECOND = Address(b"\x77" * 20)
+SECOND_SECRET = b"\x77" * 32
+SECOND = NodeKeys(SECOND_SECRET).address
 PLAN = PlanId(1)
 MERGED = Outcome(MODEL, 0)
 
@@ -239,10 +249,50 @@ def test_only_members_are_invited_and_at_least_as_many_as_the_plan_needs(found: 
     site.propose(invited=0b011)
     assert site.plan.invited == 0b011
     site.consent(0)
-    site.consent(2)
-    assert site.plan.round is None  # enough have consented, but one of the invited is undecided
+    assert site.plan.round is None  # one of the invited is undecided
     site.consent(1)
-    assert site.round.roster == 0b111  # whoever is a member may take part
+    assert site.round.roster == 0b011
+
+
+def admit(site: Site, n: int) -> None:
+    """Admit somebody with account and node number `n`."""
+    what = (Kind.ADMIT, account(n), NODES[n], f"site {n}", 0, 0)
+    number = site.send(account(0), "propose", *what)
+    for voter in (1, 2):
+        if site.book.proposals()[number].status is ProposalStatus.OPEN:
+            site.send(account(voter), "vote", number, True)
+
+
+def test_a_plan_that_names_whom_it_invites_takes_nobody_else(found: Found) -> None:
+    site = found(3)
+    site.propose(invited=0b011, until=START + 10)
+    assert site.plan.invited_only
+    for late in (0, 11):
+        site.now = START + late
+        refused = site.refused(2, "consent", PLAN, CODE, Terms(1, 10))
+        assert (refused.name, refused.arguments) == ("PlanNotInvited", {"member": 2})
+    site.consent(0, 1)
+    assert site.refused(2, "consent", PLAN, CODE, Terms(1, 10)).name == "PlanNotInvited"
+    admit(site, 3)
+    assert site.refused(3, "consent", PLAN, CODE, Terms(1, 10)).name == "PlanNotInvited"
+    site.send(1, "withdraw", PLAN)
+    site.consent(1)  # who was invited comes back
+    assert site.plan.participants == 0b011
+
+
+def test_naming_all_members_leaves_later_ones_out_and_naming_nobody_does_not(found: Found) -> None:
+    for invited, joins in ((0, True), (0b111, False)):
+        site = found(3)
+        site.propose(invited=invited)
+        assert (site.plan.invited, site.plan.invited_only) == (0b111, not joins)
+        admit(site, 3)
+        if not joins:
+            assert site.refused(3, "consent", PLAN, CODE, Terms(1, 10)).name == "PlanNotInvited"
+            continue
+        site.consent(3, 0, 1)
+        assert site.plan.round is None  # the late one is taken, and not waited for
+        site.consent(2)
+        assert site.round.roster == 0b1111
 
 
 def test_who_declines_is_not_waited_for_and_may_still_think_again(found: Found) -> None:
@@ -875,7 +925,7 @@ def test_a_standby_may_do_nothing_and_becomes_the_node_by_the_accounts_word(foun
         assert (taken.name, taken.arguments) == ("ConsortiumKeyInUse", {"key": SECOND})
     for key in (account(0), account(1), NODES[0], NODES[1]):
         assert site.refused(account(0), "setStandby", key).name == "ConsortiumKeyInUse"
-    site.send(account(0), "setNode", SECOND)
+    site.send(account(0), "setNode", SECOND, proof_of(SECOND_SECRET, 0))
     member = site.book.members()[MemberId(0)]
     assert (member.node, member.standby) == (SECOND, NO_ADDRESS)
     site.send(SECOND, "activate")
@@ -886,7 +936,7 @@ def test_a_standby_keeps_nobody_out_who_is_admitted_or_changes_to_its_key(found:
     site = found(3)
     third = account(88)
     site.send(account(0), "setStandby", SECOND)
-    site.send(account(1), "setNode", SECOND)
+    site.send(account(1), "setNode", SECOND, proof_of(SECOND_SECRET, 1))
     assert site.book.members()[MemberId(0)].standby == NO_ADDRESS
     assert site.book.members()[MemberId(1)].node == SECOND
     site.send(account(0), "setStandby", third)
@@ -904,8 +954,63 @@ def test_a_standby_is_taken_back_and_goes_with_its_member(found: Found) -> None:
     site.send(account(1), "setStandby", SECOND)
     site.send(account(1), "leave")
     site.send(account(2), "setStandby", SECOND)
-    site.send(account(2), "setNode", account(77))  # another key leaves the standby where it is
-    assert site.book.members()[MemberId(2)].standby == SECOND
+    site.send(account(2), "setNode", NODES[77], proof_of(SECRETS[77], 2))
+    assert site.book.members()[MemberId(2)].standby == SECOND  # another key leaves it where it is
+
+
+def test_a_node_key_is_named_with_its_own_signature_for_that_member(found: Found) -> None:
+    site = found(3)
+    good = proof_of(SECOND_SECRET, 0)
+    foreign = sign(SECOND_SECRET, node_key_digest(domain_of(CHAIN_ID + 1, AT), 0))
+    for bad in (b"", bytes(65), good[:64], good + b"\0", proof_of(SECOND_SECRET, 1), foreign):
+        refused = site.refused(account(0), "setNode", SECOND, bad)
+        assert (refused.name, refused.arguments) == ("ConsortiumBadProof", {"key": SECOND})
+    assert site.refused(account(1), "setNode", SECOND, good).name == "ConsortiumBadProof"
+    site.send(account(0), "setNode", SECOND, good)
+    assert site.book.members()[MemberId(0)].node == SECOND
+
+
+def test_contact_and_standby_go_with_their_member(found: Found) -> None:
+    site = found(3)
+    site.send(account(1), "setStandby", SECOND)
+    site.send(1, "setContact", b"here")
+    site.send(2, "setContact", b"there")
+    number = site.send(account(0), "propose", Kind.REMOVE, NO_ADDRESS, NO_ADDRESS, "", 1, 0)
+    site.send(account(2), "vote", number, True)
+    gone = site.book.members()[MemberId(1)]
+    assert (gone.present, gone.standby, gone.contact, gone.contact_at) == (
+        False,
+        NO_ADDRESS,
+        b"",
+        0,
+    )
+    assert site.book.members()[MemberId(2)].contact == b"there"
+
+
+def test_members_are_read_in_pages_of_any_size() -> None:
+    book = EvmContract([Founder(account(n), NODES[n], f"site {n}") for n in range(5)], START)
+    assert book.ask("memberCount") == 5
+    for first, count, ids in (
+        (0, 5, [0, 1, 2, 3, 4]),
+        (0, 2, [0, 1]),
+        (2, 2, [2, 3]),
+        (4, 2**256 - 1, [4]),
+        (5, 1, []),
+        (2**256 - 1, 2**256 - 1, []),
+        (1, 0, []),
+    ):
+        assert [row[0] for row in book.ask("getMembers", first, count)] == ids
+
+
+def test_a_page_of_members_with_full_contacts_is_far_below_what_a_view_may_take() -> None:
+    founders = [Founder(account(n), NODES[n], "x" * 60 + f"{n:04}") for n in range(MEMBERS_A_PAGE)]
+    book = EvmContract(founders, START)
+    for n in range(MEMBERS_A_PAGE):
+        book.send(account(n), START, "setStandby", account(1000 + n))
+        book.send(NODES[n], START, "setContact", b"\xff" * MAX_CONTACT_BYTES)
+    book._execute(NO_ADDRESS, START, contract.call_data("getMembers", 0, MEMBERS_A_PAGE))
+    assert book.gas_used < ChainRules().view_gas * 2 // 3
+    assert len(contract.all_members(partial(book.ask, "getMembers"))) == MEMBERS_A_PAGE
 
 
 # Names.

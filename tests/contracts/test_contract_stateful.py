@@ -14,7 +14,7 @@ from copy import deepcopy
 from dataclasses import replace
 from typing import Any
 
-from harness.evm import DOMAIN, EvmContract, LedgerContract
+from harness.evm import DOMAIN, EvmContract, LedgerContract, proof_of
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -600,20 +600,28 @@ class Consortium(RuleBasedStateMachine):
         assert self.real.validators() == self.spec.validators()
 
     def change_keys(self, draw: random.Random) -> None:
-        self.made += 1
-        fresh = address(3, self.made)
+        fresh = self.new_key()
         node = draw.choice([fresh, fresh, NO_ADDRESS, self.any_key(draw)])
         for member in self.some(draw, list(self.ledger.members.values())):
             if draw.random() < 0.5:
                 self.call(member.account, "setStandby", node)
             if draw.random() < 0.5:
                 node = draw.choice([node, member.standby])
-            self.call(member.account, "setNode", node)
+            secret = self.keys.get(node, b"\x01" * 32)
+            other = draw.random() < 0.1
+            self.call(member.account, "setNode", node, proof_of(secret, member.id + other))
             self.call(member.node, "setContact", draw.randbytes(draw.choice([0, 40, 512, 513])))
-            self.made += 1
-            node = address(3, self.made)
+            node = self.new_key()
         if self.ledger.present_members.bit_count() == 1 or draw.random() < 0.2:
             self.call(self.any_key(draw), "leave")
+
+    def new_key(self) -> Address:
+        """A node key of nobody yet, which can sign."""
+        self.made += 1
+        secret = b"\x03" + self.made.to_bytes(31, "big")
+        key = NodeKeys(secret).address
+        self.keys[key] = secret
+        return key
 
     def noise(self, draw: random.Random) -> None:
         for _ in range(draw.randint(1, 6)):
@@ -641,7 +649,7 @@ class Consortium(RuleBasedStateMachine):
             case "bytes":
                 return draw.randbytes(draw.choice([0, 9, 600]))
             case "reasons":
-                return bytes(draw.choice([*Omission, 0, 6]) for _ in range(draw.randint(0, 2)))
+                return bytes(draw.choice([*Omission, 0, 7]) for _ in range(draw.randint(0, 2)))
             case "digest":
                 return draw.choice([NO_DIGEST, digest(3), digest(5)])
             case "key":
@@ -716,6 +724,7 @@ ARGUMENTS = {
     "propose": ["kind", "key", "key", "name", "255", "9"],
     "vote": ["7", "flag"],
     "cancel": ["7"],
+    "setNode": ["key", "bytes"],
     "setStandby": ["key"],
     "setContact": ["bytes"],
     "activate": [],

@@ -64,6 +64,7 @@ class Surroundings(Protocol):
     def plan_numbers(self) -> list[PlanId]: ...
     def known_digests(self) -> list[Digest]: ...
     def known_signatures(self) -> list[bytes]: ...
+    def prove(self, member: MemberId, key: Address) -> bytes: ...
 
 
 class Calls:
@@ -140,6 +141,8 @@ class Calls:
                 return bytes(32)
             case "keys":
                 return b""
+            case "proof":
+                return self._world.prove(self._me, self._fresh())
             case "until" | "time":
                 return rng.choice((0, self._time()))
             case "samples" | "permille" | "level" | "number" | "target":
@@ -170,10 +173,12 @@ class Calls:
     def _address(self) -> Address:
         """Mostly a key that is taken. A fresh one of its own is worn by its next node."""
         rng, members = self.rng, list(self._world.members_now().values())
-        mine = self._world.members_now()[self._me].node
-        fresh = Address(mine[:-1] + bytes([(mine[-1] + 1) % 256]))
         taken = rng.choice(members)
-        return rng.choice([taken.node, taken.account, taken.node, NO_ADDRESS, fresh])
+        return rng.choice([taken.node, taken.account, taken.node, NO_ADDRESS, self._fresh()])
+
+    def _fresh(self) -> Address:
+        mine = self._world.members_now()[self._me].node
+        return Address(mine[:-1] + bytes([(mine[-1] + 1) % 256]))
 
     def _outcome(self) -> Outcome:
         """One that was posted, or one like it, or none at all."""

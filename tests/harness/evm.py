@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 from eth.constants import BLANK_ROOT_HASH
@@ -21,7 +22,7 @@ from eth.vm.message import Message
 
 from swarm.chain import contract
 from swarm.chain.genesis import library_address
-from swarm.protocol.attestation import domain_of
+from swarm.protocol.attestation import domain_of, node_key_digest, sign
 from swarm.protocol.ledger import Founder, Ledger, Proposal
 from swarm.protocol.names import bytes_of
 from swarm.protocol.state import Member, Plan, Round
@@ -33,6 +34,11 @@ TRANSACTION_GAS = 21_000
 CHAIN_ID = 1
 DOMAIN = domain_of(CHAIN_ID, AT)
 """What carried attestations are signed over, here and there."""
+
+
+def proof_of(secret: bytes, member: int) -> bytes:
+    """The signature with which a new node key agrees to be this member's (`setNode`)."""
+    return sign(secret, node_key_digest(DOMAIN, member))
 
 
 class Book(Protocol):
@@ -53,7 +59,7 @@ class LedgerContract:
 
     def __init__(self, founders: Sequence[Founder], now: int = 0) -> None:
         self.ledger = Ledger(founders, now)
-        self.ledger.domain = DOMAIN
+        self.ledger.membership.signatures.domain = DOMAIN
 
     @property
     def height(self) -> int:
@@ -131,7 +137,7 @@ class EvmContract:
 
     def members(self) -> dict[MemberId, Member]:
         known: dict[MemberId, Member] = self._once(
-            "members", lambda: contract.members(self.ask("getMembers"))
+            "members", lambda: contract.all_members(partial(self.ask, "getMembers"))
         )
         return known
 

@@ -119,7 +119,7 @@ class MaskedDay:
         book = LedgerContract([Founder(_key(i), _key(i), f"n{i}") for i in range(nodes)], EPOCH)
         book.ledger = self.parts.ledger([Founder(_key(i), _key(i), f"n{i}") for i in range(nodes)])
         book.ledger.masked_rounds.available = True
-        book.ledger.domain = DOMAIN
+        book.ledger.membership.signatures.domain = DOMAIN
         self.sides = [Side(book, set(range(nodes)))]
         liars = rng.sample(range(nodes), rng.randint(0, self.colluders))
         self.members = [

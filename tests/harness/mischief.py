@@ -276,10 +276,10 @@ class Mischief:
             self.world.order(node.id, "setStandby", key)
             self.world.at(self.rng.uniform(1, 5), partial(self._take_over, node, key))
         else:
-            self.world.order(node.id, "setNode", key)
+            self.world.order(node.id, "setNode", key, self.world.prove(node.id, key))
 
     def _take_over(self, node: SimNode, key: Address) -> None:
-        self.world.order(node.id, "setNode", key)
+        self.world.order(node.id, "setNode", key, self.world.prove(node.id, key))
 
     def _cancel(self) -> None:
         """Whoever has an open proposal takes it back."""

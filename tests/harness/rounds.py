@@ -30,7 +30,12 @@ from harness.validators import sim_address
 from swarm.errors import ContractError
 from swarm.learning.folds.reduce import check_samples
 from swarm.protocol import machine as m
-from swarm.protocol.attestation import Attestation, attestation_digest
+from swarm.protocol.attestation import (
+    Attestation,
+    Signatures,
+    attestation_digest,
+    node_key_digest,
+)
 from swarm.protocol.election import commitment_to, secret_for
 from swarm.protocol.ledger import Founder, Ledger
 from swarm.protocol.program import Program, federated_averaging
@@ -550,15 +555,20 @@ class Consortium:
             return EvmContract(self._founders)
         book = LedgerContract(self._founders)
         book.ledger = self._ledger_class(self._founders)
-        book.ledger.domain = DOMAIN
-        book.ledger.recover = self._recover
+        book.ledger.membership.signatures = Signatures(DOMAIN, self._recover)
         return book
 
     def sign(self, node: SimNode, said: Attestation) -> bytes:
         """A signature that nobody else could have made: there is a list of all."""
-        digest = attestation_digest(DOMAIN, said)
-        signature = name("signature", node.address, digest).ljust(65, b"\x1b")
-        self.referee.signed[signature] = (digest, node.id, node.address)
+        return self._signature(node.id, node.address, attestation_digest(DOMAIN, said))
+
+    def prove(self, member: MemberId, key: Address) -> bytes:
+        """The signature with which a new node key agrees to be this member's."""
+        return self._signature(member, key, node_key_digest(DOMAIN, member))
+
+    def _signature(self, member: MemberId, key: Address, digest: Digest) -> bytes:
+        signature = name("signature", key, digest).ljust(65, b"\x1b")
+        self.referee.signed[signature] = (digest, member, key)
         return signature
 
     def _recover(self, digest: Digest, signature: bytes) -> Address | None:

@@ -132,7 +132,7 @@ def test_a_round_on_a_real_chain_reads_back_as_the_specification_says(chain: Cha
     first = clients[0]
     start = {m.seen_at for m in reader.members().values()}
     ledger = Ledger(FOUNDERS, start.pop())
-    ledger.domain = domain_of(first.chain_id, chain.contract)
+    ledger.membership.signatures.domain = domain_of(first.chain_id, chain.contract)
     rules = Rules(2, 2, slot_s=60)
 
     def both(number: int, function: str, method: str, *arguments: object) -> None:

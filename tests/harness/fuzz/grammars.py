@@ -69,7 +69,7 @@ TEXTS = (
 )
 """Put into the place of names, as many bytes as those have."""
 READERS: dict[str, tuple[tuple[object, ...], Callable[[Any], object]]] = {
-    "getMembers": ((), contract.members),
+    "getMembers": ((0, 8), contract.members),
     "getProposals": ((1, 8), partial(contract.proposals, first=1)),
     "getSnapshot": ((1,), contract.snapshot),
 }

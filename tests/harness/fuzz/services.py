@@ -275,7 +275,7 @@ def _calls() -> list[bytes]:
         call("propose", Kind.UPGRADE, NO_ADDRESS, NO_ADDRESS, "", 2, 100),
         call("vote", 1, True),
         call("leave"),
-        call("setNode", node),
+        call("setNode", node, bytes(65)),
         call("activate"),
         call("retire", 2),
         call("cancel", 1),
@@ -301,7 +301,7 @@ def _calls() -> list[bytes]:
         call("getSnapshot", 1),
         call("getRoundAt", *at),
         call("getProposals", 1, 64),
-        call("getMembers"),
+        call("getMembers", 0, 64),
         call("leaderAt", *at, 10),
     ]
 
@@ -341,7 +341,7 @@ def questions(engine: Engine, members: Sequence[Member]) -> list[bytes]:
     call = {
         "to": there,
         "from": me,
-        "data": to_hex(contract.call_data("getMembers")),
+        "data": to_hex(contract.call_data("getMembers", 0, 64)),
         "gas": "0xf4240",
     }
     block, head = to_hex(engine.block(1).hash), hex(engine.head.height)
