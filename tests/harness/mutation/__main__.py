@@ -9,11 +9,13 @@ import sys
 import time
 import tomllib
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from harness.mutation.mutants import Mutant, mutants_of
 from harness.mutation.trial import ROOT, Stage, Verdict, try_all
+from harness.mutation.warm import try_warm
 
 ANSWERS = Path(__file__).with_name("answers.toml")
 SURVIVORS_ALLOWED = 0.05
@@ -49,7 +51,8 @@ def stages_of(what: str) -> list[Stage]:
     quick = tuple(path for path in (*units, BOUNDARIES) if (ROOT / path).exists())
     walk = Stage("random walks", (STATEFUL, "-k", "never_differ"))
     if what == "specification":
-        return [Stage("named tests", (*quick, "-k", "specification or test_ledger")), walk]
+        chosen = "specification or (test_ledger and not contract)"
+        return [Stage("named tests", (*quick, "-k", chosen)), walk]
     return [Stage("named tests", (BOUNDARIES, "-k", "not specification")), walk]
 
 
@@ -61,6 +64,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--seed", type=int, default=1)
     made.add_argument("--jobs", type=int, default=1, help="processes at a time (default: 1)")
     made.add_argument("--only", help="mutants whose name has this in it")
+    made.add_argument("--named", action="store_true", help="only the named tests, no random walks")
     made.add_argument("--json", type=Path, help="write the outcome here")
     return made
 
@@ -74,15 +78,11 @@ def main(arguments: list[str] | None = None) -> int:
     total = len(mutants)
     if given.sample is not None and given.sample < total:
         mutants = random.Random(given.seed).sample(mutants, given.sample)
-    began = told = time.monotonic()
-    verdicts: list[Verdict] = []
-    for verdict in try_all(mutants, stages_of(given.of), given.jobs):
-        verdicts.append(verdict)
+    began = time.monotonic()
+    verdicts = list(_trials(given, mutants))
+    for verdict in verdicts:
         if verdict.found_by is None:
             print(f"survived: line {verdict.mutant.line}, {verdict.mutant.name}", flush=True)
-        if time.monotonic() > told + TOLD_EVERY_S:
-            told = time.monotonic()
-            print(f"{len(verdicts)} of {len(mutants)}", file=sys.stderr)
     outcome = _outcome(given.of, total, verdicts, time.monotonic() - began)
     print(json.dumps({k: v for k, v in outcome.items() if k != "survivors"}, indent=1))
     for name in outcome["unanswered"]:
@@ -90,6 +90,43 @@ def main(arguments: list[str] | None = None) -> int:
     if given.json is not None:
         given.json.write_text(json.dumps(outcome, indent=1) + "\n")
     return 0 if outcome["holds"] else 1
+
+
+def _trials(given: argparse.Namespace, mutants: list[Mutant]) -> Iterator[Verdict]:
+    """What becomes of each mutant; those of the specification first in one warm process."""
+    named, *walks = stages_of(given.of)
+    stages = [named] if given.named else [named, *walks]
+    tell = _Progress(len(mutants))
+    if given.of == "contract":
+        for verdict in try_all(mutants, stages, given.jobs):
+            tell(verdict)
+            yield verdict
+        return
+    tried, left = try_warm(mutants, named, tell)
+    yield from (verdict for verdict in tried if verdict.found_by is not None)
+    survived = [verdict for verdict in tried if verdict.found_by is None]
+    if given.named:
+        yield from survived
+    else:
+        yield from try_all([verdict.mutant for verdict in survived], walks, given.jobs)
+    for verdict in try_all(left, stages, given.jobs):
+        tell(verdict)
+        yield verdict
+
+
+class _Progress:
+    """Tells once a minute how many verdicts there are."""
+
+    def __init__(self, total: int) -> None:
+        self.total, self.done, self.told = total, 0, time.monotonic()
+
+    def __call__(self, verdict: Verdict) -> None:
+        self.done += 1
+        if verdict.found_by is None:
+            print(f"after named tests: {verdict.mutant.name}", file=sys.stderr, flush=True)
+        if time.monotonic() > self.told + TOLD_EVERY_S:
+            self.told = time.monotonic()
+            print(f"{self.done} of {self.total}", file=sys.stderr, flush=True)
 
 
 def answers() -> dict[str, str]:
