@@ -6,7 +6,7 @@ import os
 import sys
 from importlib import import_module
 
-from tests.campaigns.results import ROOT, campaigns, fault_of, record
+from tests.campaigns.results import ROOT, campaigns, can_tell, fault_of, record
 
 TOOLS = {
     "simulate": "harness.simulate",
@@ -27,6 +27,9 @@ def run(tool: str, arguments: list[str]) -> int:
 
 def show() -> int:
     """What there is, and how fresh each result is; 1 if any is not."""
+    if not can_tell():
+        print("this is no repository with its whole history: nothing can be told of its results")
+        return 0
     faults = {campaign: fault_of(campaign) for campaign in campaigns().values()}
     width = max(len(campaign.name) for campaign in faults)
     for campaign, fault in faults.items():

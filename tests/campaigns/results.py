@@ -1,22 +1,33 @@
-"""The results that are kept: made by `record`, looked at by `check`."""
+"""The results that are kept: made by `record`, looked at by `check`.
+
+A result covers the commit that it was made at. What changed since in the campaign's paths may go
+without a new one for GRACE_DAYS, counted by the dates of commits: campaigns take hours, and are run
+after changes have landed.
+"""
 
 from __future__ import annotations
 
+import io
 import json
 import platform
 import subprocess
+import sys
 import tempfile
 import time
 import tomllib
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 RESULTS = HERE / "results"
+GRACE_DAYS = 7
+KEPT_LINES = 40
+"""Of what a tool prints."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +39,8 @@ class Campaign:
     tool: str
     arguments: tuple[str, ...]
     paths: tuple[str, ...]
+    tells: Literal["json", "words"] = "json"
+    """What is kept of it: the file that the tool writes, or the end of what it prints."""
 
     @property
     def result_path(self) -> Path:
@@ -38,7 +51,14 @@ def campaigns() -> dict[str, Campaign]:
     """All that campaigns.toml lists."""
     listed = tomllib.loads((HERE / "campaigns.toml").read_text())
     return {
-        name: Campaign(name, e["about"], e["tool"], tuple(e["arguments"]), tuple(e["paths"]))
+        name: Campaign(
+            name,
+            e["about"],
+            e["tool"],
+            tuple(e["arguments"]),
+            tuple(e["paths"]),
+            e.get("tells", "json"),
+        )
         for name, e in listed.items()
     }
 
@@ -49,10 +69,7 @@ def record(campaign: Campaign, run: Callable[[str, list[str]], int]) -> bool:
     if changed:
         raise SystemExit(f"{campaign.name}: commit first what has changed:\n{changed}")
     commit, began = _git("rev-parse", "HEAD"), time.monotonic()
-    with tempfile.TemporaryDirectory() as folder:
-        told = Path(folder) / "outcome.json"
-        status = run(campaign.tool, [*campaign.arguments, "--json", str(told)])
-        outcome: Any = json.loads(told.read_text()) if told.exists() else None
+    status, outcome = _run(campaign, run)
     result = {
         "campaign": campaign.name,
         "about": campaign.about,
@@ -69,7 +86,43 @@ def record(campaign: Campaign, run: Callable[[str, list[str]], int]) -> bool:
     return bool(result["holds"])
 
 
-def fault_of(campaign: Campaign) -> str | None:
+def _run(campaign: Campaign, run: Callable[[str, list[str]], int]) -> tuple[int, Any]:
+    """The tool's exit status, and what is kept of it."""
+    if campaign.tells == "words":
+        printed = _Tee()
+        with redirect_stdout(printed):
+            status = run(campaign.tool, list(campaign.arguments))
+        return status, printed.text.splitlines()[-KEPT_LINES:]
+    with tempfile.TemporaryDirectory() as folder:
+        told = Path(folder) / "outcome.json"
+        status = run(campaign.tool, [*campaign.arguments, "--json", str(told)])
+        return status, json.loads(told.read_text()) if told.exists() else None
+
+
+class _Tee(io.TextIOBase):
+    """Shows what is printed, and keeps it."""
+
+    def __init__(self) -> None:
+        self.text = ""
+        self._shown = sys.stdout
+
+    def write(self, text: str) -> int:
+        self.text += text
+        return self._shown.write(text)
+
+    def flush(self) -> None:
+        self._shown.flush()
+
+
+def can_tell() -> bool:
+    """Whether this is a repository with its whole history."""
+    try:
+        return _git("rev-parse", "--is-shallow-repository") == "false"
+    except (subprocess.CalledProcessError, FileNotFoundError):
+        return False
+
+
+def fault_of(campaign: Campaign, grace_days: float = GRACE_DAYS) -> str | None:
     """Why what is kept says nothing for this commit; None if it does."""
     if not campaign.result_path.exists():
         return "there is no result"
@@ -77,14 +130,22 @@ def fault_of(campaign: Campaign) -> str | None:
     if not result["holds"]:
         return f"it did not hold at {result['commit'][:8]}"
     try:
-        stale = _git("diff", "--name-only", result["commit"], "HEAD", "--", *campaign.paths)
+        since = _git(
+            "log", "--reverse", "--format=%h %ct", f"{result['commit']}..HEAD", "--",
+            *campaign.paths,
+        )  # fmt: skip
     except subprocess.CalledProcessError:
         return f"its commit {result['commit'][:8]} is not in this history"
-    if stale:
-        first, *others = stale.splitlines()
-        more = f" and {len(others)} more" if others else ""
-        return f"{first}{more} changed since {result['commit'][:8]}"
-    return None
+    if not since:
+        return None
+    name, changed_at = since.splitlines()[0].split()
+    days = (int(_git("log", "-1", "--format=%ct")) - int(changed_at)) / 86400
+    if days <= grace_days:
+        return None
+    return (
+        f"{name} changed {', '.join(campaign.paths)} {days:.0f} days ago; its result is of "
+        f"{result['commit'][:8]}"
+    )
 
 
 def _git(*arguments: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -22,9 +23,15 @@ Git = Callable[..., str]
 def git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Git:
     """A small repository with one file that a campaign covers and one that it does not."""
 
-    def run(*arguments: str) -> str:
+    def run(*arguments: str, day: int = 1) -> str:
         command = ["git", "-C", str(tmp_path), "-c", "user.name=t", "-c", "user.email=t@t"]
-        told = subprocess.run([*command, *arguments], check=True, capture_output=True, text=True)
+        dates = {
+            f"GIT_{who}_DATE": f"2026-01-{day:02}T12:00:00Z" for who in ("AUTHOR", "COMMITTER")
+        }
+        told = subprocess.run(
+            [*command, *arguments], check=True, capture_output=True, text=True,
+            env=os.environ | dates,
+        )  # fmt: skip
         return told.stdout.strip()
 
     monkeypatch.setattr(results, "ROOT", tmp_path)
@@ -53,18 +60,41 @@ def test_a_campaign_without_a_result_is_named(git: Git) -> None:
     assert results.fault_of(CAMPAIGN) == "there is no result"
 
 
-def test_a_result_is_fresh_until_something_that_it_covers_changes(git: Git, tmp_path: Path) -> None:
+def test_a_result_counts_until_a_week_after_what_it_covers_changed(
+    git: Git, tmp_path: Path
+) -> None:
     assert results.record(CAMPAIGN, tool(0))
     kept = json.loads((tmp_path / "results" / "days.json").read_text())
     assert kept["commit"] == git("rev-parse", "HEAD")
     assert kept["outcome"] == {"seeds": 2}
     assert results.fault_of(CAMPAIGN) is None
     (tmp_path / "other.py").write_text("2")
-    git("commit", "-qam", "something else")
+    git("commit", "-qam", "something else", day=20)
     assert results.fault_of(CAMPAIGN) is None
     (tmp_path / "covered.py").write_text("2")
-    git("commit", "-qam", "what it covers")
-    assert str(results.fault_of(CAMPAIGN)).startswith("covered.py changed since ")
+    git("commit", "-qam", "what it covers", day=21)
+    assert results.fault_of(CAMPAIGN) is None
+    (tmp_path / "covered.py").write_text("3")
+    git("commit", "-qam", "once more", day=27)
+    assert results.fault_of(CAMPAIGN) is None
+    (tmp_path / "other.py").write_text("3")
+    git("commit", "-qam", "something else again", day=29)
+    assert "changed covered.py 8 days ago" in str(results.fault_of(CAMPAIGN))
+
+
+def test_of_a_tool_that_only_prints_the_end_is_kept(
+    git: Git, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def talk(name: str, arguments: list[str]) -> int:
+        print("\n".join(f"line {n}" for n in range(100)))
+        return 0
+
+    talking = results.Campaign("talk", "talks", "compose", (), ("covered.py",), "words")
+    assert results.record(talking, talk)
+    kept = json.loads((tmp_path / "results" / "talk.json").read_text())["outcome"]
+    assert kept[-1] == "line 99"
+    assert len(kept) == results.KEPT_LINES
+    assert "line 0" in capsys.readouterr().out
 
 
 def test_a_result_that_did_not_hold_is_no_result(git: Git) -> None:
