@@ -37,6 +37,9 @@ IN_VAIN_S = 1.0
 CALL_LIFETIME_S = 10.0
 
 
+Dial = Callable[[tcp.Endpoint], Awaitable[tcp.TcpStream]]
+
+
 class BulkUnavailable(Exception):
     """There is no bulk connection to be had, and nothing was fetched. Stays in this package."""
 
@@ -172,9 +175,9 @@ class BulkConnections:
         """
         context = self._trust.client_context(connection.peer.address)
         fault: OSError = ConnectionRefusedError("no address is known")
-        for endpoint in self._endpoints(connection, ports):
+        for endpoint, dial in self._endpoints(connection, ports):
             try:
-                stream = await tcp.dial(endpoint)
+                stream = await dial(endpoint)
                 raw = stream.detach()
                 await stream.close()
                 return await handshake(raw, context, server_side=False)
@@ -182,18 +185,22 @@ class BulkConnections:
                 fault = type(error)(f"{endpoint}: {error.strerror or error}")
         raise fault
 
-    def _endpoints(self, connection: Connection, ports: Sequence[int]) -> Iterator[tcp.Endpoint]:
-        """Where the peer listens: where it was dialled, where it may be dialled, where it is."""
+    def _endpoints(
+        self, connection: Connection, ports: Sequence[int]
+    ) -> Iterator[tuple[tcp.Endpoint, Dial]]:
+        """Where the peer listens, and how it is dialled there: where it was dialled, where it may
+        be dialled, where it is."""
         host, _, port = connection.remote.rpartition(":")
         protocol = "ip6" if ":" in host else "ip4"
         address = connection.peer.address
         if connection.dialler != address:
-            yield tcp.Endpoint(host, int(port), protocol)
+            yield tcp.Endpoint(host, int(port), protocol), tcp.dial
             return
         if address in self._peers:  # or it has just ceased to be a member
-            yield from self._peers[address].endpoints
+            peer = self._peers[address]
+            yield from ((endpoint, peer.reach) for endpoint in peer.endpoints)
         for listening in ports:
-            yield tcp.Endpoint(host, listening, protocol)
+            yield tcp.Endpoint(host, listening, protocol), tcp.dial
 
     # Being called back
 

@@ -72,6 +72,9 @@ class NetworkLimits:
     """Between dials of the same member: doubles from first to max, with a fifth of jitter."""
     second_dialler_s: float = 0.2
     """The member with the higher address leaves the lower one this much time to dial first."""
+    stated_rest_s: float = 30.0
+    """An address that a member states itself, and that led nowhere, is not tried again for this
+    long."""
     settle_s: float = 5.0
     """Two connections younger than this are one simultaneous dial; see `Network`."""
     reconnect_grace_s: float = 1.0

@@ -31,12 +31,13 @@ from swarm.network.bulk import GRANT_METHOD, BulkChannel
 from swarm.network.bulk_connections import CALL_METHOD, BulkUnavailable
 from swarm.network.bulk_transfer import Take
 from swarm.network.connection import Connection, Handlers, MessageHandler, RequestHandler
+from swarm.network.dial_rules import DialRefused, DialRules
 from swarm.network.half_open import HalfOpen
 from swarm.network.identity import Identity, address_of
 from swarm.network.limits import NetworkLimits
 from swarm.network.muxer import Muxer
 from swarm.network.pacing import Pacer
-from swarm.network.peers import Peer, PeerTraffic, Traffic
+from swarm.network.peers import FailedDial, Peer, PeerTraffic, Traffic
 from swarm.network.secure import HANDSHAKE_ERRORS, MemberNoise, NotAMember, connect, welcome
 from swarm.network.signals import Signal
 from swarm.network.wire import BLOB, short
@@ -46,6 +47,7 @@ log = logging.getLogger("swarm.network")
 
 DEFAULT_LISTEN = ("/ip4/127.0.0.1/tcp/0",)
 DEFAULT_LIMITS = NetworkLimits()
+DEFAULT_RULES = DialRules(())
 MAX_LOGGED_HOSTS = 256
 MAX_PORTS = 4
 TLS_OPENING = b"\x16\x03"
@@ -56,12 +58,17 @@ class Network:
     """Made by `open_network`. Peers are named by node address throughout."""
 
     def __init__(
-        self, identity: Identity, endpoints: Sequence[tcp.Endpoint], limits: NetworkLimits
+        self,
+        identity: Identity,
+        endpoints: Sequence[tcp.Endpoint],
+        limits: NetworkLimits,
+        rules: DialRules,
     ) -> None:
         self.peer_id = str(identity.peer_id)
         self.address = identity.address
         self.addresses = tuple(e.multiaddr(identity.peer_id) for e in endpoints)
         self._limits = limits
+        self._rules = rules
         self._noise = MemberNoise(identity, self._is_admitted)
         self._handlers = Handlers()
         self._peers: dict[Address, Peer] = {}
@@ -79,11 +86,13 @@ class Network:
 
     # Members
 
-    def set_members(self, members: Mapping[Address, Sequence[str]]) -> None:
+    def set_members(
+        self, members: Mapping[Address, Sequence[str]], stated: Collection[Address] = ()
+    ) -> None:
         """Say who may connect, and where each member is dialled (multiaddrs, possibly none).
 
         Whoever is no longer listed is cut off at once. A multiaddr that cannot be used is skipped
-        and logged: members write their own.
+        and logged. Those of `stated` members are the members' own word: the dial rules bound them.
         """
         for address in set(self._peers) - set(members):
             self._drop(self._peers.pop(address))
@@ -98,7 +107,9 @@ class Network:
                     self._nursery.start_soon(self._keep_connected, peer)
             elif peer.endpoints != endpoints:
                 peer.endpoints = endpoints
+                peer.failed_dials.clear()
                 peer.changed.notify()
+            peer.rules = self._rules if address in stated else None
 
     @property
     def members(self) -> frozenset[Address]:
@@ -240,6 +251,7 @@ class Network:
                 to_hex(address): {
                     "connected": peer.connection is not None,
                     "remote": peer.connection.remote if peer.connection else None,
+                    "failed_dials": {str(e): f.why for e, f in peer.failed_dials.items()},
                     "sent_bytes": peer.sent_bytes,
                     "received_bytes": peer.received_bytes,
                     "dropped_messages": peer.dropped_messages,
@@ -375,10 +387,13 @@ class Network:
         for endpoint in peer.endpoints:
             if peer.connection is not None or not self._is_admitted(peer.address):
                 return
+            if self._rests(peer, endpoint):
+                continue
             try:
                 with trio.fail_after(self._limits.dial_s):
-                    stream = await tcp.dial(endpoint)
-            except (OSError, trio.TooSlowError):
+                    stream = await peer.reach(endpoint)
+            except (OSError, trio.TooSlowError) as error:
+                self._note_failed_dial(peer, endpoint, _why_not_reached(error, self._limits.dial_s))
                 continue
             try:
                 with trio.fail_after(self._limits.handshake_s):
@@ -386,12 +401,28 @@ class Network:
                         stream, self._noise, peer.address, self._limits.max_buffered_bytes
                     )
             except (*HANDSHAKE_ERRORS, trio.TooSlowError) as error:
-                log.debug("dialling %s at %s: %s", to_hex(peer.address), endpoint, short(error))
+                self._note_failed_dial(peer, endpoint, _why_not_welcome(error))
             else:
+                peer.failed_dials.clear()
                 await self._run_connection(muxer, peer, self.address, stream)
                 return
             finally:
                 await stream.close()
+
+    def _rests(self, peer: Peer, endpoint: tcp.Endpoint) -> bool:
+        """Whether a stated address that led nowhere is left alone for a while: whoever states one
+        that is not its own must not have others knock there all the time."""
+        failed = peer.failed_dials.get(endpoint)
+        if failed is None or peer.rules is None:
+            return False
+        return trio.current_time() < failed.at + self._limits.stated_rest_s
+
+    def _note_failed_dial(self, peer: Peer, endpoint: tcp.Endpoint, why: str) -> None:
+        """Keep for the status why a member was not reached; what is new is logged."""
+        known = peer.failed_dials.get(endpoint)
+        peer.failed_dials[endpoint] = FailedDial(trio.current_time(), why)
+        if known is None or known.why != why:
+            log.info("cannot reach %s at %s: %s", to_hex(peer.address), endpoint, why)
 
     async def _run_connection(
         self, muxer: Muxer, peer: Peer, dialler: Address, stream: tcp.TcpStream
@@ -438,15 +469,36 @@ class Network:
         return True
 
 
+def _why_not_reached(error: Exception, within_s: float) -> str:
+    """In words: a node that is down, a firewall, or an address that is none."""
+    if isinstance(error, DialRefused):
+        return f"not dialled: {error}"
+    if isinstance(error, trio.TooSlowError):
+        return f"no answer within {within_s:g} s: a firewall drops it, or the machine is off"
+    if isinstance(error, ConnectionRefusedError) or "refused" in str(error.__cause__ or error):
+        return "refused: no node listens there"
+    return short(getattr(error, "strerror", None) or error.__cause__ or error)
+
+
+def _why_not_welcome(error: Exception) -> str:
+    if isinstance(error, NotAMember):
+        return f"another node is there: {short(error)}"
+    return (
+        "the handshake was ended there: no node listens, or it does not count this one as a member"
+    )
+
+
 @asynccontextmanager
 async def open_network(
     key: bytes,
     listen: Sequence[str] = DEFAULT_LISTEN,
     limits: NetworkLimits = DEFAULT_LIMITS,
+    rules: DialRules = DEFAULT_RULES,
 ) -> AsyncIterator[Network]:
     """Listen, and keep connections to the members that `set_members` names, until the block ends.
 
-    `key` is the 32-byte secp256k1 secret of the node, `listen` multiaddrs (port 0: any free one).
+    `key` is the 32-byte secp256k1 secret of the node, `listen` multiaddrs (port 0: any free one);
+    `rules` bound where members that state their own addresses are dialled.
     Raises ConfigurationError if the key or an address cannot be used.
     """
     quiet_libp2p()
@@ -455,7 +507,7 @@ async def open_network(
     try:
         for text in listen:
             listeners += await tcp.listen(tcp.parse_endpoint(text))
-        network = Network(identity, [tcp.bound_endpoint(each) for each in listeners], limits)
+        network = Network(identity, [tcp.bound_endpoint(each) for each in listeners], limits, rules)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(network._run, listeners)
             try:

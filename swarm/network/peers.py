@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 import trio
 
 from swarm.network.connection import Connection
+from swarm.network.dial_rules import DialRules
 from swarm.network.peer_standing import Standing
 from swarm.network.signals import Signal
-from swarm.network.tcp import Endpoint
+from swarm.network.tcp import Endpoint, TcpStream, dial
 from swarm.types import Address
 
 
@@ -33,6 +34,14 @@ class Traffic:
     peers: dict[Address, PeerTraffic]
 
 
+@dataclass(frozen=True)
+class FailedDial:
+    """An attempt that led nowhere, and when."""
+
+    at: float
+    why: str
+
+
 @dataclass
 class Peer(Standing):
     """A member as this node reaches it."""
@@ -43,6 +52,16 @@ class Peer(Standing):
     """Notified when `endpoints` or `connection` is another."""
     away_since: float = field(default_factory=trio.current_time)
     """When the last connection ended; before the first, when it became a member."""
+    rules: DialRules | None = None
+    """Bounds on `endpoints`, where the member states them itself."""
+    failed_dials: dict[Endpoint, FailedDial] = field(default_factory=dict)
+    """Why each of `endpoints` led nowhere when it was last tried, if it did not."""
     running: int = 0
     """Connections that are being served: the live one and those being settled."""
     dialling: trio.CancelScope = field(default_factory=trio.CancelScope)
+
+    async def reach(self, endpoint: Endpoint) -> TcpStream:
+        """Dial this member there, if it may be. The caller sets the deadline. Raises OSError."""
+        if self.rules is not None:
+            endpoint = await self.rules.permit(endpoint)
+        return await dial(endpoint)

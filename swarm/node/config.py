@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import os
 import re
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlparse
@@ -67,6 +68,9 @@ class Network(_Section, frozen=True):
     others of it, or none."""
     peers: dict[str, tuple[str, ...]] = {}
     """Multiaddrs by member name, where they differ from network.json."""
+    dial_private: tuple[str, ...] = ()
+    """Private networks, such as 10.20.0.0/16, in which members are dialled that state on the chain
+    to be there. Public addresses always are, and those in this node's own /24 or /64."""
     max_upload_mbit: MegabitsPerS | None = None
     """Megabits a second of models and updates, to all peers together; no limit by default."""
 
@@ -200,6 +204,8 @@ def _check(path: Path, directory: Path, config: NodeConfig) -> None:
     for key, addresses in said.items():
         for address in addresses:
             check_multiaddr(address, f"{path}: `{key}`")
+    for network_text in network.dial_private:
+        _check_network(network_text, f"{path}: `network.dial_private`")
     check_host_port(config.http.listen, f"{path}: `http.listen`")
     if not DEVICE.fullmatch(config.training.device):
         raise ConfigurationError(
@@ -258,6 +264,15 @@ def check_multiaddr(text: str, where: str) -> None:
         parse_endpoint(text)
     except ConfigurationError as error:
         raise ConfigurationError(f"{where}: {error}") from None
+
+
+def _check_network(text: str, where: str) -> None:
+    try:
+        ip_network(text)
+    except ValueError as error:
+        raise ConfigurationError(
+            f"{where}: {text!r} is no network ({error}); write it like 10.20.0.0/16"
+        ) from None
 
 
 def check_host_port(text: str, where: str) -> None:

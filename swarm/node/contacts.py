@@ -2,13 +2,17 @@
 
 Founders' addresses stand in the network file. A member that joined later or has moved states its
 own: its node signs the transaction, so nobody can state another's. They are hints: whoever answers
-there must prove its key, and an address that cannot be used is skipped.
+there must prove its key, an address that cannot be used is skipped, and what a member states leads
+to no host that the dial rules keep out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from ipaddress import ip_network
 
+from swarm.network.dial_rules import DialRules
+from swarm.network.tcp import parse_endpoint
 from swarm.protocol.membership import MAX_CONTACT_BYTES
 from swarm.protocol.state import Member
 from swarm.types import Address
@@ -44,6 +48,27 @@ def addresses_of(
     if member.name in configured:
         return tuple(configured[member.name])
     return decode_contact(member.contact) or founding.get(member.node, ())
+
+
+def is_stated(
+    member: Member, configured: Mapping[str, Sequence[str]], founding: Mapping[Address, Addresses]
+) -> bool:
+    """Whether `addresses_of` has any that are nothing but the member's own word."""
+    known = founding.get(member.node, ())
+    return member.name not in configured and not set(decode_contact(member.contact)) <= set(known)
+
+
+def dial_rules(
+    address: Address,
+    announced: Sequence[str],
+    listen: Sequence[str],
+    founding: Mapping[Address, Addresses],
+    networks: Sequence[str],
+) -> DialRules:
+    """What this node dials of members' own word: public addresses, those near where it says it is
+    itself, and those in `networks`."""
+    own = tuple(announced) or founding.get(address, ()) or tuple(listen)
+    return DialRules([parse_endpoint(each) for each in own], [ip_network(n) for n in networks])
 
 
 def contact_owed(

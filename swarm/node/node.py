@@ -37,11 +37,11 @@ from swarm.node.chain_link import ChainLink, WaitingCall
 from swarm.node.commands import NodeCommands
 from swarm.node.config import NodeConfig, load_config
 from swarm.node.confirmations import Confirmations
-from swarm.node.contacts import addresses_of, contact_owed
+from swarm.node.contacts import addresses_of, contact_owed, dial_rules, is_stated
 from swarm.node.control import Handler, Running, only_node_in, open_control
 from swarm.node.embedded import OpenedChain, open_node_chain, read_network
 from swarm.node.http import open_http
-from swarm.node.keys import load_key
+from swarm.node.keys import address_of, load_key
 from swarm.node.library import METHOD as BUNDLE_METHOD
 from swarm.node.library import Library
 from swarm.node.member_commands import MemberCommands
@@ -236,7 +236,10 @@ class Node:
     def _admit_members(self) -> None:
         present = [m for m in self.members.values() if m.present and m.node != self.address]
         configured, founding = self.config.network.peers, self.known_addresses
-        self.network.set_members({m.node: addresses_of(m, configured, founding) for m in present})
+        self.network.set_members(
+            {m.node: addresses_of(m, configured, founding) for m in present},
+            stated={m.node for m in present if is_stated(m, configured, founding)},
+        )
 
     def _contact_owed(self, me: Member) -> bytes | None:
         return contact_owed(me, self.config.network.announce, self.known_addresses)
@@ -449,12 +452,16 @@ async def open_node(directory: Path, password: str | None = None) -> AsyncIterat
     async with AsyncExitStack() as stack:
         stack.enter_context(only_node_in(directory))
         limits = NetworkLimits(max_upload_bytes_per_s=config.network.max_upload_bytes_per_s)
-        network = await stack.enter_async_context(open_network(key, config.network.listen, limits))
         founders = () if genesis is None else genesis.founders
         addresses = {
             founder.node: config.network.peers.get(founder.name, founder.addresses)
             for founder in founders
         }
+        said = config.network
+        rules = dial_rules(
+            address_of(key), said.announce, said.listen, addresses, said.dial_private
+        )
+        network = await stack.enter_async_context(open_network(key, said.listen, limits, rules))
         store = await trio.to_thread.run_sync(BlobStore, directory / "blobs")
         exchange = Exchange(store, network, config.storage.max_blob_mb * 2**20)
         network.serve_blobs(exchange)

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from swarm.node.contacts import addresses_of, contact_owed, decode_contact, encode_contact
+from swarm.node.contacts import (
+    addresses_of,
+    contact_owed,
+    decode_contact,
+    encode_contact,
+    is_stated,
+)
 from swarm.node.upkeep import due
 from swarm.protocol.membership import CONTACT_EVERY_S, MAX_CONTACT_BYTES
 from swarm.protocol.state import Member
@@ -27,6 +33,13 @@ def test_what_a_member_states_comes_before_the_network_file_and_after_the_config
         "/ip4/1.2.3.4/tcp/1",
     )
     assert addresses_of(member(), {}, {}) == ()
+
+
+def test_only_what_neither_people_nor_the_network_file_say_is_the_members_own_word() -> None:
+    assert is_stated(member(NEW.encode()), {}, FOUNDING)
+    assert not is_stated(member(NEW.encode()), {"Kyoto": (OLD,)}, FOUNDING)
+    assert not is_stated(member(OLD.encode()), {}, FOUNDING)
+    assert not is_stated(member(), {}, FOUNDING)
 
 
 def test_a_contact_is_read_as_it_was_written_and_garbage_is_none() -> None:
