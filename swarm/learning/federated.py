@@ -80,9 +80,11 @@ class FederatedRun:
         return found
 
     def counts(self, round: int = -1, part: str = "test") -> dict[str, dict[str, Counts]]:
-        """By site and metric, what each site would tell the others of a round's model."""
-        model = self.models[round]
-        return {s.site.name: s.count(model, self.statistics, part) for s in self.sites}
+        """By site and metric, what each site would tell the others of a round's model, with what
+        the site keeps of its own."""
+        model, sums = self.models[round], self.statistics
+        pairs = zip(self.sites, self.kept[round], strict=True)
+        return {site.site.name: site.count(model, sums, part, kept) for site, kept in pairs}
 
     def result(self, round: int = -1, part: str = "test") -> dict[str, Counts]:
         """By metric, the sites' counts added up: what a consortium knows of a round's model

@@ -1,0 +1,101 @@
+"""The ten-line plans: each is a whole plan, and runs."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+
+from swarm.learning.federated import FederatedRun
+from swarm.learning.placement import Local
+
+METHODS = Path(__file__).parents[2] / "examples" / "methods"
+
+
+def read_score() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("methods_score", METHODS / "score.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+SCORE = read_score()
+
+
+def eight_people(folder: Path) -> None:
+    for person in range(8):
+        r = np.random.default_rng(person)
+        y = np.arange(40) % 6
+        x = r.normal(0, 1, (40, 169)) + np.eye(169)[y] * 4 + r.normal(0, 0.5, 169)
+        np.savez(folder / f"person{person}.npz", x=x, y=y, is_test=np.arange(40) >= 30)
+
+
+def run(method: str) -> FederatedRun:
+    with SCORE.written(method, "activity", eight_people) as folder:
+        (folder / "plan.py").write_text((folder / "plan.py").read_text() + "    rounds = 2\n")
+        done: FederatedRun = SCORE.run(folder, 0)
+    return done
+
+
+def test_every_plan_of_the_folder_is_in_the_table() -> None:
+    others = {"activity", "xray", "score"}
+    assert {file.stem for file in METHODS.glob("*.py")} - others == set(SCORE.METHODS)
+
+
+@pytest.mark.parametrize("method", [m for m in SCORE.METHODS if m not in ("scaffold", "ditto")])
+def test_a_method_is_a_plan_of_a_few_lines(method: str) -> None:
+    source = (METHODS / f"{method}.py").read_text()
+    code = source.split('"""')[2]
+    lines = [line for line in code.splitlines() if line.strip()]
+    assert len(lines) <= 12, f"{method} has {len(lines)} lines"
+
+
+@pytest.mark.parametrize("method", SCORE.METHODS)
+def test_a_method_runs_and_each_site_scores_its_own_model(method: str) -> None:
+    done = run(method)
+    (merged,) = done.result().values()
+    assert merged.rows == 80
+    assert math.isfinite(float(merged))
+    kept = [place for _, place in done.sites[0].placement.rows if isinstance(place, Local)]
+    own = done.kept[-1]
+    if kept:
+        first, second = own[0], own[1]
+        assert first is not None
+        assert second is not None
+        assert any(not torch.equal(first[name], second[name]) for name in first)
+    else:
+        assert not any(own)
+
+
+def test_scaffold_sends_the_mean_gradient_and_starts_from_that_of_all() -> None:
+    done = run("scaffold")
+    all_of = [v for name, v in done.models[-1].items() if name.startswith("all.")]
+    own = [[v for name, v in kept.items() if "own" in name] for kept in done.kept[-1] if kept]
+    rows = [site.samples().train for site in done.sites]
+    for number, of_all in enumerate(all_of):
+        mean = sum(n * each[number].double() for n, each in zip(rows, own, strict=True)) / sum(rows)
+        torch.testing.assert_close(of_all.double(), mean, rtol=1e-5, atol=1e-7)
+
+
+def test_the_liar_sends_ten_times_the_opposite() -> None:
+    with SCORE.written("fedavg", "activity", eight_people) as folder:
+        (folder / "plan.py").write_text((folder / "plan.py").read_text() + "    rounds = 1\n")
+        honest, lied = SCORE.run(folder, 0), SCORE.run(folder, 0, liar=True)
+    before, name = honest.models[0], "head.weight"
+    truth, lie = (run.models[-1][name] - before[name] for run in (honest, lied))
+    update = honest.sites[0].train(1, before, honest.statistics).state[name] - before[name]
+    rows = [site.samples().train for site in honest.sites]
+    moved = (lie - truth) * sum(rows) / rows[0]
+    torch.testing.assert_close(moved, -11 * update, rtol=1e-3, atol=1e-4)
+
+
+def test_data_that_are_not_there_are_asked_for(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"har_features\.npz is not there: see .*README\.md"):
+        SCORE.people(tmp_path, tmp_path)
