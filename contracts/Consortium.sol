@@ -52,6 +52,12 @@ contract Consortium is Rounds {
         return stored().byAccount[key] != 0 || stored().byNode[key] != 0;
     }
 
+    /// @notice The number of the member whose account or node this key is, counted from 1; 0: nobody's.
+    function memberOf(address key) external view returns (uint256) {
+        uint256 member = stored().byAccount[key];
+        return member != 0 ? member : stored().byNode[key];
+    }
+
     /// @notice The protocol version in force at this block.
     function protocolVersion() external view returns (uint64) {
         return Membership.version();

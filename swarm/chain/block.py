@@ -69,6 +69,9 @@ class ChainRules:
     block_transactions: int = 256
     sender_transactions: int = 16
     """of one sender in one block"""
+    member_day_bytes: int = 128 * 1024 * 1024
+    """of one member's transactions on one day of chain time, counted from 1970. A round needs about
+    1 KiB of each member, so a round every second, all day long, is 90 MiB."""
     view_gas: int = 5_000_000
-    """for a call that reads, such as `isMember` and `getValidators`"""
+    """for a call that reads, such as `memberOf` and `getValidators`"""
     max_validators: int = 256

@@ -11,14 +11,15 @@ committing. Reading (`call`, `nonce`, blocks) needs none: committed state never 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
 from eth_abi.abi import decode as decode_abi
 from eth_abi.exceptions import DecodingError
+from eth_hash.auto import keccak
 
 from swarm.chain import codec, contract, evm
 from swarm.chain.block import Block, ChainRules, InvalidBlock, InvalidTransaction, Transaction
@@ -26,14 +27,14 @@ from swarm.chain.genesis import CONTRACT_ADDRESS, Genesis, build_genesis_block
 from swarm.chain.messages import check_certificate, decode_certificate
 from swarm.chain.override import Overrides, SignedOverride
 from swarm.chain.signer import Recovery
-from swarm.chain.store import ChainStore, StoredBlock
+from swarm.chain.store import DAY_S, ChainStore, StoredBlock
 from swarm.errors import ChainError, ConfigurationError, ProtocolViolation
 from swarm.protocol.state import Member
 from swarm.types import NO_ADDRESS, Address, Digest, MemberId, to_hex
 
 CHAIN_FILE = "chain.db"
 _GET_VALIDATORS = bytes.fromhex("b7ab4db5")  # getValidators()
-_IS_MEMBER = bytes.fromhex("a230c524")  # isMember(address)
+_MEMBER_OF = keccak(b"memberOf(address)")[:4]
 _ANCESTORS = 256  # as far back as BLOCKHASH sees
 _KEPT_OUTCOMES = 8
 _KEPT_VIEWS = 1024
@@ -56,6 +57,13 @@ class _Head:
     validators: tuple[Address, ...]
     views: dict[bytes, evm.CallResult] = field(default_factory=dict)
     slots: dict[evm.Slot, int] = field(default_factory=dict)
+    spent: Mapping[int, int] = field(default_factory=dict)
+    """Bytes of transactions, by member, on the block's day."""
+
+    def spent_at(self, timestamp: int) -> dict[int, int]:
+        """The same for a block at this time, before its first transaction."""
+        same = timestamp // DAY_S == self.block.timestamp // DAY_S
+        return dict(self.spent) if same else {}
 
 
 class Engine:
@@ -174,7 +182,13 @@ class Engine:
 
     def is_member(self, address: Address) -> bool:
         """Whether the contract knows this account or node as a member's, at the head."""
-        return self._is_member(self._head, address)
+        return self._member_of(self._head, address) != 0
+
+    def room_today(self, address: Address) -> int:
+        """How many bytes of transactions the member with this key may still send on the day of the
+        newest block."""
+        spent = self._head.spent.get(self._member_of(self._head, address), 0)
+        return max(0, self.rules.member_day_bytes - spent)
 
     def nonce(self, address: Address, at: At = "latest") -> int:
         """How many transactions this account has had committed."""
@@ -228,7 +242,8 @@ class Engine:
         Raises InvalidTransaction, which says what would have to be different.
         """
         transaction = codec.read_transaction(raw, self.chain_id, self.contract, self.rules)
-        self._require_member(self._head, transaction.sender)
+        member = self._require_member(self._head, transaction.sender)
+        self._require_budget(member, self._head.spent, transaction)
         if transaction.has_expired(self.timestamp):
             raise InvalidTransaction(
                 f"the transaction was to be carried out until {transaction.until}, and it is "
@@ -378,17 +393,21 @@ class Engine:
         overlay = evm.Overlay(self._store.read_state)
         builder = evm.BlockBuilder(context, head.block.hash, head.state_root, overlay, head.slots)
         sent: dict[Address, int] = {}
+        spent = head.spent_at(timestamp)
         for raw in transactions:
             try:
                 transaction = codec.read_transaction(raw, self.chain_id, self.contract, self.rules)
                 self._admit(head, builder, transaction, sent)
+                member = self._require_member(head, transaction.sender)
+                self._require_budget(member, spent, transaction)
                 builder.apply(transaction)
             except InvalidTransaction:
                 if strict:
                     raise
                 continue
             sent[transaction.sender] = sent.get(transaction.sender, 0) + 1
-        return builder.close()
+            spent[member] = spent.get(member, 0) + len(raw)
+        return replace(builder.close(), spent=spent)
 
     def _admit(
         self,
@@ -417,19 +436,34 @@ class Engine:
             raise InvalidTransaction(
                 f"nonce {transaction.nonce} of {to_hex(sender)}, where {expected} is next"
             )
-        self._require_member(head, sender)
 
-    def _require_member(self, head: _Head, sender: Address) -> None:
-        if not self._is_member(head, sender):
+    def _require_member(self, head: _Head, sender: Address) -> int:
+        """The member's number, counted from 1."""
+        member = self._member_of(head, sender)
+        if not member:
             raise InvalidTransaction(
                 f"{to_hex(sender)} is not a member; only members send transactions here: let a "
                 "member propose the card"
             )
+        return member
 
-    def _is_member(self, head: _Head, address: Address) -> bool:
-        data = _IS_MEMBER + address.rjust(32, b"\0")
+    def _require_budget(
+        self, member: int, spent: Mapping[int, int], transaction: Transaction
+    ) -> None:
+        used, most = spent.get(member, 0), self.rules.member_day_bytes
+        if used + len(transaction.raw) > most:
+            raise InvalidTransaction(
+                f"the member with the key {to_hex(transaction.sender)} has sent {used} bytes of "
+                f"transactions on this day of chain time, of {most} that it may: this one, of "
+                f"{len(transaction.raw)} bytes, may come on the next (UTC)"
+            )
+
+    def _member_of(self, head: _Head, address: Address) -> int:
+        """The number of the member with this account or node, counted from 1; 0: nobody's."""
+        data = _MEMBER_OF + address.rjust(32, b"\0")
         result = self._view(head.views, head.slots, data, head.block, head.state_root)
-        return result.failure is None and result.output == (1).to_bytes(32, "big")
+        is_word = result.failure is None and len(result.output) == 32
+        return int.from_bytes(result.output, "big") if is_word else 0
 
     def _read_validators(
         self,
@@ -491,7 +525,8 @@ class Engine:
     ) -> _Head:
         root = codec.stored_body(stored.payload).header.state_root
         validators = self._overrides.validators(stored.height + 1, stored.validators)
-        return _Head(_to_block(stored), root, validators, views or {}, slots or {})
+        spent = self._store.spent(stored.timestamp)
+        return _Head(_to_block(stored), root, validators, views or {}, slots or {}, spent)
 
     def _adopt_override(self, height: int) -> None:
         """Check the override at `height` once the block before it is here."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
@@ -196,6 +196,8 @@ class Outcome:
     written: Mapping[Slot, int]
     """the slots that were written, with what they hold now"""
     erased: bool
+    spent: Mapping[int, int] = field(default_factory=dict)
+    """bytes of transactions, by member, on the block's day up to and with this block"""
 
 
 @dataclass(frozen=True)

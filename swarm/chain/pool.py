@@ -11,6 +11,7 @@ nothing from the others.
 from __future__ import annotations
 
 import threading
+from itertools import accumulate
 from typing import Protocol
 
 from swarm.chain.block import InvalidTransaction, Transaction
@@ -33,6 +34,8 @@ class Admission(Protocol):
     def is_member(self, address: Address) -> bool: ...
 
     def nonce(self, address: Address) -> int: ...
+
+    def room_today(self, address: Address) -> int: ...
 
     @property
     def timestamp(self) -> int:
@@ -95,14 +98,14 @@ class Pool:
         """
         with self._lock:
             senders = dict.fromkeys(t.sender for t in self._by_hash.values())
-            runs = [self._run(sender) for sender in senders]
+            runs = [self._run_today(sender) for sender in senders]
         longest = max((len(run) for run in runs), default=0)
         return tuple(run[i].raw for i in range(longest) for run in runs if i < len(run))
 
     def first_of_each(self) -> tuple[Transaction, ...]:
         """The next transaction of each sender, if a block could contain it now."""
         with self._lock:
-            runs = [self._run(sender) for sender in self._by_sender]
+            runs = [self._run_today(sender) for sender in self._by_sender]
         return tuple(run[0] for run in runs if run)
 
     def all(self) -> tuple[bytes, ...]:
@@ -147,6 +150,12 @@ class Pool:
             run.append(waiting[nonce])
             nonce += 1
         return run
+
+    def _run_today(self, sender: Address) -> list[Transaction]:
+        """Those of the run that the sender's member may still send today."""
+        run, room = self._run(sender), self._admission.room_today(sender)
+        sizes = accumulate(len(transaction.raw) for transaction in run)
+        return run[: sum(size <= room for size in sizes)]
 
     def _check_room(self, transaction: Transaction, expected: int) -> None:
         sender, nonce = transaction.sender, transaction.nonce

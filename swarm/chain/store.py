@@ -41,11 +41,14 @@ CREATE TABLE IF NOT EXISTS blocks (
 CREATE TABLE IF NOT EXISTS transactions (
     hash BLOB PRIMARY KEY, height INTEGER NOT NULL, position INTEGER NOT NULL
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS spent (member INTEGER PRIMARY KEY, day INTEGER, bytes INTEGER);
 """
 _VOTE_TABLES = """
 CREATE TABLE IF NOT EXISTS votes (key BLOB PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 """
 _LAYOUT = 1
+DAY_S = 86_400
+"""Days of chain time are counted from 1970."""
 _LOCK_WAIT_S = 1.0
 _CACHE_KIB = 512  # the system keeps the rest of the file in memory
 _STATE_PAGE = 1024
@@ -118,6 +121,13 @@ class ChainStore:
                 ),
             )
             write.executemany(
+                "INSERT OR REPLACE INTO spent VALUES (?, ?, ?)",
+                [
+                    (member, block.timestamp // DAY_S, sent)
+                    for member, sent in outcome.spent.items()
+                ],
+            )
+            write.executemany(
                 "INSERT INTO transactions VALUES (?, ?, ?)",
                 [(name, block.height, i) for i, name in enumerate(outcome.transactions)],
             )
@@ -137,6 +147,11 @@ class ChainStore:
     def block_hash(self, height: int) -> Digest | None:
         row = self._database.row("SELECT hash FROM blocks WHERE height = ?", (height,))
         return None if row is None else Digest(row[0])
+
+    def spent(self, timestamp: int) -> dict[int, int]:
+        """Bytes of transactions, by member, on the day of this time."""
+        query = "SELECT member, bytes FROM spent WHERE day = ?"
+        return dict(self._database.rows(query, (timestamp // DAY_S,)))
 
     def find_transaction(self, name: bytes) -> tuple[int, int] | None:
         """(height, position in the block) of a committed transaction."""

@@ -162,10 +162,26 @@ def test_the_real_contract_founds_a_consortium_that_the_engine_understands(tmp_p
         assert engine.validators() == tuple(card.node for card in CARDS)
         assert all(engine.is_member(card.account) for card in CARDS)
         assert not engine.is_member(Member(50).address)
-        for view in ("getValidators()", "isMember(address)"):
+        for view in ("getValidators()", "memberOf(address)"):
             arguments = (CARDS[0].account,) if "address" in view else ()
             result = engine.simulate(engine.contract, calldata(view, *arguments))
             assert result.depends_on, f"{view} has to be asked again after every block"
+
+
+def test_both_keys_of_a_member_share_its_budget_of_the_day(tmp_path: Path):
+    cards = [Founder(f"{n}", Member(n).address, Member(n + 10).address) for n in range(2)]
+    genesis = consortium_genesis(cards, GENESIS_TIME_S)
+
+    def say(number: int, size: int) -> bytes:
+        return Member(number).sign(genesis.chain_id, "say(string)", "x" * size, gas=300_000)
+
+    rules = ChainRules(member_day_bytes=5000)
+    with Engine.open(tmp_path, genesis, rules) as engine:
+        raws = [say(0, 3000), say(10, 3000), say(11, 3000), say(1, 3000)]
+        block = engine.build(raws, GENESIS_TIME_S, cards[0].node)
+        assert [t.sender for t in engine.content(block)[0]] == [cards[0].account, cards[1].node]
+        engine.commit(block, b"certificate")
+        assert engine.room_today(cards[0].account) == engine.room_today(cards[0].node) < 2000
 
 
 def test_a_library_refuses_to_change_anything_but_the_contracts_storage(tmp_path: Path):

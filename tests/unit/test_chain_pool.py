@@ -23,6 +23,10 @@ class FakeChain:
         return Transaction(Digest(raw.ljust(32)), sender, nonce, 21_000, raw)
 
     timestamp = 0
+    room = 10**9
+
+    def room_today(self, address: Address) -> int:
+        return self.room
 
     def is_member(self, address: Address) -> bool:
         return address in self.members
@@ -108,6 +112,18 @@ def test_a_removed_members_transactions_go(pool, chain):
     assert pool.all() == (b"b00",)
     with pytest.raises(InvalidTransaction, match="not a member"):
         pool.add(b"a01")
+
+
+def test_what_a_member_may_not_send_today_waits_and_keeps_its_place(pool, chain):
+    fill(pool, b"a00", b"a01", b"b00")
+    chain.room = 3
+    assert pool.pending() == (b"a00", b"b00")
+    assert [t.raw for t in pool.first_of_each()] == [b"a00", b"b00"]
+    chain.room = 2
+    assert pool.pending() == pool.first_of_each() == ()
+    assert pool.next_nonce(ANN) == 2
+    chain.room = 6
+    assert pool.pending() == (b"a00", b"b00", b"a01")
 
 
 def test_the_next_nonce_counts_what_waits(pool, chain):
