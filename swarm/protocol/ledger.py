@@ -425,7 +425,7 @@ class Ledger:
         _, plan, round = self._voting(sender, plan_id, number, attempt)
         self._check_level(plan, level)
         candidate = self._candidate(round, outcome)
-        counted = 0
+        counted = False
         pairs = zip(metas, signatures, strict=True) if len(metas) == len(signatures) else ()
         for meta, signature in pairs:
             said = Attestation(
@@ -438,7 +438,7 @@ class Ledger:
             if member is not None and voters >> member & 1:
                 candidate.attesters |= 1 << member
                 self._seen(plan, self.members[member], now)
-                counted += 1
+                counted = True
         if not counted:
             raise ContractError("RoundNoneCounted", {"round": number, "attempt": attempt})
         self._finalise_if_majority(plan, round, candidate, now)

@@ -1299,3 +1299,296 @@ def test_keys_are_for_masked_rounds_only(found: Found) -> None:
     site.begin(2)
     bad = site.refused(0, "submit", *site.at, UPDATE, 1, bytes(32), CODE, META, b"k")
     assert (bad.name, bad.arguments) == ("RoundBadKeys", {"size": 1})
+
+
+# Who, when and with what: each refusal, and the last that is not one.
+
+
+def test_a_plan_names_its_code_its_program_and_its_base(found: Found) -> None:
+    site = found(2)
+    for digests in (
+        (NO_DIGEST, PROGRAM, BASE),
+        (CODE, NO_DIGEST, BASE),
+        (CODE, PROGRAM, NO_DIGEST),
+    ):
+        bad = site.refused(0, "proposePlan", "plan", *digests, Rules(1, 2), 0, 0)
+        assert bad.name == "PlanBadDigest"
+
+
+def test_a_consent_names_the_plans_own_code(found: Found) -> None:
+    site = found(2)
+    site.propose()
+    bad = site.refused(0, "consent", PLAN, PROGRAM, Terms(1, 10))
+    assert (bad.name, bad.arguments) == ("PlanDigestMismatch", {"expected": CODE, "given": PROGRAM})
+
+
+def test_a_site_may_have_all_three_duties(found: Found) -> None:
+    site = found(2)
+    site.propose()
+    site.consent(0, duties=Duty.TRAIN | Duty.HOLD | Duty.TEST)
+    assert site.plan.consents[MemberId(0)].duties == 7
+
+
+def seen_at(site: Site, n: int) -> int:
+    return site.book.members()[MemberId(n)].seen_at
+
+
+def test_whatever_a_member_sends_of_a_plan_shows_that_it_lives(found: Found) -> None:
+    site = found(4)
+    site.now += 10
+    site.propose(max_round_s=600, liveness_s=100)
+    assert seen_at(site, 0) == site.now
+    for n in (0, 1, 2):
+        site.now += 1
+        site.consent(n)
+        assert (seen_at(site, n), site.plan.consents[MemberId(n)].seen_at) == (site.now, site.now)
+    site.now += 1
+    site.send(3, "decline", PLAN)
+    assert seen_at(site, 3) == site.now
+    sends: list[tuple[int, Callable[[], object]]] = [
+        (0, lambda: site.send(0, "checkIn", *site.at, 1000)),
+        (0, lambda: site.submit(0)),
+        (1, lambda: site.submit(1)),
+        (2, lambda: site.submit(2)),
+    ]
+    for n, send in sends:
+        site.now += 1
+        send()
+        assert (seen_at(site, n), site.plan.consents[MemberId(n)].seen_at) == (site.now, site.now)
+    site.now += 1
+    leader = site.merge()
+    assert (seen_at(site, leader), site.plan.consents[MemberId(leader)].seen_at) == (
+        site.now,
+        site.now,
+    )
+    site.now += 1
+    other = (leader + 1) % 3
+    site.send(other, "attest", *site.at, MERGED, 3, META)
+    assert (seen_at(site, other), site.plan.consents[MemberId(other)].seen_at) == (
+        site.now,
+        site.now,
+    )
+
+
+def test_progress_is_told_in_thousandths(found: Found) -> None:
+    site = found(2)
+    site.begin(2)
+    bad = site.refused(0, "checkIn", *site.at, 1001)
+    assert (bad.name, bad.arguments) == ("RoundBadProgress", {"permille": 1001})
+    site.send(0, "checkIn", *site.at, 1000)
+
+
+def test_an_update_counts_from_one_sample_up_to_all_that_were_declared(found: Found) -> None:
+    site = found(2)
+    site.begin(2)
+    for samples in (0, 101):
+        bad = site.refused(0, "submit", *site.at, UPDATE, samples, bytes(32), CODE, META, b"")
+        assert (bad.name, bad.arguments) == ("RoundBadSamples", {"given": samples, "most": 100})
+    site.send(0, "submit", *site.at, UPDATE, 1, bytes(32), CODE, META, b"")
+    site.send(1, "submit", *site.at, UPDATE, 100, bytes(32), CODE, META, b"")
+    assert [s.samples for s in site.round.submissions.values()] == [1, 100]
+
+
+def test_no_update_and_no_merge_is_nothing(found: Found) -> None:
+    site = found(2)
+    site.begin(2)
+    nothing = site.refused(0, "submit", *site.at, NO_DIGEST, 1, bytes(32), CODE, META, b"")
+    assert nothing.name == "RoundBadDigest"
+    site.submit(0, 1)
+    leader = site.round.leader_at(site.now)
+    nothing = site.refused(leader, "merge", *site.at, Outcome(NO_DIGEST, 0), b"")
+    assert nothing.name == "RoundBadDigest"
+
+
+def test_a_submission_says_where_its_commitment_was_made(found: Found) -> None:
+    site = found(3)
+    site.begin(3)
+    site.now += 3600
+    site.send(0, "void", *site.at)
+    site.submit(0)
+    consents = site.plan.consents
+    places = [
+        (consents[MemberId(n)].committed_round, consents[MemberId(n)].committed_attempt)
+        for n in (0, 1)
+    ]
+    assert places == [(1, 2), (0, 0)]
+
+
+def test_grace_runs_from_the_submission_that_makes_enough(found: Found) -> None:
+    site = found(4)
+    site.begin(4)
+    times = []
+    for n in range(3):
+        site.now += 5
+        site.submit(n)
+        times.append(site.round.min_peers_at)
+    assert times == [0, START + 10, START + 10]
+
+
+def test_who_submitted_and_left_before_the_close_is_not_among_the_frozen(found: Found) -> None:
+    site = found(4)
+    site.begin(4)
+    site.submit(0, 1, 2)
+    site.send(1, "withdraw", PLAN)
+    site.submit(3)
+    assert (site.round.status, site.round.submitted) == (RoundStatus.CLOSED, 0b1101)
+
+
+def test_a_latecomers_consent_does_not_close_the_running_round(found: Found) -> None:
+    site = found(4)
+    site.propose(until=START + 1, grace_s=0, liveness_s=5, max_round_s=600)
+    site.consent(0, 1, 2)
+    site.now += 1
+    site.send(0, "open", PLAN)
+    site.submit(0, 1)
+    site.now += 20
+    site.consent(3)
+    assert site.round.status is RoundStatus.OPEN
+
+
+def test_a_withdrawal_declines_for_the_one_who_was_invited_and_nobody_else(found: Found) -> None:
+    site = found(3)
+    site.propose(min_peers=1)
+    site.consent(0)
+    site.send(0, "withdraw", PLAN)
+    assert site.plan.declined == 0b001
+    admit(site, 3)
+    site.consent(3)
+    site.send(3, "withdraw", PLAN)
+    assert site.plan.declined == 0b001
+
+
+def test_who_takes_no_part_neither_leaves_nor_stops_nor_opens_nor_sends_of_rounds(
+    found: Found,
+) -> None:
+    site = found(4)
+    site.propose(until=START + 1)
+    site.consent(0, 1)
+    site.now += 1
+    bad = site.refused(3, "open", PLAN)
+    assert (bad.name, bad.arguments) == ("PlanNotParticipant", {"member": 3})
+    site.send(0, "open", PLAN)
+    for function, *more in (("withdraw",), ("stop",), ("open",)):
+        bad = site.refused(3, function, PLAN, *more)
+        assert (bad.name, bad.arguments) == ("PlanNotParticipant", {"member": 3})
+    for function, *arguments in (("checkIn", 1), ("close",), ("void",), ("finalise", MERGED)):
+        assert site.refused(3, function, *site.at, *arguments).name == "PlanNotParticipant"
+
+
+def test_a_proposer_that_takes_no_part_stops_its_running_plan_and_voids_the_round(
+    found: Found,
+) -> None:
+    site = found(3)
+    site.propose(until=START + 1)
+    site.consent(1, 2)
+    site.now += 1
+    site.send(1, "open", PLAN)
+    site.send(0, "stop", PLAN)
+    assert (site.plan.status, site.round.status) == (PlanStatus.STOPPED, RoundStatus.VOID)
+
+
+def test_a_stop_by_the_majority_voids_the_round_and_leaves_a_final_one_as_it_is(
+    found: Found,
+) -> None:
+    site = found(3)
+    site.begin(3, min_peers=1, rounds=5)
+    for n in (1, 2):
+        site.send(n, "stop", PLAN)
+    assert (site.plan.status, site.round.status) == (PlanStatus.STOPPED, RoundStatus.VOID)
+    site = found(2)
+    site.propose()
+    site.consent(0, until=START + 5)
+    site.consent(1)
+    site.now += 6
+    site.submit(0, 1)
+    leader = site.merge()
+    site.send(1 - leader, "attest", *site.at, MERGED, 3, META)
+    assert site.round.status is RoundStatus.FINAL  # and too few are left for the next one
+    site.send(0, "stop", PLAN)
+    assert (site.plan.status, site.round.status) == (PlanStatus.STOPPED, RoundStatus.FINAL)
+
+
+def late_joiner(found: Found, **rules: Any) -> Site:
+    """A running round of three, and a fourth participant outside of its roster."""
+    site = found(4)
+    site.propose(until=START + 1, **rules)
+    site.consent(0, 1, 2)
+    site.now += 1
+    site.send(0, "open", PLAN)
+    site.consent(3)
+    return site
+
+
+def test_a_participant_outside_of_the_roster_may_close_finalise_and_void(found: Found) -> None:
+    site = late_joiner(found, grace_s=0, liveness_s=5, max_round_s=600)
+    site.submit(0, 1)
+    site.now += 10
+    site.send(3, "close", *site.at)
+    leader = site.merge()
+    gone = next(n for n in (0, 1) if n != leader)
+    site.send(gone, "withdraw", PLAN)
+    site.send(3, "finalise", *site.at, MERGED)
+    assert site.plan.model == MODEL
+    site = late_joiner(found, max_round_s=600)
+    site.now += 600
+    site.send(3, "void", *site.at)
+    assert site.round.attempt == 2
+
+
+def test_each_step_of_a_round_has_its_time(found: Found) -> None:
+    site = found(3)
+    site.begin(3)
+    early = (("merge", MERGED, b""), ("attest", MERGED, 3, META), ("finalise", MERGED))
+    for function, *arguments in (*early, ("attestMany", MERGED, 3, [META], [b""])):
+        bad = site.refused(0, function, *site.at, *arguments)
+        assert (bad.name, bad.arguments) == ("RoundWrongStatus", {"status": 1})
+    site.submit(0, 1, 2)
+    for function, *arguments in (
+        ("close",),
+        ("checkIn", 1),
+        ("submit", UPDATE, 1, bytes(32), CODE, META, b""),
+    ):
+        bad = site.refused(0, function, *site.at, *arguments)
+        assert (bad.name, bad.arguments) == ("RoundWrongStatus", {"status": 2})
+
+
+def test_a_void_attempt_is_not_voided_again(found: Found) -> None:
+    site = found(2)
+    site.begin(2)
+    site.send(1, "withdraw", PLAN)
+    at = site.at
+    site.send(0, "void", *at)
+    again = site.refused(0, "void", *at)
+    assert (again.name, again.arguments) == ("RoundWrongStatus", {"status": 4})
+
+
+def test_a_void_after_the_close_widens_the_next_slots(found: Found) -> None:
+    site = found(2)
+    site.begin(2, slot_s=10, max_round_s=3600)
+    site.submit(0, 1)
+    site.now += 60
+    site.send(0, "void", *site.at)
+    assert site.plan.merge_s == 10  # at most a slot
+    site.now += 5
+    site.submit(0, 1)
+    assert site.round.slot_s == 21
+
+
+def test_two_thirds_of_all_members_turn_the_validators_and_one_fewer_does_not(
+    found: Found,
+) -> None:
+    for trainers, turns in ((16, True), (15, False)):
+        site = found(24)
+        before = site.book.validators()
+        site.propose(min_peers=1, until=START + 1)
+        site.consent(*range(trainers))
+        site.now += 1
+        site.send(0, "open", PLAN)
+        for n in range(trainers):
+            secret = bytes([n + 1]) * 32
+            site.send(n, "submit", *site.at, UPDATE, 10, bytes(32), keccak(secret), META, b"")
+        leader = site.merge()
+        for n in [n for n in range(trainers) if n != leader][: trainers // 2]:
+            site.send(n, "attest", *site.at, MERGED, 3, META)
+        assert site.plan.model == MODEL
+        assert (site.book.validators() != before) == turns
