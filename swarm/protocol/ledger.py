@@ -696,7 +696,7 @@ class Ledger:
             and 1 <= rules.liveness_s <= MAX_SECONDS
             and rules.grace_s <= rules.max_round_s
             and rules.window_s <= rules.max_round_s
-            and (named < 0 or bool(named < MAX_MEMBERS and self.present_members >> named & 1))
+            and (named < 0 or bool(self.present_members >> named & 1))
         )
 
 

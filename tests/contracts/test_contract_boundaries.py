@@ -1592,3 +1592,72 @@ def test_two_thirds_of_all_members_turn_the_validators_and_one_fewer_does_not(
             site.send(n, "attest", *site.at, MERGED, 3, META)
         assert site.plan.model == MODEL
         assert (site.book.validators() != before) == turns
+
+
+def test_nobody_founds_a_consortium_of_nobody(found: Found) -> None:
+    with pytest.raises(ContractError, match="ConsortiumNoFounders"):
+        found(0)
+
+
+def test_there_are_no_plans_but_those_proposed(found: Found) -> None:
+    site = found(2)
+    site.propose()
+    for plan in (0, 2):
+        bad = site.refused(0, "consent", plan, CODE, Terms(1, 10))
+        assert (bad.name, bad.arguments) == ("PlanUnknown", {"plan": plan})
+
+
+def test_the_widest_and_the_narrowest_rules_are_rules(found: Found) -> None:
+    site = found(2)
+    site.propose(min_peers=256, slot_s=1, max_round_s=1, liveness_s=1, window_s=1, grace_s=1)
+    assert (site.plan.rules.min_peers, site.plan.rules.slot_s) == (256, 1)
+    for wrong in ({"min_peers": 257}, {"slot_s": 0}, {"slot_s": 61, "max_round_s": 60}):
+        with pytest.raises(ContractError, match="PlanBadRules"):
+            site.propose(**wrong)
+
+
+def test_a_holder_that_has_left_cannot_be_named(found: Found) -> None:
+    site = found(3)
+    site.send(account(0), "leave")
+    for holder, good in ((2, False), (3, True)):
+        what = ("plan", CODE, PROGRAM, BASE, Rules(1, 1, holder=holder), 0, 0)
+        if good:
+            site.send(1, "proposePlan", *what)
+        else:
+            assert site.refused(1, "proposePlan", *what).name == "PlanBadRules"
+
+
+def test_only_who_is_a_member_can_be_removed(found: Found) -> None:
+    site = found(3)
+    site.send(account(2), "leave")
+    for target in (2, 3, 255, 256, 2**64 - 1):
+        bad = site.refused(
+            account(0), "propose", Kind.REMOVE, NO_ADDRESS, NO_ADDRESS, "", target, 0
+        )
+        assert (bad.name, bad.arguments) == ("ConsortiumUnknownMember", {"member": target})
+
+
+def test_no_old_version_is_even_proposed(found: Found) -> None:
+    site = found(3)
+    upgrade = (Kind.UPGRADE, NO_ADDRESS, NO_ADDRESS, "")
+    for version in (0, 1):
+        old = site.refused(account(0), "propose", *upgrade, version, 9)
+        assert (old.name, old.arguments) == ("ConsortiumBadVersion", {"version": version})
+    site.send(account(0), "propose", *upgrade, 2, 9)
+    assert site.book.protocol_version() == 1
+
+
+def test_the_last_member_and_the_last_validator_stay(found: Found) -> None:
+    site = found(1)
+    assert site.refused(account(0), "leave").name == "ConsortiumLastMember"
+    bad = site.refused(account(0), "setNode", SECOND, proof_of(SECOND_SECRET, 0))
+    assert bad.name == "ConsortiumLastValidator"
+    site = found(2)
+    site.send(account(1), "setNode", SECOND, proof_of(SECOND_SECRET, 1))  # validates no more
+    assert site.refused(account(0), "leave").name == "ConsortiumLastValidator"
+    removal = (Kind.REMOVE, NO_ADDRESS, NO_ADDRESS, "", 0, 0)
+    number = site.send(account(0), "propose", *removal)
+    assert site.refused(account(1), "vote", number, True).name == "ConsortiumLastValidator"
+    site.send(SECOND, "activate")
+    site.send(account(0), "leave")
+    assert site.refused(account(1), "leave").name == "ConsortiumLastMember"
