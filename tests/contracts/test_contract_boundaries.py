@@ -1661,3 +1661,43 @@ def test_the_last_member_and_the_last_validator_stay(found: Found) -> None:
     site.send(SECOND, "activate")
     site.send(account(0), "leave")
     assert site.refused(account(1), "leave").name == "ConsortiumLastMember"
+
+
+def test_only_validators_are_counted_when_one_is_to_be_retired(found: Found) -> None:
+    site = found(5)
+    for n in (3, 4):
+        site.send(account(n), "setNode", NODES[n + 20], proof_of(SECRETS[n + 20], n))
+    site.now += DORMANT_S
+    for n in (0, 1):
+        site.send(n, "activate")
+    site.now += 1
+    site.send(0, "retire", 2)  # two of three are awake, whoever else sleeps
+    assert site.book.validators() == NODES[:2]
+
+
+def test_twenty_one_validators_stand_in_the_order_of_members(found: Found) -> None:
+    site = found(21)
+    site.propose(min_peers=1)
+    site.consent(*range(21))
+    for n in range(21):
+        site.send(n, "submit", *site.at, UPDATE, 10, bytes(32), NO_DIGEST, META, b"")
+    leader = site.merge()
+    for n in [n for n in range(21) if n != leader][:10]:
+        site.send(n, "attest", *site.at, MERGED, 3, META)
+    assert site.plan.model == MODEL
+    assert site.book.validators() == NODES[:21]
+
+
+def is_member(site: Site, key: Address) -> bool:
+    if isinstance(site.book, LedgerContract):
+        return site.book.ledger.membership.is_member(key)
+    assert isinstance(site.book, EvmContract)
+    return bool(site.book.ask("isMember", key))
+
+
+def test_a_members_two_keys_are_its_own_and_no_other_is_a_members(found: Found) -> None:
+    site = found(3)
+    site.send(account(0), "setStandby", SECOND)
+    site.send(account(2), "leave")
+    keys = (account(0), NODES[0], account(1), account(2), NODES[2], SECOND, NO_ADDRESS)
+    assert [is_member(site, key) for key in keys] == [True, True, True, False, False, False, False]
