@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from swarm.learning.placement import at, frozen, gathered, local, shared
     from swarm.learning.plan import Context, Data, Plan, Site
     from swarm.learning.splits import split
-    from swarm.learning.stages import statistics, train
+    from swarm.learning.stages import personalise, statistics, train
     from swarm.learning.statistics import moments, standardise, unstandardise
     from swarm.learning.tables import Table, read_csv
     from swarm.learning.tallies import read_tally, tally
@@ -66,6 +66,7 @@ __all__ = [
     "multi_krum",
     "nesterov",
     "open_sites",
+    "personalise",
     "quantiles",
     "read_csv",
     "read_tally",
@@ -108,6 +109,7 @@ _HOMES = {
     "multi_krum": "swarm.learning.folds",
     "nesterov": "swarm.learning.folds",
     "open_sites": "swarm.learning.federated",
+    "personalise": "swarm.learning.stages",
     "quantiles": "swarm.learning.histograms",
     "read_csv": "swarm.learning.tables",
     "read_tally": "swarm.learning.tallies",

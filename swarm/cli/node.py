@@ -108,7 +108,7 @@ def _print_status(answer: dict[str, Any]) -> None:
                 r["leader"],
                 short(r["model"]),
                 *_scores(r),
-                _joint(r),
+                _joint(r) or _told(r["figures"]),
                 f"{r['total_s']:.1f}",
             )
             for r in plan.get("records", [])[-10:]
@@ -134,6 +134,13 @@ def _joint(record: dict[str, Any]) -> str:
             text += f" ({_number(figure['low'])} to {_number(figure['high'])})"
         told.append(f"{text} of {len(score['sites'])}")
     return ", ".join(told)
+
+
+def _told(figures: dict[str, Any] | None) -> str:
+    """What the sites told of models of their own: before and after."""
+    before, after = ((figures or {}).get(when, {}) for when in ("before", "after"))
+    told = [f"{n} {_number(before.get(n))} → {_number(v)}" for n, v in after.items()]
+    return ", ".join(told) + (f" of {figures['sites']}" if figures and told else "")
 
 
 def _scores(record: dict[str, dict[str, dict[str, float | None]]]) -> tuple[str]:

@@ -7,9 +7,9 @@ default their mean (FedAvg: McMahan et al., arXiv:1602.05629).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -24,12 +24,13 @@ from swarm.learning.loading import load_plan
 from swarm.learning.loop import LocalTraining, Update
 from swarm.learning.metrics.counts import Counts
 from swarm.learning.metrics.wire import merge_all
+from swarm.learning.personal import Personal, personalise
 from swarm.learning.placement import Placement, read_placement
 from swarm.learning.plan import Plan, Site
 from swarm.learning.programs import program_of
 from swarm.learning.settings import rules_of
 from swarm.learning.sites import deal
-from swarm.learning.stages import STATISTICS, TRAIN
+from swarm.learning.stages import PERSONALISE, STATISTICS, TRAIN
 from swarm.learning.state import State, pack_state, unpack_state
 from swarm.learning.travel import completed, rows_of, to_wire
 from swarm.protocol.program import Place
@@ -50,6 +51,8 @@ class FederatedRun:
     kept: list[list[State | None]]
     file: TensorFile
     """The newest model as it comes down, with what its steps go on from."""
+    personal: Mapping[str, Personal] = field(default_factory=dict)
+    """By site, its own model and the scores before and after, if the plan has such a stage."""
 
     def score(self, round: int = -1) -> Metrics:
         """The metrics of a round's model on the held-back rows of all sites. These are for one look
@@ -170,7 +173,26 @@ def _train(run: FederatedRun, at: Place) -> FederatedRun:
     )
 
 
-DONE_BY = {STATISTICS: _sum_statistics, TRAIN: _train}
+def _personalise(run: FederatedRun, at: Place) -> FederatedRun:
+    """Fine-tuning everywhere; the copies stay apart."""
+    own = {
+        site.site.name: personalise(
+            site,
+            at.within,
+            run.models[-1],
+            run.statistics,
+            epochs=at.stage.epochs or None,
+            round_in_all=at.number,
+            kept=kept,
+            gathered=rows_of(unpack_state(run.file)),
+        )
+        for site, kept in zip(run.sites, run.kept[-1], strict=True)
+        if site.samples().train
+    }
+    return replace(run, personal=own)
+
+
+DONE_BY = {STATISTICS: _sum_statistics, TRAIN: _train, PERSONALISE: _personalise}
 """What a round is, by its stage's task."""
 
 

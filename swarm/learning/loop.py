@@ -49,6 +49,10 @@ Progress = Callable[[float, int, float], None]
 """Called with the part done (0..1), the epoch, and the mean loss of the last epoch so far."""
 
 
+def ignore(fraction: float, epoch: int, loss: float) -> None:
+    """For those who do not want to hear of progress."""
+
+
 @dataclass(frozen=True)
 class Update:
     """What training a round gave. `state` is all that is not frozen; `kept` what stays here of it,
@@ -82,17 +86,18 @@ class LocalTraining(SitePlan):
         *,
         base_digest: bytes = b"",
         workplace: Workplace | None = None,
-        progress: Progress = lambda fraction, epoch, loss: None,
+        progress: Progress = ignore,
         own_copy: bool = True,
         round_in_all: int = 0,
+        epochs: int | None = None,
         kept: State | None = None,
         rows: Rows = NO_ROWS,
     ) -> Update:
         """Train the model from `base`, which is whole, for one round; return the update.
 
         `round` counts within the stage, `round_in_all` among all rounds, for the plan to see.
-        `kept` is what this site kept of the last round that counted, or None; `rows` are what was
-        gathered in the last round.
+        `epochs` takes the place of the plan's. `kept` is what this site kept of the last round that
+        counted, or None; `rows` are what was gathered in the last round.
 
         Without `own_copy`, the update's tensors are the model's, and change with it in the next
         call: one model in memory, not two. With a `workplace`, a checkpoint is taken after each
@@ -108,7 +113,7 @@ class LocalTraining(SitePlan):
         base = self.put(base, kept)
         self.model.train()
         with self.faults("making the schedule", "learning_rate"):
-            calls = self.calls(base, round, round_in_all, rows)
+            calls = self.calls(base, round, round_in_all, rows, epochs)
         if self.owns_its_loop:
             faults = self.faults("training", "train")
             with self.deterministic("train", self.site.name, round), faults:
@@ -136,13 +141,14 @@ class LocalTraining(SitePlan):
         round: int = 0,
         round_in_all: int = 0,
         rows: Rows = NO_ROWS,
+        epochs: int | None = None,
     ) -> Calls:
         """The plan's methods, with what they may know of the round that begins with `base`."""
         rate = learning_rate_in(self.plan, round)
         whole = OnDevice(base, self.device)
         sums = self.statistics_used
         context = Context(self.site, round, round_in_all, rate, sums, whole, rows)
-        return Calls(self.plan, context)
+        return Calls(self.plan, context, epochs)
 
     @property
     def owns_its_loop(self) -> bool:
@@ -236,19 +242,20 @@ class LocalTraining(SitePlan):
                 with self.faults("restoring the optimiser", "optimizer"):
                     self._restore_optimizer(optimizer, round, workplace)
         resumed = done.epochs
-        for epoch in range(done.epochs, self.plan.epochs):
+        for epoch in range(done.epochs, calls.epochs):
             with self.deterministic("train", self.site.name, round, epoch):
                 steps, loss = self._epoch(round, epoch, data, calls, anchor, optimizer, progress)
             state = {**self.trained(), **self.kept()}
             done = Checkpoint(state, {}, epoch + 1, done.steps + steps, loss)
             if workplace is not None:
                 with self.faults("keeping the optimiser", "optimizer"), machine_faults():
-                    self._keep(done, optimizer, key, round, workplace)
+                    self._keep(done, calls.epochs, optimizer, key, round, workplace)
         return done, resumed
 
     def _keep(
         self,
         done: Checkpoint,
+        epochs: int,
         optimizer: torch.optim.Optimizer,
         key: str,
         round: int,
@@ -256,7 +263,7 @@ class LocalTraining(SitePlan):
     ) -> None:
         """Checkpoint an epoch. After the last one the optimiser is kept for the next round, or
         not at all, and first: a round whose checkpoint is complete has nothing left to write."""
-        if done.epochs < self.plan.epochs:
+        if done.epochs < epochs:
             done = replace(done, optimizer=optimizer.state_dict())
         elif workplace.keep_optimizer:
             kept = Checkpoint({}, optimizer.state_dict(), 0, 0, 0.0)
@@ -276,7 +283,7 @@ class LocalTraining(SitePlan):
         """One pass over the training rows. Returns its steps and mean loss."""
         rows, size = rows_in(data.train), self.plan.batch_size
         order = shuffled(rows, derive_seed(self.seed, self.site.name, round, epoch))
-        total = count_batches(rows, size) * self.plan.epochs
+        total = count_batches(rows, size) * calls.epochs
         steps, losses, told = 0, 0.0, time.monotonic()
         given = batches(data.train, size, order, self.device)
         while (batch := self._next(given)) is not None:
@@ -289,9 +296,9 @@ class LocalTraining(SitePlan):
             steps, losses = steps + 1, losses + value
             if time.monotonic() - told >= PROGRESS_EVERY_S:
                 told = time.monotonic()
-                done = (epoch * total // self.plan.epochs + steps) / total
+                done = (epoch * total // calls.epochs + steps) / total
                 progress(min(done, 1.0), epoch, losses / steps)
-        progress((epoch + 1) / self.plan.epochs, epoch, losses / steps)
+        progress((epoch + 1) / calls.epochs, epoch, losses / steps)
         with self.faults("training", "loss"):
             self.refuse_non_finite(self.trained(), f"in round {round}, epoch {epoch + 1}")
         return steps, losses / steps

@@ -113,6 +113,21 @@ class Train(_Message, frozen=True):
     kept_out: str | None = None
 
 
+class Personalise(_Message, frozen=True):
+    """Fine-tune a copy of the model in `base` for this site, and write it whole to `out`. Fields as
+    of `Train`; `epochs` takes the place of the plan's."""
+
+    round: int
+    base: str
+    base_digest: bytes
+    statistics: str | None
+    out: str
+    initial: str | None = None
+    kept: str | None = None
+    round_in_all: int = 0
+    epochs: int | None = None
+
+
 class Evaluate(_Message, frozen=True):
     """Score the model in `model` on this site's validation rows, and with `test` on its test rows:
     once, at the end of a run."""
@@ -159,6 +174,7 @@ Request = (
     | Initialise
     | ComputeStatistics
     | Train
+    | Personalise
     | Evaluate
     | Export
     | Predict
@@ -238,6 +254,18 @@ class Trained(_Message, frozen=True):
     resumed_epochs: int
 
 
+class Personalised(_Message, frozen=True):
+    """This site's own model is complete and on disk. `before` and `after` are the plan's metrics of
+    the base and of that model, on `rows` validation rows (on training rows if there are none)."""
+
+    steps: int
+    loss: float
+    train_s: float
+    before: dict[str, float]
+    after: dict[str, float]
+    rows: int
+
+
 class Evaluated(_Message, frozen=True):
     """Scores by part; a part without rows is empty. `counts` are what sites add up,
     as `metrics.wire` writes it."""
@@ -284,6 +312,7 @@ Reply = (
     | Counted
     | Written
     | Trained
+    | Personalised
     | Evaluated
     | Predicted
     | EvaluatedFile

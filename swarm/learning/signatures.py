@@ -38,8 +38,13 @@ def fault_of_signature(kind: type, name: str) -> str | None:
 class Calls:
     """A plan's methods with a context; what is needed of a plan to compute its loss."""
 
-    def __init__(self, plan: Any, context: Any) -> None:
-        self._plan, self._context = plan, context
+    def __init__(self, plan: Any, context: Any, epochs: int | None = None) -> None:
+        self._plan, self._context, self._epochs = plan, context, epochs
+
+    @property
+    def epochs(self) -> int:
+        """Passes over the site's rows in this round."""
+        return int(self._plan.epochs if self._epochs is None else self._epochs)
 
     @property
     def batch_size(self) -> int:

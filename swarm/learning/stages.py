@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from swarm.errors import PlanError
 from swarm.learning.placement import read_placement
 from swarm.protocol.program import Program, Stage
-from swarm.protocol.state import MODEL_SLOT, STATISTICS_SLOT
+from swarm.protocol.state import GATHERED_SLOT, MODEL_SLOT, STATISTICS_SLOT
 
-TRAIN, STATISTICS = "train", "statistics"
-TASKS = frozenset({STATISTICS, TRAIN})
+TRAIN, STATISTICS, PERSONALISE = "train", "statistics", "personalise"
+TASKS = frozenset({STATISTICS, TRAIN, PERSONALISE})
 """What a trainer of this release can be asked for."""
 
 
@@ -37,6 +37,13 @@ def train(rounds: int | None = None) -> Planned:
     """Rounds in which each site trains the newest model, and the updates are merged: by default as
     many as the plan's `rounds` says."""
     return Planned("training", TRAIN, MODEL_SLOT, rounds)
+
+
+def personalise(epochs: int | None = None) -> Planned:
+    """One round in which each site fine-tunes a copy of the newest model for itself, in `epochs`
+    passes (by default the plan's). The copies stay; scores before and after are averaged over the
+    validation rows of the sites that tell theirs."""
+    return Planned("personal", PERSONALISE, GATHERED_SLOT, epochs=epochs)
 
 
 def check_known(program: Program) -> None:

@@ -40,6 +40,8 @@ from swarm.learning.messages import (
     Initialise,
     Load,
     Loaded,
+    Personalise,
+    Personalised,
     Predict,
     Predicted,
     Progress,
@@ -174,6 +176,37 @@ class Trainer:
             kept_out=_text(kept_out),
         )
         return await self._ask(request, Trained, progress)
+
+    async def personalise(
+        self,
+        round: int,
+        base: Path,
+        out: Path,
+        *,
+        base_digest: Digest = NO_DIGEST,
+        initial: Path | None = None,
+        statistics: Path | None = None,
+        kept: Path | None = None,
+        progress: Callable[[Progress], None] = lambda progress: None,
+        round_in_all: int = 0,
+        epochs: int | None = None,
+    ) -> Personalised:
+        """Fine-tune a copy of the model file `base` for this site; it is then in `out`, whole.
+
+        As `train`; `epochs` takes the place of the plan's.
+        """
+        request = Personalise(
+            round=round,
+            round_in_all=round_in_all,
+            base=str(base),
+            base_digest=base_digest,
+            initial=_text(initial),
+            statistics=_text(statistics),
+            kept=_text(kept),
+            out=str(out),
+            epochs=epochs,
+        )
+        return await self._ask(request, Personalised, progress)
 
     async def evaluate(
         self,
@@ -354,7 +387,7 @@ class Trainer:
             match reply:
                 case Alive(place=place):
                     process.place = place or process.place
-                    if isinstance(request, Train):
+                    if isinstance(request, Train | Personalise):
                         progress(last)  # a plan that trains by its own loop tells nothing else
                 case Progress():
                     last = reply

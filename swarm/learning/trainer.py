@@ -26,6 +26,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,8 @@ from swarm.learning.messages import (
     Initialise,
     Load,
     Loaded,
+    Personalise,
+    Personalised,
     Predict,
     Predicted,
     Progress,
@@ -76,6 +79,7 @@ from swarm.learning.messages import (
     frame,
 )
 from swarm.learning.metrics.wire import encode_all
+from swarm.learning.personal import personalise
 from swarm.learning.plan import Site
 from swarm.learning.predicting import evaluate_rows, predict, write_predictions
 from swarm.learning.programs import program_of
@@ -136,6 +140,10 @@ class Wire:
                 self._channel.sendall(frame(message))
             except OSError:
                 _end_group()
+
+    def progress(self, fraction: float, epoch: int, loss: float) -> None:
+        """Say how far a training is."""
+        self.send(Progress(fraction=fraction, epoch=epoch, loss=loss))
 
     @contextmanager
     def alive(self) -> Iterator[None]:
@@ -261,6 +269,8 @@ class Trainer:
                 return Written()
             case Train():
                 return self._train(request, files, wire)
+            case Personalise():
+                return self._personalise(request, files, wire)
             case Evaluate():
                 return self._evaluate(request, files)
             case Export():
@@ -277,10 +287,32 @@ class Trainer:
             case Load():
                 raise ConfigurationError("this trainer has its plan: start another for another one")
 
-    def _train(self, request: Train, files: Files, wire: Wire) -> Trained:
-        def progress(fraction: float, epoch: int, loss: float) -> None:
-            wire.send(Progress(fraction=fraction, epoch=epoch, loss=loss))
+    def _personalise(self, request: Personalise, files: Files, wire: Wire) -> Personalised:
+        found = personalise(
+            self.training,
+            request.round,
+            _whole("base", files),
+            _statistics(files),
+            epochs=request.epochs,
+            base_digest=request.base_digest,
+            workplace=replace(self.workplace, keep_optimizer=False),
+            progress=wire.progress,
+            round_in_all=request.round_in_all,
+            kept=self._kept(files),
+            gathered=rows_of(read_state(files["base"])),
+        )
+        self.training.put(found.model, found.update.kept)
+        write_state(files["out"], state_of(self.training.model))
+        return Personalised(
+            steps=found.update.steps,
+            loss=found.update.loss,
+            train_s=found.update.train_s,
+            before=found.before,
+            after=found.after,
+            rows=found.rows,
+        )
 
+    def _train(self, request: Train, files: Files, wire: Wire) -> Trained:
         statistics = _statistics(files)
         base = _whole("base", files)
         update = self.training.train(
@@ -289,7 +321,7 @@ class Trainer:
             statistics,
             base_digest=request.base_digest,
             workplace=self.workplace,
-            progress=progress,
+            progress=wire.progress,
             own_copy=False,
             round_in_all=request.round_in_all,
             kept=self._kept(files),

@@ -120,6 +120,8 @@ class Policy(_Section, frozen=True):
     """The fewest training rows with which this site trains, where a plan asks for fewer."""
     min_count: Positive | None = None
     """Of a plan's statistics, no number leaves that tells of fewer rows."""
+    share_scores: bool = True
+    """Whether the others are told the scores of this site's own model, where a plan asks for it."""
     consent: Literal["ask", "automatic"] = "ask"
     """"automatic" consents to every proposed plan that this policy allows."""
     confirmers: tuple[str, ...] = ()

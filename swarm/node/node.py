@@ -332,6 +332,7 @@ class Node:
             requests=self.network,
             trainer=await self.trainers.of(plan.digest),
             records=Records(self.directory / "records" / f"plan-{plan.id}.jsonl"),
+            own_model=self.directory / "own" / f"plan-{plan.id}.safetensors",
             keep_models=self.config.storage.keep_models,
             kept_state=self.directory / "kept" / f"plan-{plan.id}",
             traffic=self._traffic,

@@ -112,6 +112,7 @@ class SitePolicy:
             round_bytes=None if megabytes is None else round(megabytes * MB),
             min_rows=policy.min_rows or 0,
             min_count=policy.min_count or 0,
+            shares_scores=policy.share_scores,
         )
 
 

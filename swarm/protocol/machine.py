@@ -42,7 +42,9 @@ from dataclasses import dataclass, field
 from swarm.protocol.election import commitment_to, secret_for
 from swarm.protocol.program import Place, Program
 from swarm.protocol.state import (
+    BEST_SLOT,
     MAX_MEMBERS,
+    MODEL_SLOT,
     Candidate,
     MemberSet,
     Omission,
@@ -234,6 +236,8 @@ class Train:
     statistics: Digest
     within: int
     """The round's number within its stage: what the trainer, and whatever is seeded, are told."""
+    epochs: int = 0
+    """Passes over the site's rows; 0: as many as the plan says."""
 
 
 @dataclass(frozen=True)
@@ -583,16 +587,16 @@ class RoundMachine:
         self._consider_void(plan, round, now)
 
     def _fetch_newest(self, plan: Plan, now: float) -> None:
-        for digest in (plan.statistics, plan.model):
+        for slot, digest in enumerate(plan.outputs):
             if digest != NO_DIGEST and not self.holds(digest):
-                is_model = digest != plan.statistics
-                self._ask(("fetch", digest), now, Fetch(digest, is_model))
+                self._ask(("fetch", digest), now, Fetch(digest, slot in (MODEL_SLOT, BEST_SLOT)))
 
     def _consider_evaluating(self, plan: Plan) -> None:
         """Have each new final model scored once, as soon as it is here."""
         if plan.model_round > self._evaluated and self.holds(plan.model):
             self._evaluated = plan.model_round
-            is_last = plan.status is PlanStatus.COMPLETED
+            is_over = plan.status is PlanStatus.COMPLETED
+            is_last = is_over or plan.model_round >= self.program.last_model_round
             self._commands.append(Evaluate(plan.model_round, plan.model, plan.statistics, is_last))
 
     def _consider_open(self, plan: Plan, round: Round | None, now: float) -> None:
@@ -637,6 +641,7 @@ class RoundMachine:
             round.base,
             plan.statistics,
             place.within,
+            place.stage.epochs,
         )
         if self._ask(("train", *wanted), now, train):
             self._training, self._permille = wanted, 0

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 from typing import Annotated
 
 import msgspec
@@ -136,6 +137,13 @@ class Program(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
         """The number of the last round that makes a model, as people count."""
         stages = [stage for stage in self.stages if stage.slot == MODEL_SLOT]
         return sum(stage.rounds for stage in stages) + (stages[-1].before if stages else 0)
+
+    @cached_property
+    def last_model_round(self) -> int:
+        """The number on the chain of the last round that makes a model; 0 if none does."""
+        ends = accumulate(stage.rounds for stage in self.stages)
+        pairs = zip(self.stages, ends, strict=True)
+        return max((end for stage, end in pairs if stage.slot == MODEL_SLOT), default=0)
 
     @cached_property
     def blob(self) -> bytes:

@@ -22,7 +22,7 @@ from swarm.types import NO_ADDRESS, NO_DIGEST, Address, Digest, MemberId, PlanId
 MAX_MEMBERS = 256
 SLOTS = 4
 """Outputs of a plan: the model, statistics, the best model, gathered rows."""
-MODEL_SLOT, STATISTICS_SLOT = 0, 1
+MODEL_SLOT, STATISTICS_SLOT, BEST_SLOT, GATHERED_SLOT = range(SLOTS)
 PLAIN = 255
 """`Rules.colluders` of a plan whose updates are not masked."""
 MOST_SAMPLES = 2**45 - 1

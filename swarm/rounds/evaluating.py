@@ -6,6 +6,7 @@ import logging
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import trio
 
@@ -15,12 +16,13 @@ from swarm.learning.metrics.wire import SentCounts, decode_all, pack, read_sent
 from swarm.learning.supervisor import Trainer
 from swarm.protocol import machine as m
 from swarm.rounds.collection import Collection
+from swarm.rounds.figures import read_figures
 from swarm.rounds.joint_scores import JointScores
 from swarm.rounds.kept_state import KeptState
 from swarm.rounds.layouts import Layouts
 from swarm.rounds.records import Records, known
 from swarm.tensors import Layout
-from swarm.types import NO_DIGEST, Digest, to_hex
+from swarm.types import NO_DIGEST, Digest, to_digest, to_hex
 
 log = logging.getLogger("swarm.plan")
 
@@ -75,6 +77,14 @@ class Evaluating:
             return read_sent(raw)
         coarse = {name: c.coarsened(self.min_count) for name, c in decode_all(raw).items()}
         return {name: pack(counts) for name, counts in coarse.items() if counts.rows}
+
+    def figures_of(self, made: str) -> dict[str, Any] | None:
+        """What the sites told of their own models in the round that `made` this, in hex; None if
+        that is not here, or is something else. Small, and read as it is asked for."""
+        try:
+            return read_figures(self.store.path(to_digest(made)))
+        except (SwarmError, OSError, ValueError):
+            return None
 
     async def export(self, model: Digest, out: Path) -> None:
         """Write a model that is here to the new file `out`, whole and in the plan's own types."""

@@ -21,7 +21,16 @@ from swarm.learning.messages import Progress
 from swarm.learning.supervisor import Trainer
 from swarm.protocol import machine as m
 from swarm.protocol.program import Program
-from swarm.protocol.state import Member, MemberSet, Plan, Round, RoundStatus, member_set, waited_for
+from swarm.protocol.state import (
+    GATHERED_SLOT,
+    Member,
+    MemberSet,
+    Plan,
+    Round,
+    RoundStatus,
+    member_set,
+    waited_for,
+)
 from swarm.rounds.address_book import AddressBook
 from swarm.rounds.checking import Checking
 from swarm.rounds.collection import Collection
@@ -164,9 +173,16 @@ class Participation:
             | {
                 "title": self.program.title_of(record["round"]),
                 "number": self.program.number_of(record["round"]),
+                "figures": self._figures(record["round"], record["model"]),
             }
             for record in self.records.as_list(self.book.names(), newest)
         ]
+
+    def _figures(self, number: int, made: str) -> dict[str, Any] | None:
+        """What all sites told in a round of figures; None for other rounds."""
+        place = self.program.place(number)
+        is_figures = place is not None and place.stage.slot == GATHERED_SLOT and made
+        return self.evaluating.figures_of(made) if is_figures else None
 
     def models(self) -> dict[int, Digest]:
         """The final models that are kept here, by round of the chain."""
@@ -204,6 +220,7 @@ def open_participation(
     requests: Requests,
     trainer: Trainer,
     records: Records,
+    own_model: Path,
     keep_models: int,
     kept_state: Path,
     traffic: Callable[[], tuple[int, int]],
@@ -211,8 +228,9 @@ def open_participation(
 ) -> Participation:
     """Put together one node's part in one plan, and have the exchange serve by its rules.
 
-    `kept_state` is the folder for what this site keeps of its own, `traffic` is (bytes sent, bytes
-    received) by this node so far; `limits` are the site's own.
+    `own_model` is where this site's own model is kept, if the plan makes one, and `kept_state` the
+    folder for what it keeps of rounds. `traffic` is (bytes sent, bytes received) by this node so
+    far; `limits` are the site's own.
     """
 
     def read_meters() -> Meters:
@@ -225,7 +243,9 @@ def open_participation(
     drafts = Drafts(plan, store, exchange)
     collection = Collection(plan, book, store, exchange, layouts, blobs)
     kept = KeptState(me, kept_state, chain)
-    training = Training(plan, me, trainer, store, collection, blobs, kept, records, inbox, limits)
+    training = Training(
+        plan, me, trainer, store, collection, blobs, kept, records, inbox, own_model, limits
+    )
     joint = JointScores(plan, book, records, requests)
     evaluating = Evaluating(
         trainer, store, layouts, collection, kept, records, joint, limits.min_count

@@ -60,6 +60,8 @@ class RoundRecord:
     omitted: dict[int, str] = field(default_factory=dict)
     """Whose updates the leader left out, and why, as the chain has it."""
     model: str = ""
+    meta: str = ""
+    """What this site said of its own update (`rounds.metas`), by digest."""
     metrics: dict[str, dict[str, float | None]] = field(default_factory=dict)
     """Of the merged model on this site's own rows: "validation" and "test". JSON knows no NaN: a
     score that cannot be given, such as an AUC of one class, is None."""
@@ -169,6 +171,10 @@ class Records:
             for number, record in sorted(self.rounds.items())
             if record.model
         }
+
+    def metas(self) -> set[Digest]:
+        """What this site said of its own updates."""
+        return {to_digest(record.meta) for record in self.rounds.values() if record.meta}
 
     def save(self) -> None:
         """Write what has changed, and forget what is older than the newest KEPT_ROUNDS."""

@@ -50,6 +50,10 @@ class PlanBlobs:
         models = [(n, digest) for n, digest in made if self.program.number_of(n) is not None]
         return {n: digest for n, digest in models[-self.keep_models :] if self.store.has(digest)}
 
+    def metas(self) -> set[Digest]:
+        """What this site said of its own updates: kept as long as the plan."""
+        return self.records.metas()
+
     @property
     def are_known(self) -> bool:
         """Whether the plan was observed, and so what it needs."""
@@ -61,7 +65,8 @@ class PlanBlobs:
         if self._plan is None:
             return set()
         recent, over = blobs_to_keep(self._plan, self.models().values()), last_over(self._plan)
-        return set(recent).union(*(made for n, made in self._made.items() if n > over))
+        made = (made for n, made in self._made.items() if n > over)
+        return set(recent).union(self.metas(), *made)
 
     def take_spent(self) -> set[Digest]:
         """What was made or pulled for rounds that are over; told once."""

@@ -32,7 +32,8 @@ class Serving:
             return False
         if may_read(plan, members, reader.id, blob, int(time.time())):
             return True
-        is_public = blob in self.drafts.names or blob in tuple(self.blobs.models().values())
+        kept = (*self.blobs.models().values(), *self.blobs.metas())
+        is_public = blob in self.drafts.names or blob in kept
         return is_public and bool(members & (1 << reader.id))
 
     def may_read_soon(self, sender: Address, blob: Digest) -> bool:

@@ -14,6 +14,8 @@ class SiteLimits:
     round_bytes: int | None = None
     min_rows: int = 0
     min_count: int = 0
+    shares_scores: bool = True
+    """Whether it tells others the scores of its own model, where a plan asks for them."""
 
 
 NO_LIMITS = SiteLimits()

@@ -5,31 +5,37 @@ from __future__ import annotations
 import logging
 import math
 import time
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any, TypeVar
 
-import msgspec
 import trio
 
 from swarm.blobs.store import BlobStore
 from swarm.blobs.tree import Origin
-from swarm.errors import PlanError, SwarmError
-from swarm.learning.messages import Progress, Trained
+from swarm.errors import LocalError, PlanError, SwarmError
+from swarm.learning.messages import Personalised, Progress, Trained
+from swarm.learning.stages import PERSONALISE, STATISTICS
 from swarm.learning.supervisor import Trainer
 from swarm.protocol import machine as m
 from swarm.rounds.collection import Collection
+from swarm.rounds.figures import write_figures
 from swarm.rounds.inbox import Inbox
 from swarm.rounds.kept_state import KeptState
-from swarm.rounds.records import Records
+from swarm.rounds.metas import Meta, encode_meta
+from swarm.rounds.records import Records, known
 from swarm.rounds.retention import PlanBlobs
 from swarm.rounds.site_limits import NO_LIMITS, SiteLimits
 from swarm.rounds.small_counts import withhold
+from swarm.tensors import move_durably
 from swarm.types import NO_DIGEST, MemberId, PlanId, to_hex
 
 log = logging.getLogger("swarm.plan")
 
 UNIT_WEIGHT = 1
+Done = TypeVar("Done")
 
 
 @dataclass
@@ -45,6 +51,8 @@ class Training:
     kept: KeptState
     records: Records
     inbox: Inbox
+    own_model: Path
+    """Where this site's own model is kept, if the plan makes one. It never leaves."""
     limits: SiteLimits = NO_LIMITS
     progress: Progress | None = None
     """How far the running training is."""
@@ -79,61 +87,98 @@ class Training:
     async def _train(self, command: m.Train) -> m.Event:
         out = self.store.scratch(f"update-{command.number}")
         await trio.to_thread.run_sync(partial(out.unlink, missing_ok=True))
-        meta: dict[str, object] = {"task": command.task, "base": to_hex(command.base)}
+        meta = Meta(to_hex(command.base), command.task)
         keeps = False
-        if command.task == "statistics":
+        if command.task == STATISTICS:
             await self.trainer.compute_statistics(out)
             samples = UNIT_WEIGHT
             if self.limits.min_count:
                 await self._withhold(out)
+        elif command.task == PERSONALISE:
+            personal = await self._personalise(command, out)
+            samples = UNIT_WEIGHT
+            meta = replace(meta, steps=personal.steps, train_s=round(personal.train_s, 3))
         else:
             keeps = (await self.trainer.describe()).keeps_state
             trained = await self._trained(command, out, keeps)
             samples = trained.samples
             self.records.at(command.number).loss = trained.loss
-            meta |= {"steps": trained.steps, "train_s": round(trained.train_s, 3)}
+            meta = replace(meta, steps=trained.steps, train_s=round(trained.train_s, 3))
         self._refuse_large(out.stat().st_size)
         origin = Origin(self.plan, command.number, self.me)
         update = await trio.to_thread.run_sync(self.store.add, out, origin)
         if keeps:
             await trio.to_thread.run_sync(self.kept.note, command.number, update)
-        described = await trio.to_thread.run_sync(
-            self.store.add_bytes, msgspec.json.encode(meta, order="sorted")
-        )
-        self.blobs.note(command.number, update, described)
+        described = await trio.to_thread.run_sync(self.store.add_bytes, encode_meta(meta))
+        self.blobs.note(command.number, update)
+        self.records.at(command.number).meta = to_hex(described)
+        self.records.save()
         return m.TrainingFinished(command.number, command.base, update, samples, described)
 
     async def _trained(self, command: m.Train, out: Path, keeps: bool) -> Trained:
         """Train within what this site allows. Raises PlanError if that is not enough."""
-        statistics, most_s = command.statistics, self.limits.train_s
         if keeps:
             await trio.to_thread.run_sync(self.kept.check_settled, command.number)
-        trained: Trained | None = None
-        with trio.move_on_after(math.inf if most_s is None else most_s):
-            trained = await self.trainer.train(
-                command.within,
-                self.store.path(command.base),
-                out,
-                base_digest=command.base,
-                initial=await self.collection.initial_model(),
-                statistics=None if statistics == NO_DIGEST else self.store.path(statistics),
-                kept=self.kept.current,
-                kept_out=await trio.to_thread.run_sync(self.kept.scratch) if keeps else None,
-                progress=self._progressed,
-                round_in_all=command.number,
-            )
-        if trained is None:
-            raise PlanError(
-                f"round {command.within} trained for more than the {(most_s or 0) / 60:g} minutes "
-                "that this site's `policy.max_round_minutes` allows, and was ended: raise it in "
-                "node.toml and restart the node, or withdraw"
-            )
+        given = await self._given(command, out)
+        if keeps:
+            given["kept_out"] = await trio.to_thread.run_sync(self.kept.scratch)
+        trained = await self._in_time(command, partial(self.trainer.train, **given))
         if trained.samples < self.limits.min_rows:
             raise PlanError(
                 f"the plan trained on {trained.samples} rows of this site, and its "
                 f"`policy.min_rows` is {self.limits.min_rows}: withdraw, or lower it"
             )
         return trained
+
+    async def _personalise(self, command: m.Train, out: Path) -> Personalised:
+        """Keep this site's own model, and write to `out` what it tells the others of it."""
+        own = self.store.scratch(f"own-{command.number}")
+        await trio.to_thread.run_sync(partial(own.unlink, missing_ok=True))
+        work = partial(self.trainer.personalise, epochs=command.epochs or None)
+        given = await self._given(command, own)
+        told = await self._in_time(command, partial(work, **given))
+        await trio.to_thread.run_sync(self._keep_own, own)
+        record = self.records.at(command.number)
+        record.loss = told.loss
+        record.metrics = {"before": known(told.before), "after": known(told.after)}
+        enough = self.limits.shares_scores and told.rows >= self.limits.min_count
+        scores = {"before": told.before, "after": told.after}
+        await trio.to_thread.run_sync(write_figures, out, scores, told.rows if enough else 0)
+        return told
+
+    async def _given(self, command: m.Train, out: Path) -> dict[str, Any]:
+        """What the trainer is given for a round."""
+        statistics = command.statistics
+        return {
+            "round": command.within,
+            "base": self.store.path(command.base),
+            "out": out,
+            "base_digest": command.base,
+            "initial": await self.collection.initial_model(),
+            "statistics": None if statistics == NO_DIGEST else self.store.path(statistics),
+            "kept": self.kept.current,
+            "progress": self._progressed,
+            "round_in_all": command.number,
+        }
+
+    async def _in_time(self, command: m.Train, work: Callable[[], Awaitable[Done]]) -> Done:
+        """Have work done in the time that this site allows a round. Raises PlanError otherwise."""
+        most_s = self.limits.train_s
+        with trio.move_on_after(math.inf if most_s is None else most_s):
+            return await work()
+        raise PlanError(
+            f"round {command.within} trained for more than the {(most_s or 0) / 60:g} minutes "
+            "that this site's `policy.max_round_minutes` allows, and was ended: raise it in "
+            "node.toml and restart the node, or withdraw"
+        )
+
+    def _keep_own(self, made: Path) -> None:
+        """Give this site's own model its place, durably; the one before is there until then."""
+        try:
+            self.own_model.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            move_durably(made, self.own_model)
+        except OSError as error:
+            raise LocalError(f"cannot write {self.own_model}: {error.strerror}") from error
 
     async def _withhold(self, out: Path) -> None:
         withheld = await trio.to_thread.run_sync(withhold, out, self.limits.min_count)

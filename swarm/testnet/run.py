@@ -354,6 +354,7 @@ def build_report(
                 "contributors": record["contributors"],
                 "omitted": record["omitted"],
                 "model": record["model"],
+                "figures": record["figures"],
                 "metrics": metrics.get(number, {}),
                 "joint": record["joint"],
                 "site_metrics": {n: r["metrics"].get("validation", {}) for n, r in each.items()},
@@ -384,7 +385,7 @@ def build_report(
             for status in statuses
         ],
         "swarm": scored.swarm,
-        "joint": rounds[-1]["joint"].get("test", {}) if rounds else {},
+        "joint": next((r["joint"].get("test", {}) for r in rounds[::-1] if r["number"]), {}),
         "pooled": alone.pooled,
         "references": alone.settings,
         "test_looks": scored.test_looks + alone.test_looks,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -88,3 +89,35 @@ def test_a_plan_that_has_ended_goes_on_from_its_model_and_counts_on(
     fitting = write_tiny_plan(tmp_path / "fitting", ("epochs = 3", "epochs = 1"))
     proposed = ask(home, "propose_plan", path=str(fitting), base=base, **what)
     assert proposed["base"] == further["model"]
+
+
+def test_each_site_keeps_a_model_of_its_own_and_all_see_the_average_of_its_scores(
+    swarm: Any, tmp_path: Path
+) -> None:
+    stages = "    stages = [swarm.statistics(), swarm.train(2), swarm.personalise(epochs=2)]\n"
+    held = (
+        "return swarm.Data(train=(x[train], y[train]), test=(x[test], y[test]))",
+        "return swarm.Data((x[train], y[train]), (x[test], y[test]), (x[test], y[test]))",
+    )
+    prepared = (
+        "return swarm.Data(train=ready(*data.train), test=ready(*data.test))",
+        "return data.map(ready)",
+    )
+    plan = write_tiny_plan(tmp_path / "tiny", ("    rounds = 3\n", stages), held, prepared)
+    nodes, out = tmp_path / "nodes", tmp_path / "out"
+    swarm("testnet", "run", plan, "--keep", nodes, "--out", out, "--no-references",
+          "--json", out / "report.json")  # fmt: skip
+    report = json.loads((out / "report.json").read_text())
+    assert [r["title"] for r in report["rounds"]] == [
+        "statistics",
+        "round 1",
+        "round 2",
+        "personal",
+    ]
+    figures = report["rounds"][-1]["figures"]
+    assert figures["sites"] == 2
+    assert 0 < figures["before"]["auc"] <= figures["after"]["auc"] + 0.2
+    own = sorted(nodes.rglob("own/plan-1.safetensors"))
+    assert len(own) == 2
+    assert own[0].read_bytes() != own[1].read_bytes()
+    assert 0 < report["swarm"]["auc"] <= 1

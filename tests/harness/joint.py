@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
+from random import Random
 from typing import Protocol, cast
 
 from harness.calls import OF_PLANS, Calls
@@ -43,9 +44,12 @@ from swarm.node.upkeep import due
 from swarm.protocol import machine as m
 from swarm.protocol import state
 from swarm.protocol.ledger import Ledger
+from swarm.protocol.program import Program, Stage
 from swarm.protocol.state import (
     DRAWN,
+    GATHERED_SLOT,
     NO_ROLE,
+    STATISTICS_SLOT,
     Duty,
     Member,
     Plan,
@@ -55,7 +59,7 @@ from swarm.protocol.state import (
     VerifyLevel,
     expired,
 )
-from swarm.types import Address, Digest, MemberId, PlanId
+from swarm.types import NO_DIGEST, Address, Digest, MemberId, PlanId
 
 RULES = Rules(rounds=6, min_peers=2, liveness_s=10, max_round_s=60)
 LONGEST_INVITATION_S = 15
@@ -241,7 +245,7 @@ class JointWorld(Consortium):
         super().__init__(
             nodes,
             _drawn_rules(rules, net),
-            statistics=True,
+            program=drawn_program(seed, rules.rounds),
             invitation_s=net.rng.choice([2, 5, LONGEST_INVITATION_S]),
             net=net,
             merge_s=net.rng.choice([0.1, 0.5, 2.0]),
@@ -468,6 +472,8 @@ class JointWorld(Consortium):
         for node in there:
             if node.honest and plan.model not in node.disk:
                 return f"n{node.id} does not hold the last model"
+            if node.honest and set(plan.outputs) - {NO_DIGEST} - node.disk:
+                return f"n{node.id} does not hold all that the plan has made"
             if node.honest and node.evaluated.get(plan.model_round) != plan.model:
                 return f"n{node.id} has not scored the last model"
             founded = node.id < self._founding and node.honest
@@ -505,6 +511,27 @@ def _shortened(found: re.Match[str]) -> str:
 def _label(key: Address) -> str:
     """n2, or n2' and so on after its key was changed."""
     return f"n{key[0] - 1}" + "'" * ((key[-1] - key[0]) % 256)
+
+
+def drawn_program(seed: int, rounds: int) -> Program:
+    """A program of so many rounds: perhaps statistics, and training with figures in its middle or
+    at its end, or without. From a source of its own, so that the day stays what it was."""
+    rng = Random(f"program of {seed}")
+    first = [Stage("statistics", "statistics", "sum", 1, STATISTICS_SLOT)]
+    before = first if rng.random() < 0.7 else []
+    left = rounds - len(before)
+    figures = [Stage("personal", "personalise", "sum", 1, GATHERED_SLOT)]
+    kind = rng.randrange(3)
+    if kind == 0:
+        return Program((*before, _training(left)))
+    if kind == 1:
+        return Program((*before, _training(left - 1), *figures))
+    early = rng.randrange(1, left - 1)
+    return Program((*before, _training(early), *figures, _training(left - 1 - early)))
+
+
+def _training(rounds: int) -> Stage:
+    return Stage("training", "train", "mean", rounds)
 
 
 def _drawn_rules(rules: Rules, net: SimNet) -> Rules:

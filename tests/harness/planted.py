@@ -28,6 +28,7 @@ from swarm.protocol.election import commitment_to
 from swarm.protocol.ledger import Ledger
 from swarm.protocol.program import Program, federated_averaging
 from swarm.protocol.state import (
+    GATHERED_SLOT,
     MOST_SAMPLES,
     Candidate,
     Outcome,
@@ -397,6 +398,21 @@ class AnyNextStage(m.RoundMachine):
         return twisted[0] if twisted else super()._outcome(round, model, omitted)
 
 
+class SkipsStages(m.RoundMachine):
+    """A node goes on with the stage after the next one."""
+
+    def _outcome(self, round: Round, model: Digest, omitted: int) -> Outcome:
+        right = super()._outcome(round, model, omitted)
+        return right if right.next in (0, round.stage) else replace(right, next=right.next + 1)
+
+
+class ForgetsFigures(m.RoundMachine):
+    """A node that missed the figures of a round does not pull them."""
+
+    def _fetch_newest(self, plan: Plan, now: float) -> None:
+        super()._fetch_newest(replace(plan, outputs=plan.outputs[:GATHERED_SLOT]), now)
+
+
 class CountsCopies(Site):
     """An update counts for everybody who has submitted it."""
 
@@ -548,6 +564,8 @@ FAULTS: Sequence[Fault] = (
     Fault(EverybodyTrains, "the wrong members train", trouble=ASKED),
     Fault(CarriesAnything, "without more than half", trouble=CARRYING),
     Fault(AnyNextStage, "against the program", 1, SPLIT),
+    Fault(SkipsStages, "against the program"),
+    Fault(ForgetsFigures, "does not hold all", trouble=CRASHY),
     Fault(TakesAnyName, "a name that cannot be shown", 1),
     Fault(AnySamples, "ends: ValueError: sample counts", 1),
     Fault(CountsCopies, "a merge of one update twice", 1),

@@ -379,7 +379,7 @@ class Site:
         if Vice.TWISTS in vices and command.function == "merge":
             self.world.count("merges for another output or stage")
             outcome = cast(Outcome, arguments[0])
-            twisted = self.port.rng.choice([replace(outcome, slot=2), replace(outcome, next=0)])
+            twisted = self.port.rng.choice(twists(outcome))
             arguments = (twisted, *arguments[1:])
         if command.function == "merge":
             outcome, _ = cast(tuple[Outcome, bytes], arguments)
@@ -458,7 +458,7 @@ class Site:
         said = [c.outcome for c in round.candidates]
         outcome = rng.choice(said) if said else Outcome(lie, 0)
         # The right merge, but for another output, or as if the plan ended with it.
-        twisted = rng.choice([replace(outcome, slot=2), replace(outcome, next=0)])
+        twisted = rng.choice(twists(outcome))
         level = int(plan.rules.verify_level)
         function, arguments = rng.choice(
             [
@@ -496,6 +496,7 @@ class Consortium:
         rules: Rules,
         *,
         statistics: bool = False,
+        program: Program | None = None,
         invited: int = 0,
         invitation_s: int = 0,
         seed: int = 0,
@@ -515,7 +516,8 @@ class Consortium:
         self.chain_s, self.fetch_s, self.merge_s = chain_s, fetch_s, merge_s
         self.machine_class = machine_class
         self.site_class = site_class
-        self.program: Program = federated_averaging(rules.rounds - statistics, statistics)
+        usual = federated_averaging(rules.rounds - statistics, statistics)
+        self.program: Program = program or usual
         founding = [(i, sim_address(i)) for i in range(nodes)]
         self.nodes = [SimNode(MemberId(i), key, key, secrets(i)) for i, key in founding]
         self._founders = [Founder(n.account, n.address, f"n{n.id}") for n in self.nodes]
@@ -826,6 +828,12 @@ class Consortium:
 
     def _note(self, text: str) -> None:
         self.net.log(text)
+
+
+def twists(outcome: Outcome) -> list[Outcome]:
+    """The same merge for another output, as if the plan ended with it, or with a stage skipped."""
+    skipped = replace(outcome, next=outcome.next + 1)
+    return [replace(outcome, slot=2), replace(outcome, next=0), skipped]
 
 
 def copy_of(plan: Plan) -> Plan:

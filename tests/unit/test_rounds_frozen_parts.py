@@ -59,7 +59,7 @@ class FakeTrainer:
         return self.described
 
     async def train(
-        self, number: int, base: Path, out: Path, *, initial: Path | None, **_: Any
+        self, round: int, base: Path, out: Path, *, initial: Path | None, **_: Any
     ) -> Trained:
         self.given.append(("train", initial))
         write(out, update_layout_of(self.described), 2)
@@ -124,8 +124,9 @@ class Node:
         self.layouts = Layouts(book.me, trainer, ours, PROGRAM)
         self.collection = Collection(PlanId(1), book, ours, exchange, self.layouts, blobs)
         self.training = Training(
-            PlanId(1), book.me, trainer, ours, self.collection, blobs, kept, records, Inbox()
-        )
+            PlanId(1), book.me, trainer, ours, self.collection, blobs, kept, records, Inbox(),
+            directory / "own",
+        )  # fmt: skip
         joint = JointScores(PlanId(1), book, records, SimpleNamespace())  # type: ignore[arg-type]
         self.evaluating = Evaluating(
             trainer, ours, self.layouts, self.collection, kept, records, joint

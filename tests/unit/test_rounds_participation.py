@@ -87,6 +87,7 @@ def part_in(directory: Path, chain: Chain) -> tuple[Participation, Exchange]:
         requests=SimpleNamespace(),  # type: ignore[arg-type]
         trainer=trainer,
         records=Records(directory / "records.jsonl"),
+        own_model=directory / "own",
         keep_models=2,
         kept_state=directory / "kept",
         traffic=lambda: (100, 200),

@@ -78,7 +78,7 @@ def blobs_in(status: RoundStatus, plan_status: PlanStatus, made: Made) -> PlanBl
         round=round,
     )  # fmt: skip
     nothing: Any = SimpleNamespace()
-    records: Any = SimpleNamespace(models=dict)
+    records: Any = SimpleNamespace(models=dict, metas=set)
     blobs = PlanBlobs(nothing, records, federated_averaging(20), keep_models=3)
     for number, digests in made.items():
         blobs.note(number, *digests)
@@ -143,6 +143,7 @@ def test_a_node_deletes_nothing_before_it_knows_what_it_needs(
         nothing,
         nothing,
         store,
+        nothing,
         nothing,
         nothing,
         nothing,

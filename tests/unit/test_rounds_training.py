@@ -12,16 +12,21 @@ import trio
 import trio.testing
 
 from swarm.blobs.store import BlobStore
-from swarm.learning.messages import Trained
+from swarm.errors import BlobError
+from swarm.learning.messages import Personalised, Trained
 from swarm.protocol import machine as m
 from swarm.protocol.program import federated_averaging
+from swarm.protocol.state import Plan, Rules
+from swarm.rounds.figures import read_figures
 from swarm.rounds.inbox import Inbox
+from swarm.rounds.kept_state import KeptState
+from swarm.rounds.metas import Meta, decode_meta, encode_meta
 from swarm.rounds.records import Records
 from swarm.rounds.retention import PlanBlobs
 from swarm.rounds.site_limits import NO_LIMITS, SiteLimits
 from swarm.rounds.training import Training
 from swarm.tensors import Layout, TensorSpec, create_file, open_file
-from swarm.types import NO_DIGEST, Digest, MemberId, PlanId
+from swarm.types import NO_DIGEST, Digest, MemberId, PlanId, to_hex
 
 BASE = Digest(b"\x01" * 32)
 SAMPLES = 40
@@ -34,6 +39,9 @@ class Trainer:
 
     def __init__(self, seconds: float = 0.0, values: tuple[float, ...] = (20.0, 3.0)) -> None:
         self.seconds, self.values = seconds, values
+
+    async def describe(self) -> Any:
+        return SimpleNamespace(keeps_state=False)
 
     async def compute_statistics(self, out: Path) -> None:
         await trio.sleep(self.seconds)
@@ -48,6 +56,11 @@ class Trainer:
             samples=SAMPLES, steps=1, loss=0.5, metrics={}, train_s=1.0, resumed_epochs=0
         )
 
+    async def personalise(self, round: int, base: Path, out: Path, **rest: object) -> Personalised:
+        await self.compute_statistics(out)
+        scores = {"auc": 0.75}
+        return Personalised(steps=3, loss=0.5, train_s=1.0, before=scores, after=scores, rows=20)
+
 
 async def no_initial() -> None:
     return None
@@ -59,8 +72,19 @@ def run(folder: Path, trainer: Trainer, limits: SiteLimits, task: str) -> tuple[
     collection: Any = SimpleNamespace(initial_model=no_initial)
     blobs = PlanBlobs(store, records, federated_averaging(3, True), 1)
     told: Any = trainer
+    nobody: Any = None
     training = Training(
-        PlanId(1), MemberId(0), told, store, collection, blobs, records, Inbox(), limits
+        PlanId(1),
+        MemberId(0),
+        told,
+        store,
+        collection,
+        blobs,
+        KeptState(MemberId(0), folder / "kept", nobody),
+        records,
+        Inbox(),
+        folder / "own",
+        limits,
     )
     command = m.Train(2, 1, task, BASE, NO_DIGEST, 1)
     clock = trio.testing.MockClock(autojump_threshold=0.05)
@@ -79,6 +103,7 @@ def test_an_update_within_the_sites_limits_is_there_for_others(tmp_path: Path) -
     ("trainer", "limits", "task", "words"),
     [
         (Trainer(61.0), SiteLimits(train_s=60), "train", "for more than the 1 minutes that"),
+        (Trainer(61.0), SiteLimits(train_s=60), "personalise", "for more than the 1 minutes that"),
         (Trainer(), SiteLimits(min_rows=SAMPLES + 1), "train", "`policy.min_rows` is 41"),
         (Trainer(), SiteLimits(round_bytes=100), "train", "`policy.max_round_mb` allows 100"),
         (Trainer(), SiteLimits(round_bytes=100), "statistics", "`policy.max_round_mb`"),
@@ -102,3 +127,54 @@ def test_small_counts_are_zero_in_the_only_statistics_that_others_can_read(tmp_p
     event, store = run(tmp_path / "free", Trainer(), NO_LIMITS, "statistics")
     assert isinstance(event, m.TrainingFinished)
     assert np.array(open_file(store.path(event.update))["n"]).tolist() == [20.0, 3.0]
+
+
+@pytest.mark.parametrize(
+    ("limits", "sites"),
+    [
+        (NO_LIMITS, 1),
+        (SiteLimits(min_count=20), 1),
+        (SiteLimits(min_count=21), 0),
+        (SiteLimits(shares_scores=False), 0),
+    ],
+)
+def test_scores_of_a_sites_own_model_leave_it_only_if_the_site_agrees_and_rows_are_enough(
+    tmp_path: Path, limits: SiteLimits, sites: int
+) -> None:
+    event, store = run(tmp_path, Trainer(), limits, "personalise")
+    assert isinstance(event, m.TrainingFinished)
+    told = read_figures(store.path(event.update))
+    score = 0.75 if sites else None
+    assert told == {"sites": sites, "before": {"auc": score}, "after": {"auc": score}}
+    own = tmp_path / "own"
+    assert own.exists()  # and in no place from which others are served
+    assert store.roots() == {event.update, event.meta}
+
+
+def test_what_a_site_says_of_an_update_is_typed_and_kept_as_long_as_the_plan(
+    tmp_path: Path,
+) -> None:
+    event, store = run(tmp_path, Trainer(), NO_LIMITS, "train")
+    assert isinstance(event, m.TrainingFinished)
+    said = decode_meta(store.path(event.meta).read_bytes())
+    assert said == Meta(base=to_hex(BASE), task="train", steps=1, train_s=1.0)
+    records = Records(tmp_path / "records.jsonl")  # after a restart
+    blobs = PlanBlobs(store, records, federated_averaging(3, True), 1)
+    assert blobs.metas() == {event.meta}
+    blobs.observe(Plan(PlanId(1), MemberId(0), "p", BASE, BASE, BASE, Rules(4, 2)))
+    assert event.meta in blobs.needed()
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b"{}",
+        b'{"base":"0x12","task":"train"}',
+        b"[" * 5000,
+        encode_meta(Meta(to_hex(BASE), "train")).replace(b"}", b',"more":1}'),
+    ],
+)
+def test_what_says_nothing_of_an_update_is_refused(raw: bytes) -> None:
+    with pytest.raises(BlobError, match=r"says? nothing of an update"):
+        decode_meta(raw)
