@@ -56,7 +56,8 @@ class JobSite(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 class Job(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """What to compute. `models` are model files of one run, `statistics` its merged sums, if any.
+    """What to compute. `models` are model files of one run, `statistics` its merged sums, if any;
+    `kept` is the file of what a site has kept of its own, by site.
 
     `rounds` and `seed` default to the plan's. `references` asks for the models trained alone and
     on pooled data.
@@ -66,6 +67,7 @@ class Job(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     sites: list[JobSite]
     models: list[str] = []
     statistics: str | None = None
+    kept: dict[str, str] = {}
     seed: int | None = None
     rounds: int | None = None
     references: bool = True
@@ -142,13 +144,20 @@ def run(job: Job) -> Result:
     for model in job.models:
         state = completed(read_state(Path(model)), trainings[0].initial)
         rows = concatenate([t.prepared(merged).validation for t in trainings])
-        shown = _clean(trainings[0].score(state, rows)) if rows_in(rows) else {}
-        result.progress.append(shown)
+        # What sites kept then is not known any more.
+        is_shown = rows_in(rows) and not trainings[0].kept_names
+        result.progress.append(_clean(trainings[0].score(state, rows)) if is_shown else {})
     if job.models:
-        result.swarm = _score(trainings[0], state, trainings, merged)
-        result.sites = {
-            t.site.name: _clean(t.evaluate(state, merged, ["test"])["test"]) for t in trainings
+        kept = {name: read_state(Path(file)) for name, file in job.kept.items()}
+        scores = {
+            t.site.name: t.evaluate(state, merged, ["test"], kept.get(t.site.name))["test"]
+            for t in trainings
         }
+        result.sites = {name: _clean(each) for name, each in scores.items()}
+        if trainings[0].kept_names:
+            result.swarm = _clean(mean_of_sites(scores, trainings))
+        else:
+            result.swarm = _score(trainings[0], state, None, trainings, merged)
         result.test_looks += 1
     if job.references:
         _add_references(result, trainings, merged, rounds)
@@ -210,7 +219,7 @@ def train_alone(
     """Train at one site, prepared with the sums over all as in the swarm, so that only the training
     differs; score on the held-back rows of all `sites`."""
     own = training.with_settings(settings.alone)
-    return _score(own, _train(own, merged, rounds), sites, merged)
+    return _score(own, *_train(own, merged, rounds), sites, merged)
 
 
 def train_pooled(
@@ -231,7 +240,7 @@ def train_pooled(
         device=str(first.device),
         prepared=data,
     ).with_settings(settings.pooled)
-    return _clean(pooled.score(_train(pooled, None, rounds), pooled_test_rows(sites, merged)))
+    return _score(pooled, *_train(pooled, None, rounds), sites, merged)
 
 
 def merged_statistics(sites: Sequence[LocalTraining]) -> dict[str, NDArray[np.float64]] | None:
@@ -277,16 +286,36 @@ def pooled_test_rows(sites: Sequence[LocalTraining], statistics: Sums | None) ->
 
 
 def _score(
-    training: LocalTraining, state: State, sites: Sequence[LocalTraining], sums: Sums | None
+    training: LocalTraining,
+    state: State,
+    kept: State | None,
+    sites: Sequence[LocalTraining],
+    sums: Sums | None,
 ) -> Metrics:
-    return _clean(training.score(state, pooled_test_rows(sites, sums)))
+    return _clean(training.score(state, pooled_test_rows(sites, sums), kept))
 
 
-def _train(training: LocalTraining, statistics: Sums | None, rounds: int) -> State:
-    state = training.initial
+def _train(
+    training: LocalTraining, statistics: Sums | None, rounds: int
+) -> tuple[State, State | None]:
+    state, kept = training.initial, None
     for round in range(1, rounds + 1):
-        state = completed(training.train(round, state, statistics).state, state)
-    return state
+        update = training.train(round, state, statistics, kept=kept)
+        state, kept = completed(update.state, state), update.kept
+    return state, kept
+
+
+def mean_of_sites(
+    scores: Mapping[str, Mapping[str, float]], sites: Sequence[LocalTraining]
+) -> dict[str, float]:
+    """Each metric's mean over the sites that have it, by their numbers of test rows."""
+    rows = {site.site.name: site.samples().test for site in sites}
+    found = {}
+    for metric in sorted({metric for each in scores.values() for metric in each}):
+        at = [name for name, each in scores.items() if metric in each]
+        total = sum(rows[name] for name in at)
+        found[metric] = sum(rows[name] * scores[name][metric] for name in at) / total
+    return found
 
 
 def _clean(metrics: dict[str, float]) -> Metrics:

@@ -18,7 +18,13 @@ import torch
 from numpy.typing import NDArray
 
 from swarm.errors import PlanError
-from swarm.learning.evaluate import Metrics, merged_statistics, pooled_test_rows, training_sites
+from swarm.learning.evaluate import (
+    Metrics,
+    mean_of_sites,
+    merged_statistics,
+    pooled_test_rows,
+    training_sites,
+)
 from swarm.learning.folding import Contribution, Folding, fold_whole
 from swarm.learning.loading import load_plan
 from swarm.learning.loop import LocalTraining, Update
@@ -64,14 +70,7 @@ class FederatedRun:
         if not self.sites[0].kept_names:
             rows = pooled_test_rows(self.sites, self.statistics)
             return dict(self.sites[0].score(self.models[round], rows))
-        scores = self.site_scores(round)
-        rows_at = {site.site.name: site.samples().test for site in self.sites}
-        total = sum(rows_at[name] for name in scores)
-        metrics = {metric for each in scores.values() for metric in each}
-        return {
-            metric: sum(rows_at[n] * each[metric] for n, each in scores.items()) / total
-            for metric in sorted(metrics)
-        }
+        return dict(mean_of_sites(self.site_scores(round), self.sites))
 
     def site_scores(self, round: int = -1) -> dict[str, dict[str, float]]:
         """The metrics of each site's own model on its own held-back rows, if it has any."""

@@ -189,6 +189,11 @@ class Participation:
         return self.blobs.models()
 
     @property
+    def kept_file(self) -> Path | None:
+        """What this site has kept of its own, if the plan keeps anything."""
+        return self.kept.current
+
+    @property
     def knows_needs(self) -> bool:
         """Whether it has observed its plan, and so knows what that needs."""
         return self.blobs.are_known or self._fault is not None

@@ -62,9 +62,12 @@ class Evaluator:
         """Begin to train each site alone, and all data pooled."""
         return self._one_at_a_time.submit(self._do, self._job | {"rounds": rounds})
 
-    def scores(self, models: list[str], statistics: str | None) -> Future[Evaluation]:
-        """Begin to score these model files."""
-        more = {"models": models, "statistics": statistics, "references": False}
+    def scores(
+        self, models: list[str], statistics: str | None, kept: dict[str, str] | None = None
+    ) -> Future[Evaluation]:
+        """Begin to score these model files, the last with what each site has `kept`."""
+        more: dict[str, Any] = {"models": models, "statistics": statistics, "kept": kept or {}}
+        more["references"] = False
         return self._one_at_a_time.submit(self._do, self._job | more)
 
     def result(self, future: Future[Evaluation]) -> Evaluation:

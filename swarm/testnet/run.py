@@ -283,7 +283,7 @@ def run_testnet(
             counted = _found(evaluator, check, "The rows were not counted", notes)
             alone = asked and _found(evaluator, asked, "No model was trained alone", notes)
             notes += alone.notes if alone else []
-            scores = evaluator.scores(paths, models["statistics"])
+            scores = evaluator.scores(paths, models["statistics"], _kept_in(testnet))
             scored = _found(evaluator, scores, "The models were not scored", notes)
             _tell_scores(folder, scored)
         finally:
@@ -310,6 +310,13 @@ def _tell_scores(folder: Path, scored: Evaluation | None) -> None:
         card = read_folder(folder).card
         told = (Scores("the held-back test rows of all sites together", scores),)
         write_card(folder, msgspec.structs.replace(card, scores=told))
+
+
+def _kept_in(testnet: Testnet) -> dict[str, str]:
+    """The files of what sites have kept of their own, by site."""
+    plan = testnet.file.plan_id
+    asked = {n.name: ask(Path(n.directory), "models", plan=plan) for n in testnet.file.nodes}
+    return {name: answer["kept"] for name, answer in asked.items() if answer["kept"]}
 
 
 def _found(

@@ -12,12 +12,14 @@ from harness.plans import write_tiny_plan
 from safetensors.torch import save_file
 
 from swarm.errors import ConfigurationError, PlanError
+from swarm.learning import evaluate
 from swarm.learning.federated import FederatedRun, run_federated
 from swarm.learning.folding import STEP
 from swarm.learning.loading import load_plan
 from swarm.learning.loop import LocalTraining
 from swarm.learning.plan import Site
-from swarm.learning.state import State, unpack_state
+from swarm.learning.state import State, unpack_state, write_state
+from swarm.learning.travel import to_wire
 
 BATCHNORM = ', "1.*": swarm.shared()'
 
@@ -222,8 +224,6 @@ def test_a_frozen_file_that_is_not_there_or_is_another_is_refused(tmp_path: Path
 
 def test_a_local_update_file_holds_nothing_of_what_stays(tmp_path: Path) -> None:
     """Its bytes are looked through for every value of the head."""
-    from swarm.learning.state import write_state
-    from swarm.learning.travel import to_wire
 
     run = run_with(tmp_path, '"3.*": swarm.local()', COUNTING)
     update = run.sites[0].train(4, run.models[-1], run.statistics, kept=run.kept[-1][0])
@@ -234,3 +234,21 @@ def test_a_local_update_file_holds_nothing_of_what_stays(tmp_path: Path) -> None
         assert name.encode() not in raw
         if value.abs().max() > 1e-3:
             assert value.contiguous().numpy().tobytes() not in raw, name
+
+
+def test_each_site_of_a_report_is_scored_with_what_it_kept(tmp_path: Path) -> None:
+    plan = plan_with(tmp_path / "plan", '"3.*": swarm.local()', COUNTING)
+    run = run_federated(plan)
+    write_state(tmp_path / "model", unpack_state(run.file))
+    sites, kept = [], {}
+    for site, state in zip(run.sites, run.kept[-1], strict=True):
+        assert state is not None
+        write_state(tmp_path / site.site.name, state)
+        kept[site.site.name] = str(tmp_path / site.site.name)
+        data = str(plan / "data" / f"{site.site.name}.csv")
+        sites.append(evaluate.JobSite(name=site.site.name, data=data))
+    job = evaluate.Job(plan=str(plan), sites=sites, models=[str(tmp_path / "model")], kept=kept)
+    found = evaluate.run(job)
+    assert found.sites == run.site_scores()
+    assert found.swarm == run.score()
+    assert found.local.keys() == kept.keys()
