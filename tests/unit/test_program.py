@@ -182,6 +182,10 @@ def test_a_program_is_agreed_on_if_it_is_what_the_code_says_but_for_rounds() -> 
         check_program(plan_with(proposed), proposed, WITH)
 
 
+LATER = '[["head.*","local"],["*","shared","0463726f77000000"]]'
+"""A placement with a fold of a later release."""
+
+
 @pytest.mark.parametrize(
     ("proposed", "words"),
     [
@@ -196,6 +200,10 @@ def test_a_program_is_agreed_on_if_it_is_what_the_code_says_but_for_rounds() -> 
         (
             Program((WITH.stages[0], replace(WITH.stages[1], merge="median of medians"))),
             "does not know the merge 'median of medians'",
+        ),
+        (
+            Program((WITH.stages[0], replace(WITH.stages[1], merge=LATER))),
+            r"does not know the reduce 'crow' that the plan asks for: update swarm before you con",
         ),
     ],
 )
