@@ -1701,3 +1701,64 @@ def test_a_members_two_keys_are_its_own_and_no_other_is_a_members(found: Found) 
     site.send(account(2), "leave")
     keys = (account(0), NODES[0], account(1), account(2), NODES[2], SECOND, NO_ADDRESS)
     assert [is_member(site, key) for key in keys] == [True, True, True, False, False, False, False]
+
+
+def test_whose_attestation_is_carried_lives_and_who_carries_it_does_not(found: Found) -> None:
+    site, leader = closed(found)
+    one, two = [n for n in range(5) if n != leader][:2]
+    site.now += 5
+    carry(site, two, MERGED, signed(site, one, MERGED))
+    assert (seen_at(site, one), site.plan.consents[MemberId(one)].seen_at) == (site.now, site.now)
+    assert seen_at(site, two) == START
+
+
+def test_an_early_void_after_the_close_counts_as_the_time_it_took(found: Found) -> None:
+    site = found(3)
+    site.begin(3, slot_s=10)
+    site.submit(0, 1, 2)
+    site.now += 3
+    site.send(0, "withdraw", PLAN)
+    site.send(1, "withdraw", PLAN)
+    site.send(2, "void", *site.at)
+    assert site.plan.merge_s == 2
+
+
+def test_nobody_is_admitted_without_keys(found: Found) -> None:
+    site = found(2)
+    for keys in ((NO_ADDRESS, SECOND), (SECOND, NO_ADDRESS)):
+        bad = site.refused(account(0), "propose", Kind.ADMIT, *keys, "new", 0, 0)
+        assert bad.name == "ConsortiumZeroAddress"
+
+
+def test_there_are_256_numbers_and_no_more(found: Found) -> None:
+    site = found(255)
+    admission = (Kind.ADMIT, SECOND, SECOND, "the last", 0, 0)
+    number = site.send(account(0), "propose", *admission)
+    for n in range(1, 128):
+        site.send(account(n), "vote", number, True)
+    assert site.book.proposals()[number].admitted == 255
+    beyond = (Kind.ADMIT, account(300), account(301), "one more", 0, 0)
+    assert site.refused(account(0), "propose", *beyond).name == "ConsortiumFull"
+
+
+def test_a_no_is_a_no_and_nobodys_aye(found: Found) -> None:
+    site = found(5)
+    number = site.send(account(1), "propose", Kind.ADMIT, SECOND, SECOND, "new", 0, 0)
+    site.send(account(2), "vote", number, False)
+    proposal = site.book.proposals()[number]
+    assert (proposal.ayes, proposal.noes) == (0b00010, 0b00100)
+    assert site.refused(account(2), "vote", number, True).name == "ConsortiumAlreadyVoted"
+    site.send(account(0), "vote", number, True)
+    assert site.book.proposals()[number].status is ProposalStatus.OPEN
+    site.send(account(3), "vote", number, True)
+    assert site.book.proposals()[number].admitted == 5
+
+
+def test_a_vote_that_cannot_be_carried_out_changes_nothing(found: Found) -> None:
+    site = found(2)
+    for n in (20, 21):
+        site.send(account(0), "propose", Kind.ADMIT, account(n), account(n), "new", 0, 0)
+    site.send(account(1), "vote", 1, True)
+    assert site.refused(account(1), "vote", 2, True).name == "ConsortiumNameInUse"
+    proposal = site.book.proposals()[2]
+    assert (proposal.status, proposal.ayes) == (ProposalStatus.OPEN, 0b01)
