@@ -324,6 +324,11 @@ class ConsortiumClient:
             self._in_flight.pop(tx, None)
         return self._receipt(tx, found)
 
+    def bytes_of(self, tx: Digest) -> int:
+        """How many bytes a transaction that was just sent has; 0 if it is known no more."""
+        with self._lock:
+            return len(self._in_flight.get(tx, (0, b"", None))[1])
+
     def overdue(self, tx: Digest, deadline_s: float) -> ChainError:
         """The error for a transaction that was not carried out in time."""
         with self._lock:

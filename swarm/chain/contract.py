@@ -222,6 +222,13 @@ def function_of(data: bytes) -> str | None:
 
 
 @lru_cache(maxsize=1)
+def functions_of_plans() -> frozenset[str]:
+    """The functions whose first argument is a plan's number."""
+    functions = (item for item in artifact().abi if item["type"] == "function" and item["inputs"])
+    return frozenset(item["name"] for item in functions if item["inputs"][0]["name"] == "plan")
+
+
+@lru_cache(maxsize=1)
 def _functions() -> dict[bytes, str]:
     return {entry.selector: name for name, entry in interface().functions.items()}
 

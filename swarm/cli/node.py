@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,61 @@ def status(directory: Path, must_be_connected: bool, as_json: bool) -> None:
         _print_status(for_people(answer))
     if must_be_connected:
         _refuse_gaps(answer)
+
+
+@command.command()
+@click.argument("directory", type=DIRECTORY, envvar="SWARM_NODE", default=Path("."))
+@click.option("--plan", type=int, help="Of this plan only.")
+@click.option("--peer", help="To this member only.")
+@click.option("--kind", help="Of this kind only: update, model, statistics, code …")
+@click.option("--day", help="Of this day only (UTC): 2026-11-29.")
+@click.option("--each", is_flag=True, help="One line for each, instead of sums.")
+@click.option(
+    "--verify", "must_hold", is_flag=True, help="Whether every line is as it was written."
+)
+@json_option
+def outgoing(
+    directory: Path,
+    plan: int | None,
+    peer: str | None,
+    kind: str | None,
+    day: str | None,
+    each: bool,
+    must_hold: bool,
+    as_json: bool,
+) -> None:
+    """What left the node in DIRECTORY: to whom, when, of which plan, of which kind, how many bytes.
+
+    Also for a node that is stopped. With --verify, a line that was changed, inserted or removed is
+    named, and the exit status is 1. Note the `chain` that it prints somewhere else now and then:
+    with that, a list that was written anew from the beginning is found, too.
+    """
+    from swarm.errors import ConfigurationError, LocalError
+    from swarm.node.control import ask
+    from swarm.node.outgoing_log import OUTGOING, verify
+    from swarm.node.outgoing_query import Wanted, find, sums_of
+
+    folder = directory / OUTGOING
+    if not folder.is_dir():
+        raise ConfigurationError(f"{folder} does not exist: no node has run in {directory} yet")
+    with suppress(ConfigurationError):  # it does not run
+        ask(directory, "outgoing")  # have it write down what it has not yet
+    if must_hold:
+        verdict = verify(folder)
+        if as_json:
+            print_json({"lines": verdict.lines, "chain": verdict.chain, "fault": verdict.fault})
+        else:
+            click.echo(f"{verdict.lines} lines, chain {verdict.chain}")
+        if verdict.fault:
+            raise LocalError(f"the list in {folder} was changed: {verdict.fault}")
+        return
+    found = find(folder, Wanted(plan, peer, kind, day))
+    rows = [row.in_words() for row in (found if each else sums_of(found))]
+    if as_json:
+        print_json(rows)
+    else:
+        headings = list(rows[0]) if rows else ["nothing has left"]
+        print_table(headings, [list(row.values()) for row in rows])
 
 
 def _refuse_gaps(answer: dict[str, Any]) -> None:

@@ -192,7 +192,7 @@ async def fetch_chunks(
                 raise PeerUnreachable(f"the peer took nothing for {stall_s:g} s")
             for expected in indices:
                 chunk = await _read_chunk(stream, expected, limits.max_chunk_bytes, stall_s)
-                connection.peer.count(received=len(chunk))
+                connection.peer.count(chunk=len(chunk))
                 await batch.add(expected, chunk)
         except RemoteError:
             await batch.hand_over()

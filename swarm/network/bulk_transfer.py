@@ -282,7 +282,7 @@ class Receiving:
                     buffer, filled, began = self._next_buffer(), 0, time.monotonic()
                 view = buffer[filled : filled + length]
                 self._fill(view)
-                self._peer.count(received=length)
+                self._peer.count(chunk=length)
                 chunks.append((index, view))
                 filled += length
         finally:

@@ -235,7 +235,10 @@ class Network:
 
     def traffic(self) -> Traffic:
         """Bytes since the start, for status and reports."""
-        peers = {a: PeerTraffic(p.sent_bytes, p.received_bytes) for a, p in self._peers.items()}
+        peers = {
+            address: PeerTraffic(p.sent_bytes, p.received_bytes, p.received_chunk_bytes)
+            for address, p in self._peers.items()
+        }
         counted = [self._former, *peers.values()]
         return Traffic(
             sum(t.sent_bytes for t in counted), sum(t.received_bytes for t in counted), peers

@@ -19,17 +19,20 @@ class Standing:
     address: Address
     sent_bytes: int = 0
     received_bytes: int = 0
+    received_chunk_bytes: int = 0
+    """Of those, the contents of blobs: what the sender has written down as leaving to here."""
     dropped_messages: int = 0
     score: Counter[str] = field(default_factory=Counter)
     """Offences by reason."""
     refused_until: float = 0.0
     _counting: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
-    def count(self, *, sent: int = 0, received: int = 0) -> None:
-        """Count bytes; from any thread, as the bulk channel does."""
+    def count(self, *, sent: int = 0, received: int = 0, chunk: int = 0) -> None:
+        """Count bytes, a received `chunk` too; from any thread, as the bulk channel does."""
         with self._counting:
             self.sent_bytes += sent
-            self.received_bytes += received
+            self.received_bytes += received + chunk
+            self.received_chunk_bytes += chunk
 
     def blame(self, reason: str, detail: object = "") -> None:
         """Count an offence; the first of each kind is logged."""

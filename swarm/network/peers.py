@@ -23,6 +23,7 @@ class PeerTraffic:
 
     sent_bytes: int = 0
     received_bytes: int = 0
+    received_chunk_bytes: int = 0
 
 
 @dataclass(frozen=True)

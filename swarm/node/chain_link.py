@@ -22,6 +22,7 @@ from swarm.chain.contract import (
     UnreadableAnswer,
     arguments_of,
     function_of,
+    functions_of_plans,
     look_through,
 )
 from swarm.errors import ChainError
@@ -41,6 +42,8 @@ UNDER_WAY = (PlanStatus.PROPOSED, PlanStatus.RUNNING)
 
 MOST_LOOKED_AT = 128
 _OF_ROUNDS = ("submit", "merge", "attest")
+OnSent = Callable[[str, Digest, int, Any], None]
+"""Function, name and bytes of a transaction, and the plan that it is about, if it is about one."""
 T = TypeVar("T")
 WaitForHead = Callable[[int], Awaitable[int]]
 """Given the newest known height, returns a greater one once there is one."""
@@ -83,6 +86,8 @@ class ChainLink:
     """Asked, before this node makes a block of these, whether more belong in it; None: unknown."""
     on_observed: Callable[[], None] = lambda: None
     """To be called when `awaits_more` may have changed its mind."""
+    on_sent: OnSent | None = None
+    """Hears of each transaction of this member's, in a worker thread."""
     _threads: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(THREADS))
 
     async def ask(self, function: Callable[..., T], *arguments: Any) -> T:
@@ -109,10 +114,15 @@ class ChainLink:
             if try_first:
                 self.client.check(function, *arguments)
             height, timestamp = self.client.head()
-            if not expires:
-                return height, self.client.send(function, *arguments)
-            until = max(int(time.time()), timestamp) + int(deadline_s)
-            return height, self.client.send_until(until, function, *arguments)
+            if expires:
+                until = max(int(time.time()), timestamp) + int(deadline_s)
+                tx = self.client.send_until(until, function, *arguments)
+            else:
+                tx = self.client.send(function, *arguments)
+            if self.on_sent is not None:
+                plan = arguments[0] if function in functions_of_plans() else None
+                self.on_sent(function, tx, self.client.bytes_of(tx), plan)
+            return height, tx
 
         height, tx = await self.ask(send)
         until = trio.current_time() + deadline_s + (CLOCKS_DIFFER_S if expires else 0)

@@ -133,6 +133,8 @@ class Storage(_Section, frozen=True):
     """How many of the newest final models are kept."""
     max_blob_mb: Positive = 8192
     """Refuse anything larger from peers."""
+    outgoing_mb: Annotated[int, msgspec.Meta(ge=16)] = 1024
+    """Of the list of what left, the oldest files are deleted beyond this."""
 
 
 class NodeConfig(_Section, frozen=True):

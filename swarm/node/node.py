@@ -18,6 +18,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -46,6 +47,8 @@ from swarm.node.library import METHOD as BUNDLE_METHOD
 from swarm.node.library import Library
 from swarm.node.member_commands import MemberCommands
 from swarm.node.model_commands import ModelCommands
+from swarm.node.outgoing import ListedScores, Outgoing
+from swarm.node.outgoing_log import OUTGOING, OutgoingLog
 from swarm.node.password import find_password
 from swarm.node.plan_commands import PlanCommands
 from swarm.node.policy import site_policy
@@ -62,9 +65,18 @@ from swarm.node.zoo_commands import ZooCommands
 from swarm.protocol.awaited_calls import Waiting, is_more_awaited
 from swarm.protocol.machine import MergeAnnounced
 from swarm.protocol.program import Program, parse
-from swarm.protocol.state import Member, Plan, PlanStatus, Round, member_set, member_with_node
+from swarm.protocol.state import (
+    STATISTICS_SLOT,
+    Member,
+    Plan,
+    PlanStatus,
+    Round,
+    member_set,
+    member_with_node,
+)
 from swarm.rounds.exchange import Exchange
 from swarm.rounds.joint_scores import METHOD as SCORES_METHOD
+from swarm.rounds.outgoing import Purpose
 from swarm.rounds.participation import Participation, Stage, open_participation
 from swarm.rounds.records import Records
 from swarm.rounds.retention import Retention
@@ -97,6 +109,7 @@ class Node:
     programs: Programs
     trainers: Trainers
     admission: Admission
+    outgoing: Outgoing
     known_addresses: Mapping[Address, tuple[str, ...]]
     rpc_url: str = ""
     members: dict[MemberId, Member] = field(default_factory=dict)
@@ -161,6 +174,7 @@ class Node:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(keep_up, self.chain, self.address, self._contact_owed)
             nursery.start_soon(self._retention.run)
+            nursery.start_soon(self.outgoing.keep)
             while True:
                 try:
                     await self._observe(nursery)
@@ -329,7 +343,7 @@ class Node:
             chain=self.chain,
             store=self.store,
             exchange=self.exchange,
-            requests=self.network,
+            requests=ListedScores(self.network, self.outgoing),
             trainer=await self.trainers.of(plan.digest),
             records=Records(self.directory / "records" / f"plan-{plan.id}.jsonl"),
             own_model=self.directory / "own" / f"plan-{plan.id}.safetensors",
@@ -404,6 +418,35 @@ class Node:
         of_plans = {d for p in plans for d in (p.base, *p.outputs)}
         return of_plans | self.proposed | self.published()
 
+    # For the list of what leaves: called in worker threads.
+
+    def purpose_of(self, blob: Digest) -> Purpose | None:
+        """What a blob is that every member may have."""
+        for plan in tuple(self.plans.values()):
+            if blob == plan.base:
+                return Purpose("model", plan.id, 0)
+            if blob in plan.outputs:
+                slot = plan.outputs.index(blob)
+                kind = "sums" if slot == STATISTICS_SLOT else "model"
+                return Purpose(kind, plan.id, plan.output_rounds[slot])
+        if blob in self.proposed:
+            return Purpose("model", None, 0)
+        return Purpose("published") if blob in self.published() else None
+
+    def plan_with(self, digest: Digest) -> PlanId | None:
+        """The newest plan with this code, or these stages."""
+        plans = tuple(self.plans.values())
+        found = [plan.id for plan in plans if digest in (plan.digest, plan.program)]
+        return max(found, default=None)
+
+    def name_of_node(self, node: Address) -> str:
+        member = member_with_node(self.members, node)
+        return to_hex(node) if member is None else member.name
+
+    def name_of_member(self, number: MemberId) -> str:
+        member = self.members.get(number)
+        return f"member {number}" if member is None else member.name
+
     def status(self) -> NodeStatus:
         """What this node says of itself; nothing secret is in it."""
         parts, network, client = self.participations.values(), self.network, self.chain.client
@@ -464,12 +507,20 @@ async def open_node(directory: Path, password: str | None = None) -> AsyncIterat
         )
         network = await stack.enter_async_context(open_network(key, said.listen, limits, rules))
         store = await trio.to_thread.run_sync(BlobStore, directory / "blobs")
-        exchange = Exchange(store, network, config.storage.max_blob_mb * 2**20)
+        most_bytes = config.storage.outgoing_mb * 2**20
+        listing = partial(OutgoingLog, directory / OUTGOING, most_bytes=most_bytes)
+        outgoing = Outgoing(
+            await trio.to_thread.run_sync(listing), lambda: network.traffic().peers, config.name
+        )
+        stack.callback(outgoing.close)
+        exchange = Exchange(
+            store, network, config.storage.max_blob_mb * 2**20, on_leaving=outgoing.leaving
+        )
         network.serve_blobs(exchange)
         library = Library(directory / "plans")
-        network.handle(BUNDLE_METHOD, library.serve)
+        network.handle(BUNDLE_METHOD, outgoing.listed("code", library.serve))
         programs = Programs(directory / "programs")
-        network.handle(PROGRAM_METHOD, programs.serve)
+        network.handle(PROGRAM_METHOD, outgoing.listed("program", programs.serve))
         opened = await stack.enter_async_context(
             open_node_chain(directory, config, key, network, genesis)
         )
@@ -499,10 +550,15 @@ async def open_node(directory: Path, password: str | None = None) -> AsyncIterat
             programs=programs,
             trainers=Trainers(directory, config, library, stack, sandbox, policy),
             admission=Admission(policy, confirmations),
+            outgoing=outgoing,
             known_addresses=addresses,
         )
-        exchange.allow(node.may_read)
-        network.handle(SCORES_METHOD, node.hear_scores)
+        exchange.allow(node.may_read, purpose=node.purpose_of)
+        network.handle(SCORES_METHOD, outgoing.listed_scores(node.hear_scores))
+        outgoing.name_of_node = node.name_of_node
+        outgoing.name_of_member = node.name_of_member
+        outgoing.plan_with = node.plan_with
+        opened.link.on_sent = outgoing.transacted
         zoo = Zoo(
             directory / "zoo",
             key,
@@ -581,6 +637,7 @@ def _commands(node: Node, opened: OpenedChain) -> dict[str, Handler]:
     )
     return {
         **NodeCommands(node.chain, node.status, opened.copy_to, opened.describe_blocks).by_name,
+        **node.outgoing.by_name,
         **MemberCommands(node.chain).by_name,
         **model_commands.by_name,
         **propose_commands.by_name,

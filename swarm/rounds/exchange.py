@@ -21,6 +21,7 @@ from swarm.blobs.fetch import Wish, fetch_wish, follow
 from swarm.blobs.partial import Draft
 from swarm.blobs.store import BlobStore
 from swarm.errors import AskedTooEarly, ChunkPending, RemoteError
+from swarm.rounds.outgoing import UNKNOWN, Leaving, OnLeaving, TellPurpose, ignore, unknown
 from swarm.rounds.suspension import once_more_if_overslept
 from swarm.types import Address, Digest, to_hex
 
@@ -43,6 +44,10 @@ class Exchange:
     drafts: dict[Digest, Draft | None] = field(default_factory=dict)
     """Models in the making, here or at their leader, by the names that peers ask for; None for one
     that is about to be begun."""
+    on_leaving: OnLeaving = ignore
+    """Hears of everything before it is sent."""
+    purposes: list[TellPurpose] = field(default_factory=list)
+    """What a blob is, for those who keep a list; the first that knows."""
     busy_s: float = 0.0
     """Seconds in which at least one pull was under way, since the node started."""
     _on_its_way: dict[Digest, trio.Lock] = field(default_factory=dict)
@@ -50,9 +55,11 @@ class Exchange:
     _pulling: int = 0
     _began: float = 0.0
 
-    def allow(self, rule: Rule, soon: Rule | None = None) -> None:
-        """One more rule by which others may read, and one by which they may wait to."""
+    def allow(self, rule: Rule, soon: Rule | None = None, purpose: TellPurpose = unknown) -> None:
+        """One more rule by which others may read, one by which they may wait to, and what the blobs
+        are that it is about."""
         self.rules.append(rule)
+        self.purposes.append(purpose)
         if soon is not None:
             self.soon.append(soon)
 
@@ -73,7 +80,9 @@ class Exchange:
             if any(rule(sender, root) for rule in self.soon):
                 raise AskedTooEarly(str(error), news.wait) from None
             raise
-        return self.store.manifest(root).encode()
+        manifest = self.store.manifest(root).encode()
+        self._tell_leaving(sender, root, None, len(manifest))
+        return manifest
 
     def rules_changed(self) -> None:
         """What `rules` say may be otherwise now: this node has followed the chain."""
@@ -82,6 +91,11 @@ class Exchange:
 
     def read_chunk(self, sender: Address, root: Digest, index: int) -> bytes | memoryview:
         self._check(sender, root)
+        chunk = self._chunk(root, index)
+        self._tell_leaving(sender, root, index, len(chunk))
+        return chunk
+
+    def _chunk(self, root: Digest, index: int) -> bytes | memoryview:
         if root not in self.drafts:
             return self.store.view_chunk(root, index)
         draft = self.drafts[root]
@@ -89,6 +103,10 @@ class Exchange:
             wait = None if draft is None else partial(draft.wait_for, index)
             raise ChunkPending(f"chunk {index} of draft {to_hex(root)} is not here yet", wait)
         return draft.read_chunk(index)
+
+    def _tell_leaving(self, to: Address, root: Digest, part: int | None, size_bytes: int) -> None:
+        found = (purpose for tell in self.purposes if (purpose := tell(root)) is not None)
+        self.on_leaving(Leaving(to, root, part, size_bytes, next(found, UNKNOWN)))
 
     def _check(self, sender: Address, root: Digest) -> None:
         if not any(rule(sender, root) for rule in self.rules):

@@ -268,7 +268,7 @@ def open_participation(
         Transactions(plan, chain, records),
     )
     serving = Serving(machine, book, drafts, blobs)
-    exchange.allow(serving.may_read, serving.may_read_soon)
+    exchange.allow(serving.may_read, serving.may_read_soon, serving.purpose_of)
     history = History(records, chain, read_meters)
     return Participation(
         machine, driver, inbox, book, layouts, collection, training, evaluating, joint,

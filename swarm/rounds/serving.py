@@ -10,10 +10,12 @@ from dataclasses import dataclass
 
 from swarm.protocol.blob_access import may_read
 from swarm.protocol.machine import RoundMachine
+from swarm.protocol.state import MODEL_SLOT, Round
 from swarm.rounds.address_book import AddressBook
 from swarm.rounds.drafts import Drafts
+from swarm.rounds.outgoing import Purpose
 from swarm.rounds.retention import PlanBlobs
-from swarm.types import Address, Digest
+from swarm.types import Address, Digest, PlanId
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,41 @@ class Serving:
         kept = (*self.blobs.models().values(), *self.blobs.metas())
         is_public = blob in self.drafts.names or blob in kept
         return is_public and bool(members & (1 << reader.id))
+
+    def purpose_of(self, blob: Digest) -> Purpose | None:
+        """What a blob of this plan is; None of another's."""
+        plan = self.machine.plan
+        if plan is None:
+            return None
+        if blob == plan.base:
+            return Purpose("model", plan.id, 0)
+        if blob in plan.outputs:
+            number = plan.output_rounds[plan.outputs.index(blob)]
+            return Purpose(self._kind(number, "model", "sums"), plan.id, number)
+        of_round = None if plan.round is None else self._purpose_in(plan.id, plan.round, blob)
+        if of_round is not None:
+            return of_round
+        if blob in self.drafts.names:
+            number = 0 if plan.round is None else plan.round.number
+            return Purpose(self._kind(number, "model", "sums"), plan.id, number)
+        made = [n for n, model in self.blobs.models().items() if model == blob]
+        return Purpose("model", plan.id, made[0]) if made else None
+
+    def _purpose_in(self, plan: PlanId, round: Round, blob: Digest) -> Purpose | None:
+        number = round.number
+        for submission in round.submissions.values():
+            if blob == submission.update:
+                kind = self._kind(number, "update", "statistics")
+                return Purpose(kind, plan, number, submission.member)
+            if blob == submission.meta:
+                return Purpose("timings", plan, number, submission.member)
+        if any(blob == candidate.model for candidate in round.candidates):
+            return Purpose(self._kind(number, "model", "sums"), plan, number)
+        return None
+
+    def _kind(self, number: int, of_model: str, of_others: str) -> str:
+        place = self.machine.program.place(number)
+        return of_model if place is None or place.stage.slot == MODEL_SLOT else of_others
 
     def may_read_soon(self, sender: Address, blob: Digest) -> bool:
         """Whether the round that runs here may come to allow it, as it may have elsewhere already:

@@ -119,6 +119,7 @@ def parts(trees: Mapping[str, ast.Module]) -> set[str]:
         "Job",
         "Incoming",
         "Patience",
+        "Purpose",
     }
     workers = own | {"BlobStore", "BlobSource", "Trainer", "RoundMachine"}
     return {

@@ -56,7 +56,7 @@ def plan_in(round: Round) -> Plan:
 def node_in(round: Round, exchange: Any = NOTHING, chain: Any = NOTHING) -> Node:
     node = Node(
         NOTHING, NOTHING, NODES[0], b"", chain, NOTHING, NOTHING, NOTHING, exchange,
-        SimpleNamespace(has=lambda digest: True), NOTHING, NOTHING, admission_by(), {},
+        SimpleNamespace(has=lambda digest: True), NOTHING, NOTHING, admission_by(), NOTHING, {},
     )  # fmt: skip
     node.members, node.plans = dict(MEMBERS), {PLAN: plan_in(round)}
     return node

@@ -199,7 +199,7 @@ class Part(Participation):
 
     def __init__(self, machine: Any, driver: Any) -> None:
         nothing: Any = SimpleNamespace()
-        super().__init__(machine, driver, *[nothing] * 10)
+        super().__init__(machine, driver, *[nothing] * 11)
         self.blobs: Any = SimpleNamespace(are_known=False)
         self.observed = 0
 
@@ -225,7 +225,7 @@ def node_with(*errors: Exception | None) -> Node:
     programs = SimpleNamespace(bring=bring, add=lambda program: None)
     node = Node(
         Path("nowhere"), nothing, ANNA, b"", nothing, dict, nothing, nothing, nothing,
-        library, programs, SimpleNamespace(of=of), admission_by(), {},
+        library, programs, SimpleNamespace(of=of), admission_by(), nothing, {},
     )  # type: ignore[arg-type] # fmt: skip
     node.members = Client().members()
     return node

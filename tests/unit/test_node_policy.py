@@ -212,7 +212,7 @@ def observed(policy: Policy, consenting: Consenting | None, *plans: Plan) -> Nod
     nothing: Any = None
     node = Node(
         Path("hospital"), nothing, OWN, b"", nothing, dict, nothing, nothing, nothing, nothing,
-        nothing, nothing, admission_by(policy), {}, consent=consenting,
+        nothing, nothing, admission_by(policy), nothing, {}, consent=consenting,
     )  # fmt: skip
     node.members = dict(MEMBERS)
 

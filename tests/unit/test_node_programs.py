@@ -32,7 +32,7 @@ def node_with(describe: Any, plan: Plan, programs: Programs) -> Node:
 
     made = Node(
         nothing, nothing, ME.node, b"", nothing, nothing, nothing, nothing, nothing, library,
-        programs, SimpleNamespace(of=trainer_of), admission_by(), {},
+        programs, SimpleNamespace(of=trainer_of), admission_by(), nothing, {},
     )  # type: ignore[arg-type]  # fmt: skip
     made.members, made.plans = {ME.id: ME}, {plan.id: plan}
     return made
