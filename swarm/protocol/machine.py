@@ -29,6 +29,9 @@ another round or attempt has begun    DropDrafts of those before
 a new final model is here             Evaluate it, once
 the plan has ended                    Fetch the last model; stop
 
+Rounds whose updates are masked have a table of their own for what comes after the close, in
+`masked_table`: its commands go out as MaskedWork, its transactions like all others.
+
 Refused or failed requests are asked for again later, each with its own growing pause. Time is
 given with every event, in seconds of this node's clock; the chain's own clock may differ by
 seconds, and a transaction sent too early is just sent again.
@@ -39,12 +42,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+from swarm.protocol import masked_table
 from swarm.protocol.election import commitment_to, secret_for
 from swarm.protocol.program import Place, Program
 from swarm.protocol.state import (
     BEST_SLOT,
     MAX_MEMBERS,
     MODEL_SLOT,
+    UNDER_WAY,
     Candidate,
     MemberSet,
     Omission,
@@ -196,6 +201,15 @@ class MergeAnnounced:
 
 
 @dataclass(frozen=True)
+class MaskedWorkEnded:
+    """Work for a masked round has ended, and `held` is what this node holds now. What was asked for
+    and is not in it is asked for again, after a pause."""
+
+    command: masked_table.Work
+    held: masked_table.Holdings
+
+
+@dataclass(frozen=True)
 class TransactionSettled:
     """A transaction came into a block, or was refused (`error`: the contract's error name)."""
 
@@ -218,6 +232,7 @@ Event = (
     | CandidateVerified
     | CandidateRefused
     | MergeAnnounced
+    | MaskedWorkEnded
     | TransactionSettled
 )
 
@@ -342,6 +357,13 @@ class Evaluate:
 
 
 @dataclass(frozen=True)
+class MaskedWork:
+    """Work for a masked round (`masked_table`); it ends in MaskedWorkEnded."""
+
+    command: masked_table.Work
+
+
+@dataclass(frozen=True)
 class Transact:
     """Send a transaction of the contract. `arguments` follow the plan, round and attempt."""
 
@@ -368,6 +390,7 @@ Command = (
     | ExpectDraft
     | DropDrafts
     | Evaluate
+    | MaskedWork
     | Transact
     | Report
 )
@@ -403,6 +426,8 @@ class RoundMachine:
     node_secret: bytes
     holds: Callable[[Digest], bool]
     program: Program
+    table: masked_table.Table = field(default_factory=lambda: masked_table.TABLE)
+    """What is done about masked rounds."""
     plan: Plan | None = None
     members: MemberSet = 0
     wake_at: float = float("inf")
@@ -429,6 +454,8 @@ class RoundMachine:
     _evaluated: int = 0
     """The newest round whose model was scored, or is being scored."""
     _plan_failures: int = 0
+    _held: masked_table.Holdings = field(default_factory=masked_table.Holdings)
+    """What this node holds for masked rounds."""
     _commands: list[Command] = field(default_factory=list)
     _now: float = 0.0
 
@@ -491,6 +518,9 @@ class RoundMachine:
                     self._report(f"the merge of {self._title(number)} is not attested: {reason}")
             case MergeAnnounced():
                 self._note_announced(event, now)
+            case MaskedWorkEnded(command, held):
+                self._held = held
+                self._fail(_masked_key(command), now)
             case TransactionSettled("attest", number, attempt, error) if error == UNKNOWN_CANDIDATE:
                 self._misled.add((number, attempt))
                 self._settle(("attest", number, attempt))
@@ -565,7 +595,10 @@ class RoundMachine:
         self._fetch_newest(plan, now)
         round = plan.round
         is_over = plan.status in (PlanStatus.COMPLETED, PlanStatus.STOPPED)
-        if is_over or not plan.participants & (1 << self.me):
+        bit = 1 << self.me
+        # Whoever was in the roster of a locked round helps to open it, even if it withdrew since.
+        stays = round is not None and round.status is RoundStatus.LOCKED and round.roster & bit
+        if is_over or not (plan.participants & bit or stays):
             self._drop_training(None)
             return
         if round is not None and not self._is_in_program(round):
@@ -573,8 +606,14 @@ class RoundMachine:
             self.halted = f"round {round.number} is not what the plan's program says"
             self._drop_training(None)
             return
-        if round is None or round.status not in (RoundStatus.OPEN, RoundStatus.CLOSED):
+        if round is None or round.status not in UNDER_WAY:
             self._consider_open(plan, round, now)
+            return
+        if plan.is_masked:
+            self._follow_table(plan, round, now)
+        if round.status in (RoundStatus.MASKING, RoundStatus.LOCKED):
+            if not self._on_probation:
+                self._drop_training(None)
             return
         if round.status is RoundStatus.OPEN:
             self._take_part(plan, round, now)
@@ -585,6 +624,22 @@ class RoundMachine:
             self._settle_round(plan, round, now)
             self._consider_following(plan, round, now)
         self._consider_void(plan, round, now)
+
+    def _follow_table(self, plan: Plan, round: Round, now: float) -> None:
+        """Do what the table of masked rounds says."""
+        here, stage = (round.number, round.attempt), self._place(round).stage
+        following = self.program.next_after(round.number)
+        view = masked_table.View(
+            plan, round, self.members, self.me, self._held, stage.slot, following, int(now)
+        )
+        for command in masked_table.wanted(view, self.table):
+            if isinstance(command, masked_table.Send):
+                self._transact(command.function, *here, now, *command.arguments)
+            else:
+                self._ask(_masked_key(command), now, MaskedWork(command))
+        if round.masking is not None:
+            for at in masked_table.wake_times(view):
+                self._wake(at)
 
     def _fetch_newest(self, plan: Plan, now: float) -> None:
         for slot, digest in enumerate(plan.outputs):
@@ -661,6 +716,9 @@ class RoundMachine:
         return self._training_failures >= STUCK_AFTER
 
     def _submit(self, plan: Plan, round: Round, result: _Result, now: float) -> None:
+        keys = self._held.keys.get((round.number, round.attempt), b"") if plan.is_masked else b""
+        if plan.is_masked and not keys:
+            return  # the table has asked for them
         consent = plan.consents[self.me]
         secret = secret_for(
             self.node_secret, plan.id, consent.committed_round, consent.committed_attempt
@@ -672,12 +730,12 @@ class RoundMachine:
             round.number,
             round.attempt,
             now,
-            result.update,
+            NO_DIGEST if plan.is_masked else result.update,
             min(result.samples, consent.max_samples),
             secret if known else bytes(32),
             commitment_to(following),
             result.meta,
-            b"",
+            keys,
         )
 
     def _check_in(self, plan: Plan, round: Round, now: float) -> None:
@@ -954,6 +1012,12 @@ class RoundMachine:
     def _is_first(self, what: str, round: Round, which: object) -> bool:
         key = (what, round.number, round.attempt, which)
         return self._asked.setdefault(key, asked := _Asked()) is asked
+
+
+def _masked_key(command: masked_table.Work) -> tuple[object, ...]:
+    """Which request it is: one of a kind is under way at a time, for each epoch and pair."""
+    about = (getattr(command, name, None) for name in ("attempt", "epoch", "dealer", "complainant"))
+    return ("masked", type(command).__name__, *about)
 
 
 def frozen_updates(round: Round) -> tuple[FrozenUpdate, ...]:

@@ -43,6 +43,14 @@ class Deal:
 
 
 @dataclass(frozen=True)
+class Recall:
+    """Take out of the vault what it has of this attempt: after a restart, say. If that is nothing,
+    the keys are empty from here on: never new ones, once some were submitted."""
+
+    attempt: Attempt
+
+
+@dataclass(frozen=True)
 class CheckShares:
     """Pull these dealers' envelopes and open this node's shares: each is good or wrong. An envelope
     that cannot be pulled, or does not hash to what the chain says, is neither."""
@@ -123,7 +131,8 @@ class Send:
     arguments: tuple[object, ...] = ()
 
 
-Command = Deal | CheckShares | CheckAnswer | FindAnswer | Mask | AddUp | FindReveal | OpenSum | Send
+Work = Deal | Recall | CheckShares | CheckAnswer | FindAnswer | Mask | AddUp | FindReveal | OpenSum
+Command = Work | Send
 
 
 @dataclass(frozen=True)
@@ -203,6 +212,12 @@ def deal(view: View) -> Iterator[Command]:
 
 
 # Until a sum is locked.
+
+
+def recall(view: View) -> Iterator[Command]:
+    """Know after a restart what was done before it."""
+    if view.me in view.round.submissions and view.attempt not in view.held.keys:
+        yield Recall(view.attempt)
 
 
 def judge_dealers(view: View) -> Iterator[Command]:
@@ -287,7 +302,8 @@ def go_on(view: View) -> Iterator[Command]:
 
 
 def reveal(view: View) -> Iterator[Command]:
-    """Publish one's shares of the contributors' self masks, once, holding the locked sum."""
+    """Publish one's shares of the contributors' self masks, once, holding the locked sum. Who was
+    not there when shares were judged opens them first: what is published lacks none for ever."""
     masking, here = view.masking, view.attempt
     if not view.has(view.round.roster) or view.me in masking.opened:
         return
@@ -298,6 +314,8 @@ def reveal(view: View) -> Iterator[Command]:
     checked = view.held.good.get(here, 0) | view.held.wrong.get(here, 0)
     if masking.contributors & ~checked:
         yield CheckShares(here, masking.contributors & ~checked)
+        if view.now < view.round.closed_at + view.plan.rules.max_round_s:
+            return
     if shares is None:
         owners, answers = masking.contributors, dict(masking.answers)
         yield FindReveal(here, masking.epoch, owners, view.round.base, view.slot, answers)
@@ -318,10 +336,11 @@ def vote_on_model(view: View) -> Iterator[Command]:
         yield from _vote(view, model)
 
 
-TABLE: Mapping[RoundStatus, tuple[Rule, ...]] = {
+Table = Mapping[RoundStatus, tuple[Rule, ...]]
+TABLE: Table = {
     RoundStatus.OPEN: (deal,),
-    RoundStatus.MASKING: (judge_dealers, answer_complaints, mask, vote_on_sum, go_on),
-    RoundStatus.LOCKED: (reveal, vote_on_model),
+    RoundStatus.MASKING: (recall, judge_dealers, answer_complaints, mask, vote_on_sum, go_on),
+    RoundStatus.LOCKED: (recall, reveal, vote_on_model),
 }
 
 
@@ -329,6 +348,18 @@ def wanted(view: View, table: Mapping[RoundStatus, tuple[Rule, ...]] = TABLE) ->
     """What this node should do now. The same things, until they are done."""
     for rule in table.get(view.round.status, ()):
         yield from rule(view)
+
+
+def wake_times(view: View) -> Iterator[float]:
+    """When to look again though nothing has happened, in chain time."""
+    round, masking = view.round, view.masking
+    first = round.first_slot_of(view.me)
+    if first is not None:
+        yield round.slot_begins_at(first)
+    if round.status is RoundStatus.MASKING:
+        yield masking.began_at + view.plan.rules.grace_s
+        yield mask_deadline(view.plan, round) + view.turn
+        yield round.voidable_at + view.turn
 
 
 def _vote(view: View, model: Digest) -> Iterator[Command]:

@@ -231,7 +231,7 @@ class Eavesdroppers:
 
     def lock(self, updates: Iterable[Unknown], what: Unknown = None) -> None:
         """The sum of these updates may come out from now on. Of several such sums for the same
-        `what` (on the sides of a fork, say) only one may."""
+        `what` (on the sides of a fork, say) no coalition may have more than one."""
         row = dict.fromkeys(updates, 1)
         choices = self._locked.setdefault(what, [])
         if row not in choices:
@@ -259,17 +259,16 @@ class Eavesdroppers:
         return [c for c in self.coalitions if member in c.members]
 
     def _check(self) -> None:
-        said = None
-        for allowed in product(*self._locked.values()):
-            leaks = ((c, c.find_leak(allowed)) for c in self.coalitions)
-            found = next(((c, leak) for c, leak in leaks if leak is not None), None)
-            if found is None:
-                return
-            said = said or found
-        assert said is not None
-        who = " and ".join(f"n{i}" for i in sorted(said[0].members)) or "a reader"
-        told = " ".join(f"{v:+d}·{u}" for u, v in said[1].items())
-        raise Violation(f"{who} can compute {told}, which is no locked sum")
+        for coalition in self.coalitions:
+            leak = None
+            for allowed in product(*self._locked.values()):
+                leak = coalition.find_leak(allowed)
+                if leak is None:
+                    break
+            if leak is not None:
+                who = " and ".join(f"n{i}" for i in sorted(coalition.members)) or "a reader"
+                told = " ".join(f"{v:+d}·{u}" for u, v in leak.items())
+                raise Violation(f"{who} can compute {told}, which is no locked sum")
 
 
 class Keystreams:

@@ -1,7 +1,7 @@
 """Simulated days of masked rounds: members that crash, forget, leave and lie, chains that fork, and
 a referee that computes what every coalition can.
 
-The members decide by the shipped table (`swarm.protocol.masked_table`) on the shipped rules
+The members decide by the shipped machine, with its table for masked rounds, on the shipped rules
 (`swarm.protocol.ledger`); time passes in seconds, and in each a member may look at its chain and do
 some of what it should. A day has a plan of several rounds, and perhaps a second one on the same
 base by other members. At the end of a day every disk and every node key is stolen.
@@ -14,7 +14,7 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any
 
@@ -24,9 +24,11 @@ from harness.masked_hands import Disk, Hands
 from harness.referee import name
 from harness.simnet import Violation
 from swarm.errors import ContractError
+from swarm.protocol import machine as m
 from swarm.protocol import masked_table as t
 from swarm.protocol.ledger import Founder, Ledger
 from swarm.protocol.masking import Masking
+from swarm.protocol.program import federated_averaging
 from swarm.protocol.state import (
     UNDER_WAY,
     Duty,
@@ -36,15 +38,14 @@ from swarm.protocol.state import (
     RoundStatus,
     Rules,
     Terms,
-    may_close,
-    may_open,
-    may_void,
     members_in,
 )
 from swarm.types import NO_DIGEST, Address, Digest, MemberId, PlanId
 
 EPOCH = 1_700_000_000
-BASE, CODE, PROGRAM = (Digest(bytes([n]) * 32) for n in (1, 2, 3))
+BASE, CODE = (Digest(bytes([n]) * 32) for n in (1, 2))
+ROUNDS = 2
+PROGRAM = federated_averaging(ROUNDS)
 VICES = (
     "complains",
     "deals badly",
@@ -55,14 +56,18 @@ VICES = (
     "never reveals",
     "copies keys",
 )
-TROUBLE_S, PATIENCE_S = 150, 600
-Table = Mapping[RoundStatus, tuple[t.Rule, ...]]
+TROUBLE_S, PATIENCE_S, A_WHILE_S = 150, 600, 60
+
+
+Seen = tuple[int, PlanId]
+"""A plan, as one side of a fork has it."""
 
 
 @dataclass
 class Side:
     """One chain; after a fork there are two."""
 
+    number: int
     book: LedgerContract
     members: set[int]
     seen: dict[tuple[PlanId, int, int], RoundStatus] = field(default_factory=dict)
@@ -83,9 +88,16 @@ class Member:
     speed: float
     """Chance of a look at the chain in a second."""
     down_until: int = 0
-    hands: dict[PlanId, Hands] = field(default_factory=dict)
-    ready: dict[tuple[PlanId, int, Digest], int] = field(default_factory=dict)
-    """When its training from a base is done."""
+    hands: dict[Seen, Hands] = field(default_factory=dict)
+    machines: dict[Seen, m.RoundMachine] = field(default_factory=dict)
+    under_way: list[tuple[int, Seen, m.Command]] = field(default_factory=list)
+    """Work, and when it will be done."""
+
+    def crash(self) -> None:
+        """Memory is gone; the disk stays."""
+        self.hands.clear()
+        self.machines.clear()
+        self.under_way.clear()
 
 
 @dataclass(frozen=True)
@@ -94,7 +106,7 @@ class Parts:
 
     hands: type[Hands] = Hands
     ledger: type[Ledger] = Ledger
-    table: Table = field(default_factory=lambda: t.TABLE)
+    table: t.Table = field(default_factory=lambda: t.TABLE)
     trouble: Mapping[str, int] = field(default_factory=dict)
     """What happens on every day, and how often."""
     vices: tuple[str, ...] = ()
@@ -120,7 +132,7 @@ class MaskedDay:
         book.ledger = self.parts.ledger([Founder(_key(i), _key(i), f"n{i}") for i in range(nodes)])
         book.ledger.masked_rounds.available = True
         book.ledger.membership.signatures.domain = DOMAIN
-        self.sides = [Side(book, set(range(nodes)))]
+        self.sides = [Side(0, book, set(range(nodes)))]
         liars = rng.sample(range(nodes), rng.randint(0, self.colluders))
         self.members = [
             Member(
@@ -163,7 +175,7 @@ class MaskedDay:
 
     def run(self) -> None:
         """Live through the day. Raises Violation if a promise is broken."""
-        while self.now < EPOCH + TROUBLE_S + PATIENCE_S and not self._is_over():
+        while not self._is_over():
             for kind, i in self._trouble.get(self.now, ()):
                 self._strike(kind, self.members[i])
             order = self.rng.sample(self.members, len(self.members))
@@ -181,11 +193,11 @@ class MaskedDay:
         self.note(f"n{member.id}: {kind}")
         if kind == "crash":
             member.down_until = self.now + rng.choice((1, 5, 30))
-            member.hands.clear()
+            member.crash()
         elif kind == "lose vault":
             self.lost.add(member.id)
             member.disk.vaults.clear()
-            member.hands.clear()
+            member.crash()
         elif kind == "withdraw":
             self.send(self.sides[0], member, "withdraw", self.plans[0])
         elif kind == "stop":
@@ -195,7 +207,7 @@ class MaskedDay:
         elif kind == "fork" and len(self.sides) == 1:
             self._fork()
         elif kind == "switch" and len(self.sides) == 2 and not member.vices:
-            member.hands.clear()
+            member.crash()
             for side in self.sides:
                 side.members ^= {member.id}
 
@@ -203,7 +215,7 @@ class MaskedDay:
         """Two chains from here on: each honest member sees one of them, liars see both."""
         one = self.sides[0]
         said = dict(one.seen), dict(one.locked), dict(one.by_base)
-        other = Side(copy.deepcopy(one.book), set(), *said)
+        other = Side(1, copy.deepcopy(one.book), set(), *said)
         for member in self.members:
             if member.vices:
                 other.members.add(member.id)
@@ -217,7 +229,7 @@ class MaskedDay:
         side, rng = self.sides[0], self.rng
         nodes, c = len(self.members), self.colluders
         rules = Rules(
-            rounds=2,
+            rounds=ROUNDS,
             min_peers=c + 2,
             colluders=c,
             reopens=reopens,
@@ -226,7 +238,7 @@ class MaskedDay:
             max_round_s=40,
             slot_s=3,
         )
-        what = ("plan", CODE, PROGRAM, BASE, rules, 0, self.now + 60)
+        what = ("plan", CODE, PROGRAM.digest, BASE, rules, 0, self.now + 60)
         if self.send(side, self.members[proposer], "proposePlan", *what) is not None:
             return
         plan = PlanId(len(self.plans) + 1)
@@ -254,80 +266,95 @@ class MaskedDay:
 
     def _look(self, member: Member, side: Side) -> None:
         for plan_id in self.plans:
-            if plan_id not in side.book.ledger.plans:
+            plan = side.book.ledger.plans.get(plan_id)
+            if plan is None or member.id not in plan.consents:
                 continue
-            plan = side.book.plan(plan_id)
-            round = plan.round
-            hands = self._hands(member, plan_id)
-            if member.id not in plan.consents:
-                continue
-            live = plan.status in (PlanStatus.PROPOSED, PlanStatus.RUNNING)
-            if not live or round is None or round.status not in UNDER_WAY:
-                hands.erase(plan, None, live)
-            if not live:
-                continue
-            if round is None or round.status not in UNDER_WAY:
-                if may_open(plan, side.book.ledger.present_members, self.now):
-                    self.send(side, member, "open", plan_id)
-                continue
-            here = (plan_id, round.number, round.attempt)
+            seen = (side.number, plan_id)
+            hands = self._hands(member, seen)
+            live, round = plan.status in (PlanStatus.PROPOSED, PlanStatus.RUNNING), plan.round
+            runs = live and round is not None and round.status in UNDER_WAY
+            here = (plan_id, round.number, round.attempt) if runs and round is not None else None
             hands.erase(plan, here, live)
-            if here in member.disk.vaults:
-                hands.restore(here)
-            if "copies keys" in member.vices and member.id in round.submissions:
-                hands.held.keys[here[1:]] = round.submissions[member.id].keys
-            if round.status is RoundStatus.OPEN:
-                self._take_part(member, side, plan, round, hands)
-            self._work(member, side, plan, round, hands)
+            sent = {} if round is None or here is None else round.submissions
+            if "copies keys" in member.vices and here is not None and member.id in sent:
+                hands.held.keys[here[1:]] = sent[member.id].keys
+            observed = m.ChainObserved(replace(plan), side.book.ledger.present_members)
+            self._tell(member, side, plan_id, observed)
+            done = [w for w in member.under_way if w[0] <= self.now and w[1] == seen]
+            for work in done:
+                if work in member.under_way:
+                    member.under_way.remove(work)
+                    self._finish(member, side, plan_id, work[2])
 
-    def _hands(self, member: Member, plan: PlanId) -> Hands:
-        if plan not in member.hands:
-            member.hands[plan] = self.parts.hands(self, member.id, member.disk, member.vices)
-        return member.hands[plan]
+    def _hands(self, member: Member, seen: Seen) -> Hands:
+        if seen not in member.hands:
+            member.hands[seen] = self.parts.hands(self, member.id, member.disk, member.vices)
+        return member.hands[seen]
 
-    def _work(self, member: Member, side: Side, plan: Plan, round: Round, hands: Hands) -> None:
-        present, slot = side.book.ledger.present_members, 0
-        after = 0 if round.number >= plan.rules.rounds else 1
-        view = t.View(plan, round, present, member.id, hands.held, slot, after, self.now)
-        for command in list(t.wanted(view, self.parts.table)):
-            if self.rng.random() < 0.25:
-                continue  # slow, or lost on the way
-            if not isinstance(command, t.Send):
-                hands.obey(command, plan, round)
-            elif not self._refrains(member, command):
-                place = (plan.id, round.number, round.attempt)
-                self.send(side, member, command.function, *place, *command.arguments)
-            if plan.round is not round:
+    def _tell(self, member: Member, side: Side, plan_id: PlanId, event: m.Event) -> None:
+        seen = (side.number, plan_id)
+        machine = member.machines.get(seen)
+        if machine is None:
+            secret = bytes([member.id]) * 32
+            machine = m.RoundMachine(
+                plan_id, member.id, secret, lambda digest: True, PROGRAM, self.parts.table
+            )
+            member.machines[seen] = machine
+        for command in machine.handle(event, float(self.now)):
+            takes_s = 0 if self.rng.random() < 0.75 else self.rng.randint(1, 4)
+            if isinstance(command, m.Train):
+                takes_s = self.rng.randint(1, 10)
+            if isinstance(command, m.Transact | m.MaskedWork | m.Train | m.StopTraining):
+                member.under_way.append((self.now + takes_s, seen, command))
+
+    def _finish(self, member: Member, side: Side, plan_id: PlanId, command: m.Command) -> None:
+        """Do some work, and tell the machine of its end."""
+        seen = (side.number, plan_id)
+        plan, hands = side.book.plan(plan_id), self._hands(member, seen)
+        round = plan.round
+        match command:
+            case m.Train(number=number, base=base):
+                event: m.Event = m.TrainingFinished(
+                    number, base, name("x", member.id), 10 + member.id, NO_DIGEST
+                )
+            case m.StopTraining():
+                training = [w for w in member.under_way if isinstance(w[2], m.Train)]
+                for work in (w for w in training if w[1] == seen):
+                    member.under_way.remove(work)
+                    stopped = work[2]
+                    assert isinstance(stopped, m.Train)
+                    failed = m.TrainingFailed(stopped.number, stopped.base, "stopped", False)
+                    self._tell(member, side, plan_id, failed)
                 return
+            case m.MaskedWork(wanted):
+                current = round is not None and (round.number, round.attempt) == wanted.attempt
+                if current and round is not None and round.status in UNDER_WAY:
+                    hands.obey(wanted, plan, round)
+                event = m.MaskedWorkEnded(wanted, hands.held)
+            case m.Transact(function, number, attempt, arguments):
+                error: str | None = "it was kept back"
+                if not self._refrains(member, function):
+                    place = () if function == "open" else (number, attempt)
+                    if function == "submit" and "copies keys" in member.vices:
+                        arguments = self._with_copied_keys(round, arguments)
+                    error = self.send(side, member, function, plan_id, *place, *arguments)
+                event = m.TransactionSettled(function, number, attempt, error)
+            case _:
+                return
+        self._tell(member, side, plan_id, event)
 
     @staticmethod
-    def _refrains(member: Member, command: t.Send) -> bool:
+    def _refrains(member: Member, function: str) -> bool:
         """What a liar keeps to itself."""
         kept = {"masked": "never posts", "unmask": "never reveals"}
-        if command.function in ("attest", "merge"):
+        if function in ("attest", "merge"):
             return "never votes" in member.vices
-        return kept.get(command.function) in member.vices
+        return kept.get(function) in member.vices
 
-    def _take_part(
-        self, member: Member, side: Side, plan: Plan, round: Round, hands: Hands
-    ) -> None:
-        bit, place = 1 << member.id, (plan.id, round.number, round.attempt)
-        present = side.book.ledger.present_members
-        if may_void(plan, round, present, self.now):
-            self.send(side, member, "void", *place)
-        elif may_close(plan, round, present, self.now):
-            self.send(side, member, "close", *place)
-        elif round.trainers & ~round.submitted & bit and plan.participants & bit:
-            trained = (plan.id, round.number, round.base)
-            done_at = member.ready.setdefault(trained, self.now + self.rng.randint(1, 10))
-            keys = hands.held.keys.get(place[1:])
-            if self.now < done_at or keys is None:
-                self.send(side, member, "checkIn", *place, 500)
-                return
-            if "copies keys" in member.vices and round.submissions:
-                keys = round.submissions[min(round.submissions)].keys
-            what = (NO_DIGEST, 10 + member.id, bytes(32), NO_DIGEST, NO_DIGEST, keys)
-            self.send(side, member, "submit", *place, *what)
+    @staticmethod
+    def _with_copied_keys(round: Round | None, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+        others = {} if round is None else round.submissions
+        return (*arguments[:-1], others[min(others)].keys) if others else arguments
 
     # The chain.
 
@@ -379,7 +406,7 @@ class MaskedDay:
                     raise Violation("a spoiled sum became a model")
             elif plan.spoiled:
                 self.count("spoiled rounds")
-                if not noise:
+                if not noise and len(self.sides) == 1:
                     raise Violation("a sum is called spoiled, though all its parts were right")
             elif masking.abandoned.bit_count() <= round.roster.bit_count() // 2:
                 raise Violation(f"round {here} was locked, and voided nevertheless")
@@ -407,7 +434,11 @@ class MaskedDay:
         for i in owners:
             made = self.members[i].disk.vaults.get((plan.id, round.number, round.attempt), {})
             mine = made.get("masked", {}).get(masking.epoch)
-            if not self.members[i].vices and (mine is None or mine.digest != masking.posted[i]):
+            member = self.members[i]
+            if member.vices or i in self.lost:
+                continue
+            forked = mine is None and len(self.sides) > 1  # it saw this attempt end over there
+            if not forked and (mine is None or mine.digest != masking.posted[i]):
                 raise Violation(f"a sum is locked with what n{i} has not masked")
         what = (round.base, round.stage, plan.id if plan.rules.reopens else None)
         if side.by_base.setdefault(what, masking.contributors) != masking.contributors:
@@ -454,6 +485,8 @@ class MaskedDay:
     def _is_over(self) -> bool:
         if self.now < EPOCH + TROUBLE_S:
             return False
+        if self.now >= EPOCH + TROUBLE_S + (PATIENCE_S if len(self.sides) == 1 else A_WHILE_S):
+            return True  # on a fork some wait for ever for those who see the other side
         plans = [p for side in self.sides for p in side.book.ledger.plans.values()]
         return all(p.status in (PlanStatus.COMPLETED, PlanStatus.STOPPED) for p in plans)
 
@@ -469,7 +502,7 @@ class MaskedDay:
         if round is None or round.masking is None or round.status is not RoundStatus.LOCKED:
             return
         masking = round.masking
-        honest = {m.id for m in self.members if not m.vices} & side.members - self.lost
+        honest = {each.id for each in self.members if not each.vices} & side.members - self.lost
         able = [i for i in members_in(round.roster) if i in honest]
         may_open = len(self.sides) == 1 and not self._was_opened(plan, able)
         if may_open and len(able) >= masking.needed:
@@ -512,7 +545,7 @@ class MaskedDay:
 
     def story(self) -> list[str]:
         """What happened."""
-        liars = [f"n{m.id} {', '.join(sorted(m.vices))}" for m in self.members if m.vices]
+        liars = [f"n{i.id} {', '.join(sorted(i.vices))}" for i in self.members if i.vices]
         head = f"{len(self.members)} members, {self.colluders} may collude; {'; '.join(liars)}"
         return [head, *self.trace]
 

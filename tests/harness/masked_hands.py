@@ -86,6 +86,8 @@ class Hands:
         match command:
             case t.Deal():
                 self.deal(plan, round)
+            case t.Recall(attempt):
+                self.held.keys.setdefault(attempt, b"")  # unless the vault has some
             case t.CheckShares(_, dealers):
                 for dealer in members_in(dealers):
                     self.check_share(plan, round, dealer)

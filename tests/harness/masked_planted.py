@@ -326,10 +326,10 @@ class _Few(MaskedRounds):
 # The list.
 
 OFTEN: Mapping[str, int] = {"withdraw": 3}
-FORKED: Mapping[str, int] = {"fork": 1, "withdraw": 1, "switch": 20}
+FORKED: Mapping[str, int] = {"fork": 1, "withdraw": 1, "switch": 12, "stop": 0}
 CRASHY: Mapping[str, int] = {"crash": 40}
 SHAKEN: Mapping[str, int] = {"crash": 8, "lose vault": 0}
-STOPPED: Mapping[str, int] = {"stop": 12}
+STOPPED: Mapping[str, int] = {"stop": 1}
 
 
 @dataclass(frozen=True)

@@ -33,18 +33,18 @@ QUIET = Parts(
 
 
 @pytest.mark.parametrize("nodes", [3, 4, 7])
-def test_on_a_quiet_day_every_round_is_final_at_its_first_attempt(nodes: int) -> None:
+def test_on_a_quiet_day_every_round_becomes_final_with_the_right_sum(nodes: int) -> None:
     day = MaskedDay(nodes, 1, QUIET)
     day.run()
-    assert day.counted["masked rounds final"] == 2
-    assert day.counted["voids before a lock"] == 0
+    assert day.counted["masked rounds final"] == day.counted["locks"] == 2
+    assert day.counted["spoiled rounds"] == 0
 
 
 @pytest.mark.parametrize(
     "fault", [f for f in MASKED_FAULTS if f.name not in LONG], ids=lambda fault: fault.name
 )
 def test_a_planted_fault_is_found(fault: MaskedFault) -> None:
-    assert find_masked(fault, 20) is not None
+    assert find_masked(fault, 60) is not None
 
 
 def test_another_process_with_another_hash_seed_tells_the_same_story() -> None:
