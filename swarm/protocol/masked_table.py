@@ -223,7 +223,7 @@ def recall(view: View) -> Iterator[Command]:
 def judge_dealers(view: View) -> Iterator[Command]:
     """Call good who dealt well and answered every complaint; complain of wrong shares."""
     masking, held, here = view.masking, view.held, view.attempt
-    if not view.has(view.round.roster):
+    if not view.has(present_in(view.round, view.members)):
         return
     good, wrong = held.good.get(here, 0), held.wrong.get(here, 0)
     unchecked = masking.submitters & ~good & ~wrong

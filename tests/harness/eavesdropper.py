@@ -163,19 +163,26 @@ class Coalition:
 class Eavesdroppers:
     """Every coalition of up to `colluders` of these members, and whoever only reads the chain.
 
+    `exposed` are those who make others publish what only they knew: each coalition has it as well,
+    so they count in each.
+
     Tell it all that any member makes, sends or publishes, and what is locked. Each call raises
     Violation if somebody then knows what is no combination of locked sums and own updates. Masks
     follow from secrets (`derive`), and secrets from enough shares, or from a key that opens them.
     """
 
-    def __init__(self, members: Iterable[int], colluders: int) -> None:
-        ordered = sorted(members)
+    def __init__(
+        self, members: Iterable[int], colluders: int, exposed: Collection[int] = ()
+    ) -> None:
+        others = sorted(set(members) - set(exposed))
         self._updates: set[Unknown] = set()
-        self.coalitions = [
-            Coalition(frozenset(chosen), self._updates)
-            for size in range(colluders + 1)
-            for chosen in combinations(ordered, size)
+        sets = [
+            frozenset((*exposed, *chosen))
+            for size in range(colluders - len(exposed) + 1)
+            for chosen in combinations(others, size)
         ]
+        readers = [] if frozenset() in sets else [frozenset[int]()]
+        self.coalitions = [Coalition(members, self._updates) for members in (*readers, *sets)]
         self._locked: dict[Unknown, list[Row]] = {}
         self._masks: dict[Unknown, list[Unknown]] = {}
         self._sealed: dict[Unknown, list[tuple[Unknown, int, int]]] = {}

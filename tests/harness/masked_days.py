@@ -126,7 +126,6 @@ class MaskedDay:
         self.blobs: dict[Digest, object] = {}
         self.secret_of: dict[bytes, Unknown] = {}
         self._fresh = 0
-        self.ears = Eavesdroppers(range(nodes), self.colluders)
         self.streams = Keystreams()
         book = LedgerContract([Founder(_key(i), _key(i), f"n{i}") for i in range(nodes)], EPOCH)
         book.ledger = self.parts.ledger([Founder(_key(i), _key(i), f"n{i}") for i in range(nodes)])
@@ -147,6 +146,9 @@ class MaskedDay:
         if self.parts.vices:
             for member in self.members:
                 member.vices = frozenset(self.parts.vices if member is self.members[-1] else ())
+        # A false complaint has its sender's share published: that sender is one of the colluders.
+        exposed = [each.id for each in self.members if "complains" in each.vices]
+        self.ears = Eavesdroppers(range(nodes), self.colluders, exposed)
         self.lost: set[int] = set()
         """Whose vault was lost."""
         self.testers = set(rng.sample(range(nodes), rng.choice((0, 0, 1)) if nodes > 4 else 0))

@@ -327,7 +327,8 @@ class Hands:
             masks.append((self.pair_mask(plan, round, epoch, self.me, other), sign))
         hidden = (self.update(plan, round), self.rounding(plan, round), epoch, contributors)
         for key, sign in masks:
-            self.world.streams.use(self.me, key, hidden)
+            if not self.vices:  # what a liar gives away of itself is its own affair
+                self.world.streams.use(self.me, key, hidden)
             row[key] = row.get(key, 0) + sign
         if self.vault(plan, round).get("keys") != round.submissions[self.me].keys:
             row = {}  # a copied key masks nothing
