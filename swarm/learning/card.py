@@ -60,6 +60,9 @@ class Card(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True
     """The digest of the model with which the plan began."""
     model: Text = ""
     """The digest of the model as the members agreed on it: of what travels, in its wire types."""
+    own_parts: bool = False
+    """Whether parts that never leave the site are in it: then it is that site's, and not for
+    others."""
     statistics: Text = ""
     chain_round: int = 0
     round: int
@@ -115,6 +118,11 @@ def write_markdown(card: Card) -> str:
                 ("statistics", f"`{card.statistics}`" if card.statistics else "none"),
                 ("round", f"{card.round} of {card.rounds}"),
                 ("chain", f"{card.chain_id}, contract `{card.contract}`" if card.chain_id else "–"),
+                *(
+                    [("for", "the site that wrote it: parts of it never leave that site")]
+                    if card.own_parts
+                    else []
+                ),
                 ("licence", _plain(card.licence) or "not stated: ask the members"),
                 ("written by", f"swarm {card.made_by}"),
             ],

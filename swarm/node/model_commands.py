@@ -76,19 +76,19 @@ class ModelCommands:
         sums = self.store.path(found.statistics) if has_sums else None
         with tempfile.TemporaryDirectory(prefix=".swarm-export-", dir=out.parent) as folder:
             whole = Path(folder) / "whole"
-            await part.export(model, whole)
+            await part.export(model, whole, own_parts=True)
             await trio.to_thread.run_sync(write_folder, out, whole, sums, code, card, force)
         return {}
 
     async def export_newest(self, plan: PlanId, path: Path) -> None:
-        """Write the newest model of a plan to the new file `path`, whole.
+        """Write the newest model of a plan to the new file `path`, whole, for all members.
 
         Raises ConfigurationError if this node takes no part in the plan or does not hold it.
         """
         part = self._part_in(plan)
         if part.plan is None or not part.holds(part.plan.model):
             raise ConfigurationError(f"the newest model of plan {plan} is not here yet: try again")
-        await part.export(part.plan.model, path)
+        await part.export(part.plan.model, path, own_parts=False)
 
     async def _card(self, part: Participation, plan: Plan, round: int, code: Bundle) -> Card:
         """What this node knows of a model, without any member's own scores."""
@@ -111,6 +111,7 @@ class ModelCommands:
             plan=to_hex(plan.digest),
             base=to_hex(plan.base),
             model=to_hex(_model(part, round)),
+            own_parts=loaded.keeps_state,
             statistics="" if plan.statistics == NO_DIGEST else to_hex(plan.statistics),
             chain_round=round,
             round=part.program.number_of(round) or 0,

@@ -252,7 +252,7 @@ class Zoo:
         """The name of the whole model; with `keep`, it is in the store then."""
         out = self.store.scratch(f"zoo-{plan.id}")
         await trio.to_thread.run_sync(lambda: out.unlink(missing_ok=True))
-        await part.export(plan.model, out)
+        await part.export(plan.model, out, own_parts=False)
         if keep:
             return await trio.to_thread.run_sync(self.store.add, out)
         try:

@@ -86,12 +86,17 @@ class Evaluating:
         except (SwarmError, OSError, ValueError):
             return None
 
-    async def export(self, model: Digest, out: Path) -> None:
-        """Write a model that is here to the new file `out`, whole and in the plan's own types."""
+    async def export(self, model: Digest, out: Path, *, own_parts: bool) -> None:
+        """Write a model that is here to the new file `out`, whole and in the plan's own types.
+
+        With `own_parts` it is this site's own model: what stays here is in it, and it is not for
+        others. Without, these parts are those of the initial model, and equal at all members.
+        """
         path = self.store.path(model)
         layout = await trio.to_thread.run_sync(Layout.read, path)
         if await self.layouts.is_export(layout):
             await trio.to_thread.run_sync(shutil.copyfile, path, out)
         else:
             initial = await self.collection.initial_model()
-            await self.trainer.export(path, out, initial, self.kept.current)
+            kept = self.kept.current if own_parts else None
+            await self.trainer.export(path, out, initial, kept)

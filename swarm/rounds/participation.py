@@ -209,8 +209,9 @@ class Participation:
         await self.evaluating.evaluate(m.Evaluate(number, model, statistics, True))
         return self.records.at(number).metrics
 
-    async def export(self, model: Digest, out: Path) -> None:
-        await self.evaluating.export(model, out)
+    async def export(self, model: Digest, out: Path, *, own_parts: bool) -> None:
+        """Write a model as a whole file; with this site's own parts only for people here."""
+        await self.evaluating.export(model, out, own_parts=own_parts)
 
 
 def open_participation(

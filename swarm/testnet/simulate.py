@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -21,8 +21,10 @@ from swarm.blobs.store import name_of
 from swarm.errors import PlanError
 from swarm.learning import bundle
 from swarm.learning.card import Card, Score, Scores, describe_plan
+from swarm.learning.folding import Contribution, Folding, fold_whole
 from swarm.learning.folds.running import RawBytes, RunningMean
 from swarm.learning.model_folder import MODEL, write_folder
+from swarm.learning.placement import Frozen, Local, Placement, Shared, read_placement
 from swarm.learning.simulation.messages import (
     Begin,
     Opened,
@@ -37,7 +39,7 @@ from swarm.learning.simulation.messages import (
     Whole,
     WriteWhole,
 )
-from swarm.tensors import Layout
+from swarm.tensors import Layout, TensorFile
 from swarm.testnet.workers import Channel, WorkerProcess, Workers, in_order, open_workers
 from swarm.types import to_hex
 
@@ -71,8 +73,9 @@ class Simulation:
 
 @dataclass
 class _Run:
-    """Where a simulation stands."""
+    """Where a simulation stands. `folder` holds what clients keep."""
 
+    folder: Path
     asked: Simulation
     workers: Workers
     opened: Opened
@@ -102,17 +105,12 @@ def simulate(
         peers=asked.peers,
         rounds=asked.rounds,
     )
-    with open_workers(processes, start, opening) as workers:
+    with open_workers(processes, start, opening) as workers, TemporaryDirectory() as kept:
         opened = workers.open(Opened)
         _check_size(asked, opened)
-        run = _Run(asked, workers, opened, np.frombuffer(opened.initial, np.uint8))
+        run = _Run(Path(kept), asked, workers, opened, np.frombuffer(opened.initial, np.uint8))
         _begin(run)
         for turn in opened.turns:
-            if turn.merge not in ("sum", "mean"):
-                raise PlanError(
-                    "the plan's tensors have places or folds that are not simulated so: try it "
-                    "with run_federated or in a testnet"
-                )
             if turn.task == STATISTICS:
                 run.statistics = _sum_statistics(run)
             elif turn.task == TRAIN:
@@ -121,9 +119,9 @@ def simulate(
                 raise PlanError(f"the stage {turn.task!r} is not simulated: try it in a testnet")
             _begin(run)
             if turn.task == TRAIN:
-                run.rounds[-1]["metrics"] = _score(workers, "validation")
+                run.rounds[-1]["metrics"] = _score(run, "validation")
                 on_round(run.rounds[-1])
-        scores = _score(workers, "test")
+        scores = _score(run, "test")
         with TemporaryDirectory() as folder:
             digest = _name(run.model, Path(folder))
             if out is not None:
@@ -190,16 +188,24 @@ def _train(run: _Run, turn: Turn) -> RawBytes:
             f"round {turn.within}: so many clients are lost that fewer than min_peers "
             f"({run.opened.min_peers}) are left in {MOST_ATTEMPTS} attempts: sample more of them"
         )
-    requests = [
-        TrainClient(client=client, round=turn.within, round_in_all=turn.number) for client in chosen
-    ]
-    merged, losses, train_s = None, 0.0, 0.0
-    for update in in_order(run.workers, requests, Updated):
-        raw = np.frombuffer(update.update, np.uint8)
-        merged = merged or RunningMean(_layout(raw))
-        merged.add(raw, update.samples)
-        losses, train_s = losses + update.loss, train_s + update.train_s
-    assert merged is not None
+    requests = (
+        TrainClient(
+            client=client,
+            round=turn.within,
+            round_in_all=turn.number,
+            kept=_read(run.folder / f"kept-{client}"),
+        )
+        for client in chosen
+    )
+    losses, train_s = 0.0, 0.0
+    with TemporaryDirectory(dir=run.folder) as folder:
+        fold = _open_fold(run, read_placement(turn.merge), Path(folder))
+        for update in in_order(run.workers, requests, Updated):
+            fold.add(update.client, update.samples, np.frombuffer(update.update, np.uint8))
+            if update.kept is not None:
+                (run.folder / f"kept-{update.client}").write_bytes(update.kept)
+            losses, train_s = losses + update.loss, train_s + update.train_s
+        merged = fold.finish()
     run.rounds.append(
         {
             "round": turn.number,
@@ -213,7 +219,61 @@ def _train(run: _Run, turn: Turn) -> RawBytes:
             "metrics": {},
         }
     )
-    return merged.finish()
+    return merged
+
+
+class Fold(Protocol):
+    """What becomes of a round's updates, given in the clients' order."""
+
+    def add(self, client: int, samples: int, raw: RawBytes) -> None: ...
+
+    def finish(self) -> RawBytes: ...
+
+
+def _open_fold(run: _Run, placement: Placement, folder: Path) -> Fold:
+    """A plain mean adds updates up as they come; any other fold needs all of a round."""
+    if all(place == Shared() for _, place in placement.rows if not isinstance(place, IN_NO_UPDATE)):
+        return MeanFold()
+    return WholeFold(placement, TensorFile(_layout(run.model), run.model), folder)
+
+
+IN_NO_UPDATE = (Local, Frozen)
+
+
+class MeanFold:
+    """Keeps none of the updates."""
+
+    def __init__(self) -> None:
+        self._mean: RunningMean | None = None
+
+    def add(self, client: int, samples: int, raw: RawBytes) -> None:
+        self._mean = self._mean or RunningMean(_layout(raw))
+        self._mean.add(raw, samples)
+
+    def finish(self) -> RawBytes:
+        assert self._mean is not None
+        return self._mean.finish()
+
+
+class WholeFold:
+    """Keeps a round's updates in `folder`, mapped, until all are there."""
+
+    def __init__(self, placement: Placement, base: TensorFile, folder: Path) -> None:
+        self._placement, self._base, self._folder = placement, base, folder
+        self._given: list[Contribution] = []
+
+    def add(self, client: int, samples: int, raw: RawBytes) -> None:
+        path = self._folder / f"update-{client}"
+        path.write_bytes(raw.tobytes())
+        self._given.append(Contribution(client, samples, np.memmap(path, np.uint8, "r")))
+
+    def finish(self) -> RawBytes:
+        folding = Folding(self._placement, _layout(self._given[0].raw))
+        return fold_whole(folding, self._given, self._base).raw
+
+
+def _read(path: Path) -> bytes | None:
+    return path.read_bytes() if path.exists() else None
 
 
 def _sum_statistics(run: _Run) -> bytes:
@@ -243,8 +303,10 @@ def _begin(run: _Run) -> None:
     run.workers.begin(Begin(model=run.model.tobytes(), statistics=run.statistics))
 
 
-def _score(workers: Workers, part: Any) -> dict[str, float | None]:
-    return workers.ask(ScoreModel(part=part), Scored).result().metrics
+def _score(run: _Run, part: Literal["validation", "test"]) -> dict[str, float | None]:
+    files = {int(f.name.removeprefix("kept-")): f for f in run.folder.glob("kept-*")}
+    kept = {client: file.read_bytes() for client, file in files.items()}
+    return run.workers.ask(ScoreModel(part=part, kept=kept), Scored).result().metrics
 
 
 def _layout(raw: RawBytes) -> Layout:

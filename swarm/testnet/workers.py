@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Protocol, TypeVar
@@ -154,7 +154,7 @@ class Workers:
 
 
 def in_order(
-    workers: Workers, requests: Sequence[Request], kind: type[R], ahead: int = 3
+    workers: Workers, requests: Iterable[Request], kind: type[R], ahead: int = 3
 ) -> Iterator[R]:
     """The replies in the order of the requests, never more than `ahead` a worker asked ahead: what
     waits for its turn is bounded."""

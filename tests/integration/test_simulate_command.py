@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -27,10 +28,9 @@ import sys
 from pathlib import Path
 from swarm.blobs.store import name_of
 from swarm.learning.federated import run_federated
-from swarm.learning.state import write_state
 run = run_federated(Path(sys.argv[1]), rounds=2)
-write_state(Path(sys.argv[2]), run.models[-1])
-print(name_of(Path(sys.argv[2])).hex())
+Path(sys.argv[2]).write_bytes(run.file.raw.tobytes())
+print(name_of(Path(sys.argv[2])).hex(), run.score()["auc"])
 """
 
 
@@ -38,13 +38,39 @@ def digest_of(report: dict[str, Any]) -> str:
     return str(report["final_model"]["digest"])
 
 
-def test_all_sites_of_a_plan_make_the_model_of_a_federated_run(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", FEDERATED, str(EXAMPLES / "heart"), str(tmp_path / "m")]
-    known = subprocess.run(
+def federated(plan: Path, scratch: Path) -> tuple[str, float]:
+    """The digest and the AUC of two rounds in one process, with the arithmetic of trainers."""
+    command = [sys.executable, "-c", FEDERATED, str(plan), str(scratch)]
+    done = subprocess.run(
         command, env=os.environ | REPEATABLE, capture_output=True, text=True, timeout=300
     )
+    assert done.returncode == 0, done.stderr
+    digest, auc = done.stdout.split()
+    return "0x" + digest, float(auc)
+
+
+OTHER_FOLDS = """    tensors = {
+        "2.*": swarm.local(),
+        "*": swarm.shared(swarm.median(), step=swarm.nesterov(lr=0.9)),
+    }
+"""
+
+
+def test_folds_steps_and_parts_that_stay_at_sites_are_those_of_nodes(tmp_path: Path) -> None:
+    plan = shutil.copytree(EXAMPLES / "heart", tmp_path / "heart")
+    code = (plan / "plan.py").read_text()
+    (plan / "plan.py").write_text(code.replace("    rounds = 20\n", OTHER_FOLDS))
+    report = simulate(Simulation(plan, rounds=2), processes=2)
+    digest, auc = federated(plan, tmp_path / "m")
+    assert digest_of(report) == digest
+    assert report["swarm"]["auc"] == pytest.approx(auc, abs=1e-12)
+    with pytest.raises(PlanError, match="give --partition sites"):
+        simulate(Simulation(plan, clients=20, partition="iid", rounds=1), processes=1)
+
+
+def test_all_sites_of_a_plan_make_the_model_of_a_federated_run(tmp_path: Path) -> None:
     report = simulate(Simulation(EXAMPLES / "heart", rounds=2), processes=2, out=tmp_path / "out")
-    assert digest_of(report) == "0x" + known.stdout.strip(), known.stderr
+    assert digest_of(report) == federated(EXAMPLES / "heart", tmp_path / "m")[0]
     assert [r["contributors"] for r in report["rounds"]] == [4, 4]
     assert (tmp_path / "out" / "statistics.safetensors").exists()
 

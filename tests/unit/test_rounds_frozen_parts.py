@@ -4,6 +4,7 @@ it came too late to have it."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -157,7 +158,7 @@ def test_a_node_that_came_late_pulls_the_initial_model_before_it_trains(
         done = await node.training.train(m.Train(7, 1, "train", newest, NO_DIGEST, 7))
         assert isinstance(done, m.TrainingFinished)
         await node.evaluating.evaluate(m.Evaluate(7, newest, NO_DIGEST, False))
-        await node.evaluating.export(newest, tmp_path / "exported")
+        await node.evaluating.export(newest, tmp_path / "exported", own_parts=True)
 
     trio.run(scenario)
     here = ours.path(node.layouts.model0)
@@ -194,7 +195,8 @@ def test_a_whole_model_in_its_own_types_is_copied_without_the_trainer(
     trainer = FakeTrainer(loaded([HEAD], []))
     node = Node(tmp_path, ours, theirs, trainer)
     model = add(ours, update_layout_of(trainer.described), 4)
-    trio.run(node.evaluating.export, model, tmp_path / "exported")
+    export = partial(node.evaluating.export, model, tmp_path / "exported", own_parts=True)
+    trio.run(export)
     assert (tmp_path / "exported").read_bytes() == ours.path(model).read_bytes()
     assert trainer.given == []
 

@@ -28,11 +28,18 @@ from swarm.learning.loop import LocalTraining
 from swarm.learning.plan import Data, Site
 from swarm.learning.programs import program_of
 from swarm.learning.settings import rules_of
-from swarm.learning.simulation.messages import Opened, OpenPlan, Turn, Updated
+from swarm.learning.simulation.messages import (
+    Opened,
+    OpenPlan,
+    ScoreModel,
+    TrainClient,
+    Turn,
+    Updated,
+)
 from swarm.learning.simulation.partition import Partition, read_rule
 from swarm.learning.sites import deal
 from swarm.learning.state import State, pack_state, set_state, state_of, unpack_state
-from swarm.learning.travel import completed, to_wire
+from swarm.learning.travel import Rows, completed, rows_of, to_wire
 from swarm.tensors import Layout, TensorFile, TensorSpec
 
 Sums = dict[str, NDArray[Any]]
@@ -51,10 +58,13 @@ class Clients:
     """All training rows, as the plan's `data` gave them; None without a partition."""
     opened: Opened
     state: State
+    gathered: Rows
+    """What was gathered in the round before, by row."""
     sums: Sums | None = None
 
     def begin(self, model: bytes, statistics: bytes | None) -> None:
-        self.state = completed(unpack_state(read_file(model)), self.base.initial)
+        told = unpack_state(read_file(model))
+        self.state, self.gathered = completed(told, self.base.initial), rows_of(told)
         found = None if statistics is None else read_file(statistics)
         self.sums = None if found is None else {n: np.array(v) for n, v in found.items()}
 
@@ -62,26 +72,46 @@ class Clients:
         """The sums of one client's rows."""
         return pack_arrays(self._at(client).statistics())
 
-    def train(self, client: int, round: int, round_in_all: int) -> Updated:
-        """One client's update."""
-        site = self._at(client)
-        update = site.train(round, self.state, self.sums, own_copy=False, round_in_all=round_in_all)
+    def train(self, asked: TrainClient) -> Updated:
+        """One client's update, and what it is to keep."""
+        site = self._at(asked.client)
+        update = site.train(
+            asked.round,
+            self.state,
+            self.sums,
+            own_copy=False,
+            round_in_all=asked.round_in_all,
+            kept=_kept(asked.kept),
+            rows=self.gathered,
+        )
         sent = pack_state(to_wire(update.state, site.travels))
         return Updated(
-            client=client,
+            client=asked.client,
             update=sent.raw.tobytes(),
             samples=weight(update, site),
             loss=update.loss,
             train_s=update.train_s,
+            kept=pack_state(update.kept).raw.tobytes() if update.kept else None,
         )
 
-    def score(self, part: str) -> dict[str, float | None]:
-        """The model's metrics on all sites' rows; none if there are no such rows."""
-        rows = concatenate([getattr(site.prepared(self.sums), part) for site in self.sites])
-        if not rows_in(rows):
-            return {}
-        found = self.base.score(self.state, rows)
-        return {name: value if np.isfinite(value) else None for name, value in found.items()}
+    def score(self, asked: ScoreModel) -> dict[str, float | None]:
+        """The model's metrics on all sites' rows of one kind; none if there are no such rows.
+
+        Where sites have parts of their own, a metric is the mean of theirs, by their rows.
+        """
+        if not self.base.kept_names:
+            rows = concatenate([getattr(s.prepared(self.sums), asked.part) for s in self.sites])
+            return _known(self.base.score(self.state, rows)) if rows_in(rows) else {}
+        totals: dict[str, float] = {}
+        count = 0
+        for number, site in enumerate(self.sites):
+            rows = rows_in(getattr(site.prepared(self.sums), asked.part))
+            kept = _kept(asked.kept.get(number))
+            found = site.evaluate(self.state, self.sums, [asked.part], kept)[asked.part]
+            count += rows
+            for name, value in found.items():
+                totals[name] = totals.get(name, 0.0) + rows * value
+        return _known({name: total / count for name, total in totals.items()})
 
     def whole(self) -> bytes:
         """The model as the plan's own, in its own types."""
@@ -125,6 +155,11 @@ def open_clients(asked: OpenPlan) -> Clients:
             f"the plan has {len(sites)} sites, and {asked.clients} clients are asked for: give "
             "--partition iid or dirichlet:0.3 to deal the rows anew"
         )
+    if rule.kind != "sites" and base.kept_names:
+        raise PlanError(
+            f"{type(plan).__name__} keeps parts at each site, and clients to which rows are dealt "
+            "have none to score them on: give --partition sites"
+        )
     program = program_of(plan)
     program = program if asked.rounds is None else program.with_rounds(asked.rounds)
     places = [program.place(number) for number in range(1, program.rounds + 1)]
@@ -139,10 +174,9 @@ def open_clients(asked: OpenPlan) -> Clients:
         training_clients=trained,
         rows=sum(site.samples().train for site in sites),
         initial=pack_state(base.initial).raw.tobytes(),
-        travels_whole=base.travels.keys() == base.initial.keys(),
         notes=tuple(notes),
     )
-    return Clients(base, sites, partition, rows, opened, base.initial)
+    return Clients(base, sites, partition, rows, opened, base.initial, {})
 
 
 def _open_sites(base: LocalTraining, folder: Path, peers: int | None) -> list[LocalTraining]:
@@ -150,7 +184,12 @@ def _open_sites(base: LocalTraining, folder: Path, peers: int | None) -> list[Lo
     for dealt in deal(folder, peers):
         with TemporaryDirectory() as directory:
             location = dealt.copy_to(Path(directory))
-            sites.append(base.at(Site(dealt.name, location)))
+            site = Site(dealt.name, location)
+            if base.kept_names:  # a plan may hold what its sites keep, so each has its own
+                plan = deepcopy(base.plan)
+                sites.append(LocalTraining(plan, site, folder, seed=base.seed, device="cpu"))
+            else:
+                sites.append(base.at(site))
             sites[-1].samples()  # reads the data now: the copy goes away
     return sites
 
@@ -169,6 +208,14 @@ def pack_arrays(arrays: Sums) -> bytes:
     for name, value in arrays.items():
         file[name][...] = value
     return file.raw.tobytes()
+
+
+def _kept(raw: bytes | None) -> State | None:
+    return None if raw is None else unpack_state(read_file(raw))
+
+
+def _known(scores: dict[str, float]) -> dict[str, float | None]:
+    return {name: value if np.isfinite(value) else None for name, value in scores.items()}
 
 
 # All sites' rows in one place, in the forms that `Data` takes, as the plan gave them.

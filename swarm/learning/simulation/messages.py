@@ -41,17 +41,20 @@ class SumRows(_Message, frozen=True):
 
 
 class TrainClient(_Message, frozen=True):
-    """Train one client for one round. `round` counts within its stage."""
+    """Train one client for one round. `round` counts within its stage; `kept` is what the client
+    has kept of its last one."""
 
     client: int
     round: int
     round_in_all: int
+    kept: bytes | None = None
 
 
 class ScoreModel(_Message, frozen=True):
-    """Score the model on all sites' rows of one kind."""
+    """Score the model on all sites' rows of one kind, with what each site has kept, if it has."""
 
     part: Literal["validation", "test"]
+    kept: dict[int, bytes] = {}
 
 
 class WriteWhole(_Message, frozen=True):
@@ -83,8 +86,6 @@ class Opened(_Message, frozen=True):
     """Those with training rows; None: all."""
     rows: int
     initial: bytes
-    travels_whole: bool
-    """Whether a merged model holds all that the initial one does."""
     notes: tuple[str, ...] = ()
 
 
@@ -104,6 +105,7 @@ class Updated(_Message, frozen=True):
     samples: int
     loss: float
     train_s: float
+    kept: bytes | None = None
 
 
 class Scored(_Message, frozen=True):

@@ -56,9 +56,9 @@ class Worker:
             case SumRows():
                 return Summed(statistics=tuple(map(clients.statistics, request.clients)))
             case TrainClient():
-                return clients.train(request.client, request.round, request.round_in_all)
+                return clients.train(request)
             case ScoreModel():
-                return Scored(metrics=clients.score(request.part))
+                return Scored(metrics=clients.score(request))
             case WriteWhole():
                 return Whole(model=clients.whole())
 
