@@ -96,7 +96,8 @@ class Program(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
     def with_rounds(self, rounds: int, before: int = 0) -> Program:
         """The program with so many rounds of training, after others `before`.
 
-        Raises PlanError if no stage or more than one makes models: which would have them?
+        Raises PlanError for more rounds than there may be, and if no stage or more than one makes
+        models: which would have them?
         """
         models = [stage for stage in self.stages if stage.slot == MODEL_SLOT]
         if len(models) != 1:
@@ -109,7 +110,7 @@ class Program(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
         changed = replace(
             models[0], rounds=rounds, written=0 if rounds == said else said, before=before
         )
-        return Program(tuple(changed if s is models[0] else s for s in self.stages))
+        return parse(Program(tuple(changed if s is models[0] else s for s in self.stages)).blob)
 
     # What people call rounds.
 

@@ -169,6 +169,10 @@ def test_a_proposer_may_choose_the_rounds_and_the_program_shows_it() -> None:
     twice = Program((WITHOUT.stages[0], WITHOUT.stages[0]))
     with pytest.raises(PlanError, match=r"training, training.*change them in plan\.py"):
         twice.with_rounds(5)
+    with pytest.raises(PlanError, match="<= 1000000"):
+        WITH.with_rounds(1_000_001)
+    with pytest.raises(PlanError, match="1000001 rounds has more than 1000000"):
+        WITH.with_rounds(1_000_000)
 
 
 def plan_with(program: Program, rounds: int | None = None) -> Plan:
