@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from eth_abi.codec import ABICodec
 from eth_abi.registry import registry
+from eth_account.messages import encode_typed_data
 from eth_hash.auto import keccak
 from harness.evm import AT, CHAIN_ID, DOMAIN, Book, EvmContract, LedgerContract, proof_of
 
@@ -23,11 +24,13 @@ from swarm.chain.contract import MEMBERS_A_PAGE
 from swarm.chain.signer import NodeKeys
 from swarm.errors import ContractError
 from swarm.protocol.attestation import (
+    FIELDS,
     Attestation,
     attestation_digest,
     domain_of,
     node_key_digest,
     sign,
+    signer_of,
 )
 from swarm.protocol.election import HOLDER_DOMAIN
 from swarm.protocol.ledger import DEFAULT_INVITATION_S, LONGEST_INVITATION_S, MAX_OPEN_PLANS
@@ -1762,3 +1765,44 @@ def test_a_vote_that_cannot_be_carried_out_changes_nothing(found: Found) -> None
     assert site.refused(account(1), "vote", 2, True).name == "ConsortiumNameInUse"
     proposal = site.book.proposals()[2]
     assert (proposal.status, proposal.ayes) == (ProposalStatus.OPEN, 0b01)
+
+
+def test_the_specification_has_signed_what_wallets_sign() -> None:
+    """By another's code: EIP-712 as `eth_account` has it."""
+    named = {
+        "EIP712Domain": [
+            {"name": "name", "type": "string"},
+            {"name": "version", "type": "string"},
+            {"name": "chainId", "type": "uint256"},
+            {"name": "verifyingContract", "type": "address"},
+        ],
+        "Attestation": [{"name": name, "type": kind} for name, kind in FIELDS],
+        "NodeKey": [{"name": "member", "type": "uint8"}],
+    }
+    domain = {
+        "name": "swarm consortium",
+        "version": "2",
+        "chainId": CHAIN_ID,
+        "verifyingContract": "0x" + AT.hex(),
+    }
+    said = Attestation(7, 2, 3, Outcome(MODEL, 0b101, 2, 4), 3, META, 1, RoundStatus.LOCKED)
+    signed: list[tuple[str, dict[str, Any], Digest]] = [
+        ("Attestation", dict(said.message), attestation_digest(DOMAIN, said)),
+        ("NodeKey", {"member": 9}, node_key_digest(DOMAIN, 9)),
+    ]
+    for kind, message, digest in signed:
+        types = {name: fields for name, fields in named.items() if name in (kind, "EIP712Domain")}
+        whole = {"types": types, "primaryType": kind, "domain": domain, "message": message}
+        text = encode_typed_data(full_message=whole)
+        assert keccak(b"\x19" + text.version + text.header + text.body) == digest
+        assert signer_of(digest, sign(SECRETS[4], digest)) == NODES[4]
+
+
+@pytest.mark.parametrize("v", [0, 1, 26, 29, 255])
+def test_the_specification_knows_a_signature_by_its_length_and_its_last_byte(v: int) -> None:
+    digest = node_key_digest(DOMAIN, 0)
+    good = sign(SECRETS[0], digest)
+    assert good[64] in (27, 28)
+    assert signer_of(digest, good) == NODES[0]
+    for bad in (good[:64] + bytes([v]), good[:64], good + b"\0", bytes(64) + bytes([27])):
+        assert signer_of(digest, bad) is None
