@@ -1569,7 +1569,9 @@ def test_a_void_after_the_close_widens_the_next_slots(found: Found) -> None:
     site = found(2)
     site.begin(2, slot_s=10, max_round_s=3600)
     site.submit(0, 1)
-    site.now += 60
+    site.now += 59
+    assert site.refused(0, "void", *site.at).name == "RoundNotVoidable"
+    site.now += 1
     site.send(0, "void", *site.at)
     assert site.plan.merge_s == 10  # at most a slot
     site.now += 5
