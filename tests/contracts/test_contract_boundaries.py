@@ -6,6 +6,8 @@ meet a bound exactly, and `<` in the place of `<=` shows nowhere else.
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -32,7 +34,7 @@ from swarm.protocol.attestation import (
     sign,
     signer_of,
 )
-from swarm.protocol.election import HOLDER_DOMAIN
+from swarm.protocol.election import HOLDER_DOMAIN, secret_for
 from swarm.protocol.ledger import DEFAULT_INVITATION_S, LONGEST_INVITATION_S, MAX_OPEN_PLANS
 from swarm.protocol.membership import (
     CONTACT_EVERY_S,
@@ -58,7 +60,11 @@ from swarm.protocol.state import (
     Rules,
     Terms,
     VerifyLevel,
+    may_open,
+    may_void,
     member_set,
+    waited_for,
+    winner,
 )
 from swarm.types import NO_ADDRESS, NO_DIGEST, Address, Digest, MemberId, PlanId
 
@@ -1808,3 +1814,124 @@ def test_the_specification_knows_a_signature_by_its_length_and_its_last_byte(v: 
     assert signer_of(digest, good) == NODES[0]
     for bad in (good[:64] + bytes([v]), good[:64], good + b"\0", bytes(64) + bytes([27])):
         assert signer_of(digest, bad) is None
+
+
+def present(site: Site) -> int:
+    return member_set(i for i, member in site.book.members().items() if member.present)
+
+
+def awaited(site: Site) -> int:
+    return waited_for(site.plan, present(site), site.now)
+
+
+def test_people_are_told_whom_a_plan_waits_for_at_each_step(found: Found) -> None:
+    site = found(4)
+    site.propose(until=START + 100, rounds=1)
+    site.consent(0)
+    site.send(3, "decline", PLAN)
+    assert awaited(site) == 0b0110
+    site.now = START + 99
+    assert awaited(site) == 0b0110
+    site.now += 1
+    assert awaited(site) == 0  # the invitation has ended
+    site.consent(1)
+    assert (site.round.roster, awaited(site)) == (0b0011, 0b0011)
+    site.submit(0)
+    assert awaited(site) == 0b0010
+    site.submit(1)
+    assert awaited(site) == 1 << site.round.leader_at(site.now)
+    leader = site.merge()
+    site.send(1 - leader, "attest", *site.at, MERGED, 3, META)
+    assert (site.plan.status, awaited(site)) == (PlanStatus.COMPLETED, 0)
+
+
+def test_a_final_round_that_none_can_follow_waits_for_nobody(found: Found) -> None:
+    site = found(2)
+    site.propose()
+    site.consent(0, until=START + 5)
+    site.consent(1)
+    site.now += 6
+    site.submit(0, 1)
+    leader = site.merge()
+    site.send(1 - leader, "attest", *site.at, MERGED, 3, META)
+    assert (site.plan.status, site.round.status) == (PlanStatus.RUNNING, RoundStatus.FINAL)
+    assert awaited(site) == 0
+    assert not may_void(site.plan, site.round, present(site), site.now)
+    assert not may_open(site.plan, present(site), site.now)
+    site.send(0, "stop", PLAN)
+    assert not may_open(site.plan, present(site), site.now)
+
+
+def test_a_round_with_enough_updates_is_not_void_when_its_longest_time_is_over(
+    found: Found,
+) -> None:
+    site = found(3)
+    site.begin(3, max_round_s=60, liveness_s=600)
+    site.submit(0, 1)
+    site.now += 60
+    assert site.refused(0, "void", *site.at).name == "RoundNotVoidable"
+
+
+def test_a_round_is_void_at_once_when_too_few_who_train_are_left(found: Found) -> None:
+    site = found(4)
+    site.propose(max_round_s=600)
+    site.consent(2, 3, duties=Duty.TEST, max_samples=0)
+    site.consent(0, 1)
+    assert site.refused(0, "void", *site.at).name == "RoundNotVoidable"
+    site.send(1, "withdraw", PLAN)
+    site.send(0, "void", *site.at)
+    assert site.round.status is RoundStatus.VOID
+
+
+def test_a_closed_round_is_void_early_only_if_too_few_are_left_and_nobody_merged(
+    found: Found,
+) -> None:
+    for merged in (False, True):
+        site = found(4)
+        site.begin(4, min_peers=2)
+        site.submit(0, 1, 2, 3)
+        assert site.refused(0, "void", *site.at).name == "RoundNotVoidable"
+        stays = site.merge() if merged else 3
+        gone = [n for n in range(4) if n != stays]
+        for n in gone[:2]:
+            site.send(n, "withdraw", PLAN)
+        assert site.refused(stays, "void", *site.at).name == "RoundNotVoidable"
+        site.send(gone[2], "withdraw", PLAN)
+        if merged:
+            bad = site.refused(stays, "void", *site.at)
+            assert bad.name == "RoundNotVoidable"
+        else:
+            site.send(stays, "void", *site.at)
+
+
+def test_a_winner_is_the_candidate_that_made_a_final_round_final(found: Found) -> None:
+    site = found(2)
+    site.begin(2, rounds=1)
+    site.submit(0, 1)
+    leader = site.merge()
+    assert winner(site.round, present(site)) is None
+    site.send(1 - leader, "attest", *site.at, MERGED, 3, META)
+    final = winner(site.round, present(site))
+    assert final is not None
+    assert final.outcome == MERGED
+
+
+def test_a_seed_is_the_hash_of_the_one_before_a_domain_and_all_that_was_revealed(
+    found: Found,
+) -> None:
+    site = found(2)
+    secrets = [b"\x11" * 32, b"\x22" * 32]
+    site.propose()
+    for n, secret in enumerate(secrets):
+        site.consent(n, commitment=Digest(keccak(secret)))
+    for n, secret in enumerate(secrets):
+        site.send(n, "submit", *site.at, UPDATE, 10, secret, NO_DIGEST, META, b"")
+    terms = [int.from_bytes(keccak(account(n) + s), "big") for n, s in enumerate(secrets)]
+    folded = (terms[0] ^ terms[1]).to_bytes(32, "big")
+    assert site.round.seed == keccak(bytes(32) + keccak(b"swarm/round-seed/1") + folded)
+
+
+def test_the_specification_derives_a_secret_from_the_key_and_the_place() -> None:
+    key, place = b"\x07" * 32, bytes(7) + b"\x01" + bytes(7) + b"\x02" + bytes(7) + b"\x03"
+    expected = hmac.new(key, b"swarm/commitment/1" + place, hashlib.sha256).digest()
+    assert secret_for(key, 1, 2, 3) == expected
