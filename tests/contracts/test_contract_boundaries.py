@@ -34,7 +34,7 @@ from swarm.protocol.attestation import (
     sign,
     signer_of,
 )
-from swarm.protocol.election import HOLDER_DOMAIN, secret_for
+from swarm.protocol.election import HOLDER_DOMAIN, secret_for, slot_start, slots_elapsed
 from swarm.protocol.ledger import DEFAULT_INVITATION_S, LONGEST_INVITATION_S, MAX_OPEN_PLANS
 from swarm.protocol.membership import (
     CONTACT_EVERY_S,
@@ -63,6 +63,7 @@ from swarm.protocol.state import (
     may_open,
     may_void,
     member_set,
+    member_with_node,
     waited_for,
     winner,
 )
@@ -1935,3 +1936,47 @@ def test_the_specification_derives_a_secret_from_the_key_and_the_place() -> None
     key, place = b"\x07" * 32, bytes(7) + b"\x01" + bytes(7) + b"\x02" + bytes(7) + b"\x03"
     expected = hmac.new(key, b"swarm/commitment/1" + place, hashlib.sha256).digest()
     assert secret_for(key, 1, 2, 3) == expected
+
+
+@pytest.mark.parametrize("make", [LedgerContract, EvmContract], ids=["specification", "contract"])
+def test_no_two_founders_share_a_key_or_a_name(make: Callable[..., Book]) -> None:
+    first = Founder(account(0), NODES[0], "site 0")
+    for second, error in (
+        (Founder(account(0), NODES[1], "site 1"), "ConsortiumKeyInUse"),
+        (Founder(account(1), NODES[0], "site 1"), "ConsortiumKeyInUse"),
+        (Founder(account(1), NODES[1], "site 0"), "ConsortiumNameInUse"),
+        (Founder(account(1), NODES[1], ""), "ConsortiumBadName"),
+    ):
+        with pytest.raises(ContractError, match=error):
+            make([first, second], START)
+
+
+def test_who_has_left_is_no_validator_and_no_nodes_owner(found: Found) -> None:
+    site = found(3)
+    site.send(account(1), "leave")
+    members = site.book.members()
+    assert [m.validator for m in members.values()] == [True, False, True]
+    assert member_with_node(members, NODES[1]) is None
+    owner = member_with_node(members, NODES[2])
+    assert owner is not None
+    assert owner.id == 2
+
+
+def test_leaders_take_turns_by_the_second_and_people_are_told_which(found: Found) -> None:
+    site = found(2)
+    site.begin(2, slot_s=1)
+    site.submit(0, 1)
+    leaders = [site.round.leader_at(site.now + s) for s in (0, 1)]
+    assert sorted(leaders) == [0, 1]
+    assert site.round.first_slot_of(leaders[0]) == 0
+    for leader in leaders:
+        assert awaited(site) == 1 << leader
+        site.now += 1
+
+
+def test_the_specification_knows_when_each_slot_begins_after_all_doublings() -> None:
+    for eligible in (1, 3):
+        for slot in range(25 * eligible):
+            start = slot_start(slot, 2, eligible)
+            assert slots_elapsed(start, 2, eligible) == slot
+            assert slot == 0 or slots_elapsed(start - 1, 2, eligible) == slot - 1
