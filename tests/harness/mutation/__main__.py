@@ -10,6 +10,8 @@ import time
 import tomllib
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +104,9 @@ def _trials(given: argparse.Namespace, mutants: list[Mutant]) -> Iterator[Verdic
             tell(verdict)
             yield verdict
         return
-    tried, left = try_warm(mutants, named, tell)
+    # In a process of its own: those tried after it must load everything anew.
+    with ProcessPoolExecutor(1, mp_context=get_context("fork")) as own:
+        tried, left = own.submit(try_warm, mutants, named, tell).result()
     yield from (verdict for verdict in tried if verdict.found_by is not None)
     survived = [verdict for verdict in tried if verdict.found_by is None]
     if given.named:
