@@ -23,6 +23,25 @@ from swarm.cli.options import (
 from swarm.visible import visible, visible_lines
 
 PLAN_PATH = click.Path(exists=True, path_type=Path)
+ANYTHING = click.Path(exists=True, path_type=Path)
+
+
+def _read_try_for(context: click.Context, parameter: click.Parameter, text: str) -> int:
+    seconds = read_duration(context, parameter, text) or 0
+    if seconds > LONGEST_TRIAL_S:
+        raise click.BadParameter(f"{text} is longer than {LONGEST_TRIAL_S} s")
+    return seconds
+
+
+LONGEST_TRIAL_S = 300
+try_for_option = click.option(
+    "--try-for",
+    default="60s",
+    show_default=True,
+    metavar="TIME",
+    callback=_read_try_for,
+    help="How long a round is tried; of a longer one, the time is worked out.",
+)
 
 invite_option = click.option(
     "--invite",
@@ -154,14 +173,23 @@ def list_plans(node: Path, as_json: bool) -> None:
 @command.command()
 @node_option
 @click.argument("plan", type=int)
+@click.option("--check", "with_trial", is_flag=True, help="Try it on this site's data, in the box.")
+@try_for_option
 @json_option
-def show(node: Path, plan: int, as_json: bool) -> None:
-    """PLAN's rules and all of its code: what consent would mean."""
+def show(node: Path, plan: int, with_trial: bool, try_for: int, as_json: bool) -> None:
+    """PLAN's rules and all of its code: what consent would mean.
+
+    With what this site's policy says of it, and what it imports. If this institution consented to a
+    plan before, the code ends with a diff to that. With --check the node tries it: see
+    `swarm plan check`.
+    """
     answer = ask_node(node, "show_plan", plan=plan)
+    if with_trial:
+        answer["trial"] = ask_node(node, "try_plan", plan=plan, within_s=try_for)
     if as_json:
         print_json(answer)
         return
-    code = answer.pop("code")
+    code, before = answer.pop("code"), answer.pop("before")
     answer = for_people(answer)
     click.echo(f"plan {answer['id']}: {answer['name']}, proposed by {answer['proposer']}")
     click.echo(f"digest {answer['digest']}")
@@ -175,6 +203,98 @@ def show(node: Path, plan: int, as_json: bool) -> None:
         # Numbered, so that no line of code looks like the beginning of another file.
         for number, line in enumerate(visible_lines(text.removesuffix("\n")), 1):
             click.echo(f"{number:5}  {line}".rstrip())
+    if before is not None:
+        _print_difference(before, code)
+    click.echo("\nimports " + (", ".join(_modules(answer["imports"])) or "nothing"))
+    for refusal in answer["policy"]:
+        click.echo(click.style(f"refused by this site's policy: {refusal}", fg="red"))
+    if with_trial:
+        _print_trial(answer["trial"])
+
+
+def _print_difference(before: dict[str, Any], code: dict[str, str]) -> None:
+    from swarm.learning.difference import difference
+
+    lines = difference(before["code"], code)
+    what = f"plan {before['id']} ({visible(before['name'])}), consented to before"
+    click.echo(f"\n===== what it changes of {what}" if lines else f"\nthe same code as {what}")
+    for line in lines:
+        click.echo(line)
+
+
+def _modules(imports: list[dict[str, Any]]) -> list[str]:
+    return sorted({each["module"] for each in imports})
+
+
+def _print_trial(told: dict[str, Any]) -> None:
+    import msgspec
+
+    from swarm.node.trial import Findings, in_words
+
+    for line in in_words(msgspec.convert(told, Findings)):
+        click.echo(visible(line))
+
+
+@command.command()
+@click.argument("path", type=PLAN_PATH)
+@click.option("--data", type=ANYTHING, help="This site's data: a file or folder.")
+@click.option("--option", "options", multiple=True, metavar="KEY=VALUE", help="Of `data.options`.")
+@click.option("--read", multiple=True, type=ANYTHING, help="A further file that it may read.")
+@click.option("--device", default="auto", show_default=True)
+@try_for_option
+@json_option
+def check(
+    path: Path,
+    data: Path | None,
+    options: tuple[str, ...],
+    read: tuple[Path, ...],
+    device: str,
+    try_for: int,
+    as_json: bool,
+) -> None:
+    """Try the plan in PATH in the box: what it imports and reads, what would leave, how long it
+    takes.
+
+    Needs no node, and nothing leaves. The code runs: in what this machine allows of a box.
+
+    \b
+    swarm plan check examples/heart --data patients.csv
+    """
+    import trio
+
+    from swarm.learning.supervisor import TrainerConfig
+    from swarm.node.trial import in_words, try_plan
+
+    given = dict(_option(text) for text in options)
+    config = TrainerConfig(
+        plan=path.resolve(),
+        site="here",
+        workspace=path,  # replaced by a folder that ends with the trial
+        data=None if data is None else data.resolve(),
+        read=tuple(each.resolve() for each in read),
+        options=given,
+        device=device,
+    )
+    found = trio.run(try_plan, config, float(try_for))
+    if as_json:
+        print_json(found)
+        return
+    for line in in_words(found):
+        click.echo(visible(line))
+
+
+def _option(text: str) -> tuple[str, str | int | float | bool]:
+    """A site's option as node.toml would have it: TOML's value, or else the text."""
+    import msgspec
+
+    key, separator, value = text.partition("=")
+    if not separator or not key:
+        raise click.BadParameter(f"{text!r} is no option: write KEY=VALUE")
+    try:
+        read = msgspec.toml.decode(f"value = {value}")["value"]
+    except (msgspec.MsgspecError, ValueError):
+        return key, value
+    return key, read if isinstance(read, str | int | float | bool) else value
 
 
 def _stages(plan: dict[str, Any]) -> Iterator[str]:

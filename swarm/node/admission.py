@@ -4,13 +4,14 @@ site asks for one. Asked when somebody consents, and again whenever the node sta
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from swarm.learning.imports import Import
 from swarm.learning.messages import Loaded
 from swarm.node.confirmations import Confirmations
 from swarm.node.policy import SitePolicy, require
-from swarm.protocol.state import Member, Plan
+from swarm.protocol.state import Member, Plan, member_with_node
 from swarm.rounds.site_limits import SiteLimits
 from swarm.types import MemberId
 
@@ -25,6 +26,14 @@ class Admission:
     def against_proposal(self, plan: Plan, members: Mapping[MemberId, Member]) -> list[str]:
         """What speaks against a plan as the chain has it, one sentence each."""
         return self.policy.of_proposal(plan, members.get(plan.proposer))
+
+    def against_imports(self, imports: Sequence[Import]) -> list[str]:
+        """What speaks against what a plan's code imports."""
+        return self.policy.of_imports(imports)
+
+    def member_of(self, members: Mapping[MemberId, Member]) -> Member | None:
+        """The member whose node this is."""
+        return member_with_node(members, self.confirmations.own)
 
     def require_proposal(self, plan: Plan, members: Mapping[MemberId, Member]) -> None:
         """Before anything of the plan runs, or is asked of others."""

@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import trio
+from msgspec import to_builtins
 
 from swarm.chain.contract import UnreadableAnswer
-from swarm.errors import ConfigurationError, PeerUnreachable
+from swarm.errors import ConfigurationError, PeerUnreachable, PlanError
 from swarm.learning import bundle
+from swarm.learning.bundle import Bundle
+from swarm.learning.imports import Import, read_imports
 from swarm.learning.stages import check_known
 from swarm.node.admission import Admission
 from swarm.node.chain_link import ChainLink
@@ -23,6 +26,7 @@ from swarm.node.library import Library
 from swarm.node.programs import Programs, check_program
 from swarm.node.proposal import check_rules
 from swarm.node.trainers import Trainers
+from swarm.node.trial import try_plan
 from swarm.protocol.election import commitment_to, secret_for
 from swarm.protocol.program import Program, parse
 from swarm.protocol.state import Duty, Member, Plan, Terms
@@ -56,6 +60,7 @@ class PlanCommands:
             "withdraw": self.withdraw,
             "stop_plan": self.stop_plan,
             "plan_sentence": self.plan_sentence,
+            "try_plan": self.try_plan,
             "confirm_plan": self.confirm_plan,
         }
 
@@ -73,10 +78,21 @@ class PlanCommands:
         found = await self._plan(plan)
         await self.bring_code(found)
         code = await trio.to_thread.run_sync(self.library.read, found.digest)
-        files = {name: text.decode(errors="replace") for name, text in code.files.items()}
         with suppress(PeerUnreachable):  # then its digest is shown
             await self.bring_program(found)
-        return await self._told(found) | {"code": files, "begins": self._origin(found)}
+        refusals = self.admission.against_proposal(found, await self.chain.members())
+        imports: list[Import] = []
+        try:
+            imports = await trio.to_thread.run_sync(read_imports, code)
+        except PlanError as error:
+            refusals.append(str(error))
+        return await self._told(found) | {
+            "code": _texts(code),
+            "begins": self._origin(found),
+            "before": await self._read_before(found),
+            "imports": to_builtins(imports),
+            "policy": refusals + self.admission.against_imports(imports),
+        }
 
     async def consent(self, plan: int, path: str | None) -> object:
         found = await self._plan(plan)
@@ -113,6 +129,28 @@ class PlanCommands:
         await transact(self.chain, "consent", found.id, found.digest, terms)
         return {"digest": to_hex(found.digest), "max_samples": most}
 
+    async def try_plan(self, plan: int, within_s: float) -> object:
+        """A dry run of a plan on this site's data, in the box; nothing leaves."""
+        found = await self._plan(plan)
+        await self.bring_code(found)
+        return await try_plan(await self.trainers.dry_run_of(found.digest), within_s)
+
+    async def _read_before(self, plan: Plan) -> dict[str, Any] | None:
+        """The newest earlier plan that this member consented to and whose code is here, those of
+        the same name first."""
+        me = self.admission.member_of(await self.chain.members())
+        joined = [
+            p
+            for p in self.known_plans.values()
+            if me is not None and p.id < plan.id and me.id in p.consents
+        ]
+        joined.sort(key=lambda p: (p.name == plan.name, p.id), reverse=True)
+        for before in joined:
+            if self.library.has(before.digest):
+                code = await trio.to_thread.run_sync(self.library.read, before.digest)
+                return {"id": before.id, "name": before.name, "code": _texts(code)}
+        return None
+
     async def plan_sentence(self, plan: int) -> object:
         """What a second person signs to confirm a plan, and who may."""
         sentence = self.admission.confirmations.sentence(await self._plan(plan))
@@ -147,3 +185,7 @@ class PlanCommands:
 
     async def _plan(self, number: int) -> Plan:
         return await read_plan(self.chain, number)
+
+
+def _texts(code: Bundle) -> dict[str, str]:
+    return {name: text.decode(errors="replace") for name, text in code.files.items()}

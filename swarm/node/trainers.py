@@ -43,6 +43,12 @@ class Trainers:
             self._opened[code] = await self.resources.enter_async_context(opened)
         return self._opened[code]
 
+    async def dry_run_of(self, code: Digest) -> TrainerConfig:
+        """What a dry run of the plan with this code is to be started with."""
+        if self.policy.limits_imports:
+            require(self.policy.of_imports(await trio.to_thread.run_sync(self.imports_of, code)))
+        return self._config_of(code)
+
     def imports_of(self, code: Digest) -> list[Import]:
         """What a plan's code imports, without running it. Blocks; raises ConfigurationError."""
         return read_imports(self.library.read(code))
