@@ -56,7 +56,7 @@ VICES = (
     "never reveals",
     "copies keys",
 )
-TROUBLE_S, PATIENCE_S, A_WHILE_S = 150, 600, 60
+TROUBLE_S, PATIENCE_S, A_WHILE_S, LONG_S = 150, 600, 60, 200
 
 
 Seen = tuple[int, PlanId]
@@ -504,6 +504,8 @@ class MaskedDay:
         if round is None or round.masking is None or round.status is not RoundStatus.LOCKED:
             return
         masking = round.masking
+        if self.now < round.closed_at + LONG_S:
+            return  # locked just before the day ended
         honest = {each.id for each in self.members if not each.vices} & side.members - self.lost
         able = [i for i in members_in(round.roster) if i in honest]
         may_open = len(self.sides) == 1 and not self._was_opened(plan, able)
