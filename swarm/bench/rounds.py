@@ -54,6 +54,7 @@ class Idle(swarm.Plan):
     min_rows = 1
     verify = "{verify}"
     wire_dtype = "{wire}"
+    tensors = {{"*": {place}}}
     max_round_s = 1800.0
 
     def model(self):
@@ -73,6 +74,20 @@ class Idle(swarm.Plan):
                 tensor[::1024] += 1e-3 * data.train[0].item()
 '''
 
+PLACES = {
+    "mean": "swarm.shared()",
+    "median": "swarm.shared(swarm.median())",
+    "trimmed": "swarm.shared(swarm.trimmed(0.1))",
+    "krum": "swarm.shared(swarm.krum(1))",
+    "multi_krum": "swarm.shared(swarm.multi_krum(1, 2))",
+    "geometric_median": "swarm.shared(swarm.geometric_median())",
+    "momentum": "swarm.shared(step=swarm.momentum())",
+    "nesterov": "swarm.shared(step=swarm.nesterov())",
+    "adam": "swarm.shared(step=swarm.adam())",
+    "yogi": "swarm.shared(step=swarm.yogi())",
+}
+"""What the plan writes for each fold."""
+
 
 @dataclass(frozen=True)
 class RoundOptions:
@@ -83,6 +98,7 @@ class RoundOptions:
     verify: str = "held"
     rounds: int = 7
     wire: str = "fp32"
+    fold: str = "mean"
 
 
 def write_plan(folder: Path, options: RoundOptions) -> Path:
@@ -97,6 +113,7 @@ def write_plan(folder: Path, options: RoundOptions) -> Path:
         peers=options.peers,
         verify=options.verify,
         wire=options.wire,
+        place=PLACES[options.fold],
     )
     (folder / "plan.py").write_text(code)
     for site in range(options.peers):
@@ -168,6 +185,7 @@ def _figures(options: RoundOptions, testnet: Testnet, seen: Watch, began: float)
         "peers": options.peers,
         "size_bytes": options.size_bytes,
         "wire": options.wire,
+        "fold": options.fold,
         "model_bytes": model_bytes,
         "verify": options.verify,
         "rounds": options.rounds,

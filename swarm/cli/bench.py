@@ -36,6 +36,12 @@ def counts(context: click.Context, option: click.Parameter, text: str) -> list[i
     return found
 
 
+FOLDS_OF_ROUNDS = (
+    *("mean", "median", "trimmed", "krum", "multi_krum", "geometric_median"),
+    *("momentum", "nesterov", "adam", "yogi"),
+)
+
+
 def folds(context: click.Context, option: click.Parameter, text: str) -> list[str]:
     """Names of folds with commas between, or `all`."""
     from swarm.bench.merge import FOLDS
@@ -148,6 +154,10 @@ def transfer(
     "--wire", type=click.Choice(["fp32", "bf16", "fp16"]), default="fp32", show_default=True,
     help="The type in which parameters travel; the size is that in fp32.",
 )  # fmt: skip
+@click.option(
+    "--fold", type=click.Choice(FOLDS_OF_ROUNDS), default="mean", show_default=True,
+    help="What becomes of the updates; rules by distance need `--verify full`.",
+)  # fmt: skip
 @directory_option
 @report_option
 def round_(
@@ -156,6 +166,7 @@ def round_(
     verify: str,
     rounds: int,
     wire: str,
+    fold: str,
     directory: Path | None,
     report_file: Path | None,
 ) -> None:
@@ -166,6 +177,7 @@ def round_(
     \b
     swarm bench round
     swarm bench round --peers 4 --size 1MB,4MB,25MB,100MB --json round.json
+    swarm bench round --peers 5 --size 1MB --verify full --fold krum
     """
     from swarm.bench.machine import working_directory
     from swarm.bench.rounds import RoundOptions, measure_rounds
@@ -175,7 +187,7 @@ def round_(
         for count in peers:
             for size_bytes in size:
                 with working_directory(directory) as folder:
-                    options = RoundOptions(count, size_bytes, verify, rounds, wire)
+                    options = RoundOptions(count, size_bytes, verify, rounds, wire, fold)
                     results.append(measure_rounds(options, folder))
     finally:  # what was measured before one failed is worth keeping
         if results:

@@ -94,7 +94,7 @@ from swarm.learning.state import (
     write_arrays,
     write_state,
 )
-from swarm.learning.travel import completed, rows_of, to_wire
+from swarm.learning.travel import completed, own_tensors, rows_of, to_wire
 from swarm.learning.weights import read_weights, with_values_of
 from swarm.tensors import OpenFile, TensorSpec
 from swarm.types import Digest
@@ -440,7 +440,9 @@ def _tensors(specs: list[TensorSpec]) -> tuple[Tensor, ...]:
 def _whole(model: str, files: Files) -> State:
     """A model file's tensors, and those of model 0 that do not travel. Mapped, not read."""
     state = read_state(files[model])
-    return completed(state, read_state(files["initial"])) if "initial" in files else state
+    if "initial" in files:
+        return completed(state, read_state(files["initial"]))
+    return own_tensors(state)
 
 
 def _statistics(files: Files) -> dict[str, NDArray[Any]] | None:

@@ -145,13 +145,18 @@ def rows_of(model: State) -> Rows:
     }
 
 
+def own_tensors(model: State) -> State:
+    """What of a model file is the model's own."""
+    return {name: value for name, value in model.items() if not is_added(name)}
+
+
 def completed(model: State, initial: State) -> State:
     """A whole model: what `model` lacks, because it does not travel, is that of the initial one.
     What is in `model` beside the model's own tensors is left out.
 
     No tensor is copied. Raises PlanError naming one that the initial model does not have.
     """
-    own = {name: value for name, value in model.items() if not is_added(name)}
+    own = own_tensors(model)
     for name in own:
         if name not in initial:
             raise PlanError(

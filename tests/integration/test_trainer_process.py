@@ -19,9 +19,11 @@ from harness.plans import write_tiny_plan
 
 from swarm.errors import ConfigurationError, LocalError, PlanError, TrainerError
 from swarm.learning import bundle
+from swarm.learning.folding import Contribution, fold_whole
 from swarm.learning.messages import Progress
 from swarm.learning.supervisor import Trainer, TrainerConfig, open_trainer
-from swarm.protocol.program import federated_averaging
+from swarm.protocol.program import federated_averaging, parse
+from swarm.rounds.layouts import folding_of
 from swarm.tensors import open_file
 from swarm.types import Digest
 
@@ -404,3 +406,32 @@ def test_a_partial_model_in_a_narrow_type_is_trained_and_exported_whole(tmp_path
     widened = (sent["3.weight"].astype(np.uint32) << 16).view(np.float32)
     assert np.array_equal(whole["3.weight"], widened)
     assert not np.array_equal(whole["3.weight"], first["3.weight"])
+
+
+def test_a_model_file_with_its_steps_state_is_trained_from_scored_and_exported(
+    tmp_path: Path,
+) -> None:
+    step = (
+        "    epochs = 3\n",
+        "    epochs = 3\n    tensors = {'1.running*': swarm.shared(), "
+        "'*': swarm.shared(step=swarm.adam())}\n",
+    )
+    settings = config(tmp_path, step)
+
+    async def use(trainer: Trainer) -> None:
+        await trainer.initialise(tmp_path / "0")
+        await trainer.compute_statistics(tmp_path / "sums")
+        sums = tmp_path / "sums"
+        await trainer.train(1, tmp_path / "0", tmp_path / "update", statistics=sums)
+        described = await trainer.describe()
+        folding = folding_of(described, parse(described.program))
+        contribution = Contribution(0, 30, open_file(tmp_path / "update").raw)
+        folded = fold_whole(folding, [contribution], open_file(tmp_path / "0"))
+        assert "~step/mean/0.weight" in folded
+        (tmp_path / "1").write_bytes(folded.raw.tobytes())
+        await trainer.train(2, tmp_path / "1", tmp_path / "next", statistics=sums)
+        assert (await trainer.evaluate(tmp_path / "1", sums)).test.keys() == {"auc"}
+        await trainer.export(tmp_path / "1", tmp_path / "whole")
+        assert open_file(tmp_path / "whole").layout == open_file(tmp_path / "0").layout
+
+    with_trainer(settings, use)

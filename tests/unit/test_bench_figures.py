@@ -31,10 +31,10 @@ from swarm.bench.machine import (
 )
 from swarm.bench.mask import measure_mask
 from swarm.bench.merge import FOLDS, measure_merge
-from swarm.bench.rounds import RoundOptions, count_traffic, room, write_plan
+from swarm.bench.rounds import PLACES, RoundOptions, count_traffic, room, write_plan
 from swarm.bench.transfer import best_ratio
+from swarm.cli.bench import FOLDS_OF_ROUNDS, counts, sizes
 from swarm.cli.bench import command as bench_command
-from swarm.cli.bench import counts, sizes
 from swarm.errors import LocalError
 from swarm.learning.federated import open_sites
 from swarm.learning.folds import Fold
@@ -254,3 +254,7 @@ def test_every_step_of_masking_takes_some_time() -> None:
     result = measure_mask(100_000, members=3, repeat=1)
     assert all(seconds > 0 for seconds in result["seconds"].values())
     assert {"copy", "quantise", "all masks", "check shares"} <= result["seconds"].keys()
+
+
+def test_rounds_are_measured_with_every_fold_that_the_command_offers() -> None:
+    assert tuple(PLACES) == FOLDS_OF_ROUNDS
