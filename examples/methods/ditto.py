@@ -19,7 +19,7 @@ class Pair(nn.Module):
 
 class Ditto(Task):
     tensors = {"own.*": swarm.local()}
-    nearness: float = 0.1
+    nearness: float = 1.0
 
     def model(self):
         return Pair(super().model(), super().model())

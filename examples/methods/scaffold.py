@@ -13,7 +13,7 @@ import swarm
 
 class Scaffold(Task):
     tensors = {"own.*": swarm.local()}
-    rate: float = 0.05
+    rate: float = 0.2
 
     def model(self):
         model = super().model()

@@ -22,13 +22,14 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from swarm import open_sites, run_federated
+from swarm.errors import PlanError
 from swarm.learning.loading import load_plan
 
 HERE = Path(__file__).parent
 METHODS = {
     "fedavg": 0.938, "fedprox": 0.941, "scaffold": 0.950, "fedbn": None, "fedper": 0.951,
-    "ditto": 0.951, "fedavgm": 0.939, "fedadam": None, "diloco": 0.938, "trimmed": None,
-    "median": None, "krum": None, "multi_krum": None, "geometric_median": None,
+    "finetuned": 0.954, "ditto": 0.951, "fedavgm": 0.939, "fedadam": None, "diloco": 0.938,
+    "trimmed": None, "median": None, "krum": None, "multi_krum": None, "geometric_median": None,
 }  # fmt: skip
 """By file: what an earlier release reached on the first task by hand."""
 ROBUST = ("fedavg", "trimmed", "median", "krum", "multi_krum", "geometric_median")
@@ -128,13 +129,18 @@ def score(method: str, task: str, data: Path, seeds: int) -> dict:
 
 
 def score_lie(method: str, data: Path, seeds: int) -> dict:
-    """Of eight groups of people, without a liar and with one, on the rows of the other seven."""
+    """Of eight groups of people, without a liar and with one, on the rows of the other seven. A
+    model that gives no numbers any more scores 0."""
     found = {}
     with written(method, "activity", lambda folder: people(data, folder, 8)) as folder:
         for name, liar in (("no liar", False), ("one liar", True)):
             each = []
             for seed in range(seeds):
-                told = list(run(folder, seed, liar).counts().values())
+                try:
+                    told = list(run(folder, seed, liar).counts().values())
+                except PlanError:  # a variance below 0: what is computed from it is NaN
+                    each.append(0.0)
+                    continue
                 each.append(float(sum_of([c for site in told[1:] for c in site.values()])))
             found[name] = float(np.mean(each))
     return found

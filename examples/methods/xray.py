@@ -40,8 +40,16 @@ class Task(swarm.Plan):
 
     def read(self, site):
         file = np.load(site.path)
-        x = file["x"].astype(np.float32)[:, None] / 255 - 0.5
-        return x, file["y"].astype(np.float32), file["is_test"]
+        return file["x"].astype(np.float32)[:, None], file["y"].astype(np.float32), file["is_test"]
+
+    def statistics(self, data):
+        return swarm.moments(data.train[0].reshape(-1, 1))  # of all pixels: how bright, how varied
+
+    def prepare(self, data, statistics):
+        def ready(x, y):
+            return swarm.standardise(x.reshape(-1, 1), statistics).reshape(x.shape), y
+
+        return data.map(ready)
 
     def loss(self, model, batch):
         x, y = batch

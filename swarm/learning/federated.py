@@ -83,10 +83,16 @@ class FederatedRun:
 
     def counts(self, round: int = -1, part: str = "test") -> dict[str, dict[str, Counts]]:
         """By site and metric, what each site would tell the others of a round's model, with what
-        the site keeps of its own."""
-        model, sums = self.models[round], self.statistics
-        pairs = zip(self.sites, self.kept[round], strict=True)
-        return {site.site.name: site.count(model, sums, part, kept) for site, kept in pairs}
+        the site keeps of its own; of the last one, of the copy that it has fine-tuned, if it has.
+        """
+        own = self.personal if round in (-1, len(self.models) - 1) else {}
+        found = {}
+        for site, kept in zip(self.sites, self.kept[round], strict=True):
+            name, model = site.site.name, self.models[round]
+            if name in own:
+                model, kept = own[name].model, own[name].update.kept
+            found[name] = site.count(model, self.statistics, part, kept)
+        return found
 
     def result(self, round: int = -1, part: str = "test") -> dict[str, Counts]:
         """By metric, the sites' counts added up: what a consortium knows of a round's model

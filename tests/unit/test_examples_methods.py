@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import math
 from pathlib import Path
 from types import ModuleType
@@ -64,14 +65,12 @@ def test_a_method_runs_and_each_site_scores_its_own_model(method: str) -> None:
     assert merged.rows == 80
     assert math.isfinite(float(merged))
     kept = [place for _, place in done.sites[0].placement.rows if isinstance(place, Local)]
-    own = done.kept[-1]
-    if kept:
-        first, second = own[0], own[1]
+    own = done.kept[-1] if kept else [personal.model for personal in done.personal.values()]
+    assert bool(own) == (method in ("scaffold", "fedbn", "fedper", "ditto", "finetuned"))
+    for first, second in itertools.pairwise(own):
         assert first is not None
         assert second is not None
         assert any(not torch.equal(first[name], second[name]) for name in first)
-    else:
-        assert not any(own)
 
 
 def test_scaffold_sends_the_mean_gradient_and_starts_from_that_of_all() -> None:
@@ -82,6 +81,16 @@ def test_scaffold_sends_the_mean_gradient_and_starts_from_that_of_all() -> None:
     for number, of_all in enumerate(all_of):
         mean = sum(n * each[number].double() for n, each in zip(rows, own, strict=True)) / sum(rows)
         torch.testing.assert_close(of_all.double(), mean, rtol=1e-5, atol=1e-7)
+
+
+def test_after_fine_tuning_each_site_scores_its_copy_and_before_it_the_shared_model() -> None:
+    done = run("finetuned")
+    first = done.sites[0]
+    own = done.personal[first.site.name]
+    said = done.counts()[first.site.name]["accuracy"]
+    assert said == first.count(own.model, done.statistics, "test", own.update.kept)["accuracy"]
+    earlier = done.counts(1)[first.site.name]["accuracy"]
+    assert earlier == first.count(done.models[1], done.statistics, "test")["accuracy"]
 
 
 def test_the_liar_sends_ten_times_the_opposite() -> None:
