@@ -9,7 +9,10 @@ Every character that does not show itself is written as `\\x1b` or `\\u202e` ins
 from __future__ import annotations
 
 import logging
+import re
 import unicodedata
+from collections.abc import Mapping
+from datetime import datetime
 from types import TracebackType
 from typing import Any
 
@@ -82,14 +85,35 @@ def _utf16_escape(character: str) -> str:
     return "".join(f"\\u{units[i : i + 2].hex()}" for i in range(0, len(units), 2))
 
 
+_ADDRESS = re.compile(r"0x[0-9a-f]{40}\b")
+_names: dict[str, str] = {}
+
+
+def name_addresses(names: Mapping[str, str]) -> None:
+    """From now on, log lines tell these addresses (in hex) with the names of who has them."""
+    _names.clear()
+    _names.update(names)
+
+
+def _named(found: re.Match[str]) -> str:
+    name = _names.get(found[0])
+    return found[0] if name is None else f"{name} ({found[0]})"
+
+
 class VisibleFormatter(logging.Formatter):
     """Log lines that nobody can forge: a message is one line, and what follows it is indented."""
 
     def __init__(self) -> None:
         super().__init__(LOG_FORMAT)
 
+    def formatTime(  # noqa: N802
+        self, record: logging.LogRecord, datefmt: str | None = None
+    ) -> str:
+        """With the zone: members in several compare their logs."""
+        return datetime.fromtimestamp(record.created).astimezone().isoformat(" ", "milliseconds")
+
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
-        return visible(super().formatMessage(record))
+        return visible(_ADDRESS.sub(_named, super().formatMessage(record)))
 
     def formatException(  # noqa: N802
         self,

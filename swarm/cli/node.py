@@ -121,12 +121,18 @@ def _refuse_gaps(answer: dict[str, Any]) -> None:
     """Raise PeerUnreachable that names every member to whom this node has no connection."""
     from swarm.errors import PeerUnreachable
 
-    missing = sorted(set(answer["members"]) - set(answer["connected"]) - {answer["name"]})
+    missing = [peer for peer in answer["peers"] if not peer["connected"]]
     if missing:
         raise PeerUnreachable(
-            f"{answer['name']} is not connected to {', '.join(missing)}: look there whether the "
-            "node runs, and at both places whether the other's address can be dialled"
+            f"{answer['name']} is not connected to {'; '.join(map(_why_away, missing))}: look "
+            "there whether the node runs, and at both places whether the other can be dialled"
         )
+
+
+def _why_away(peer: dict[str, Any]) -> str:
+    """A peer that is not connected, with what became of each attempt to dial it."""
+    dials = [f"{address}: {why}" for address, why in peer["failed_dials"].items()]
+    return f"{peer['name']} ({'; '.join(dials) or 'no address of it is known here'})"
 
 
 def _print_status(answer: dict[str, Any]) -> None:
@@ -143,6 +149,13 @@ def _print_status(answer: dict[str, Any]) -> None:
             )
         ],
     )
+    for note in answer["notes"]:
+        click.echo(f"\nAttention: {note}")
+    for peer in answer["peers"]:
+        if not peer["connected"]:
+            click.echo(f"\nNot connected to {_why_away(peer)}")
+        for note in peer["notes"]:
+            click.echo(f"\n{peer['name']}: {note}")
     if chain.get("waiting_for") and chain.get("round"):  # in round 0 that is the usual second
         click.echo(f"\nThe chain waits for: {', '.join(chain['waiting_for'])}")
     reach = answer["sandbox"]["reach"]
@@ -155,7 +168,9 @@ def _print_status(answer: dict[str, Any]) -> None:
             f"({plan.get('phase')})"
         )
         if plan.get("waits_for"):
-            click.echo(f"  waits for {', '.join(plan['waits_for'])}")
+            away = {peer["name"] for peer in answer["peers"] if not peer["connected"]}
+            waits = [n + " (not connected)" * (n in away) for n in plan["waits_for"]]
+            click.echo(f"  waits for {', '.join(waits)}")
         if plan.get("halted"):
             click.echo(f"  training has stopped here: {plan['halted']}")
         rows = [

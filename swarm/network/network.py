@@ -48,6 +48,7 @@ log = logging.getLogger("swarm.network")
 DEFAULT_LISTEN = ("/ip4/127.0.0.1/tcp/0",)
 DEFAULT_LIMITS = NetworkLimits()
 DEFAULT_RULES = DialRules(())
+NOT_COUNTED = "it does not count this one as a member"
 MAX_LOGGED_HOSTS = 256
 MAX_PORTS = 4
 TLS_OPENING = b"\x16\x03"
@@ -309,7 +310,8 @@ class Network:
         if peer is None:
             raise PeerUnreachable(f"{to_hex(address)} is not a member")
         grace_s = self._limits.reconnect_grace_s
-        if trio.current_time() > peer.away_since + self._limits.settle_s:
+        away_since = peer.away_since
+        if away_since is not None and trio.current_time() > away_since + self._limits.settle_s:
             grace_s = 0.0
         with trio.move_on_after(grace_s):
             while peer.connection is None:
@@ -365,6 +367,7 @@ class Network:
         """Dial a member whenever it has no connection, for as long as it is a member."""
         limits = self._limits
         backoff_s = limits.backoff_first_s
+        peer.away_since = trio.current_time()
         with peer.dialling:
             while True:
                 while peer.connection is not None:
@@ -472,23 +475,24 @@ class Network:
         return True
 
 
-def _why_not_reached(error: Exception, within_s: float) -> str:
+def _why_not_reached(error: BaseException, within_s: float) -> str:
     """In words: a node that is down, a firewall, or an address that is none."""
     if isinstance(error, DialRefused):
         return f"not dialled: {error}"
     if isinstance(error, trio.TooSlowError):
         return f"no answer within {within_s:g} s: a firewall drops it, or the machine is off"
-    if isinstance(error, ConnectionRefusedError) or "refused" in str(error.__cause__ or error):
+    cause = error.__cause__ or error  # trio tries all addresses of a name, and groups what it met
+    while isinstance(cause, BaseExceptionGroup):
+        cause = cause.exceptions[0]
+    if isinstance(cause, ConnectionRefusedError):
         return "refused: no node listens there"
-    return short(getattr(error, "strerror", None) or error.__cause__ or error)
+    return short(getattr(cause, "strerror", None) or cause)
 
 
 def _why_not_welcome(error: Exception) -> str:
     if isinstance(error, NotAMember):
         return f"another node is there: {short(error)}"
-    return (
-        "the handshake was ended there: no node listens, or it does not count this one as a member"
-    )
+    return f"the handshake was ended there: no node listens, or {NOT_COUNTED}"
 
 
 @asynccontextmanager

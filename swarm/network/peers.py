@@ -51,8 +51,8 @@ class Peer(Standing):
     connection: Connection | None = None
     changed: Signal = field(default_factory=Signal)
     """Notified when `endpoints` or `connection` is another."""
-    away_since: float = field(default_factory=trio.current_time)
-    """When the last connection ended; before the first, when it became a member."""
+    away_since: float | None = None
+    """When the last connection ended; before the first, when it was first to be dialled."""
     rules: DialRules | None = None
     """Bounds on `endpoints`, where the member states them itself."""
     failed_dials: dict[Endpoint, FailedDial] = field(default_factory=dict)

@@ -19,6 +19,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mappin
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 
 import msgspec
@@ -41,6 +42,8 @@ from swarm.node.confirmations import Confirmations
 from swarm.node.contacts import addresses_of, contact_owed, dial_rules, is_stated
 from swarm.node.control import Handler, Running, only_node_in, open_control
 from swarm.node.embedded import OpenedChain, open_node_chain, read_network
+from swarm.node.greetings import METHOD as GREETING_METHOD
+from swarm.node.greetings import Greetings
 from swarm.node.http import open_http
 from swarm.node.keys import address_of, load_key
 from swarm.node.library import METHOD as BUNDLE_METHOD
@@ -55,7 +58,14 @@ from swarm.node.policy import site_policy
 from swarm.node.programs import METHOD as PROGRAM_METHOD
 from swarm.node.programs import Programs, check_program
 from swarm.node.propose_commands import ProposeCommands
-from swarm.node.status import NodeStatus, name_validators, plan_status, sandbox_status
+from swarm.node.status import (
+    NodeStatus,
+    name_validators,
+    notes_of,
+    peer_statuses,
+    plan_status,
+    sandbox_status,
+)
 from swarm.node.trainers import Trainers
 from swarm.node.upkeep import keep_up
 from swarm.node.zoo import LIST as LIST_METHOD
@@ -81,11 +91,13 @@ from swarm.rounds.participation import Participation, Stage, open_participation
 from swarm.rounds.records import Records
 from swarm.rounds.retention import Retention
 from swarm.types import Address, Digest, MemberId, PlanId, to_hex
+from swarm.visible import name_addresses
 
 log = logging.getLogger("swarm.node")
 
 CODE_RETRY_S = 1.0
 CHAIN_RETRY_S = 1.0
+NOTES_EVERY_S = 2.0
 CONSENT_RETRY_S = 10.0
 RUNNING = "running.json"
 
@@ -133,6 +145,9 @@ class Node:
     _stages: set[Stage | None] = field(default_factory=set)
 
     def __post_init__(self) -> None:
+        self.greetings = Greetings(version("swarm"), self._halted_plans)
+        self.network.handle(GREETING_METHOD, self.greetings.answer)
+        self.network.on_connect(self.greetings.connected)
         self._retention = Retention(self.store, self._knows_needs, self._take_needs)
 
     @property
@@ -175,6 +190,8 @@ class Node:
             nursery.start_soon(keep_up, self.chain, self.address, self._contact_owed)
             nursery.start_soon(self._retention.run)
             nursery.start_soon(self.outgoing.keep)
+            nursery.start_soon(self.greetings.run, self.network)
+            nursery.start_soon(self._tell_notes)
             while True:
                 try:
                     await self._observe(nursery)
@@ -250,6 +267,7 @@ class Node:
     def _admit_members(self) -> None:
         present = [m for m in self.members.values() if m.present and m.node != self.address]
         configured, founding = self.config.network.peers, self.known_addresses
+        name_addresses({to_hex(m.node): m.name for m in self.members.values()})
         self.network.set_members(
             {m.node: addresses_of(m, configured, founding) for m in present},
             stated={m.node for m in present if is_stated(m, configured, founding)},
@@ -447,12 +465,31 @@ class Node:
         member = self.members.get(number)
         return f"member {number}" if member is None else member.name
 
+    def _halted_plans(self) -> list[PlanId]:
+        return [n for n, part in self.participations.items() if part.halted is not None]
+
+    def _greeted_notes(self) -> list[str]:
+        return self.greetings.notes_about_self({m.node: m.name for m in self.members.values()})
+
+    async def _tell_notes(self) -> None:
+        """Log what is wrong, by name, whenever that changes."""
+        told: set[str] = set()
+        while True:
+            await trio.sleep(NOTES_EVERY_S)
+            status = self.status()
+            notes = {*status.notes, *(f"{p.name}: {n}" for p in status.peers for n in p.notes)}
+            for note in sorted(notes - told):
+                log.warning("%s", note)
+            told = notes
+
     def status(self) -> NodeStatus:
         """What this node says of itself; nothing secret is in it."""
         parts, network, client = self.participations.values(), self.network, self.chain.client
         pids = [part.trainer_pid for part in parts]
         rounds = [part.plan.round for part in parts if part.plan is not None]
         traffic = network.traffic()
+        present = [m for m in self.members.values() if m.present]
+        peers = peer_statuses(present, network.status(), self.greetings)
         return NodeStatus(
             name=self.config.name,
             pid=os.getpid(),
@@ -470,6 +507,8 @@ class Node:
             chain=name_validators(self.chain_status(), self.members.values()),
             members=[m.name for m in self.members.values() if m.present],
             connected=[m.name for m in self.members.values() if m.node in network.connected],
+            peers=peers,
+            notes=notes_of(self.address, self.members, peers, self._greeted_notes()),
             bytes_sent=traffic.sent_bytes,
             bytes_received=traffic.received_bytes,
             sandbox=sandbox_status(self.trainers.sandbox),

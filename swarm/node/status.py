@@ -4,17 +4,19 @@ may be shown all of it."""
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from swarm.box.description import Report
 from swarm.learning.messages import Progress
+from swarm.network.network import NOT_COUNTED
+from swarm.node.greetings import Acquaintance, Greetings
 from swarm.protocol.state import Member, Plan, Round, RoundStatus, members_in
 from swarm.rounds.participation import Participation
 from swarm.rounds.records import RECENT_ROUNDS
-from swarm.types import NO_DIGEST, Digest, MemberId, to_hex
+from swarm.types import NO_DIGEST, Address, Digest, MemberId, to_hex
 
 
 class TrainingStatus(msgspec.Struct, frozen=True):
@@ -81,6 +83,22 @@ class SandboxStatus(msgspec.Struct, frozen=True, kw_only=True):
     """What plan code could reach; empty if nothing that matters."""
 
 
+class PeerStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """Another member, as this node reaches it."""
+
+    name: str
+    connected: bool
+    remote: str | None
+    failed_dials: dict[str, str]
+    """Why each of its addresses led nowhere, if it did not."""
+    release: str
+    """Of swarm, as its node says; empty if it has not said."""
+    clock_s: float | None
+    """How far its clock is ahead of this machine's."""
+    notes: list[str]
+    """What is wrong with it, as far as this node can tell."""
+
+
 class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
     """One node. Members by name, addresses in hex."""
 
@@ -102,12 +120,68 @@ class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
     """What the chain says of itself: `swarm.chain.service`, or an external endpoint's URL."""
     members: list[str]
     connected: list[str]
+    peers: list[PeerStatus]
+    notes: list[str]
+    """What is wrong with this node itself, and what to do."""
     bytes_sent: int
     bytes_received: int
     sandbox: SandboxStatus
     plans: list[PlanStatus | StartingPlan]
     refused_plans: dict[str, str]
     """By number, the plans that this member has joined and its node takes no part in: why."""
+
+
+def peer_statuses(
+    members: Iterable[Member], network: Mapping[str, Any], greetings: Greetings
+) -> list[PeerStatus]:
+    """Each of these members, by what the network and its own greetings tell."""
+    found = []
+    for member in members:
+        said = network["peers"].get(to_hex(member.node))
+        if said is not None:
+            known = greetings.peers.get(member.node, Acquaintance())
+            found.append(
+                PeerStatus(
+                    name=member.name,
+                    connected=said["connected"],
+                    remote=said["remote"],
+                    failed_dials=said["failed_dials"],
+                    release=known.version,
+                    clock_s=known.clock_s,
+                    notes=greetings.notes_about(member.node),
+                )
+            )
+    return found
+
+
+def notes_of(
+    node: Address, members: Mapping[MemberId, Member], peers: Sequence[PeerStatus], said: list[str]
+) -> list[str]:
+    """What is wrong with this node: `said` by greetings, and by where it stands."""
+    mine = [m for m in members.values() if m.node == node]
+    if members and not mine:
+        said = [
+            "this node is no member yet: have a member propose its card.json with `swarm contract "
+            "propose --admit`, and more than half of the members vote for it",
+            *said,
+        ]
+    elif mine and not any(m.present for m in mine):
+        said = [
+            "this institution is no member any more: it has left, or was removed; coming back "
+            "takes `swarm init` with a new key, and the others' votes",
+            *said,
+        ]
+    elif (
+        not said
+        and not any(p.connected for p in peers)
+        and any(NOT_COUNTED in why for p in peers for why in p.failed_dials.values())
+    ):
+        said = [
+            "no member lets this node in: they may have removed it, or not admitted it yet; ask "
+            "one of them for `swarm contract members`",
+            *said,
+        ]
+    return said
 
 
 def plan_status(part: Participation) -> PlanStatus | StartingPlan:

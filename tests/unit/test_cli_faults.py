@@ -175,14 +175,24 @@ def test_a_health_check_names_the_members_to_whom_there_is_no_connection(
     answer = {
         "name": "mary", "height": 3, "rpc_url": "", "chain": {}, "plans": [],
         "members": ["basel", "mary", "turin"], "connected": ["turin"],
-        "sandbox": {"reach": []}, "refused_plans": {},
+        "sandbox": {"reach": []}, "refused_plans": {}, "notes": ["the clock is wrong"],
+        "peers": [
+            {"name": "basel", "connected": False, "failed_dials": {"/ip4/1.2.3.4": "refused"},
+             "notes": []},
+            {"name": "turin", "connected": True, "failed_dials": {}, "notes": ["it is late"]},
+        ],
     }  # fmt: skip
     monkeypatch.setattr("swarm.node.control.ask", lambda *_: answer)
-    assert swarm("node", "status").exit_code == 0
+    shown = swarm("node", "status")
+    assert shown.exit_code == 0
+    assert "Attention: the clock is wrong" in shown.output
+    assert "Not connected to basel (/ip4/1.2.3.4: refused)" in shown.output
+    assert "turin: it is late" in shown.output
     result = swarm("node", "status", "--connected")
     assert result.exit_code == 1
-    assert "mary is not connected to basel: " in result.output
-    answer["connected"] = ["turin", "basel"]
+    assert "mary is not connected to basel (/ip4/1.2.3.4: refused): " in result.output
+    for peer in answer["peers"]:
+        peer["connected"] = True  # type: ignore[index]
     assert swarm("node", "status", "--connected").exit_code == 0
 
 

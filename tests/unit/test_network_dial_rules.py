@@ -14,6 +14,7 @@ import trio.testing
 from swarm.network import open_network
 from swarm.network.dial_rules import DialRefused, DialRules
 from swarm.network.identity import Identity
+from swarm.network.network import NOT_COUNTED
 from swarm.network.tcp import parse_endpoint
 from swarm.types import to_hex
 
@@ -158,5 +159,25 @@ def test_a_stated_address_that_leads_nowhere_is_left_alone_for_a_while() -> None
                 await trio.sleep(2)
                 assert knocks == 1
             nursery.cancel_scope.cancel()
+
+    run(scenario)
+
+
+def test_the_status_says_why_an_address_led_nowhere() -> None:
+    async def scenario() -> None:
+        taken = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        nobody = f"/ip4/127.0.0.1/tcp/{taken[0].socket.getsockname()[1]}"
+        await taken[0].aclose()
+        member = Identity(KEYS[1]).address
+        async with open_network(KEYS[0]) as network, open_network(KEYS[2]) as stranger:
+            another = stranger.addresses[0].partition("/p2p/")[0]
+            network.set_members({member: [nobody, another]})
+            failed = network._peers[member].failed_dials
+            with trio.fail_after(10):
+                while len(failed) < 2:  # noqa: ASYNC110
+                    await trio.sleep(0.01)
+            said = {str(place): failure.why for place, failure in failed.items()}
+            assert said[nobody] == "refused: no node listens there"
+            assert NOT_COUNTED in said[another] or "another node is there" in said[another]
 
     run(scenario)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from swarm.types import Address
 from swarm.visible import (
     VisibleFormatter,
     is_hidden,
+    name_addresses,
     visible,
     visible_in,
     visible_json,
@@ -92,6 +94,22 @@ def test_no_peer_can_write_a_log_line_of_its_own() -> None:
     assert "unknown topic: x\\x0a2026" in text
 
 
+def test_a_log_line_tells_an_address_with_the_name_of_its_member() -> None:
+    address = "0x" + "ab" * 20
+    name_addresses({address: HOSTILE})
+    try:
+        text = logged(lambda logger: logger.warning("lost %s, not %scd", address, address))
+    finally:
+        name_addresses({})
+    assert f"lost {visible(HOSTILE)} ({address}), not {address}cd" in text
+    assert text.count("\n") == 1
+
+
+def test_a_log_line_begins_with_the_time_and_its_zone() -> None:
+    first, second, *_ = logged(lambda logger: logger.warning("up")).split()
+    assert datetime.fromisoformat(f"{first} {second}").tzinfo is not None
+
+
 def test_an_exception_in_a_log_is_indented_below_its_line() -> None:
     def fail(logger: logging.Logger) -> None:
         try:
@@ -128,6 +146,10 @@ PLAN = {
     "participants": [HOSTILE],
     "digest": DIGEST,
     "proposer": HOSTILE,
+    "begins": HOSTILE,
+    "program": HOSTILE,
+    "stages": None,
+    "before": None,
     "code": {HOSTILE: f"x = 1 # {HOSTILE}\n----- model.py\n"},
 }
 RECORD = {
@@ -137,7 +159,15 @@ RECORD = {
     "leader": HOSTILE,
     "model": DIGEST,
     "metrics": {"validation": {HOSTILE: 0.5}},
+    "joint": {},
+    "figures": None,
     "total_s": 1.0,
+}
+PEER = {
+    "name": HOSTILE,
+    "connected": False,
+    "failed_dials": {HOSTILE: HOSTILE},
+    "notes": [HOSTILE],
 }
 PROPOSAL = {"id": 1, "what": HOSTILE, "status": "open", "ayes": 1, "noes": 0, "needed": 2}
 MEMBER = {"id": 0, "name": HOSTILE, "account": "0x", "node": "0x", "validator": True}
@@ -161,6 +191,8 @@ ANSWERS: dict[tuple[str, ...], Any] = {
         "chain": {"waiting_for": [HOSTILE], "round": 1},
         "connected": [],
         "members": [HOSTILE],
+        "notes": [HOSTILE],
+        "peers": [PEER],
         "rpc_url": HOSTILE,
         "plans": [PLAN | {"halted": HOSTILE, "records": [RECORD], "waits_for": [HOSTILE]}],
         "sandbox": {"stand": {}, "missing": {}, "reach": [HOSTILE]},
