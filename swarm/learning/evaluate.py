@@ -338,7 +338,7 @@ def main() -> None:
 def _answer(line: bytes) -> Answer:
     try:
         return Answer(result=run(_jobs.decode(line)))
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         return Answer(error=f"not an evaluation job: {error}", exit_status=2)
     except SwarmError as error:
         return Answer(error=str(error), exit_status=error.exit_status)

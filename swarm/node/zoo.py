@@ -17,7 +17,7 @@ import msgspec
 import trio
 
 from swarm.blobs.store import BlobStore, name_of
-from swarm.errors import ConfigurationError, RemoteError
+from swarm.errors import UNREADABLE, ConfigurationError, RemoteError
 from swarm.learning.card import Card, CardSite, describe_plan
 from swarm.learning.model_folder import MODEL, STATISTICS, check_free, write_folder
 from swarm.node.confirmations import sign, signer_of
@@ -115,7 +115,7 @@ class Zoo:
         """Sign what this node finds itself, if it is a contributor."""
         try:
             wanted = _wanted.decode(payload)
-        except msgspec.MsgspecError as error:
+        except UNREADABLE as error:
             raise RemoteError(f"a request to sign cannot be read: {error}") from None
         try:
             statement = await self._state(PlanId(wanted.plan), keep=False)
@@ -163,7 +163,7 @@ class Zoo:
             try:
                 raw = await self.network.request(member.node, LIST, b"", deadline_s=ASK_S)
                 told = _lists.decode(raw)[:MAX_ENTRIES]
-            except (RemoteError, msgspec.MsgspecError) as error:
+            except (RemoteError, *UNREADABLE) as error:
                 refused.append(f"{member.name}: {error}")
                 continue
             for each in told:

@@ -46,3 +46,36 @@ def test_what_threads_decode_was_prepared_at_import() -> None:
         if typed_at_use(path.read_text())
     }
     assert found == BEFORE_ANY_THREAD
+
+
+def caught_too_narrowly(source: str) -> list[int]:
+    """The lines where what `decode` raises is caught by msgspec's own errors alone."""
+    found = []
+    for attempt in ast.walk(ast.parse(source)):
+        if not isinstance(attempt, ast.Try):
+            continue
+        decodes = any(
+            isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute)
+            and call.func.attr == "decode"
+            for statement in attempt.body for call in ast.walk(statement)
+        )  # fmt: skip
+        for handler in attempt.handlers:
+            if decodes and handler.type is not None and "msgspec." in ast.unparse(handler.type):
+                found.append(handler.lineno)
+    return found
+
+
+def test_the_scan_sees_an_error_that_text_which_is_no_utf8_would_pass() -> None:
+    template = "try:\n    reader.decode(raw)\nexcept {}:\n    pass"
+    assert caught_too_narrowly(template.format("msgspec.DecodeError")) == [3]
+    assert caught_too_narrowly(template.format("(OSError, msgspec.MsgspecError)")) == [3]
+    assert caught_too_narrowly(template.format("UNREADABLE")) == []
+
+
+def test_whatever_bytes_hold_is_refused_and_not_only_what_msgspec_names() -> None:
+    found = {
+        str(path.relative_to(PACKAGE)): lines
+        for path in PACKAGE.rglob("*.py")
+        if (lines := caught_too_narrowly(path.read_text()))
+    }
+    assert found == {}
