@@ -18,6 +18,7 @@ BEFORE_ANY_THREAD = {
     "learning/metrics/counts.py",  # in the trainer, where the plan's own thread counts
     "learning/evaluate.py",  # in its own process, which has one thread
     "rounds/layouts.py",  # on trio's thread alone
+    "node/outgoing_log.py",  # of a type that has a decoder since import
 }
 
 
