@@ -282,7 +282,11 @@ class _Database:
             return self._connection.execute(query, parameters).fetchall()
 
     def copy_to(self, path: Path) -> None:
-        with self._lock, self._failing("copy"), closing(sqlite3.connect(path)) as copy:
+        with (
+            self._lock,
+            self._failing("copy"),
+            closing(sqlite3.connect(path, timeout=_LOCK_WAIT_S)) as copy,
+        ):
             self._connection.backup(copy)
 
     @contextmanager

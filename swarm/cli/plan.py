@@ -287,12 +287,14 @@ def _option(text: str) -> tuple[str, str | int | float | bool]:
     """A site's option as node.toml would have it: TOML's value, or else the text."""
     import msgspec
 
+    from swarm.errors import UNREADABLE
+
     key, separator, value = text.partition("=")
     if not separator or not key:
         raise click.BadParameter(f"{text!r} is no option: write KEY=VALUE")
     try:
         read = msgspec.toml.decode(f"value = {value}")["value"]
-    except (msgspec.MsgspecError, ValueError):
+    except (*UNREADABLE, ValueError):
         return key, value
     return key, read if isinstance(read, str | int | float | bool) else value
 

@@ -65,7 +65,7 @@ def watch() -> Iterator[Watch]:
 
 
 def note_numbers(column: str, values: NDArray[Any]) -> None:
-    noted = _watch.get()
+    noted = _watch.get(None)
     if noted is not None:
         # A copy, as plans mend what they read: a zero that means a gap.
         noted.numbers.append((column, values.copy()))
@@ -74,7 +74,7 @@ def note_numbers(column: str, values: NDArray[Any]) -> None:
 def note_standardised(
     values: NDArray[Any], mean: NDArray[np.float64], deviation: NDArray[np.float64]
 ) -> None:
-    noted = _watch.get()
+    noted = _watch.get(None)
     if noted is not None:
         noted.standardised.append(Standardised(values, mean, deviation))
 

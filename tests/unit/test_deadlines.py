@@ -57,12 +57,15 @@ ACCOUNTED = {
     "chain.client:_create:wait": POSITIONAL,
     "chain.client:transact:wait": "with the deadline of the transaction",
     "chain.endpoint:ask:make_request": "the provider has a timeout, or is in this process",
+    "dashboard.access:bounded:receive": "the server has a deadline for reading",
     "node.http:_next_event:receive_some": "`read_head` and `read_body` set the deadline",
     "node.http:_write:send_all": "`send` and `read_body` set the deadline",
     "node.http:linger:send_eof": "shutdown(2), which does not wait",
     "chain.service:_run_lane:async for": IDLE,
     "chain.service:heads:wait": IDLE,
     "learning.process:_piece:recv": "`_exactly` sets the deadline",
+    "learning.folding:_elements:wait": "for a chunk, until the merge is stopped: its caller does",
+    "learning.simulation.worker:main:read_frame": "in a worker, which ends with its input",
     "learning.supervisor:_final_reply:receive": "it takes the longest silence as an argument",
     "learning.trainer:alive:join": "the thread looks every second whether it is over",
     "learning.trainer:beat:wait": "a second at a time",
@@ -112,7 +115,9 @@ ACCOUNTED = {
     "node.node:run:wait_for_head": IDLE,
     "node.process:stop_on_signal:async for": IDLE,
     "rounds.collection:use:wait": "set by a pull, which has one; its failure cancels",
+    "rounds.chunk_merge:_merged_pieces:wait": "for a chunk, until the merge is stopped: its caller does",
     "testnet.processes:stop_nodes:wait": POSITIONAL,
+    "testnet.workers:ask:read_frame": "as long as a client trains; whoever asked can end it",
 }
 TIMEOUTS = {"timeout", "timeout_s", "deadline_s", "within_s", "timeout_seconds"}
 

@@ -11,6 +11,7 @@ import swarm
 
 PACKAGE = Path(swarm.__file__).parent
 BEFORE_ANY_THREAD = {
+    "cli/plan.py",  # in a command, which has one thread
     "node/config.py",  # the first thing that a command does
     "chain/genesis.py",  # likewise, when it founds, joins or starts
     "learning/sites.py",  # before a testnet is dealt
