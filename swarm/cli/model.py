@@ -100,7 +100,7 @@ def evaluate(node: Path, plan: int, round_: int | None, as_json: bool) -> None:
     print_table(
         ("rows", *names),
         [
-            (part, *(f"{scores[n]:.4f}" if n in scores else "" for n in names))
+            (part, *(_number(scores[n]) if n in scores else "" for n in names))
             for part, scores in answer["metrics"].items()
             if scores
         ],
@@ -170,3 +170,8 @@ def pull(node: Path, force: bool, digest: str, folder: Path) -> None:
     place = str(folder.resolve())
     told = ask_node(node, "pull_model", digest=digest, path=place, force=force)
     click.echo(f"{folder}: {visible(told['name'])}, round {told['round']}, digest {told['model']}")
+
+
+def _number(value: float | None) -> str:
+    """A score for people: one that cannot be given is a dash."""
+    return "–" if value is None else f"{value:.4f}"

@@ -151,6 +151,8 @@ PLAN = {
     "stages": None,
     "before": None,
     "code": {HOSTILE: f"x = 1 # {HOSTILE}\n----- model.py\n"},
+    "imports": [{"module": HOSTILE, "file": HOSTILE, "line": 1}],
+    "policy": [HOSTILE],
 }
 RECORD = {
     "round": 1,
