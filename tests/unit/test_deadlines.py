@@ -37,6 +37,7 @@ OTHER = "the other thread of the fetch always ends with a value for it, and has 
 CHILD = "in the trainer process, which ends with the socket that its node holds"
 POSITIONAL = "its deadline is an argument without a name"
 ENDED = "in the benchmark's own process, which is ended with the benchmark"
+STOPPED = "for a chunk, or until whoever asked for the merge stops it"
 LAUNCHER = "in the launcher, which ends the box with its node; the node sets the deadline"
 ACCOUNTED = {
     "box.frames:_exactly:recv": LAUNCHER,
@@ -64,7 +65,7 @@ ACCOUNTED = {
     "chain.service:_run_lane:async for": IDLE,
     "chain.service:heads:wait": IDLE,
     "learning.process:_piece:recv": "`_exactly` sets the deadline",
-    "learning.folding:_elements:wait": "for a chunk, until the merge is stopped: its caller does",
+    "learning.folding:_elements:wait": STOPPED,
     "learning.simulation.worker:main:read_frame": "in a worker, which ends with its input",
     "learning.supervisor:_final_reply:receive": "it takes the longest silence as an argument",
     "learning.trainer:alive:join": "the thread looks every second whether it is over",
@@ -115,7 +116,7 @@ ACCOUNTED = {
     "node.node:run:wait_for_head": IDLE,
     "node.process:stop_on_signal:async for": IDLE,
     "rounds.collection:use:wait": "set by a pull, which has one; its failure cancels",
-    "rounds.chunk_merge:_merged_pieces:wait": "for a chunk, until the merge is stopped: its caller does",
+    "rounds.chunk_merge:_merged_pieces:wait": STOPPED,
     "testnet.processes:stop_nodes:wait": POSITIONAL,
     "testnet.workers:ask:read_frame": "as long as a client trains; whoever asked can end it",
 }
