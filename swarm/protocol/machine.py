@@ -19,8 +19,7 @@ CLOSED, another leads, not FULL       Follow its merge, so that most of the mode
 CLOSED, this node leads, not FULL     ExpectDraft: those who follow it may ask before it merges
 CLOSED, this node's slot has come     Merge, then `merge`, unless an earlier leader's merge is right
 CLOSED, a candidate stands            equal to the own merge: `attest`; otherwise Verify, `attest`;
-                                      refused if its output or its next stage is not the program's,
-                                      or if it counts one update twice
+                                      refused if its output or its next stage is not the program's
 CLOSED, a merge is on its way         as if it stood, but this node leads none the later
 CLOSED, the majority needs others only  `attest`, but half a second later
 CLOSED, a majority has attested         `finalise` (only after a withdrawal: `attest` finalises)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -25,8 +26,11 @@ OFFLINE = (
     "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
 )  # fmt: skip
-START_S = 60.0
 
+pytestmark = pytest.mark.skipif(
+    shutil.which("chromedriver") is None,
+    reason="needs Chromium with its driver (Debian: chromium-driver)",
+)
 Wait = Callable[..., None]
 
 
@@ -57,7 +61,7 @@ def browser(link: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chr
     for option in (*OFFLINE, f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"):
         options.add_argument(option)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = Chrome(options=options, service=ChromeService("/usr/bin/chromedriver"))
+    driver = Chrome(options=options, service=ChromeService(shutil.which("chromedriver")))
     try:
         driver.get(link)
         yield driver
