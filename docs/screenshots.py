@@ -1,6 +1,7 @@
 """Take the pictures of the dashboard in docs/images: `python docs/screenshots.py` (about a minute).
 
-A testnet of examples/heart runs meanwhile. Needs Chromium with its driver (Debian: chromium-driver).
+A testnet of examples/heart runs meanwhile. Needs Chromium with its driver (Debian:
+chromium-driver).
 """
 
 from __future__ import annotations

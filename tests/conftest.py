@@ -18,17 +18,17 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
 )
 
 REAL_TIME = ("tests/integration/", "tests/e2e/")
-"""Tests with real processes, sockets and clocks: one after the other, in one worker."""
+"""Tests with real processes, sockets and clocks: those of one folder one after the other."""
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Tests of one file stay together, in order; those that take real time stay with each other."""
+    """Tests of one file stay together, in order; those that take real time by their folder."""
     from xdist.scheduler import LoadScopeScheduling
 
     class ByFile(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file = nodeid.partition("::")[0]
-            return "real time" if file.startswith(REAL_TIME) else file
+            return next((folder for folder in REAL_TIME if file.startswith(folder)), file)
 
     return ByFile(config, log)
 

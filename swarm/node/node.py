@@ -146,8 +146,6 @@ class Node:
 
     def __post_init__(self) -> None:
         self.greetings = Greetings(version("swarm"), self._halted_plans)
-        self.network.handle(GREETING_METHOD, self.greetings.answer)
-        self.network.on_connect(self.greetings.connected)
         self._retention = Retention(self.store, self._knows_needs, self._take_needs)
 
     @property
@@ -593,6 +591,8 @@ async def open_node(directory: Path, password: str | None = None) -> AsyncIterat
             known_addresses=addresses,
         )
         exchange.allow(node.may_read, purpose=node.purpose_of)
+        network.handle(GREETING_METHOD, node.greetings.answer)
+        network.on_connect(node.greetings.connected)
         network.handle(SCORES_METHOD, outgoing.listed_scores(node.hear_scores))
         outgoing.name_of_node = node.name_of_node
         outgoing.name_of_member = node.name_of_member

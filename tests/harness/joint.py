@@ -522,7 +522,7 @@ def drawn_program(seed: int, rounds: int) -> Program:
     left = rounds - len(before)
     figures = [Stage("personal", "personalise", "sum", 1, GATHERED_SLOT)]
     kind = rng.randrange(3)
-    if kind == 0:
+    if kind == 0 or left < 3:  # a day of few rounds has room for nothing else
         return Program((*before, _training(left)))
     if kind == 1:
         return Program((*before, _training(left - 1), *figures))

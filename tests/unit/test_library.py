@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from threading import Barrier
 from types import SimpleNamespace
 from typing import Any
@@ -101,7 +102,9 @@ def test_a_plans_code_is_fetched_where_it_is_asked_for_from_its_proposer_first(t
         participations={},
         refused={},
         _joining=set(),
+        _consider=lambda *_: None,
     )
+    node._who_know = partial(Node._who_know, node)
     trio.run(Node._observe_plan, node, plan, [], None)  # without a nursery, nothing begins
     assert not library.has(code.digest)
     for _ in range(2):

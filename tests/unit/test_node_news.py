@@ -10,6 +10,7 @@ from swarm.chain.block import Transaction
 from swarm.chain.codec import decode_transaction
 from swarm.chain.contract import Event, call_data
 from swarm.node.chain_link import ChainLink, WaitingCall
+from swarm.protocol.follow import NO_HOLDER
 from swarm.protocol.state import (
     Consent,
     Duty,
@@ -87,7 +88,7 @@ def test_what_events_tell_is_not_read() -> None:
 
 
 def test_a_round_that_ends_between_two_looks_is_told() -> None:
-    opened = event(9, "RoundOpened", base=D, roster=7, stage=2, trainers=3, holder=255)
+    opened = event(9, "RoundOpened", base=D, roster=7, stage=2, trainers=3, holder=NO_HOLDER)
     opened.arguments.update(round=5)
     client = FakeClient([event(8, "RoundVoided"), opened], plan_at(ROUND))
     news = news_of(client, plan_at(ROUND))
