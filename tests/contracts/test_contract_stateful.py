@@ -749,7 +749,7 @@ def test_contract_and_specification_never_differ() -> None:
     run_state_machine_as_test(
         Consortium,
         settings=settings(
-            max_examples=45,
+            max_examples=25,
             stateful_step_count=40,
             derandomize=True,
             deadline=None,

@@ -181,7 +181,7 @@ PLACES = {
 }
 
 
-TRIED_PLACES = int(os.environ.get("SWARM_AUDIT_PLACES", "40"))
+TRIED_PLACES = int(os.environ.get("SWARM_AUDIT_PLACES", "20"))
 """For a longer search: SWARM_AUDIT_PLACES=200 pytest tests/unit/test_audit.py"""
 
 
