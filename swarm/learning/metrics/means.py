@@ -8,9 +8,9 @@ import msgspec
 import numpy as np
 
 from swarm.learning.metrics import intervals
-from swarm.learning.metrics.counts import MAX_ROWS, Counts, Figure, Integers
+from swarm.learning.metrics.counts import Counts, Figure, Integers
 from swarm.learning.metrics.rows import as_column
-from swarm.learning.metrics.sums import PLACES, check_sum, products, read_sum, sum_of
+from swarm.learning.metrics.sums import PLACES, check_sums, products, read_sum, sum_of
 
 
 class Average(msgspec.Struct, frozen=True, tag="average", forbid_unknown_fields=True):
@@ -24,12 +24,7 @@ class Average(msgspec.Struct, frozen=True, tag="average", forbid_unknown_fields=
         return int(values[0])
 
     def check(self, values: Integers) -> None:
-        if not 0 <= int(values[0]) <= MAX_ROWS:
-            raise ValueError(f"the number of rows is {int(values[0])}")
-        for digits in values[1:].reshape(-1, PLACES):
-            check_sum(digits)
-            if not values[0] and digits.any():
-                raise ValueError("there is a sum of no rows")
+        check_sums(values)
 
     def coarsened(self, values: Integers, least: int) -> Integers | None:
         return values

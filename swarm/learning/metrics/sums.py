@@ -13,7 +13,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from swarm.learning.metrics.counts import Integers
+from swarm.learning.metrics.counts import MAX_ROWS, Integers
 from swarm.learning.metrics.rows import Floats
 
 PLACES = 6
@@ -68,3 +68,14 @@ def check_sum(digits: Integers) -> None:
         raise ValueError("the digits of a sum are not of 32 bits")
     if abs(read_sum(digits)) > _LIMIT:
         raise ValueError("a sum is larger than any site may send")
+
+
+def check_sums(values: Integers) -> None:
+    """Raise ValueError unless `values` are a number of rows, and sums over them of PLACES digits
+    each, as one site writes them."""
+    if not 0 <= int(values[0]) <= MAX_ROWS:
+        raise ValueError(f"the number of rows is {int(values[0])}")
+    for digits in values[1:].reshape(-1, PLACES):
+        check_sum(digits)
+        if not values[0] and digits.any():
+            raise ValueError("there is a sum of no rows")
