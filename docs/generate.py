@@ -27,7 +27,7 @@ from swarm.chain import messages, qbft, service
 from swarm.chain.contract import artifact
 from swarm.cli import main as swarm_command
 from swarm.network import limits, wire
-from swarm.node import config
+from swarm.node.home import config
 from swarm.protocol import ledger, machine, masked_rounds, membership, state
 
 DOCS = Path(__file__).parent

@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from swarm import open_sites, run_federated
-from swarm.learning.evaluate import read_references, train_alone, train_pooled
-from swarm.learning.loading import load_plan
+from swarm.learning.plans.loading import load_plan
+from swarm.learning.simulation.references import read_references, train_alone, train_pooled
 
 
 def compare(folder: Path, seeds: int, peers: int | None, metric: str, wire: str) -> None:

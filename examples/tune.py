@@ -26,8 +26,13 @@ import numpy as np
 
 import swarm
 from swarm import open_sites, run_federated
-from swarm.learning.evaluate import REFERENCES, merged_statistics, train_alone, train_pooled
-from swarm.learning.loading import load_plan
+from swarm.learning.plans.loading import load_plan
+from swarm.learning.simulation.references import (
+    REFERENCES,
+    merged_statistics,
+    train_alone,
+    train_pooled,
+)
 
 HERE = Path(__file__).parent
 

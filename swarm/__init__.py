@@ -14,7 +14,11 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from swarm.learning import metrics
-    from swarm.learning.federated import FederatedRun, open_sites, run_federated
+    from swarm.learning.data.histograms import histogram, quantiles, value_range
+    from swarm.learning.data.moments import moments, standardise, unstandardise
+    from swarm.learning.data.splits import split
+    from swarm.learning.data.tables import Table, read_csv
+    from swarm.learning.data.tallies import read_tally, tally
     from swarm.learning.folds import (
         adam,
         geometric_median,
@@ -29,15 +33,11 @@ if TYPE_CHECKING:
         trimmed,
         yogi,
     )
-    from swarm.learning.histograms import histogram, quantiles, value_range
-    from swarm.learning.loaded_model import LoadedModel, load
-    from swarm.learning.placement import at, frozen, gathered, local, shared
-    from swarm.learning.plan import Context, Data, Plan, Site
-    from swarm.learning.splits import split
-    from swarm.learning.stages import personalise, statistics, train
-    from swarm.learning.statistics import moments, standardise, unstandardise
-    from swarm.learning.tables import Table, read_csv
-    from swarm.learning.tallies import read_tally, tally
+    from swarm.learning.models.loaded_model import LoadedModel, load
+    from swarm.learning.parameters.placement import at, frozen, gathered, local, shared
+    from swarm.learning.plans.plan import Context, Data, Plan, Site
+    from swarm.learning.plans.stages import personalise, statistics, train
+    from swarm.learning.simulation.whole_run import FederatedRun, open_sites, run_federated
 
 __all__ = [
     "Context",
@@ -85,45 +85,45 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Context": "swarm.learning.plan",
-    "Data": "swarm.learning.plan",
-    "FederatedRun": "swarm.learning.federated",
-    "LoadedModel": "swarm.learning.loaded_model",
-    "Plan": "swarm.learning.plan",
-    "Site": "swarm.learning.plan",
-    "Table": "swarm.learning.tables",
+    "Context": "swarm.learning.plans.plan",
+    "Data": "swarm.learning.plans.plan",
+    "FederatedRun": "swarm.learning.simulation.whole_run",
+    "LoadedModel": "swarm.learning.models.loaded_model",
+    "Plan": "swarm.learning.plans.plan",
+    "Site": "swarm.learning.plans.plan",
+    "Table": "swarm.learning.data.tables",
     "adam": "swarm.learning.folds",
-    "at": "swarm.learning.placement",
-    "frozen": "swarm.learning.placement",
-    "gathered": "swarm.learning.placement",
+    "at": "swarm.learning.parameters.placement",
+    "frozen": "swarm.learning.parameters.placement",
+    "gathered": "swarm.learning.parameters.placement",
     "geometric_median": "swarm.learning.folds",
-    "histogram": "swarm.learning.histograms",
+    "histogram": "swarm.learning.data.histograms",
     "krum": "swarm.learning.folds",
-    "load": "swarm.learning.loaded_model",
-    "local": "swarm.learning.placement",
+    "load": "swarm.learning.models.loaded_model",
+    "local": "swarm.learning.parameters.placement",
     "maximum": "swarm.learning.folds",
     "mean": "swarm.learning.folds",
     "median": "swarm.learning.folds",
-    "moments": "swarm.learning.statistics",
+    "moments": "swarm.learning.data.moments",
     "momentum": "swarm.learning.folds",
     "multi_krum": "swarm.learning.folds",
     "nesterov": "swarm.learning.folds",
-    "open_sites": "swarm.learning.federated",
-    "personalise": "swarm.learning.stages",
-    "quantiles": "swarm.learning.histograms",
-    "read_csv": "swarm.learning.tables",
-    "read_tally": "swarm.learning.tallies",
-    "run_federated": "swarm.learning.federated",
-    "shared": "swarm.learning.placement",
-    "split": "swarm.learning.splits",
-    "standardise": "swarm.learning.statistics",
-    "statistics": "swarm.learning.stages",
+    "open_sites": "swarm.learning.simulation.whole_run",
+    "personalise": "swarm.learning.plans.stages",
+    "quantiles": "swarm.learning.data.histograms",
+    "read_csv": "swarm.learning.data.tables",
+    "read_tally": "swarm.learning.data.tallies",
+    "run_federated": "swarm.learning.simulation.whole_run",
+    "shared": "swarm.learning.parameters.placement",
+    "split": "swarm.learning.data.splits",
+    "standardise": "swarm.learning.data.moments",
+    "statistics": "swarm.learning.plans.stages",
     "sum": "swarm.learning.folds",
-    "tally": "swarm.learning.tallies",
-    "train": "swarm.learning.stages",
+    "tally": "swarm.learning.data.tallies",
+    "train": "swarm.learning.plans.stages",
     "trimmed": "swarm.learning.folds",
-    "unstandardise": "swarm.learning.statistics",
-    "value_range": "swarm.learning.histograms",
+    "unstandardise": "swarm.learning.data.moments",
+    "value_range": "swarm.learning.data.histograms",
     "yogi": "swarm.learning.folds",
 }
 

@@ -23,7 +23,7 @@ import numpy as np
 
 from swarm import open_sites, run_federated
 from swarm.errors import PlanError
-from swarm.learning.loading import load_plan
+from swarm.learning.plans.loading import load_plan
 
 HERE = Path(__file__).parent
 METHODS = {

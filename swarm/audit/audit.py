@@ -15,8 +15,8 @@ from swarm.chain.engine import CHAIN_FILE
 from swarm.chain.override import read_applied
 from swarm.chain.store import ChainStore
 from swarm.errors import ChainError, ConfigurationError
-from swarm.node.config import load_config
-from swarm.node.embedded import read_network
+from swarm.node.chain.source import read_network
+from swarm.node.home.config import load_config
 
 
 def audit(directory: Path, until: int | None = None) -> Report:

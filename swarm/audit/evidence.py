@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 
 from swarm.chain.engine import CHAIN_FILE
 from swarm.errors import ConfigurationError
-from swarm.node.control import ask, is_running
+from swarm.node.commands.control import ask, is_running
 
 
 @contextmanager

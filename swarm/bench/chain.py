@@ -32,8 +32,8 @@ from swarm.chain import contract as codec
 from swarm.chain.client import TRANSACTION_GAS
 from swarm.chain.endpoint import Endpoint, read_number
 from swarm.errors import LocalError, SwarmError
-from swarm.node.control import ask
-from swarm.node.keys import load_key, read_password
+from swarm.node.commands.control import ask
+from swarm.node.home.keys import load_key, read_password
 from swarm.testnet.processes import stop_nodes
 from swarm.testnet.run import Testnet, bring_up
 from swarm.types import to_hex

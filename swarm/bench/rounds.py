@@ -23,7 +23,7 @@ from swarm.bench.machine import Watch, file_system, require_room, summary, watch
 from swarm.chain.client import ConsortiumClient
 from swarm.chain.endpoint import Endpoint
 from swarm.errors import LocalError
-from swarm.node.control import ask
+from swarm.node.commands.control import ask
 from swarm.testnet.processes import stop_nodes
 from swarm.testnet.run import Testnet, begin_plan, bring_up, follow
 from swarm.types import to_address

@@ -39,8 +39,8 @@ def recover(directory: Path, yes: bool) -> None:
     from swarm.chain.service import recover_votes
     from swarm.chain.store import VoteStore
     from swarm.errors import ConfigurationError
-    from swarm.node.config import load_config
-    from swarm.node.embedded import read_network
+    from swarm.node.chain.source import read_network
+    from swarm.node.home.config import load_config
 
     genesis = read_network(directory, load_config(directory))
     if genesis is None:
@@ -84,7 +84,7 @@ def override_group() -> None:
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def sign(directory: Path, file: Path, without: tuple[str, ...], yes: bool) -> None:
     """Add the signature of the node in DIRECTORY to FILE, which --without begins."""
-    from swarm.node.override import describe, prepare_signature
+    from swarm.node.chain.override_command import describe, prepare_signature
 
     password = typed_password(directory)
     with prepare_signature(directory, file, without, password) as prepared:
@@ -105,6 +105,6 @@ def apply(directory: Path, file: Path) -> None:
 
     A node that is still behind checks it when it gets there. Start the node afterwards.
     """
-    from swarm.node.override import apply_override
+    from swarm.node.chain.override_command import apply_override
 
     click.echo(apply_override(directory, file))

@@ -24,7 +24,7 @@ def command(directory: Path, listen: str, open_: bool) -> None:
     import trio
 
     from swarm.dashboard.serving import serve
-    from swarm.node.config import load_config
+    from swarm.node.home.config import load_config
 
     load_config(directory)
 

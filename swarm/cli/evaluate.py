@@ -24,8 +24,8 @@ def command(model: Path, data: Path, as_json: bool) -> None:
     \b
     swarm evaluate runs/heart/model --data examples/heart/data/cleveland.csv
     """
-    from swarm.learning.model_folder import read_folder
-    from swarm.learning.use import evaluate_file
+    from swarm.learning.models.boxed_model import evaluate_file
+    from swarm.learning.models.model_folder import read_folder
 
     found = evaluate_file(read_folder(model), data)
     if as_json:

@@ -47,8 +47,8 @@ def command(
     \b
     swarm init hospital --name "St. Mary" --data patients.csv
     """
-    from swarm.node.keys import read_password
-    from swarm.node.setup import create_node
+    from swarm.node.home.keys import read_password
+    from swarm.node.home.setup import create_node
 
     if unattended:
         password = None

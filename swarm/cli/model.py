@@ -25,7 +25,7 @@ def command() -> None:
 
 
 def _models(node: Path, plan: int) -> dict[str, Any]:
-    from swarm.node.control import ask
+    from swarm.node.commands.control import ask
 
     answer: dict[str, Any] = ask(node, "models", plan=plan)
     return answer
@@ -72,7 +72,7 @@ def export(node: Path, plan: int, round_: int | None, force: bool, folder: Path)
     swarm predict heart patients.csv --out predictions.csv
     python -c "import safetensors.torch as s; print(s.load_file('heart/model.safetensors'))"
     """
-    from swarm.learning.model_folder import CARD_FOR_PEOPLE, check_free
+    from swarm.learning.models.model_folder import CARD_FOR_PEOPLE, check_free
 
     check_free(folder, force)
     model = _choose(node, plan, round_)
@@ -89,7 +89,7 @@ def export(node: Path, plan: int, round_: int | None, force: bool, folder: Path)
 @json_option
 def evaluate(node: Path, plan: int, round_: int | None, as_json: bool) -> None:
     """Score a model on this site's own validation and test rows."""
-    from swarm.node.control import ask
+    from swarm.node.commands.control import ask
 
     model = _choose(node, plan, round_)
     answer = ask(node, "evaluate", plan=plan, round=model["round"])
@@ -164,7 +164,7 @@ def pull(node: Path, force: bool, digest: str, folder: Path) -> None:
     swarm model pull 0x4b1f… heart
     swarm predict heart patients.csv
     """
-    from swarm.learning.model_folder import check_free
+    from swarm.learning.models.model_folder import check_free
 
     check_free(folder, force)
     place = str(folder.resolve())

@@ -32,7 +32,7 @@ def found(cards: tuple[Path, ...], timestamp: int, output: Path, force: bool) ->
     swarm network found mary.json charite.json kyoto.json --time 1790000000
     """
     from swarm.chain.genesis import read_genesis, write_genesis
-    from swarm.node.setup import found_network, read_cards
+    from swarm.node.home.setup import found_network, read_cards
 
     _refuse_future(timestamp)
     genesis = found_network(read_cards(cards), timestamp)

@@ -35,7 +35,7 @@ def start(directory: Path) -> None:
     \b
     swarm node start hospital
     """
-    from swarm.node.process import start_node
+    from swarm.node.node_process import start_node
 
     start_node(directory, typed_password(directory))
 
@@ -51,7 +51,7 @@ def start(directory: Path) -> None:
 @json_option
 def status(directory: Path, must_be_connected: bool, as_json: bool) -> None:
     """How the node in DIRECTORY is: chain, peers, plans, rounds."""
-    from swarm.node.control import ask
+    from swarm.node.commands.control import ask
 
     answer = ask(directory, "status")
     if as_json:
@@ -90,9 +90,9 @@ def outgoing(
     with that, a list that was written anew from the beginning is found, too.
     """
     from swarm.errors import ConfigurationError, LocalError
-    from swarm.node.control import ask
-    from swarm.node.outgoing_log import OUTGOING, verify
-    from swarm.node.outgoing_query import Wanted, find, sums_of
+    from swarm.node.commands.control import ask
+    from swarm.node.outgoing.log import OUTGOING, verify
+    from swarm.node.outgoing.query import Wanted, find, sums_of
 
     folder = directory / OUTGOING
     if not folder.is_dir():

@@ -68,7 +68,7 @@ def json_option(function: F) -> F:
 
 def ask_node(node: Path, method: str, /, **arguments: Any) -> Any:
     """Ask the node that runs in the directory `node`; raises its error as it raised it."""
-    from swarm.node.control import ask
+    from swarm.node.commands.control import ask
 
     return ask(node, method, **arguments)
 
@@ -80,8 +80,8 @@ def for_people(answer: Any) -> Any:
 
 def typed_password(directory: Path) -> str | None:
     """The password of the node's key from the terminal, if nothing else gives it."""
-    from swarm.node.config import load_config
-    from swarm.node.password import PASSWORD_VARIABLE
+    from swarm.node.home.config import load_config
+    from swarm.node.home.password import PASSWORD_VARIABLE
 
     wants_password = load_config(directory).key.password_file is None
     if wants_password and PASSWORD_VARIABLE not in os.environ and sys.stdin.isatty():

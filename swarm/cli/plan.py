@@ -213,7 +213,7 @@ def show(node: Path, plan: int, with_trial: bool, try_for: int, as_json: bool) -
 
 
 def _print_difference(before: dict[str, Any], code: dict[str, str]) -> None:
-    from swarm.learning.difference import difference
+    from swarm.learning.code.difference import difference
 
     lines = difference(before["code"], code)
     what = f"plan {before['id']} ({visible(before['name'])}), consented to before"
@@ -229,7 +229,7 @@ def _modules(imports: list[dict[str, Any]]) -> list[str]:
 def _print_trial(told: dict[str, Any]) -> None:
     import msgspec
 
-    from swarm.node.trial import Findings, in_words
+    from swarm.node.consent.dry_run import Findings, in_words
 
     for line in in_words(msgspec.convert(told, Findings)):
         click.echo(visible(line))
@@ -262,8 +262,8 @@ def check(
     """
     import trio
 
-    from swarm.learning.supervisor import TrainerConfig
-    from swarm.node.trial import in_words, try_plan
+    from swarm.learning.supervisor.supervisor import TrainerConfig
+    from swarm.node.consent.dry_run import in_words, try_plan
 
     given = dict(_option(text) for text in options)
     config = TrainerConfig(
@@ -368,8 +368,8 @@ def confirm(
 
 
 def _signed(sentence: str, key: Path, password_file: Path | None) -> str:
-    from swarm.node.confirmations import sign
-    from swarm.node.keys import load_key, read_password
+    from swarm.node.consent.confirmations import sign
+    from swarm.node.home.keys import load_key, read_password
 
     if password_file is None:
         password = str(click.prompt("Password of the key", hide_input=True))
@@ -387,7 +387,7 @@ def signer(file: Path, password_file: Path | None) -> None:
     The account belongs into `policy.confirmers` of node.toml; FILE and its password stay with that
     person, and away from the node.
     """
-    from swarm.node.keys import create_key, read_password
+    from swarm.node.home.keys import create_key, read_password
     from swarm.types import to_hex
 
     if password_file is None:

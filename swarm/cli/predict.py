@@ -14,7 +14,7 @@ from swarm.cli.options import FILE, json_option, print_json, print_table
 from swarm.visible import visible
 
 if TYPE_CHECKING:
-    from swarm.learning.use import FilePredictions
+    from swarm.learning.models.boxed_model import FilePredictions
 
 MODEL = click.Path(exists=True, file_okay=False, path_type=Path)
 ROWS_FILE = click.Path(exists=True, path_type=Path)
@@ -43,8 +43,8 @@ def command(
     swarm predict runs/heart/model patients.csv --out predictions.csv
     """
     from swarm.errors import ConfigurationError
-    from swarm.learning.model_folder import read_folder
-    from swarm.learning.use import predict_file
+    from swarm.learning.models.boxed_model import predict_file
+    from swarm.learning.models.model_folder import read_folder
 
     if out is not None and out.exists() and not force:
         raise ConfigurationError(f"{out} exists: name another file, or give --force to replace it")

@@ -79,7 +79,7 @@ def command(
     swarm simulate examples/stroke --clients 100,1000,5000 --sample 100 --plot rounds.png
     """
     from swarm.errors import ConfigurationError
-    from swarm.learning.model_folder import check_free
+    from swarm.learning.models.model_folder import check_free
     from swarm.testnet.plot import write_simulation_plot
     from swarm.testnet.ray_workers import start_on
     from swarm.testnet.simulate import Simulation, simulate

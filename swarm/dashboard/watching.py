@@ -11,7 +11,7 @@ from typing import Any
 import trio
 
 from swarm.errors import SwarmError
-from swarm.node.control import ask
+from swarm.node.commands.control import ask
 
 PATIENCE_S = 30.0
 AGAIN_S = 1.0

@@ -31,33 +31,36 @@ from swarm.chain.contract import outcome
 from swarm.errors import ChainError, ConfigurationError, PlanError, RemoteError, SwarmError
 from swarm.learning.folds.golden import self_check
 from swarm.learning.metrics.wire import read_told
-from swarm.learning.stages import check_known
+from swarm.learning.plans.stages import check_known
 from swarm.network.limits import NetworkLimits
 from swarm.network.network import Network, open_network
-from swarm.node.admission import Admission
-from swarm.node.chain_link import ChainLink, WaitingCall
-from swarm.node.commands import NodeCommands
-from swarm.node.config import NodeConfig, load_config
-from swarm.node.confirmations import Confirmations
-from swarm.node.contacts import addresses_of, contact_owed, dial_rules, is_stated
-from swarm.node.control import Handler, Running, only_node_in, open_control
-from swarm.node.embedded import OpenedChain, open_node_chain, read_network
-from swarm.node.greetings import METHOD as GREETING_METHOD
-from swarm.node.greetings import Greetings
-from swarm.node.http import open_http
-from swarm.node.keys import address_of, load_key
-from swarm.node.library import METHOD as BUNDLE_METHOD
-from swarm.node.library import Library
-from swarm.node.member_commands import MemberCommands
-from swarm.node.model_commands import ModelCommands
-from swarm.node.outgoing import ListedScores, Outgoing
-from swarm.node.outgoing_log import OUTGOING, OutgoingLog
-from swarm.node.password import find_password
-from swarm.node.plan_commands import PlanCommands
-from swarm.node.policy import site_policy
-from swarm.node.programs import METHOD as PROGRAM_METHOD
-from swarm.node.programs import Programs, check_program
-from swarm.node.propose_commands import ProposeCommands
+from swarm.node.chain.link import ChainLink, WaitingCall
+from swarm.node.chain.source import OpenedChain, open_node_chain, read_network
+from swarm.node.commands.common import NodeCommands
+from swarm.node.commands.control import Handler, Running, only_node_in, open_control
+from swarm.node.commands.members import MemberCommands
+from swarm.node.commands.models import ModelCommands
+from swarm.node.commands.plans import PlanCommands
+from swarm.node.commands.proposing import ProposeCommands
+from swarm.node.commands.zoo import ZooCommands
+from swarm.node.consent.admission import Admission
+from swarm.node.consent.confirmations import Confirmations
+from swarm.node.consent.policy import site_policy
+from swarm.node.home.config import NodeConfig, load_config
+from swarm.node.home.keys import address_of, load_key
+from swarm.node.home.password import find_password
+from swarm.node.http_door import open_http
+from swarm.node.members.contacts import addresses_of, contact_owed, dial_rules, is_stated
+from swarm.node.members.greetings import METHOD as GREETING_METHOD
+from swarm.node.members.greetings import Greetings
+from swarm.node.members.standing import keep_up
+from swarm.node.outgoing.log import OUTGOING, OutgoingLog
+from swarm.node.outgoing.recorder import ListedScores, Outgoing
+from swarm.node.plans.library import METHOD as BUNDLE_METHOD
+from swarm.node.plans.library import Library
+from swarm.node.plans.programs import METHOD as PROGRAM_METHOD
+from swarm.node.plans.programs import Programs, check_program
+from swarm.node.plans.trainers import Trainers
 from swarm.node.status import (
     NodeStatus,
     name_validators,
@@ -66,12 +69,9 @@ from swarm.node.status import (
     plan_status,
     sandbox_status,
 )
-from swarm.node.trainers import Trainers
-from swarm.node.upkeep import keep_up
-from swarm.node.zoo import LIST as LIST_METHOD
-from swarm.node.zoo import SIGN as SIGN_METHOD
-from swarm.node.zoo import Zoo
-from swarm.node.zoo_commands import ZooCommands
+from swarm.node.zoo.zoo import LIST as LIST_METHOD
+from swarm.node.zoo.zoo import SIGN as SIGN_METHOD
+from swarm.node.zoo.zoo import Zoo
 from swarm.protocol.awaited_calls import Waiting, is_more_awaited
 from swarm.protocol.machine import MergeAnnounced
 from swarm.protocol.program import Program, parse

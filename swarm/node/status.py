@@ -10,9 +10,9 @@ from typing import Any
 import msgspec
 
 from swarm.box.description import Report
-from swarm.learning.messages import Progress
+from swarm.learning.supervisor.trainer_messages import Progress
 from swarm.network.network import NOT_COUNTED
-from swarm.node.greetings import Acquaintance, Greetings
+from swarm.node.members.greetings import Acquaintance, Greetings
 from swarm.protocol.state import Member, Plan, Round, RoundStatus, members_in
 from swarm.rounds.participation import Participation
 from swarm.rounds.records import RECENT_ROUNDS

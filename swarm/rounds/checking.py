@@ -13,7 +13,7 @@ from swarm.blobs.download import SMALL_BYTES
 from swarm.blobs.fetch import Wish
 from swarm.blobs.store import BlobStore
 from swarm.errors import BlobError, RemoteError, SwarmError
-from swarm.learning.folding import Folding
+from swarm.learning.parameters.next_file import Folding
 from swarm.protocol import machine as m
 from swarm.protocol.rechecks import rechecks_of
 from swarm.protocol.state import Omission, VerifyLevel, members_in

@@ -20,7 +20,9 @@ import numpy as np
 
 from swarm.blobs.partial import Draft, PartialBlob, reading
 from swarm.errors import BlobError, SchemaMismatch
-from swarm.learning.folding import (
+from swarm.learning.folds.formats import find_unfit
+from swarm.learning.folds.golden import self_check
+from swarm.learning.parameters.next_file import (
     Contribution,
     FoldedUpdates,
     Folding,
@@ -28,8 +30,6 @@ from swarm.learning.folding import (
     RawBytes,
     Stopped,
 )
-from swarm.learning.folds.formats import find_unfit
-from swarm.learning.folds.golden import self_check
 from swarm.tensors import MAX_CHUNK_BYTES, NUMPY_DTYPES, Layout, TensorSpec, open_file
 from swarm.types import MemberId
 

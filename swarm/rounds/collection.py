@@ -28,7 +28,7 @@ from swarm.errors import (
     SchemaMismatch,
     SwarmError,
 )
-from swarm.learning.folding import Folding
+from swarm.learning.parameters.next_file import Folding
 from swarm.protocol import machine as m
 from swarm.protocol.state import Omission
 from swarm.rounds.address_book import AddressBook

@@ -13,7 +13,7 @@ import trio
 from swarm.blobs.store import BlobStore
 from swarm.errors import BlobError, SwarmError
 from swarm.learning.metrics.wire import SentCounts, decode_all, pack, read_sent
-from swarm.learning.supervisor import Trainer
+from swarm.learning.supervisor.supervisor import Trainer
 from swarm.protocol import machine as m
 from swarm.rounds.collection import Collection
 from swarm.rounds.figures import read_figures

@@ -11,10 +11,10 @@ import trio
 from swarm.blobs.fetch import Wish
 from swarm.blobs.store import BlobStore
 from swarm.errors import PlanError, RemoteError
-from swarm.learning.folding import Folding
-from swarm.learning.messages import Loaded, Tensor
-from swarm.learning.placement import read_placement
-from swarm.learning.supervisor import Trainer
+from swarm.learning.parameters.next_file import Folding
+from swarm.learning.parameters.placement import read_placement
+from swarm.learning.supervisor.supervisor import Trainer
+from swarm.learning.supervisor.trainer_messages import Loaded, Tensor
 from swarm.protocol.machine import FrozenUpdate
 from swarm.protocol.program import Program
 from swarm.protocol.state import MAX_MEMBERS, MODEL_SLOT

@@ -1,4 +1,4 @@
-"""What leaves this node for another, in words for the list of what left (`swarm.node.outgoing`)."""
+"""What leaves this node for another, in words for the list of what left (`node/outgoing`)."""
 
 from __future__ import annotations
 

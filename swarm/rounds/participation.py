@@ -17,8 +17,8 @@ from typing import Any, Protocol
 import trio
 
 from swarm.blobs.store import BlobStore
-from swarm.learning.messages import Progress
-from swarm.learning.supervisor import Trainer
+from swarm.learning.supervisor.supervisor import Trainer
+from swarm.learning.supervisor.trainer_messages import Progress
 from swarm.protocol import machine as m
 from swarm.protocol.program import Program
 from swarm.protocol.state import (

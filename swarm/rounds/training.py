@@ -16,9 +16,9 @@ import trio
 from swarm.blobs.store import BlobStore
 from swarm.blobs.tree import Origin
 from swarm.errors import LocalError, PlanError, SwarmError
-from swarm.learning.messages import Personalised, Progress, Trained
-from swarm.learning.stages import PERSONALISE, STATISTICS
-from swarm.learning.supervisor import Trainer
+from swarm.learning.plans.stages import PERSONALISE, STATISTICS
+from swarm.learning.supervisor.supervisor import Trainer
+from swarm.learning.supervisor.trainer_messages import Personalised, Progress, Trained
 from swarm.protocol import machine as m
 from swarm.rounds.collection import Collection
 from swarm.rounds.figures import write_figures

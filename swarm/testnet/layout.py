@@ -13,8 +13,8 @@ import msgspec
 
 from swarm.chain.genesis import Founder
 from swarm.errors import UNREADABLE, ConfigurationError
-from swarm.learning.sites import SiteFiles
-from swarm.node.setup import create_node, found_network, install_network
+from swarm.learning.simulation.dealing import SiteFiles
+from swarm.node.home.setup import create_node, found_network, install_network
 from swarm.types import to_hex
 
 FILE = "testnet.json"

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from swarm.errors import ConfigurationError, LocalError, SwarmError
-from swarm.node.control import ask, read_running
+from swarm.node.commands.control import ask, read_running
 from swarm.testnet.layout import TestnetFile, TestnetNode
 
 START_DEADLINE_S = 60.0

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from swarm.errors import ConfigurationError, LocalError
-from swarm.learning.process import REPEATABLE
+from swarm.learning.supervisor.trainer_process import REPEATABLE
 from swarm.testnet.workers import Channel, WorkerProcess
 
 REPLY_S = 3600.0

@@ -20,7 +20,7 @@ from typing import Any
 import msgspec
 
 from swarm.errors import LocalError, PlanError
-from swarm.learning.sites import SiteFiles
+from swarm.learning.simulation.dealing import SiteFiles
 
 DEADLINE_S = 1800.0
 
@@ -107,7 +107,7 @@ def open_evaluator(plan: Path, sites: list[SiteFiles], seed: int) -> Iterator[Ev
             for site in sites
         ]
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "swarm.learning.evaluate"],
+            [sys.executable, "-P", "-m", "swarm.learning.simulation.references"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

@@ -16,10 +16,10 @@ from typing import Any
 import msgspec
 
 from swarm.errors import ConfigurationError, LocalError, PlanError, SwarmError
-from swarm.learning.card import Score, Scores
-from swarm.learning.model_folder import MODEL, read_folder, write_card
-from swarm.learning.sites import deal
-from swarm.node.control import ask
+from swarm.learning.models.card import Score, Scores
+from swarm.learning.models.model_folder import MODEL, read_folder, write_card
+from swarm.learning.simulation.dealing import deal
+from swarm.node.commands.control import ask
 from swarm.protocol.state import Omission
 from swarm.rounds.records import REASONS
 from swarm.testnet.layout import (

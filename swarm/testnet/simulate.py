@@ -19,12 +19,12 @@ import numpy as np
 
 from swarm.blobs.store import name_of
 from swarm.errors import PlanError
-from swarm.learning import bundle
-from swarm.learning.card import Card, Score, Scores, describe_plan
-from swarm.learning.folding import Contribution, Folding, fold_whole
+from swarm.learning.code import bundle
 from swarm.learning.folds.running import RawBytes, RunningMean
-from swarm.learning.model_folder import MODEL, write_folder
-from swarm.learning.placement import Frozen, Local, Placement, Shared, read_placement
+from swarm.learning.models.card import Card, Score, Scores, describe_plan
+from swarm.learning.models.model_folder import MODEL, write_folder
+from swarm.learning.parameters.next_file import Contribution, Folding, fold_whole
+from swarm.learning.parameters.placement import Frozen, Local, Placement, Shared, read_placement
 from swarm.learning.simulation.messages import (
     Begin,
     Opened,

@@ -16,7 +16,6 @@ from contextlib import contextmanager
 from typing import Protocol, TypeVar
 
 from swarm.errors import LocalError, PlanError, SwarmError
-from swarm.learning.process import REPEATABLE
 from swarm.learning.simulation.messages import (
     Begin,
     Faulty,
@@ -30,6 +29,7 @@ from swarm.learning.simulation.messages import (
     read_frame,
     write_frame,
 )
+from swarm.learning.supervisor.trainer_process import REPEATABLE
 
 ANSWERS_OF_A_WORKER = 2000
 """After which it is replaced: whatever a plan's libraries have piled up goes with it."""

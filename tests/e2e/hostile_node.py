@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from swarm.node.process import start_node
+from swarm.node.node_process import start_node
 from swarm.protocol import machine as m
 from swarm.rounds.exchange import Exchange
 from swarm.rounds.training import Training

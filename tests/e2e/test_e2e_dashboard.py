@@ -19,7 +19,7 @@ from axe_core_python.selenium import Axe
 from selenium.webdriver import Chrome, ChromeOptions, ChromeService
 from selenium.webdriver.common.by import By
 
-from swarm.node.control import ask, read_running
+from swarm.node.commands.control import ask, read_running
 
 PATHS = ("/", "/members", "/consent", "/consent/1", "/results", "/models", "/ledger", "/node")
 OFFLINE = (

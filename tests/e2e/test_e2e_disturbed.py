@@ -22,9 +22,9 @@ import psutil
 import pytest
 import safetensors.numpy
 
-from swarm.learning.model_folder import read_folder
-from swarm.node.control import ask
-from swarm.node.keys import load_key, read_password
+from swarm.learning.models.model_folder import read_folder
+from swarm.node.commands.control import ask
+from swarm.node.home.keys import load_key, read_password
 
 SITES = ("site0", "site1", "site2")
 

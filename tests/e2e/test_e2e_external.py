@@ -10,9 +10,9 @@ from harness.plans import write_tiny_plan
 from web3 import HTTPProvider
 
 from swarm.chain.client import deploy
-from swarm.learning.sites import deal
-from swarm.node.control import ask
-from swarm.node.setup import read_cards
+from swarm.learning.simulation.dealing import deal
+from swarm.node.commands.control import ask
+from swarm.node.home.setup import read_cards
 from swarm.testnet.layout import create_testnet
 from swarm.testnet.processes import start_node, stop_nodes, wait_ready
 from swarm.testnet.run import Testnet, begin_plan

@@ -13,8 +13,8 @@ import pytest
 from harness.plans import write_tiny_plan
 
 from swarm.chain.client import ConsortiumClient
-from swarm.learning.sites import deal
-from swarm.node.control import ask
+from swarm.learning.simulation.dealing import deal
+from swarm.node.commands.control import ask
 from swarm.protocol.state import Omission, winner
 from swarm.testnet.layout import create_testnet, write_testnet
 from swarm.testnet.processes import start_node, stop_nodes, wait_ready

@@ -12,10 +12,10 @@ from harness.plans import write_tiny_plan
 
 from swarm.chain.client import ConsortiumClient
 from swarm.errors import ConfigurationError
-from swarm.node.config import load_config
-from swarm.node.control import ask
-from swarm.node.keys import load_key
-from swarm.node.password import find_password
+from swarm.node.commands.control import ask
+from swarm.node.home.config import load_config
+from swarm.node.home.keys import load_key
+from swarm.node.home.password import find_password
 from swarm.protocol.program import federated_averaging
 from swarm.protocol.state import MOST_SAMPLES, Duty, Rules, Terms, VerifyLevel
 from swarm.testnet.processes import stop_nodes

@@ -13,8 +13,8 @@ from harness.faults.plan import FaultPlan
 from harness.plans import slow, write_tiny_plan
 
 from swarm.errors import SwarmError
-from swarm.learning.sites import deal
-from swarm.node.control import ask
+from swarm.learning.simulation.dealing import deal
+from swarm.node.commands.control import ask
 from swarm.testnet.run import begin_plan
 
 ROUNDS = 12

@@ -14,9 +14,9 @@ from harness.plans import write_tiny_plan
 
 from swarm.blobs.store import BlobStore
 from swarm.errors import LocalError
-from swarm.learning.sites import deal
-from swarm.node.control import ask
-from swarm.node.outgoing_log import OUTGOING, Entry, read_entries, verify
+from swarm.learning.simulation.dealing import deal
+from swarm.node.commands.control import ask
+from swarm.node.outgoing.log import OUTGOING, Entry, read_entries, verify
 from swarm.tensors import open_file
 from swarm.testnet.layout import create_testnet
 from swarm.testnet.processes import start_node, stop_nodes, wait_ready

@@ -16,9 +16,9 @@ import pytest
 from harness.plans import slow, write_tiny_plan
 
 from swarm.blobs.store import BlobStore
-from swarm.learning.federated import run_federated
-from swarm.learning.state import read_state
-from swarm.node.control import ask
+from swarm.learning.parameters.named_tensors import read_state
+from swarm.learning.simulation.whole_run import run_federated
+from swarm.node.commands.control import ask
 from swarm.testnet.processes import start_node, stop_nodes
 from swarm.testnet.run import Testnet, begin_plan, bring_up, follow, plan_of
 

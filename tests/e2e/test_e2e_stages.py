@@ -11,7 +11,7 @@ import pytest
 from harness.plans import write_tiny_plan
 
 from swarm.errors import ConfigurationError
-from swarm.node.control import ask
+from swarm.node.commands.control import ask
 from swarm.testnet.processes import stop_nodes
 from swarm.testnet.run import Testnet, begin_plan, bring_up
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from swarm.node.admission import Admission
-from swarm.node.config import Policy
-from swarm.node.confirmations import Confirmations
-from swarm.node.policy import SitePolicy
+from swarm.node.consent.admission import Admission
+from swarm.node.consent.confirmations import Confirmations
+from swarm.node.consent.policy import SitePolicy
+from swarm.node.home.config import Policy
 from swarm.types import Address
 
 OWN = Address(b"\x0a" * 20)

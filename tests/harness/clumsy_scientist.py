@@ -27,7 +27,7 @@ import torch
 
 from harness.clumsy_mistakes import MISTAKES, SAME, SOUND, Mistake, Work
 from swarm.errors import SwarmError
-from swarm.learning.federated import FederatedRun, run_federated
+from swarm.learning.simulation.whole_run import FederatedRun, run_federated
 
 ROWS = 40
 PLACE = re.compile(r"plan\.py:\d+")

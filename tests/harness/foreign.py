@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 from harness.simnet import Violation
 from swarm.errors import ConfigurationError
-from swarm.node.programs import check_program
+from swarm.node.plans.programs import check_program
 from swarm.protocol.machine import ChainObserved, RoundMachine
 from swarm.protocol.program import Program, federated_averaging
 from swarm.protocol.state import MemberSet, Plan

@@ -40,7 +40,7 @@ from harness.validators import SimValidator, transactions_of
 from swarm.chain.block import Block
 from swarm.chain.messages import Certificate
 from swarm.errors import ContractError
-from swarm.node.upkeep import due
+from swarm.node.members.standing import due
 from swarm.protocol import machine as m
 from swarm.protocol import state
 from swarm.protocol.ledger import Ledger

@@ -8,8 +8,8 @@ from threading import Event
 
 from swarm.blobs.partial import Draft
 from swarm.blobs.tree import Manifest
-from swarm.learning.folding import Folding
-from swarm.learning.placement import Placement
+from swarm.learning.parameters.next_file import Folding
+from swarm.learning.parameters.placement import Placement
 from swarm.rounds.chunk_merge import Incoming, MergeInputs, merge_as_they_come
 from swarm.tensors import Layout
 from swarm.types import MemberId

@@ -15,7 +15,7 @@ import pytest
 import trio
 
 from swarm.errors import ConfigurationError, LocalError, SwarmError
-from swarm.node.control import MAX_MESSAGE_BYTES, Running, ask, only_node_in, open_control
+from swarm.node.commands.control import MAX_MESSAGE_BYTES, Running, ask, only_node_in, open_control
 
 
 async def add(a: int, b: int) -> int:

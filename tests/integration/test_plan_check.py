@@ -9,8 +9,8 @@ import trio
 from harness.plans import slow, write_tiny_plan
 
 from swarm.errors import PlanError
-from swarm.learning.supervisor import TrainerConfig
-from swarm.node.trial import Findings, in_words, try_plan
+from swarm.learning.supervisor.supervisor import TrainerConfig
+from swarm.node.consent.dry_run import Findings, in_words, try_plan
 
 
 def tried(

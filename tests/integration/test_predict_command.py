@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 import swarm
-from swarm.learning.federated import run_federated
-from swarm.learning.run_export import export_run
+from swarm.learning.simulation.run_export import export_run
+from swarm.learning.simulation.whole_run import run_federated
 
 HEART = Path(__file__).parents[2] / "examples" / "heart"
 

@@ -22,7 +22,7 @@ from swarm.chain.engine import Engine
 from swarm.chain.pool import Pool
 from swarm.chain.rpc import RpcMethods
 from swarm.errors import ConfigurationError
-from swarm.node.http import HttpLimits, open_http
+from swarm.node.http_door import HttpLimits, open_http
 from swarm.types import Digest, to_hex
 
 GENESIS, _ = found(4)

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from swarm.errors import LocalError, PlanError
-from swarm.learning.process import REPEATABLE
 from swarm.learning.simulation.messages import Begin, OpenPlan, decode_request
+from swarm.learning.supervisor.trainer_process import REPEATABLE
 from swarm.testnet.simulate import Simulation, simulate
 from swarm.testnet.workers import WorkerProcess
 
@@ -27,7 +27,7 @@ FEDERATED = """
 import sys
 from pathlib import Path
 from swarm.blobs.store import name_of
-from swarm.learning.federated import run_federated
+from swarm.learning.simulation.whole_run import run_federated
 run = run_federated(Path(sys.argv[1]), rounds=2)
 Path(sys.argv[2]).write_bytes(run.file.raw.tobytes())
 print(name_of(Path(sys.argv[2])).hex(), run.score()["auc"])

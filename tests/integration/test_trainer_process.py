@@ -18,10 +18,10 @@ import trio
 from harness.plans import write_tiny_plan
 
 from swarm.errors import ConfigurationError, LocalError, PlanError, TrainerError
-from swarm.learning import bundle
-from swarm.learning.folding import Contribution, fold_whole
-from swarm.learning.messages import Progress
-from swarm.learning.supervisor import Trainer, TrainerConfig, open_trainer
+from swarm.learning.code import bundle
+from swarm.learning.parameters.next_file import Contribution, fold_whole
+from swarm.learning.supervisor.supervisor import Trainer, TrainerConfig, open_trainer
+from swarm.learning.supervisor.trainer_messages import Progress
 from swarm.protocol.program import federated_averaging, parse
 from swarm.rounds.layouts import folding_of
 from swarm.tensors import open_file
@@ -316,7 +316,7 @@ def test_a_trainer_ends_with_the_process_that_started_it(tmp_path: Path) -> None
     program = textwrap.dedent(f"""
         import os, signal, trio
         from pathlib import Path
-        from swarm.learning.supervisor import *
+        from swarm.learning.supervisor.supervisor import *
         async def main():
             config = TrainerConfig(plan=Path({str(settings.plan)!r}), site="a",
                                    workspace=Path({str(settings.workspace)!r}))

@@ -12,11 +12,18 @@ import torch
 from harness.plans import write_tiny_plan
 
 from swarm.errors import ConfigurationError
-from swarm.learning import bundle
-from swarm.learning.evaluate import Answer, Job, JobSite, merged_statistics, run, train_alone
-from swarm.learning.federated import open_sites, run_federated
-from swarm.learning.loading import load_plan
-from swarm.learning.state import write_arrays, write_state
+from swarm.learning.code import bundle
+from swarm.learning.parameters.named_tensors import write_arrays, write_state
+from swarm.learning.plans.loading import load_plan
+from swarm.learning.simulation.references import (
+    Answer,
+    Job,
+    JobSite,
+    merged_statistics,
+    run,
+    train_alone,
+)
+from swarm.learning.simulation.whole_run import open_sites, run_federated
 
 
 def job(plan: Path, **settings: object) -> Job:
@@ -27,7 +34,7 @@ def job(plan: Path, **settings: object) -> Job:
 def evaluated(*jobs: bytes) -> list[Answer]:
     """What a new evaluator process answers to these lines."""
     done = subprocess.run(
-        [sys.executable, "-m", "swarm.learning.evaluate"],
+        [sys.executable, "-m", "swarm.learning.simulation.references"],
         input=b"".join(line + b"\n" for line in jobs),
         capture_output=True,
         timeout=120,

@@ -24,7 +24,7 @@ from swarm.chain.genesis import CONTRACT_ADDRESS, Genesis
 from swarm.chain.messages import COMMIT, Certificate, encode, signing_digest
 from swarm.chain.signer import NodeKeys
 from swarm.errors import ConfigurationError
-from swarm.node.setup import create_node, found_network, install_network
+from swarm.node.home.setup import create_node, found_network, install_network
 from swarm.protocol.election import commitment_to
 from swarm.protocol.membership import Kind
 from swarm.protocol.state import Outcome, Rules, Terms

@@ -36,12 +36,12 @@ from swarm.bench.transfer import best_ratio
 from swarm.cli.bench import FOLDS_OF_ROUNDS, counts, sizes
 from swarm.cli.bench import command as bench_command
 from swarm.errors import LocalError
-from swarm.learning.federated import open_sites
 from swarm.learning.folds import Fold
 from swarm.learning.folds.reduce import REDUCES, SUM
 from swarm.learning.folds.step import STEPS
-from swarm.learning.loading import load_plan
-from swarm.learning.sites import deal
+from swarm.learning.plans.loading import load_plan
+from swarm.learning.simulation.dealing import deal
+from swarm.learning.simulation.whole_run import open_sites
 
 ROOT = Path(__file__).parents[2]
 

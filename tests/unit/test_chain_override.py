@@ -18,8 +18,8 @@ from swarm.chain.signer import NodeKeys
 from swarm.chain.startup import VoteRecord, decode_record, encode_record
 from swarm.chain.store import VoteStore
 from swarm.errors import ConfigurationError
-from swarm.node.override import apply_override, describe, prepare_signature
-from swarm.node.setup import create_node, found_network, install_network
+from swarm.node.chain.override_command import apply_override, describe, prepare_signature
+from swarm.node.home.setup import create_node, found_network, install_network
 from swarm.types import Address, Digest
 
 MEMBERS = [Member(number) for number in range(5)]

@@ -14,7 +14,7 @@ from harness.plans import write_tiny_plan
 
 from swarm.cli import main
 from swarm.errors import ContractError
-from swarm.node.refusals import in_words
+from swarm.node.commands.refusals import in_words
 
 
 def swarm(*arguments: object) -> Result:
@@ -182,7 +182,7 @@ def test_a_health_check_names_the_members_to_whom_there_is_no_connection(
             {"name": "turin", "connected": True, "failed_dials": {}, "notes": ["it is late"]},
         ],
     }  # fmt: skip
-    monkeypatch.setattr("swarm.node.control.ask", lambda *_: answer)
+    monkeypatch.setattr("swarm.node.commands.control.ask", lambda *_: answer)
     shown = swarm("node", "status")
     assert shown.exit_code == 0
     assert "Attention: the clock is wrong" in shown.output
@@ -251,7 +251,7 @@ def test_a_disk_that_fills_up_ends_a_node_with_one_sentence(
         async with trio.open_nursery():
             raise OSError(errno.ENOSPC, "No space left on device", "blobs/ab.part")
 
-    monkeypatch.setattr("swarm.node.process.run_node", fill)
+    monkeypatch.setattr("swarm.node.node_process.run_node", fill)
     swarm("init", tmp_path / "mary", "--name", "mary", "--unattended")
     result = swarm("node", "start", tmp_path / "mary")
     assert result.output.splitlines()[-1] == "Error: blobs/ab.part: No space left on device"

@@ -174,7 +174,7 @@ def test_found_makes_four_nodes_of_one_network_and_changes_nothing_when_run_agai
 
 
 def test_a_node_refuses_to_start_without_its_rows(tmp_path):
-    from swarm.node.config import load_config
+    from swarm.node.home.config import load_config
 
     shutil.copy(ROOT / "node_configs/testnet/cleveland.toml", tmp_path / "node.toml")
     with pytest.raises(ConfigurationError, match="does not exist"):

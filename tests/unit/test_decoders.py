@@ -12,14 +12,14 @@ import swarm
 PACKAGE = Path(swarm.__file__).parent
 BEFORE_ANY_THREAD = {
     "cli/plan.py",  # in a command, which has one thread
-    "node/config.py",  # the first thing that a command does
+    "node/home/config.py",  # the first thing that a command does
     "chain/genesis.py",  # likewise, when it founds, joins or starts
-    "learning/sites.py",  # before a testnet is dealt
-    "learning/settings.py",  # in the trainer, whose replies hold these rules
+    "learning/simulation/dealing.py",  # before a testnet is dealt
+    "learning/plans/settings.py",  # in the trainer, whose replies hold these rules
     "learning/metrics/counts.py",  # in the trainer, where the plan's own thread counts
-    "learning/evaluate.py",  # in its own process, which has one thread
+    "learning/simulation/references.py",  # in its own process, which has one thread
     "rounds/layouts.py",  # on trio's thread alone
-    "node/outgoing_log.py",  # of a type that has a decoder since import
+    "node/outgoing/log.py",  # of a type that has a decoder since import
 }
 
 

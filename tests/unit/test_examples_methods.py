@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from swarm.learning.federated import FederatedRun
-from swarm.learning.placement import Local
+from swarm.learning.parameters.placement import Local
+from swarm.learning.simulation.whole_run import FederatedRun
 
 METHODS = Path(__file__).parents[2] / "examples" / "methods"
 

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from swarm.learning.loading import load_plan
-from swarm.learning.plan import Data, Plan, Site
-from swarm.learning.sites import deal
+from swarm.learning.plans.loading import load_plan
+from swarm.learning.plans.plan import Data, Plan, Site
+from swarm.learning.simulation.dealing import deal
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 every_example = pytest.mark.parametrize("example", ["heart", "stroke", "tuberculosis"])

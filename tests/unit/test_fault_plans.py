@@ -16,7 +16,7 @@ from harness.faults.runner import Runner
 from harness.faults.watch import Place
 
 from swarm.errors import ConfigurationError
-from swarm.learning.sites import deal
+from swarm.learning.simulation.dealing import deal
 
 SHIPPED = sorted((Path(__file__).parents[1] / "faults").glob("*.toml"))
 LEAST = 'about = "x"\nplan = "tiny"\nrounds = 3\n'

@@ -11,10 +11,10 @@ from harness.merging import inputs_of, merge_files
 
 import swarm
 from swarm.errors import BlobError, PlanError
-from swarm.learning.folding import Contribution, Folding, fold_whole
 from swarm.learning.folds.reduce import ByDistance
 from swarm.learning.folds.step import Step
-from swarm.learning.placement import Placement, placement_of
+from swarm.learning.parameters.next_file import Contribution, Folding, fold_whole
+from swarm.learning.parameters.placement import Placement, placement_of
 from swarm.rounds.chunk_merge import UnusableUpdate, check_update, find_wrong_chunk
 from swarm.tensors import Layout, TensorFile, TensorSpec, create_file, open_file
 

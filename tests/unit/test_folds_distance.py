@@ -15,7 +15,11 @@ from hypothesis import strategies as st
 
 from swarm.errors import BlobError
 from swarm.learning.folds import fused_gram, gram
-from swarm.learning.folds.choice import choose_nearest, find_majority, weigh_towards_centre
+from swarm.learning.folds.distance_weights import (
+    choose_nearest,
+    find_majority,
+    weigh_towards_centre,
+)
 from swarm.learning.folds.formats import Array
 from swarm.learning.folds.gram import COMPILED_FROM_ELEMENTS, Elements, Gram, find_gram
 from swarm.learning.folds.reduce import ByDistance, GeometricMedian, Krum, MultiKrum

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from swarm.errors import BlobError
 from swarm.learning.folds.formats import Array
-from swarm.learning.folds.ranks import sort_rows
+from swarm.learning.folds.medians import sort_rows
 from swarm.learning.folds.reduce import Krum, Maximum, Median, Reduce, Trimmed
 from swarm.tensors import NUMPY_DTYPES, DType
 

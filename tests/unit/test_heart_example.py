@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 import swarm
-from swarm.learning.evaluate import train_alone
-from swarm.learning.federated import run_federated
-from swarm.learning.loading import load_plan
-from swarm.learning.sites import deal
+from swarm.learning.plans.loading import load_plan
+from swarm.learning.simulation.dealing import deal
+from swarm.learning.simulation.references import train_alone
+from swarm.learning.simulation.whole_run import run_federated
 
 HEART = Path(__file__).parents[2] / "examples" / "heart"
 PATIENTS = {"cleveland": 303, "budapest": 294, "zurich_basel": 123, "long_beach": 200}

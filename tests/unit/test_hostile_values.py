@@ -21,11 +21,11 @@ from swarm.chain.genesis import CONTRACT_ADDRESS
 from swarm.chain.pool import Pool
 from swarm.chain.rpc import RpcMethods
 from swarm.errors import ChainError, ConfigurationError, PlanError, ProtocolViolation
-from swarm.learning import bundle
-from swarm.learning.sites import deal
-from swarm.node.config import load_config
-from swarm.node.control import read_running
-from swarm.node.keys import RANDOM_PASSWORD_COST, create_key, load_key
+from swarm.learning.code import bundle
+from swarm.learning.simulation.dealing import deal
+from swarm.node.commands.control import read_running
+from swarm.node.home.config import load_config
+from swarm.node.home.keys import RANDOM_PASSWORD_COST, create_key, load_key
 from swarm.types import PlanId
 
 PASSWORD = "long enough"

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swarm.errors import PlanError, ProtocolViolation
-from swarm.learning import bundle
-from swarm.learning.bundle import Bundle, read, unpack
+from swarm.learning.code import bundle
+from swarm.learning.code.bundle import Bundle, read, unpack
 from swarm.network import NetworkLimits
 
 

@@ -13,11 +13,11 @@ from safetensors.torch import save_file
 
 from swarm import Context
 from swarm.errors import ConfigurationError, PlanError
-from swarm.learning.loading import load_plan
-from swarm.learning.loop import LocalTraining
-from swarm.learning.plan import Site
-from swarm.learning.settings import learning_rate_in, rules_of
-from swarm.learning.state import State
+from swarm.learning.parameters.named_tensors import State
+from swarm.learning.plans.loading import load_plan
+from swarm.learning.plans.plan import Site
+from swarm.learning.plans.settings import learning_rate_in, rules_of
+from swarm.learning.training.loop import LocalTraining
 
 FIRST = HEAD.count("\n") + 2
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from swarm.learning.difference import MAX_FILE_LINES, MAX_LINES, difference
+from swarm.learning.code.difference import MAX_FILE_LINES, MAX_LINES, difference
 
 
 def test_changed_new_and_removed_files_are_told_line_by_line() -> None:

@@ -9,9 +9,9 @@ import torch
 from harness.patients import PAGE as FILE
 from harness.patients import page_plans, write_patients
 
-from swarm.learning.federated import run_federated
-from swarm.learning.messages import Rules
-from swarm.learning.plan import Plan
+from swarm.learning.plans.plan import Plan
+from swarm.learning.simulation.whole_run import run_federated
+from swarm.learning.supervisor.trainer_messages import Rules
 
 PAGE = FILE.read_text()
 

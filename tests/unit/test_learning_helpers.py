@@ -14,11 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swarm.errors import ConfigurationError, PlanError
+from swarm.learning.data.moments import mean_and_deviation, moments, standardise
+from swarm.learning.data.splits import split
+from swarm.learning.data.tables import read_csv
 from swarm.learning.metrics import accuracy, auc, r2
-from swarm.learning.sites import deal
-from swarm.learning.splits import split
-from swarm.learning.statistics import mean_and_deviation, moments, standardise
-from swarm.learning.tables import read_csv
+from swarm.learning.simulation.dealing import deal
 
 
 def write(path: Path, text: str) -> Path:
@@ -29,9 +29,11 @@ def write(path: Path, text: str) -> Path:
 
 def test_importing_swarm_imports_neither_torch_nor_numpy() -> None:
     code = (
-        "import sys, swarm, swarm.learning.bundle, swarm.learning.messages; swarm.__version__\n"
+        "import sys, swarm, swarm.learning.code.bundle; swarm.__version__\n"
+        "import swarm.learning.supervisor.trainer_messages\n"
         "assert not {'torch', 'numpy'} & set(sys.modules), 'too much is imported'\n"
-        "import swarm.learning.supervisor, swarm.learning.sites; swarm.Plan, swarm.moments\n"
+        "import swarm.learning.supervisor.supervisor, swarm.learning.simulation.dealing\n"
+        "swarm.Plan, swarm.moments\n"
         "assert 'torch' not in sys.modules, 'torch is imported'\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

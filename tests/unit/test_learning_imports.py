@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from swarm.errors import PlanError
-from swarm.learning.bundle import Bundle
-from swarm.learning.imports import Import, imports_of, is_allowed, read_imports
+from swarm.learning.code.bundle import Bundle
+from swarm.learning.code.import_reader import Import, imports_of, is_allowed, read_imports
 
 
 def found(**files: str) -> list[Import]:
@@ -73,8 +73,8 @@ DRIVER = """
 import importlib, sys
 from pathlib import Path
 from swarm.errors import SwarmError
-from swarm.learning.import_guard import guard_imports
-from swarm.learning.importing import import_file, use_modules_of
+from swarm.learning.code.import_guard import guard_imports
+from swarm.learning.code.importer import import_file, use_modules_of
 
 folder = Path(sys.argv[1])
 files = {file.name: file.read_bytes() for file in folder.glob("*.py")}

@@ -17,15 +17,8 @@ from torch import nn
 
 import swarm
 from swarm.errors import ConfigurationError, PlanError
-from swarm.learning import checkpoint
-from swarm.learning.batches import as_tensors, batches, concatenate, rows_in, shuffled
-from swarm.learning.checkpoint import Workplace
-from swarm.learning.federated import merge_states, run_federated
-from swarm.learning.loading import load_plan
-from swarm.learning.loop import LocalTraining
-from swarm.learning.settings import rules_of
-from swarm.learning.site_plan import choose_device
-from swarm.learning.state import (
+from swarm.learning.data.batches import as_tensors, batches, concatenate, rows_in, shuffled
+from swarm.learning.parameters.named_tensors import (
     State,
     read_arrays,
     read_state,
@@ -35,6 +28,13 @@ from swarm.learning.state import (
     write_arrays,
     write_state,
 )
+from swarm.learning.plans.loading import load_plan
+from swarm.learning.plans.settings import rules_of
+from swarm.learning.simulation.whole_run import merge_states, run_federated
+from swarm.learning.training import checkpoint
+from swarm.learning.training.checkpoint import Workplace
+from swarm.learning.training.loop import LocalTraining
+from swarm.learning.training.site_plan import choose_device
 from swarm.types import NO_DIGEST, Digest
 
 CPU = torch.device("cpu")

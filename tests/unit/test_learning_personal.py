@@ -13,10 +13,10 @@ from harness.plans import write_tiny_plan
 from swarm import run_federated
 from swarm.errors import PlanError
 from swarm.learning.folds.reduce import SUM
-from swarm.learning.loading import load_plan
-from swarm.learning.loop import LocalTraining
-from swarm.learning.personal import personalise
-from swarm.learning.plan import Site
+from swarm.learning.plans.loading import load_plan
+from swarm.learning.plans.plan import Site
+from swarm.learning.training.loop import LocalTraining
+from swarm.learning.training.personal import personalise
 from swarm.rounds.figures import read_figures, write_figures
 from swarm.tensors import create_file, open_file
 

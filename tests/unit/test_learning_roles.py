@@ -11,11 +11,11 @@ from harness.plans import write_tiny_plan
 
 import swarm
 from swarm.errors import PlanError
-from swarm.learning.evaluate import Job, JobSite, merged_statistics, run
-from swarm.learning.federated import merge_states, open_sites, run_federated, weight
-from swarm.learning.loading import load_plan
-from swarm.learning.loop import LocalTraining
-from swarm.learning.state import unpack_state
+from swarm.learning.parameters.named_tensors import unpack_state
+from swarm.learning.plans.loading import load_plan
+from swarm.learning.simulation.references import Job, JobSite, merged_statistics, run
+from swarm.learning.simulation.whole_run import merge_states, open_sites, run_federated, weight
+from swarm.learning.training.loop import LocalTraining
 
 TEST_ONLY = (
     "return swarm.Data(train=(x[train], y[train]), test=(x[test], y[test]))",

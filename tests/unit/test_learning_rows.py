@@ -16,11 +16,12 @@ from harness.plans import write_tiny_plan
 
 import swarm
 from swarm.errors import ConfigurationError, PlanError
-from swarm.learning import arrays, metrics
-from swarm.learning.batches import as_tensors, batches, rows_in
-from swarm.learning.federated import run_federated
-from swarm.learning.splits import split
-from swarm.learning.tables import Table, read_csv
+from swarm.learning import metrics
+from swarm.learning.data import arrays
+from swarm.learning.data.batches import as_tensors, batches, rows_in
+from swarm.learning.data.splits import split
+from swarm.learning.data.tables import Table, read_csv
+from swarm.learning.simulation.whole_run import run_federated
 
 
 def table(folder: Path, content: bytes, name: str = "a.csv") -> Table:

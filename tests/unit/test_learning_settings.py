@@ -8,8 +8,8 @@ import pytest
 from harness.clumsy_models import HEAD, odd_plan, write_plan
 
 from swarm.errors import PlanError
-from swarm.learning.loading import load_plan
-from swarm.learning.settings import rules_of
+from swarm.learning.plans.loading import load_plan
+from swarm.learning.plans.settings import rules_of
 
 FIRST = HEAD.count("\n") + 2
 """The line of the class's first name."""

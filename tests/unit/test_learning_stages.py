@@ -10,8 +10,8 @@ from harness.plans import write_tiny_plan
 
 from swarm import run_federated
 from swarm.errors import PlanError
-from swarm.learning.loading import load_plan
-from swarm.learning.programs import program_of
+from swarm.learning.plans.loading import load_plan
+from swarm.learning.plans.program_of_plan import program_of
 from swarm.protocol.program import federated_averaging
 
 HEAD = ("    rounds = 3\n", "    rounds = 3\n    stages = {}\n")

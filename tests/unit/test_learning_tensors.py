@@ -10,12 +10,12 @@ from harness.clumsy_models import odd_model, odd_plan, write_plan
 
 import swarm
 from swarm.errors import PlanError
-from swarm.learning.checkpoint import Workplace
-from swarm.learning.federated import merge_states
-from swarm.learning.loading import load_plan
-from swarm.learning.loop import LocalTraining
-from swarm.learning.state import State, read_state, unpack_state, write_state
-from swarm.learning.travel import completed, to_wire
+from swarm.learning.parameters.named_tensors import State, read_state, unpack_state, write_state
+from swarm.learning.parameters.travel import completed, to_wire
+from swarm.learning.plans.loading import load_plan
+from swarm.learning.simulation.whole_run import merge_states
+from swarm.learning.training.checkpoint import Workplace
+from swarm.learning.training.loop import LocalTraining
 from swarm.types import NO_DIGEST
 
 

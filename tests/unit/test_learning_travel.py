@@ -16,11 +16,7 @@ from torch import nn
 
 from swarm.blobs.tree import HASH_BYTES, Manifest
 from swarm.errors import PlanError, SchemaMismatch
-from swarm.learning import checkpoint
-from swarm.learning.checkpoint import Workplace
-from swarm.learning.federated import open_sites, run_federated
-from swarm.learning.loading import load_plan
-from swarm.learning.state import (
+from swarm.learning.parameters.named_tensors import (
     State,
     first_non_finite,
     read_state,
@@ -29,7 +25,11 @@ from swarm.learning.state import (
     state_of,
     write_state,
 )
-from swarm.learning.travel import Types, completed, to_wire, ways_of
+from swarm.learning.parameters.travel import Types, completed, to_wire, ways_of
+from swarm.learning.plans.loading import load_plan
+from swarm.learning.simulation.whole_run import open_sites, run_federated
+from swarm.learning.training import checkpoint
+from swarm.learning.training.checkpoint import Workplace
 from swarm.rounds.chunk_merge import check_update
 from swarm.tensors import Layout, open_file
 from swarm.types import Digest

@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import save_file
 
 from swarm.errors import ConfigurationError, PlanError
-from swarm.learning.state import State
-from swarm.learning.weights import read_weights, with_values_of
+from swarm.learning.parameters.foreign_weights import read_weights, with_values_of
+from swarm.learning.parameters.named_tensors import State
 from swarm.tensors import OpenFile
 
 MODEL: State = {"a": torch.zeros(2), "n": torch.zeros(3, dtype=torch.int64)}

@@ -12,10 +12,10 @@ import pytest
 import trio
 
 from swarm.errors import ConfigurationError
-from swarm.learning.bundle import MAX_BUNDLE_BYTES, Bundle
+from swarm.learning.code.bundle import MAX_BUNDLE_BYTES, Bundle
 from swarm.network import open_network
-from swarm.node.library import METHOD, Library
 from swarm.node.node import Node
+from swarm.node.plans.library import METHOD, Library
 from swarm.protocol.state import Consent, Duty, Member, Plan, Rules
 from swarm.types import NO_DIGEST, Address, MemberId, PlanId
 

@@ -14,8 +14,8 @@ from harness.merging import inputs_of, merge_files
 
 from swarm.blobs.partial import Draft
 from swarm.errors import BlobError
-from swarm.learning import folding
-from swarm.learning.placement import read_placement
+from swarm.learning.parameters import next_file as folding
+from swarm.learning.parameters.placement import read_placement
 from swarm.rounds.chunk_merge import (
     Incoming,
     MergeInputs,

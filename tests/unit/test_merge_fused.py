@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from swarm.errors import BlobError
-from swarm.learning import fused
 from swarm.learning.folds import averages
+from swarm.learning.folds import fused_mean as fused
 from swarm.learning.folds.averages import FUSED_FROM_ELEMENTS
 from swarm.learning.folds.formats import Array
 from swarm.learning.folds.reduce import MEAN, SUM, Reduce

@@ -17,12 +17,12 @@ from sklearn import metrics as reference
 
 from swarm import metrics
 from swarm.errors import BlobError
-from swarm.learning.bins import bins_of, centres_of
-from swarm.learning.federated import run_federated
+from swarm.learning.data.bins import bins_of, centres_of
 from swarm.learning.metrics.counts import Counts, Figure
 from swarm.learning.metrics.probabilities import Calibration
 from swarm.learning.metrics.sums import read_sum, sum_of
 from swarm.learning.metrics.wire import SentCounts, decode_all, encode_all, merge_all, pack, unpack
+from swarm.learning.simulation.whole_run import run_federated
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

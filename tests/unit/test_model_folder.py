@@ -11,9 +11,9 @@ import safetensors
 import safetensors.numpy
 
 from swarm.errors import ConfigurationError
-from swarm.learning.bundle import Bundle
-from swarm.learning.card import Card, CardSite, Score, Scores, describe_plan, write_markdown
-from swarm.learning.model_folder import ModelFolder, read_folder, write_card, write_folder
+from swarm.learning.code.bundle import Bundle
+from swarm.learning.models.card import Card, CardSite, Score, Scores, describe_plan, write_markdown
+from swarm.learning.models.model_folder import ModelFolder, read_folder, write_card, write_folder
 from swarm.tensors import Layout, TensorSpec, create_file
 from swarm.types import to_hex
 

@@ -9,7 +9,7 @@ import pytest
 import trio
 from harness.admission import admission_by
 
-from swarm.node.chain_link import ChainLink, News, WaitingCall
+from swarm.node.chain.link import ChainLink, News, WaitingCall
 from swarm.node.node import Node
 from swarm.protocol import state
 from swarm.protocol.machine import ChainObserved

@@ -12,9 +12,9 @@ import trio.testing
 
 from swarm.chain.genesis import Founder
 from swarm.errors import ChainError, ConfigurationError
-from swarm.node.chain_link import CLOCKS_DIFFER_S, ChainLink
-from swarm.node.commands import DEADLINE_S, find_member, transact
-from swarm.node.member_commands import _refuse_lookalike
+from swarm.node.chain.link import CLOCKS_DIFFER_S, ChainLink
+from swarm.node.commands.common import DEADLINE_S, find_member, transact
+from swarm.node.commands.members import _refuse_lookalike
 from swarm.protocol.state import Member
 from swarm.types import Address, Digest, MemberId
 

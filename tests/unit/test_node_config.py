@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from swarm.errors import ConfigurationError
-from swarm.node.config import data_path, external_contract, load_config
+from swarm.node.home.config import data_path, external_contract, load_config
 
 CONTRACT = "0x00000000000000000000000000000000000000aa"
 

@@ -11,7 +11,7 @@ import pytest
 
 from swarm.errors import ConfigurationError
 from swarm.network.tcp import parse_endpoint
-from swarm.node.config import NodeConfig, load_config
+from swarm.node.home.config import NodeConfig, load_config
 
 FOLDER = Path(__file__).parents[2] / "node_configs"
 FILES = sorted(FOLDER.rglob("*.toml"))

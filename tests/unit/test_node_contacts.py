@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from swarm.node.contacts import (
+from swarm.node.members.contacts import (
     addresses_of,
     contact_owed,
     decode_contact,
     encode_contact,
     is_stated,
 )
-from swarm.node.upkeep import due
+from swarm.node.members.standing import due
 from swarm.protocol.membership import CONTACT_EVERY_S, MAX_CONTACT_BYTES
 from swarm.protocol.state import Member
 from swarm.types import Address, MemberId

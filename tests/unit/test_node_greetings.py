@@ -12,7 +12,7 @@ import trio.testing
 
 from swarm.errors import ProtocolViolation
 from swarm.network.network import NOT_COUNTED
-from swarm.node.greetings import METHOD, TWICE_FOR_S, Greeting, Greetings
+from swarm.node.members.greetings import METHOD, TWICE_FOR_S, Greeting, Greetings
 from swarm.node.status import PeerStatus, notes_of
 from swarm.protocol.state import Member
 from swarm.types import Address, MemberId

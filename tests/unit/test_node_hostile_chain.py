@@ -20,11 +20,11 @@ from harness.evm import EvmContract
 from swarm.chain import contract
 from swarm.chain.contract import MAX_TEXT_BYTES, UnreadableAnswer
 from swarm.errors import ChainError, PeerUnreachable, PlanError
-from swarm.learning.messages import Loaded
-from swarm.node.chain_link import ChainLink
-from swarm.node.member_commands import MemberCommands
+from swarm.learning.supervisor.trainer_messages import Loaded
+from swarm.node.chain.link import ChainLink
+from swarm.node.commands.members import MemberCommands
+from swarm.node.commands.plans import PlanCommands
 from swarm.node.node import Node
-from swarm.node.plan_commands import PlanCommands
 from swarm.protocol.membership import Founder, Kind
 from swarm.protocol.program import federated_averaging
 from swarm.protocol.state import Consent, Duty, Member, Plan, Rules, VerifyLevel

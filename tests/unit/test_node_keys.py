@@ -9,7 +9,7 @@ import pytest
 from eth_account import Account
 
 from swarm.errors import ConfigurationError
-from swarm.node.keys import (
+from swarm.node.home.keys import (
     RANDOM_PASSWORD_COST,
     address_of,
     create_key,
@@ -17,7 +17,7 @@ from swarm.node.keys import (
     read_password,
     write_secret,
 )
-from swarm.node.setup import create_node
+from swarm.node.home.setup import create_node
 
 PASSWORD = "long enough to guess"
 

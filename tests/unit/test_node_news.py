@@ -9,7 +9,7 @@ from harness.chain import Member as ChainMember
 from swarm.chain.block import Transaction
 from swarm.chain.codec import decode_transaction
 from swarm.chain.contract import Event, call_data
-from swarm.node.chain_link import ChainLink, WaitingCall
+from swarm.node.chain.link import ChainLink, WaitingCall
 from swarm.protocol.follow import NO_HOLDER
 from swarm.protocol.state import (
     Consent,

@@ -19,9 +19,9 @@ from swarm.blobs.store import BlobStore
 from swarm.errors import LocalError, RemoteError
 from swarm.learning.metrics.wire import Told, encode_told
 from swarm.network.peers import PeerTraffic
-from swarm.node.outgoing import ListedScores, Outgoing
-from swarm.node.outgoing_log import FIRST_CHAIN, OutgoingLog, files_in, read_entries, verify
-from swarm.node.outgoing_query import Wanted, find, sums_of
+from swarm.node.outgoing.log import FIRST_CHAIN, OutgoingLog, files_in, read_entries, verify
+from swarm.node.outgoing.query import Wanted, find, sums_of
+from swarm.node.outgoing.recorder import ListedScores, Outgoing
 from swarm.rounds.exchange import Exchange
 from swarm.rounds.outgoing import Leaving, Purpose
 from swarm.types import Address, Digest, MemberId, PlanId
@@ -120,7 +120,7 @@ def test_a_line_that_a_loss_of_power_cut_short_is_kept_and_told(tmp_path: Path, 
 WRITER = """
 import sys
 from pathlib import Path
-from swarm.node.outgoing_log import OutgoingLog
+from swarm.node.outgoing.log import OutgoingLog
 log = OutgoingLog(Path(sys.argv[1]), file_bytes=20_000)
 number = 0
 while True:

@@ -12,10 +12,10 @@ from eth_account import Account
 from harness.admission import OWN, admission_by
 
 from swarm.errors import ConfigurationError, PeerUnreachable
-from swarm.learning.imports import Import
-from swarm.learning.messages import Loaded, Rules, Tensor
-from swarm.node.config import Policy, load_config
-from swarm.node.confirmations import sign
+from swarm.learning.code.import_reader import Import
+from swarm.learning.supervisor.trainer_messages import Loaded, Rules, Tensor
+from swarm.node.consent.confirmations import sign
+from swarm.node.home.config import Policy, load_config
 from swarm.node.node import CONSENT_RETRY_S, Node
 from swarm.protocol import state
 from swarm.protocol.state import Member, Plan, PlanStatus

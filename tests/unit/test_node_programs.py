@@ -13,7 +13,7 @@ from harness.admission import admission_by
 from swarm.errors import LocalError, PeerUnreachable, PlanError, RemoteError
 from swarm.node import node as node_module
 from swarm.node.node import Node
-from swarm.node.programs import Programs
+from swarm.node.plans.programs import Programs
 from swarm.protocol.program import Program, Stage, federated_averaging
 from swarm.protocol.state import Consent, Duty, Member, Plan, PlanStatus, Rules
 from swarm.types import NO_DIGEST, Address, Digest, MemberId, PlanId

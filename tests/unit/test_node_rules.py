@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from swarm.errors import ConfigurationError
-from swarm.learning.messages import Loaded, Rules, Tensor
-from swarm.node.proposal import chain_rules, check_rules
+from swarm.learning.supervisor.trainer_messages import Loaded, Rules, Tensor
+from swarm.node.plans.proposal_rules import chain_rules, check_rules
 from swarm.protocol.program import federated_averaging
 from swarm.protocol.state import Plan, VerifyLevel
 from swarm.types import NO_DIGEST, MemberId, PlanId

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from swarm.node.upkeep import RENEW_AFTER_S, due
+from swarm.node.members.standing import RENEW_AFTER_S, due
 from swarm.protocol.ledger import DORMANT_S
 from swarm.protocol.state import Member
 from swarm.types import Address, MemberId

@@ -12,14 +12,14 @@ from harness.plans import write_tiny_plan
 from safetensors.torch import save_file
 
 from swarm.errors import ConfigurationError, PlanError
-from swarm.learning import evaluate
-from swarm.learning.federated import FederatedRun, run_federated
-from swarm.learning.folding import STEP
-from swarm.learning.loading import load_plan
-from swarm.learning.loop import LocalTraining
-from swarm.learning.plan import Site
-from swarm.learning.state import State, unpack_state, write_state
-from swarm.learning.travel import to_wire
+from swarm.learning.parameters.named_tensors import State, unpack_state, write_state
+from swarm.learning.parameters.next_file import STEP
+from swarm.learning.parameters.travel import to_wire
+from swarm.learning.plans.loading import load_plan
+from swarm.learning.plans.plan import Site
+from swarm.learning.simulation import references as evaluate
+from swarm.learning.simulation.whole_run import FederatedRun, run_federated
+from swarm.learning.training.loop import LocalTraining
 
 BATCHNORM = ', "1.*": swarm.shared()'
 

@@ -12,7 +12,13 @@ import swarm
 from swarm.errors import PlanError
 from swarm.learning.folds import Fold
 from swarm.learning.folds.reduce import REDUCES
-from swarm.learning.placement import Gathered, Local, Placement, placement_of, read_placement
+from swarm.learning.parameters.placement import (
+    Gathered,
+    Local,
+    Placement,
+    placement_of,
+    read_placement,
+)
 
 SHA = "ab" * 32
 PLACES = [

@@ -15,9 +15,9 @@ from harness.patients import page_plans, write_patients
 
 import swarm
 from swarm.errors import ConfigurationError, PlanError
-from swarm.learning.federated import run_federated
-from swarm.learning.model_folder import ModelFolder
-from swarm.learning.run_export import export_run
+from swarm.learning.models.model_folder import ModelFolder
+from swarm.learning.simulation.run_export import export_run
+from swarm.learning.simulation.whole_run import run_federated
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 LABELS = {"heart": ("num", "disease"), "stroke": ("poor6m", "HOSPNUM", "COUNTRY")}

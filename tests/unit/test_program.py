@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from swarm.errors import ConfigurationError, PlanError
-from swarm.node.programs import check_program
+from swarm.node.plans.programs import check_program
 from swarm.protocol.program import (
     MAX_BLOB_BYTES,
     Program,

@@ -12,13 +12,13 @@ import trio
 
 from swarm.blobs.store import BlobStore
 from swarm.errors import BlobError, ConfigurationError, RemoteError
-from swarm.learning.bundle import Bundle
-from swarm.learning.model_folder import read_folder
-from swarm.node.confirmations import sign
-from swarm.node.keys import address_of
-from swarm.node.library import Library
-from swarm.node.published import Entry, Statement, check_entry, decode_entry
-from swarm.node.zoo import LIST, Zoo
+from swarm.learning.code.bundle import Bundle
+from swarm.learning.models.model_folder import read_folder
+from swarm.node.consent.confirmations import sign
+from swarm.node.home.keys import address_of
+from swarm.node.plans.library import Library
+from swarm.node.zoo.statements import Entry, Statement, check_entry, decode_entry
+from swarm.node.zoo.zoo import LIST, Zoo
 from swarm.protocol.state import (
     Candidate,
     Consent,

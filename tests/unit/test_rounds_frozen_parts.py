@@ -13,7 +13,7 @@ import pytest
 import trio
 
 from swarm.blobs.store import BlobStore
-from swarm.learning.messages import Evaluated, Loaded, Rules, Tensor, Trained
+from swarm.learning.supervisor.trainer_messages import Evaluated, Loaded, Rules, Tensor, Trained
 from swarm.protocol import machine as m
 from swarm.protocol.program import federated_averaging
 from swarm.protocol.state import Member

@@ -12,7 +12,7 @@ import trio
 
 from swarm.blobs.store import BlobStore
 from swarm.errors import TrainerError
-from swarm.learning.messages import Progress
+from swarm.learning.supervisor.trainer_messages import Progress
 from swarm.protocol import machine as m
 from swarm.protocol.program import federated_averaging
 from swarm.protocol.state import (

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from swarm.errors import PlanError
-from swarm.learning.statistics import moments
+from swarm.learning.data.moments import moments
 from swarm.rounds.small_counts import small, withhold
 from swarm.tensors import Layout, TensorSpec, create_file, open_file
 

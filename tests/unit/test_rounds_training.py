@@ -13,7 +13,7 @@ import trio.testing
 
 from swarm.blobs.store import BlobStore
 from swarm.errors import BlobError
-from swarm.learning.messages import Personalised, Trained
+from swarm.learning.supervisor.trainer_messages import Personalised, Trained
 from swarm.protocol import machine as m
 from swarm.protocol.program import federated_averaging
 from swarm.protocol.state import Plan, Rules

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import swarm
-from swarm.learning.bins import edges_of
-from swarm.learning.state import read_arrays, write_arrays
+from swarm.learning.data.bins import edges_of
+from swarm.learning.parameters.named_tensors import read_arrays, write_arrays
 from swarm.rounds.small_counts import withhold
 
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from swarm.learning.federated import open_sites, run_federated
-from swarm.learning.loading import load_plan
-from swarm.learning.plan import Data, Plan, Site
-from swarm.learning.sites import deal
-from swarm.learning.tables import read_csv
+from swarm.learning.data.tables import read_csv
+from swarm.learning.plans.loading import load_plan
+from swarm.learning.plans.plan import Data, Plan, Site
+from swarm.learning.simulation.dealing import deal
+from swarm.learning.simulation.whole_run import open_sites, run_federated
 
 STROKE = Path(__file__).parents[2] / "examples" / "stroke"
 HOSPITALS = sorted((STROKE / "data").glob("*.csv"))

@@ -12,9 +12,9 @@ import pytest
 from harness.plans import write_tiny_plan
 
 from swarm.errors import LocalError, PlanError
-from swarm.learning.loading import load_plan
-from swarm.learning.loop import LocalTraining
-from swarm.learning.plan import Site
+from swarm.learning.plans.loading import load_plan
+from swarm.learning.plans.plan import Site
+from swarm.learning.training.loop import LocalTraining
 from swarm.testnet import run
 from swarm.testnet.layout import TestnetFile, TestnetNode
 from swarm.testnet.plot import write_plot

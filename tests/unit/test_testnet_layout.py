@@ -10,8 +10,8 @@ from harness.plans import write_tiny_plan
 
 from swarm.chain.genesis import read_genesis
 from swarm.errors import ConfigurationError
-from swarm.learning.sites import deal
-from swarm.node.config import data_path, load_config
+from swarm.learning.simulation.dealing import deal
+from swarm.node.home.config import data_path, load_config
 from swarm.testnet.layout import create_testnet, delete_nodes, read_testnet
 from swarm.testnet.processes import last_line, running_pid, status_of
 

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from swarm.errors import PlanError
-from swarm.learning.federated import open_sites, run_federated
-from swarm.learning.loading import load_plan
-from swarm.learning.loop import LocalTraining
-from swarm.learning.plan import Data, Plan, Site
-from swarm.learning.sites import deal
+from swarm.learning.plans.loading import load_plan
+from swarm.learning.plans.plan import Data, Plan, Site
+from swarm.learning.simulation.dealing import deal
+from swarm.learning.simulation.whole_run import open_sites, run_federated
+from swarm.learning.training.loop import LocalTraining
 
 TUBERCULOSIS = Path(__file__).parents[2] / "examples" / "tuberculosis"
 SITES = sorted(p for p in (TUBERCULOSIS / "data").iterdir() if p.is_dir())

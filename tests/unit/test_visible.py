@@ -218,7 +218,7 @@ def test_no_command_prints_what_does_not_show(
         asked.append(method)
         return json.loads(json.dumps(ANSWERS[command]))
 
-    monkeypatch.setattr("swarm.node.control.ask", ask)
+    monkeypatch.setattr("swarm.node.commands.control.ask", ask)
     result = CliRunner().invoke(main, [*command, *(["--json"] if as_json else [])])
     assert result.exit_code == 0, result.output
     assert len(asked) == 1
@@ -231,7 +231,7 @@ def test_no_command_prints_what_does_not_show(
 def test_code_cannot_look_like_the_beginning_of_another_file(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("swarm.node.control.ask", lambda *_, **__: dict(PLAN))
+    monkeypatch.setattr("swarm.node.commands.control.ask", lambda *_, **__: dict(PLAN))
     lines = CliRunner().invoke(main, ["plan", "show", "1"]).output.splitlines()
     assert sum(line.startswith("-----") for line in lines) == 1
     assert "    3  ----- model.py" in lines

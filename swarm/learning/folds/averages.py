@@ -15,7 +15,7 @@ elementwise maximum, and a sum adds them exactly and refuses what does not fit t
 are or-ed by both. What is not finite is refused going in and coming out.
 
 Elements are independent, so all is done in pieces that stay in the cache; float32 in large models,
-by far the most of it, in one compiled pass (`swarm.learning.fused`).
+by far the most of it, in one compiled pass (`swarm.learning.folds.fused_mean`).
 """
 
 from __future__ import annotations
@@ -120,26 +120,26 @@ def _merge_fused(
     pieces: Sequence[Array], weights: Sequence[float] | None, out: Array, buffers: Floats
 ) -> None:
     """`_merge_floats` of float32, compiled."""
-    from swarm.learning import fused
+    from swarm.learning.folds import fused_mean
 
     factors = [1.0] * len(pieces) if weights is None else weights
     divisor = 1.0 if weights is None else sum(weights)
-    if not fused.takes(pieces, factors, out):
+    if not fused_mean.takes(pieces, factors, out):
         _merge_floats("F32", pieces, weights, out, buffers)
-    elif not fused.merge(pieces, factors, divisor, out, buffers[0, : len(out)]):
+    elif not fused_mean.merge(pieces, factors, divisor, out, buffers[0, : len(out)]):
         refuse("F32", pieces)
 
 
 @cache
 def _load_fused() -> bool:
     """Load the compiled loops; whether they merge the golden vectors to the same bits as numpy."""
-    from swarm.learning import fused
+    from swarm.learning.folds import fused_mean
 
     inputs = [golden_input("F32", contributor) for contributor in range(3)]
     plain, compiled = np.empty_like(inputs[0]), np.empty_like(inputs[0])
     merge_mean("F32", inputs, GOLDEN_WEIGHTS[:3], plain)
     factors = [float(n) for n in GOLDEN_WEIGHTS[:3]]
-    fused.merge(inputs, factors, sum(factors), compiled, np.empty(len(plain)))
+    fused_mean.merge(inputs, factors, sum(factors), compiled, np.empty(len(plain)))
     if plain.tobytes() == compiled.tobytes():
         return True
     log.warning("compiled loops merge otherwise than numpy on this machine: merging without them")

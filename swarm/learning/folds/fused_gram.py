@@ -1,8 +1,7 @@
 """The inner loop of the Gram matrix, compiled: twenty times as fast as numpy's integer products.
 
 Only integers are multiplied and added, so there is nothing that a compiler could round otherwise.
-As with `swarm.learning.fused`, compiling happens when this module is imported, and is not kept on
-the disk.
+As with `fused_mean`, compiling happens when this module is imported, and is not kept on the disk.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Annotated, ClassVar, Literal
 
-from swarm.learning.folds import choice, ranks
+from swarm.learning.folds import distance_weights, medians
 from swarm.learning.folds.averages import merge_mean, merge_sum
 from swarm.learning.folds.formats import FLOATS, Array, refuse_unfit
 from swarm.learning.folds.gram import Gram
@@ -105,7 +105,7 @@ class Maximum(Reduce):
     def merge(
         self, dtype: DType, inputs: Sequence[Array], weights: Sequence[int], out: Array
     ) -> None:
-        ranks.merge_maximum(dtype, inputs, out)
+        medians.merge_maximum(dtype, inputs, out)
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ class Median(Reduce):
     def merge(
         self, dtype: DType, inputs: Sequence[Array], weights: Sequence[int], out: Array
     ) -> None:
-        ranks.merge_trimmed(dtype, inputs, self.bears(len(inputs)), out)
+        medians.merge_trimmed(dtype, inputs, self.bears(len(inputs)), out)
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ class Trimmed(Reduce):
     def merge(
         self, dtype: DType, inputs: Sequence[Array], weights: Sequence[int], out: Array
     ) -> None:
-        ranks.merge_trimmed(dtype, inputs, self.bears(len(inputs)), out)
+        medians.merge_trimmed(dtype, inputs, self.bears(len(inputs)), out)
 
 
 @dataclass(frozen=True)
@@ -208,7 +208,7 @@ class Krum(ByDistance):
         return self.f if contributors >= self.least else 0
 
     def _weigh(self, gram: Gram) -> tuple[int, ...]:
-        return choice.choose_nearest(gram, self.f, 1)
+        return distance_weights.choose_nearest(gram, self.f, 1)
 
 
 @dataclass(frozen=True)
@@ -235,7 +235,7 @@ class MultiKrum(ByDistance):
         return self.f if contributors >= self.least else 0
 
     def _weigh(self, gram: Gram) -> tuple[int, ...]:
-        return choice.choose_nearest(gram, self.f, self.m)
+        return distance_weights.choose_nearest(gram, self.f, self.m)
 
 
 @dataclass(frozen=True)
@@ -257,7 +257,7 @@ class GeometricMedian(ByDistance):
         return (contributors - 1) // 2
 
     def _weigh(self, gram: Gram) -> tuple[int, ...]:
-        return choice.weigh_towards_centre(gram, self.steps)
+        return distance_weights.weigh_towards_centre(gram, self.steps)
 
     def merge(
         self, dtype: DType, inputs: Sequence[Array], weights: Sequence[int], out: Array
@@ -265,7 +265,7 @@ class GeometricMedian(ByDistance):
         if dtype in FLOATS:
             super().merge(dtype, inputs, weights, out)
         else:
-            ranks.merge_trimmed(dtype, inputs, self.bears(len(inputs)), out)
+            medians.merge_trimmed(dtype, inputs, self.bears(len(inputs)), out)
 
 
 MEAN, SUM = Mean(), Sum()

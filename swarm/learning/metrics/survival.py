@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import msgspec
 import numpy as np
 
-from swarm.learning.bins import bins_of, count_bins
+from swarm.learning.data.bins import bins_of, count_bins
 from swarm.learning.metrics import intervals
 from swarm.learning.metrics.coarse import withhold_few
 from swarm.learning.metrics.counts import Counts, Figure, Integers, check_histogram, checked

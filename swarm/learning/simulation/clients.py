@@ -19,15 +19,22 @@ from numpy.typing import NDArray
 from torch.utils.data import ConcatDataset, Dataset, Subset
 
 from swarm.errors import ConfigurationError, PlanError
-from swarm.learning import bundle
-from swarm.learning.arrays import as_array
-from swarm.learning.batches import concatenate, rows_in
-from swarm.learning.federated import weight
-from swarm.learning.loading import load_plan
-from swarm.learning.loop import LocalTraining
-from swarm.learning.plan import Data, Site
-from swarm.learning.programs import program_of
-from swarm.learning.settings import rules_of
+from swarm.learning.code import bundle
+from swarm.learning.data.arrays import as_array
+from swarm.learning.data.batches import concatenate, rows_in
+from swarm.learning.parameters.named_tensors import (
+    State,
+    pack_state,
+    set_state,
+    state_of,
+    unpack_state,
+)
+from swarm.learning.parameters.travel import Rows, completed, rows_of, to_wire
+from swarm.learning.plans.loading import load_plan
+from swarm.learning.plans.plan import Data, Site
+from swarm.learning.plans.program_of_plan import program_of
+from swarm.learning.plans.settings import rules_of
+from swarm.learning.simulation.dealing import deal
 from swarm.learning.simulation.messages import (
     Opened,
     OpenPlan,
@@ -37,9 +44,8 @@ from swarm.learning.simulation.messages import (
     Updated,
 )
 from swarm.learning.simulation.partition import Partition, read_rule
-from swarm.learning.sites import deal
-from swarm.learning.state import State, pack_state, set_state, state_of, unpack_state
-from swarm.learning.travel import Rows, completed, rows_of, to_wire
+from swarm.learning.simulation.whole_run import weight
+from swarm.learning.training.loop import LocalTraining
 from swarm.tensors import Layout, TensorFile, TensorSpec
 
 Sums = dict[str, NDArray[Any]]

@@ -7,7 +7,7 @@ import os
 import sys
 
 from swarm.errors import LocalError, SwarmError
-from swarm.learning.faults import valid_text
+from swarm.learning.plans.plan_faults import valid_text
 from swarm.learning.simulation.clients import Clients, open_clients
 from swarm.learning.simulation.messages import (
     Begin,

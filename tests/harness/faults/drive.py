@@ -22,7 +22,7 @@ from harness.faults.nodes import Nodes
 from harness.faults.plan import GROWTH, Fault, FaultPlan, Target, faults_of
 from harness.faults.watch import Place, Watch
 from swarm.errors import LocalError
-from swarm.learning.sites import SiteFiles
+from swarm.learning.simulation.dealing import SiteFiles
 from swarm.testnet.processes import last_line
 
 TICK_S = 0.1

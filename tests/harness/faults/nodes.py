@@ -21,9 +21,9 @@ from pathlib import Path
 from harness.faults.plan import Disk, FaultPlan
 from harness.faults.wires import Wires
 from swarm.errors import LocalError, SwarmError
-from swarm.learning.sites import SiteFiles
-from swarm.node.control import ask
-from swarm.node.setup import create_node
+from swarm.learning.simulation.dealing import SiteFiles
+from swarm.node.commands.control import ask
+from swarm.node.home.setup import create_node
 from swarm.testnet.layout import ALL_MODELS, TestnetNode, create_testnet
 from swarm.testnet.processes import start_node, stop_nodes, wait_ready
 from swarm.testnet.run import Testnet

@@ -15,7 +15,7 @@ from harness.faults.verdict import Outcome, judge, read_replicas, score
 from harness.faults.watch import open_watch
 from harness.faults.wires import open_wires
 from swarm.errors import ConfigurationError
-from swarm.learning.sites import SiteFiles, deal
+from swarm.learning.simulation.dealing import SiteFiles, deal
 from swarm.testnet.run import begin_plan
 
 SITES_SEED = 0

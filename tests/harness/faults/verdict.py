@@ -19,8 +19,8 @@ from harness.faults.nodes import Nodes, run_in
 from harness.faults.plan import COMPARED, FaultPlan
 from harness.faults.replica import Replica
 from swarm.errors import LocalError
-from swarm.learning.sites import SiteFiles
-from swarm.node.control import ask
+from swarm.learning.simulation.dealing import SiteFiles
+from swarm.node.commands.control import ask
 from swarm.testnet.references import open_evaluator
 
 READ_S = 60.0

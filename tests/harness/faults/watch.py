@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from harness.faults.nodes import Nodes
 from swarm.errors import SwarmError
-from swarm.node.control import ask
+from swarm.node.commands.control import ask
 from swarm.testnet.run import plan_of
 
 ANSWER_S = 5.0

@@ -40,15 +40,15 @@ from swarm.errors import (
     SwarmError,
     TrainerError,
 )
-from swarm.learning import bundle
-from swarm.learning import messages as trainer
-from swarm.learning.sites import deal
+from swarm.learning.code import bundle
+from swarm.learning.simulation.dealing import deal
+from swarm.learning.supervisor import trainer_messages as trainer
 from swarm.network import wire
 from swarm.network.identity import Identity
 from swarm.network.tls import TlsIdentity, address_in
-from swarm.node.config import load_config
-from swarm.node.control import Running, read_running
-from swarm.node.keys import RANDOM_PASSWORD_COST, create_key, load_key
+from swarm.node.commands.control import Running, read_running
+from swarm.node.home.config import load_config
+from swarm.node.home.keys import RANDOM_PASSWORD_COST, create_key, load_key
 from swarm.tensors import Layout, TensorSpec, create_file
 from swarm.types import NO_DIGEST
 from swarm.visible import find_hidden

@@ -50,9 +50,9 @@ from swarm.chain.service import ChainService, open_chain
 from swarm.chain.signer import NodeKeys
 from swarm.chain.store import VoteStore
 from swarm.errors import UNREADABLE, ChainError
-from swarm.node import control
-from swarm.node.control import Reply, open_control
-from swarm.node.http import open_http
+from swarm.node.commands import control
+from swarm.node.commands.control import Reply, open_control
+from swarm.node.http_door import open_http
 from swarm.protocol.ledger import Kind
 from swarm.protocol.state import Duty, Outcome, Rules, Terms
 from swarm.types import NO_ADDRESS, Address, Digest, PlanId, to_hex

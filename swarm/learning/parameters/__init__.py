@@ -1,0 +1,1 @@
+"""A model's tensors: where they live, which travel, and the next file made of updates."""

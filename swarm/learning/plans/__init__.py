@@ -1,0 +1,1 @@
+"""What an author writes: the plan, its settings and stages, and what is wrong with one."""

@@ -1,0 +1,225 @@
+"""A whole federated run in one process, without chain or network.
+
+The same plan API, the same local training and the same bit-exact folding as a real run, so a tuning
+script tunes what will run. Sites take turns; a round's model is what their updates fold into, by
+default their mean (FedAvg: McMahan et al., arXiv:1602.05629).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from swarm.errors import PlanError
+from swarm.learning.metrics.counts import Counts
+from swarm.learning.metrics.wire import merge_all
+from swarm.learning.parameters.named_tensors import State, pack_state, unpack_state
+from swarm.learning.parameters.next_file import Contribution, Folding, fold_whole
+from swarm.learning.parameters.placement import Placement, read_placement
+from swarm.learning.parameters.travel import completed, rows_of, to_wire
+from swarm.learning.plans.loading import load_plan
+from swarm.learning.plans.plan import Plan, Site
+from swarm.learning.plans.program_of_plan import program_of
+from swarm.learning.plans.settings import rules_of
+from swarm.learning.plans.stages import PERSONALISE, STATISTICS, TRAIN
+from swarm.learning.simulation.dealing import deal
+from swarm.learning.simulation.references import (
+    Metrics,
+    mean_of_sites,
+    merged_statistics,
+    pooled_test_rows,
+    training_sites,
+)
+from swarm.learning.training.loop import LocalTraining, Update
+from swarm.learning.training.personal import Personal, personalise
+from swarm.protocol.program import Place
+from swarm.tensors import TensorFile
+
+
+@dataclass(frozen=True)
+class FederatedRun:
+    """The whole model after each round (index 0: the initial one), what each site has kept of its
+    own then (None: nothing), and the merged statistics.
+
+    Tensors that travelled are in their wire types.
+    """
+
+    sites: list[LocalTraining]
+    models: list[State]
+    statistics: dict[str, NDArray[np.float64]] | None
+    kept: list[list[State | None]]
+    file: TensorFile
+    """The newest model as it comes down, with what its steps go on from."""
+    personal: Mapping[str, Personal] = field(default_factory=dict)
+    """By site, its own model and the scores before and after, if the plan has such a stage."""
+
+    def score(self, round: int = -1) -> Metrics:
+        """The metrics of a round's model on the held-back rows of all sites. These are for one look
+        at the end: whoever chooses by them has nothing left to judge the choice by.
+
+        Where sites have parts of their own, each scores its own model on its own rows, and a metric
+        is the sites' mean, by their numbers of rows.
+        """
+        if not self.sites[0].kept_names:
+            rows = pooled_test_rows(self.sites, self.statistics)
+            return dict(self.sites[0].score(self.models[round], rows))
+        return dict(mean_of_sites(self.site_scores(round), self.sites))
+
+    def site_scores(self, round: int = -1) -> dict[str, dict[str, float]]:
+        """The metrics of each site's own model on its own held-back rows, if it has any."""
+        found = {}
+        for site, kept in zip(self.sites, self.kept[round], strict=True):
+            if site.samples().test:
+                scores = site.evaluate(self.models[round], self.statistics, ["test"], kept)
+                found[site.site.name] = scores["test"]
+        return found
+
+    def counts(self, round: int = -1, part: str = "test") -> dict[str, dict[str, Counts]]:
+        """By site and metric, what each site would tell the others of a round's model, with what
+        the site keeps of its own; of the last one, of the copy that it has fine-tuned, if it has.
+        """
+        own = self.personal if round in (-1, len(self.models) - 1) else {}
+        found = {}
+        for site, kept in zip(self.sites, self.kept[round], strict=True):
+            name, model = site.site.name, self.models[round]
+            if name in own:
+                model, kept = own[name].model, own[name].update.kept
+            found[name] = site.count(model, self.statistics, part, kept)
+        return found
+
+    def result(self, round: int = -1, part: str = "test") -> dict[str, Counts]:
+        """By metric, the sites' counts added up: what a consortium knows of a round's model
+        without any site's rows."""
+        return merge_all(list(self.counts(round, part).values()))
+
+
+def open_sites(
+    plan: Plan, folder: Path, seed: int, peers: int | None = None
+) -> list[LocalTraining]:
+    """The sites that the plan's folder ships, dealt to `peers` as in a testnet, their data read."""
+    sites = []
+    for dealt in deal(folder, peers):
+        with TemporaryDirectory() as directory:
+            location = dealt.copy_to(Path(directory))
+            site = Site(dealt.name, location)
+            own = deepcopy(plan)  # in the world, no site sees what another one keeps in it
+            sites.append(LocalTraining(own, site, folder, seed=seed, device="cpu"))
+            sites[-1].samples()  # reads the data now: the copy goes away
+    return sites
+
+
+def run_federated(
+    folder: Path,
+    *,
+    seed: int = 0,
+    rounds: int | None = None,
+    peers: int | None = None,
+    plan: Plan | None = None,
+    sites: Sequence[LocalTraining] | None = None,
+) -> FederatedRun:
+    """Run the plan in `folder` on its own sites, or on those given. Raises as the plan does."""
+    plan = plan or load_plan(folder)
+    rules = rules_of(plan)
+    torch.set_num_threads(rules.threads)
+    at = list(sites or open_sites(plan, folder, seed, peers))
+    trained = training_sites(at)
+    if len(trained) < rules.min_peers:
+        raise PlanError(
+            f"min_peers is {rules.min_peers}, and {len(trained)} sites hold training rows: change "
+            "it in plan.py, or name more sites"
+        )
+    program = program_of(plan)
+    program = program if rounds is None else program.with_rounds(rounds)
+    first = at[0].initial
+    run = FederatedRun(at, [first], None, [[None] * len(at)], pack_state(first))
+    for number in range(1, program.rounds + 1):
+        place = program.place(number)
+        assert place is not None
+        run = DONE_BY[place.stage.task](run, place)
+    return run
+
+
+def _sum_statistics(run: FederatedRun, at: Place) -> FederatedRun:
+    return replace(run, statistics=merged_statistics(run.sites))
+
+
+def _train(run: FederatedRun, at: Place) -> FederatedRun:
+    """One round of training everywhere, and what the updates fold into."""
+    numbers = [number for number, site in enumerate(run.sites) if site.samples().train]
+    sites = [run.sites[number] for number in numbers]
+    updates = [
+        site.train(
+            at.within,
+            run.models[-1],
+            run.statistics,
+            round_in_all=at.number,
+            kept=kept,
+            rows=rows_of(unpack_state(run.file)),
+        )
+        for site, kept in zip(sites, (run.kept[-1][n] for n in numbers), strict=True)
+    ]
+    sent = [to_wire(u.state, s.travels) for u, s in zip(updates, sites, strict=True)]
+    samples = [weight(u, s) for u, s in zip(updates, sites, strict=True)]
+    placement = read_placement(at.stage.merge)
+    file = merge_states(sent, samples, placement, run.file, numbers)
+    left = {number: update.kept for number, update in zip(numbers, updates, strict=True)}
+    return replace(
+        run,
+        models=[*run.models, completed(unpack_state(file), run.models[0])],
+        kept=[*run.kept, [left.get(number) for number in range(len(run.sites))]],
+        file=file,
+    )
+
+
+def _personalise(run: FederatedRun, at: Place) -> FederatedRun:
+    """Fine-tuning everywhere; the copies stay apart."""
+    own = {
+        site.site.name: personalise(
+            site,
+            at.within,
+            run.models[-1],
+            run.statistics,
+            epochs=at.stage.epochs or None,
+            round_in_all=at.number,
+            kept=kept,
+            gathered=rows_of(unpack_state(run.file)),
+        )
+        for site, kept in zip(run.sites, run.kept[-1], strict=True)
+        if site.samples().train
+    }
+    return replace(run, personal=own)
+
+
+DONE_BY = {STATISTICS: _sum_statistics, TRAIN: _train, PERSONALISE: _personalise}
+"""What a round is, by its stage's task."""
+
+
+def weight(update: Update, site: LocalTraining) -> int:
+    """How much an update counts: its training rows, at most those to which the site consented,
+    which are the rows before `prepare`."""
+    return min(update.samples, site.samples().train)
+
+
+def merge_states(
+    states: Sequence[State],
+    samples: Sequence[int],
+    placement: Placement | None = None,
+    base: TensorFile | None = None,
+    members: Sequence[int] | None = None,
+) -> TensorFile:
+    """The next model file, in memory: what sites have sent, folded as in a real merge."""
+    files = [pack_state(state) for state in states]
+    folding = Folding(placement or Placement(), files[0].layout)
+    numbers = range(len(files)) if members is None else members
+    contributions = [
+        Contribution(member, count, file.raw)
+        for member, count, file in zip(numbers, samples, files, strict=True)
+    ]
+    return fold_whole(folding, contributions, base)

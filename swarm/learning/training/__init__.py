@@ -1,0 +1,1 @@
+"""What runs in the trainer process, inside the box: the plan's code, with torch."""

@@ -1,0 +1,1 @@
+"""The node's side of the chain: where it comes from, how it is asked, and its recovery."""

@@ -1,0 +1,1 @@
+"""What people may ask a running node, one module for each kind, over one local socket."""

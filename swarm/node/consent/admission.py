@@ -1,0 +1,53 @@
+"""Whether this node takes part in a plan: the site's policy, and a second person's word where the
+site asks for one. Asked when somebody consents, and again whenever the node starts to work on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from swarm.learning.code.import_reader import Import
+from swarm.learning.supervisor.trainer_messages import Loaded
+from swarm.node.consent.confirmations import Confirmations
+from swarm.node.consent.policy import SitePolicy, require
+from swarm.protocol.state import Member, Plan, member_with_node
+from swarm.rounds.site_limits import SiteLimits
+from swarm.types import MemberId
+
+
+@dataclass(frozen=True)
+class Admission:
+    """All methods that `require` raise ConfigurationError with what speaks against it."""
+
+    policy: SitePolicy
+    confirmations: Confirmations
+
+    def against_proposal(self, plan: Plan, members: Mapping[MemberId, Member]) -> list[str]:
+        """What speaks against a plan as the chain has it, one sentence each."""
+        return self.policy.of_proposal(plan, members.get(plan.proposer))
+
+    def against_imports(self, imports: Sequence[Import]) -> list[str]:
+        """What speaks against what a plan's code imports."""
+        return self.policy.of_imports(imports)
+
+    def member_of(self, members: Mapping[MemberId, Member]) -> Member | None:
+        """The member whose node this is."""
+        return member_with_node(members, self.confirmations.own)
+
+    def require_proposal(self, plan: Plan, members: Mapping[MemberId, Member]) -> None:
+        """Before anything of the plan runs, or is asked of others."""
+        require(self.against_proposal(plan, members) + self.confirmations.missing(plan))
+
+    def require_description(self, loaded: Loaded) -> None:
+        """Before the plan sees a row, given what its code says of itself."""
+        require(self.policy.of_description(loaded))
+
+    @property
+    def site_limits(self) -> SiteLimits:
+        """What is held while a plan runs."""
+        return self.policy.site_limits
+
+    def require_rows(self, rows: int) -> None:
+        """Before the consent, given how many training rows the plan finds here."""
+        require(self.policy.of_rows(rows))

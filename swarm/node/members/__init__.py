@@ -1,0 +1,1 @@
+"""The other members, as seen from here: addresses, greetings, standing."""

@@ -1,0 +1,1 @@
+"""The list of what left this building, each line confirming the ones before."""

@@ -1,0 +1,1 @@
+"""Plans as they are kept here: their code, their programs, their trainers."""

@@ -1,0 +1,71 @@
+"""The trainer processes of a node: one for each plan's code, from the first use on."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import trio
+
+from swarm.box.description import Report
+from swarm.learning.code.import_reader import Import, read_imports
+from swarm.learning.supervisor.supervisor import Trainer, TrainerConfig, open_trainer
+from swarm.node.consent.policy import SitePolicy, require
+from swarm.node.home.config import NodeConfig, data_path, readable_paths
+from swarm.node.plans.library import Library
+from swarm.types import Digest
+
+
+@dataclass
+class Trainers:
+    """They end with `resources`. No plan's code runs at this node but by `of`."""
+
+    directory: Path
+    config: NodeConfig
+    library: Library
+    resources: AsyncExitStack
+    sandbox: Report
+    """How plan code is boxed on this machine."""
+    policy: SitePolicy
+    _opened: dict[Digest, Trainer] = field(default_factory=dict)
+
+    async def of(self, code: Digest) -> Trainer:
+        """The trainer for the plan with this code.
+
+        Raises ConfigurationError if the code is not here, or imports what this site does not allow.
+        """
+        if code not in self._opened:
+            if self.policy.limits_imports:
+                found = await trio.to_thread.run_sync(self.imports_of, code)
+                require(self.policy.of_imports(found))
+            opened = open_trainer(self._config_of(code))
+            self._opened[code] = await self.resources.enter_async_context(opened)
+        return self._opened[code]
+
+    async def dry_run_of(self, code: Digest) -> TrainerConfig:
+        """What a dry run of the plan with this code is to be started with."""
+        if self.policy.limits_imports:
+            require(self.policy.of_imports(await trio.to_thread.run_sync(self.imports_of, code)))
+        return self._config_of(code)
+
+    def imports_of(self, code: Digest) -> list[Import]:
+        """What a plan's code imports, without running it. Blocks; raises ConfigurationError."""
+        return read_imports(self.library.read(code))
+
+    def _config_of(self, code: Digest) -> TrainerConfig:
+        training = self.config.training
+        return TrainerConfig(
+            plan=self.library.path(code),
+            digest=code,
+            site=self.config.name,
+            workspace=self.directory / "trainer" / code.hex(),
+            data=data_path(self.directory, self.config),
+            read=readable_paths(self.directory, self.config),
+            options=self.config.data.options,
+            device=training.device,
+            seed=training.seed,
+            log=self.directory / "trainer.log",
+            sandbox=training.sandbox,
+            imports=self.policy.policy.imports,
+        )

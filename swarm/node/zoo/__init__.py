@@ -1,0 +1,1 @@
+"""Models that members publish, and what is signed of them."""
