@@ -17,6 +17,7 @@ TOOLS = {
     "install": "harness.install",
     "scientist": "harness.clumsy_scientist",
     "compose": "harness.compose.__main__",
+    "whole": "harness.whole",
 }
 
 

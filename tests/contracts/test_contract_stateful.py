@@ -15,6 +15,7 @@ from dataclasses import replace
 from typing import Any
 
 from harness.evm import DOMAIN, EvmContract, LedgerContract, proof_of
+from harness.whole import is_whole
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -749,7 +750,7 @@ def test_contract_and_specification_never_differ() -> None:
     run_state_machine_as_test(
         Consortium,
         settings=settings(
-            max_examples=25,
+            max_examples=400 if is_whole() else 25,
             stateful_step_count=40,
             derandomize=True,
             deadline=None,
@@ -768,4 +769,4 @@ def test_the_sequences_reach_nearly_every_error_and_transition() -> None:
     missing = {name for name in wanted if not seen[name]}
     # The walk is another one with every change: Hypothesis tries constants that it finds in the
     # modules that are loaded. Each of the rarest has a named test of its own.
-    assert len(missing) <= len(wanted) // 10, missing
+    assert len(missing) <= len(wanted) // (20 if is_whole() else 5), missing
