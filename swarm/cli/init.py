@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import click
 
-from swarm.cli.options import DIRECTORY, FILE
+from swarm.cli.options import DIRECTORY, FILE, typed_new_password
 
 
 @click.command("init")
@@ -54,13 +53,9 @@ def command(
         password = None
     elif password_file is not None:
         password = read_password(password_file)
-    elif sys.stdin.isatty():
-        password = click.prompt(
-            "Password for the new key", hide_input=True, confirmation_prompt=True
-        )
     else:
-        raise click.UsageError(
-            "nobody is here to type a password: give --password-file FILE, or --unattended"
+        password = typed_new_password(
+            "Password for the new key", "--password-file FILE, or --unattended"
         )
     card = create_node(
         directory,

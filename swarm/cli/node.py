@@ -10,11 +10,13 @@ import click
 
 from swarm.cli.options import (
     DIRECTORY,
+    FILE,
     for_people,
     json_option,
     print_json,
     print_table,
     short,
+    typed_new_password,
     typed_password,
 )
 
@@ -38,6 +40,37 @@ def start(directory: Path) -> None:
     from swarm.node.node_process import start_node
 
     start_node(directory, typed_password(directory))
+
+
+@command.command()
+@click.argument("directory", type=DIRECTORY, envvar="SWARM_NODE", default=Path("."))
+@click.option("--new-password-file", type=FILE, help="Read the new password from here.")
+def password(directory: Path, new_password_file: Path | None) -> None:
+    """Change the password of the keys in DIRECTORY, whether or not its node runs.
+
+    Where node.toml names a password file, that file is written anew, too: with a random password,
+    unless --new-password-file gives one. If the command is interrupted, the keys still open; give
+    it again.
+
+    \b
+    swarm node password hospital
+    """
+    from swarm.node.home.config import load_config
+    from swarm.node.home.keys import read_password
+    from swarm.node.home.password import change_password
+
+    config = load_config(directory)
+    old = typed_password(directory)
+    new = None
+    if new_password_file is not None:
+        new = read_password(new_password_file)
+    elif config.key.password_file is None:
+        new = typed_new_password("New password of the keys", "--new-password-file FILE")
+    for path in change_password(directory, config, old, new):
+        click.echo(f"{path}: encrypted anew")
+    if config.key.password_file is not None:
+        click.echo(f"{directory / config.key.password_file}: holds the new password")
+    click.echo("Old copies of these files still open with the old password: delete them.")
 
 
 @command.command()

@@ -89,6 +89,13 @@ def typed_password(directory: Path) -> str | None:
     return None
 
 
+def typed_new_password(question: str, otherwise: str) -> str:
+    """A new password from the terminal, typed twice; `otherwise` is the option that gives one."""
+    if not sys.stdin.isatty():
+        raise click.UsageError(f"nobody is here to type a password: give {otherwise}")
+    return str(click.prompt(question, hide_input=True, confirmation_prompt=True))
+
+
 @contextmanager
 def signals_end_it() -> Iterator[None]:
     """SIGTERM and SIGHUP end a command as Ctrl-C does: with its nodes.

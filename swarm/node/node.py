@@ -47,8 +47,8 @@ from swarm.node.consent.admission import Admission
 from swarm.node.consent.confirmations import Confirmations
 from swarm.node.consent.policy import site_policy
 from swarm.node.home.config import NodeConfig, load_config
-from swarm.node.home.keys import address_of, load_key
-from swarm.node.home.password import find_password
+from swarm.node.home.keys import address_of
+from swarm.node.home.password import open_key
 from swarm.node.http_door import open_http
 from swarm.node.members.contacts import addresses_of, contact_owed, dial_rules, is_stated
 from swarm.node.members.greetings import METHOD as GREETING_METHOD
@@ -526,7 +526,7 @@ async def open_node(directory: Path, password: str | None = None) -> AsyncIterat
     """
     config = load_config(directory)
     genesis = read_network(directory, config)
-    key = load_key(directory / config.key.file, find_password(directory, config, password))
+    key = open_key(directory, config, password)
     await trio.to_thread.run_sync(self_check)
     sandbox = await try_out(config.training.sandbox)
     log.log(logging.INFO if sandbox.is_closed else logging.WARNING, "%s", sandbox.in_words())

@@ -14,8 +14,7 @@ from swarm.chain.client import ConsortiumClient
 from swarm.errors import ConfigurationError
 from swarm.node.commands.control import ask
 from swarm.node.home.config import load_config
-from swarm.node.home.keys import load_key
-from swarm.node.home.password import find_password
+from swarm.node.home.password import open_key
 from swarm.protocol.program import federated_averaging
 from swarm.protocol.state import MOST_SAMPLES, Duty, Rules, Terms, VerifyLevel
 from swarm.testnet.processes import stop_nodes
@@ -37,7 +36,7 @@ def client_of(testnet: Testnet, index: int) -> ConsortiumClient:
     """Signs with a node's key what its people would not."""
     home = testnet.home(index)
     config, status = load_config(home), ask(home, "status")
-    key = load_key(home / config.key.file, find_password(home, config, None))
+    key = open_key(home, config)
     return ConsortiumClient.connect(status["rpc_url"], to_address(status["contract"]), key)
 
 

@@ -111,6 +111,7 @@ ACCOUNTED = {
     "node.commands.control:ask:connect": SOCKET,
     "node.commands.control:ask:sendall": SOCKET,
     "node.commands.control:only_node_in:flock": "LOCK_NB: it does not wait",
+    "node.home.password:_only_change_in:flock": "LOCK_NB: it does not wait",
     "node.chain.source:_next_head:wait_for_head": IDLE,
     "node.commands.common:wait_for_head:wait_for_head": "`control` gives every answer a deadline",
     "node.node:run:wait_for_head": IDLE,

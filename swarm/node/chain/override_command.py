@@ -30,8 +30,7 @@ from swarm.chain.store import VoteStore
 from swarm.errors import ConfigurationError
 from swarm.node.chain.source import read_network
 from swarm.node.home.config import load_config
-from swarm.node.home.keys import load_key
-from swarm.node.home.password import find_password
+from swarm.node.home.password import open_key
 from swarm.protocol.state import Member, majority
 from swarm.types import Address, MemberId, to_hex
 
@@ -65,7 +64,7 @@ def prepare_signature(
     Raises ConfigurationError if it is not for the next block of this node's chain.
     """
     config = load_config(directory)
-    secret = load_key(directory / config.key.file, find_password(directory, config, password))
+    secret = open_key(directory, config, password)
     with _open_chain(directory) as engine, _open_votes(directory) as votes:
         members = engine.members()
         own = _beginning(engine, members, without) if without else None

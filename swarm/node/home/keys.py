@@ -27,14 +27,28 @@ SCRYPT_BLOCK_BYTES = 128
 MAX_SCRYPT_BYTES = 2**30
 MAX_PBKDF2_ROUNDS = 10**7
 MAX_KEY_FILE_BYTES = 64 * 1024
+MAX_PASSWORD_FILE_CHARACTERS = 4096
 MAX_BRACKETS = 64
 """A keystore has four. py-evm raises Python's recursion limit so far that decoding nested JSON
 overruns the stack and kills the process: nesting is bounded before anything is decoded."""
 
 
+class WrongPassword(ConfigurationError):
+    """A password does not open a key file."""
+
+
 def generate_password() -> str:
     """A password of 256 random bits, for nodes that start unattended."""
     return secrets.token_urlsafe(32)
+
+
+def check_password(password: str) -> None:
+    """Raise ConfigurationError for a password that is too short."""
+    if len(password) < MIN_PASSWORD_CHARACTERS:
+        raise ConfigurationError(
+            f"the password has {len(password)} characters: choose at least "
+            f"{MIN_PASSWORD_CHARACTERS}"
+        )
 
 
 def create_key(path: Path, password: str, *, cost: int = SCRYPT_COST) -> Address:
@@ -43,15 +57,16 @@ def create_key(path: Path, password: str, *, cost: int = SCRYPT_COST) -> Address
     Raises ConfigurationError if the file exists (a key is never overwritten) or the password is
     too short.
     """
-    if len(password) < MIN_PASSWORD_CHARACTERS:
-        raise ConfigurationError(
-            f"the password has {len(password)} characters: choose at least "
-            f"{MIN_PASSWORD_CHARACTERS}"
-        )
+    check_password(password)
     account = Account.create()
-    keystore = Account.encrypt(bytes(account.key), password, kdf="scrypt", iterations=cost)
-    write_secret(path, msgspec.json.encode(keystore))
+    write_secret(path, encrypt_key(bytes(account.key), password, cost))
     return to_address(account.address)
+
+
+def encrypt_key(secret: bytes, password: str, cost: int) -> bytes:
+    """A keystore file of this 32-byte secret."""
+    keystore = Account.encrypt(secret, password, kdf="scrypt", iterations=cost)
+    return msgspec.json.encode(keystore)
 
 
 def load_key(path: Path, password: str) -> bytes:
@@ -74,7 +89,7 @@ def load_key(path: Path, password: str) -> bytes:
         return bytes(Account.decrypt(document, password))
     except ValueError as error:
         if "MAC mismatch" in str(error):
-            raise ConfigurationError(
+            raise WrongPassword(
                 f"the password does not open {path}: check the password file, SWARM_PASSWORD, or "
                 "what you typed"
             ) from None
@@ -117,18 +132,29 @@ def address_of(secret: bytes) -> Address:
 
 def read_password(path: Path) -> str:
     """The first line of a password file. Raises ConfigurationError if others may read it."""
+    return read_passwords(path)[0]
+
+
+def read_passwords(path: Path) -> tuple[str, ...]:
+    """The lines of a password file: the password, and after a change that was interrupted the one
+    before it. Raises ConfigurationError if others may read it."""
     try:
         mode = path.stat().st_mode & 0o777
-        text = path.read_text()[:4096]
+        text = path.read_text()[:MAX_PASSWORD_FILE_CHARACTERS]
     except OSError as error:
         raise ConfigurationError(
             f"the password file {path} cannot be read: {error.strerror}"
+        ) from None
+    except UnicodeDecodeError:
+        raise ConfigurationError(
+            f"the password file {path} is no text in UTF-8: write the password into its first line"
         ) from None
     if mode & 0o077:
         raise ConfigurationError(
             f"the password file {path} has mode {mode:o}, so others may read it: `chmod 600 {path}`"
         )
-    return text.split("\n", 1)[0]
+    first, *rest = text.split("\n")
+    return (first, *(line for line in rest[:1] if line))
 
 
 def write_secret(path: Path, content: bytes) -> None:
@@ -139,6 +165,29 @@ def write_secret(path: Path, content: bytes) -> None:
         raise ConfigurationError(f"{path} exists already and is not overwritten") from None
     except OSError as error:
         raise ConfigurationError(f"{path} cannot be written: {error.strerror}") from None
+    _write_durably(descriptor, content)
+
+
+def replace_secret(path: Path, content: bytes) -> None:
+    """Write a file of mode 600 in the place of the one there is: whoever reads it, be it after a
+    power failure, finds the old content or the new. Raises OSError."""
+    partial = path.with_name(path.name + ".partial")
+    partial.unlink(missing_ok=True)
+    _write_durably(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), content)
+    partial.replace(path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the disk keep what was made, renamed or removed in `folder`."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _write_durably(descriptor: int, content: bytes) -> None:
     with open(descriptor, "wb") as file:
         file.write(content)
         file.flush()
