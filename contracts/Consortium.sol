@@ -5,6 +5,7 @@ import {MaskedRounds} from "./MaskedRounds.sol";
 import {Membership} from "./Membership.sol";
 import {Rounds} from "./Rounds.sol";
 import {Founder, stored} from "./State.sol";
+import {Steps} from "./Steps.sol";
 import {Transactions} from "./Transactions.sol";
 import {Views} from "./Views.sol";
 
@@ -27,7 +28,7 @@ contract Consortium is Rounds {
         bool done;
         (done, answer) = address(this).delegatecall(call);
         if (!done) {
-            assembly {
+            assembly ("memory-safe") {
                 revert(add(answer, 32), mload(answer))
             }
         }
@@ -65,14 +66,7 @@ contract Consortium is Rounds {
 
     /// @notice What is not above is one of the libraries', if anybody's.
     fallback() external {
-        address place = _library(msg.sig);
-        assembly {
-            calldatacopy(0, 0, calldatasize())
-            let done := delegatecall(gas(), place, 0, calldatasize(), 0, 0)
-            returndatacopy(0, 0, returndatasize())
-            if done { return(0, returndatasize()) }
-            revert(0, returndatasize())
-        }
+        Steps.passOn(_library(msg.sig), msg.sig);
     }
 
     function _library(bytes4 called) private pure returns (address) {

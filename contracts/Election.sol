@@ -75,11 +75,14 @@ library Election {
         }
     }
 
-    /// @notice Who may lead a closed round: those who revealed; everybody if nobody did.
+    /// @notice Who may lead a closed round: those who revealed; everybody if nobody did. While a round
+    /// is masked, of its contributors; once its sum is locked, the whole roster.
     function eligibleIn(Round storage round) internal view returns (uint256) {
-        uint256 submitted = round.submitted;
-        uint256 both = submitted & round.revealed;
-        return both != 0 ? both : submitted;
+        if (round.masking.sum != 0) return round.roster;
+        uint256 voters = round.masking.contributors;
+        if (voters == 0) voters = round.submitted;
+        uint256 both = voters & round.revealed;
+        return both != 0 ? both : voters;
     }
 
     /// @notice The number of a closed round's slot at this time; slot 0 begins at the close.

@@ -4,10 +4,10 @@ pragma solidity ^0.8.26;
 import {MemberSets} from "./MemberSets.sol";
 import {Membership} from "./Membership.sol";
 import {Names} from "./Names.sol";
+import {Steps} from "./Steps.sol";
 import {
     Budget,
     Consent,
-    DRAWN,
     FIRST_NAMED,
     HOLD,
     LEVEL_FULL,
@@ -15,10 +15,11 @@ import {
     MAX_MEMBERS,
     MAX_NAME_BYTES,
     MODEL_SLOT,
-    NO_ROLE,
     PLAIN,
     Plan,
     PlanStatus,
+    Round,
+    RoundStatus,
     Rules,
     TEST,
     TRAIN,
@@ -57,7 +58,7 @@ abstract contract Plans {
     error PlanNotParticipant(uint8 member);
     error PlanBadDuties(uint8 duties);
     error RoundBadSamples(uint64 given, uint64 most);
-    error MaskedUnavailable();
+    error RoundBadKeys(uint256 size);
     error Expired(uint64 time, uint64 now);
 
     event PlanProposed(
@@ -100,7 +101,6 @@ abstract contract Plans {
         Names.check(bytes(name));
         if (code == 0 || program == 0 || base == 0) revert PlanBadDigest();
         if (!_sane(rules)) revert PlanBadRules();
-        if (rules.colluders != PLAIN) revert MaskedUnavailable();
         uint256 present = stored().presentMembers;
         uint256 endsAt = until == 0 ? block.timestamp + DEFAULT_INVITATION_S : until;
         if (
@@ -138,12 +138,12 @@ abstract contract Plans {
     /// site's own data. `maxSamples` bounds every later claim, and so the site's weight in a merge.
     function consent(uint256 plan, bytes32 code, Terms calldata terms) external {
         uint8 member = Membership.either();
-        Plan storage record = _running(plan);
+        Plan storage record = Steps.running(plan);
         if (code != record.code) revert PlanDigestMismatch(record.code, code);
         uint256 bit = member.bit();
         if (record.invitedOnly && record.invited & bit == 0) revert PlanNotInvited(member);
         bool renews = record.participants & bit != 0;
-        if (renews && !_hasEnded(record.consents[member].until)) revert PlanAlreadyConsented(member);
+        if (renews && !Steps.hasEnded(record.consents[member].until)) revert PlanAlreadyConsented(member);
         _checkTerms(record, terms);
         if (renews) {
             if (record.attempt != 0) _leaveRound(plan, record, member);
@@ -167,6 +167,7 @@ abstract contract Plans {
             terms.commitment,
             terms.permit,
             terms.receivingKey,
+            0,
             terms.meta
         );
         Membership.saw(member);
@@ -177,7 +178,7 @@ abstract contract Plans {
     /// @notice Take no part, so that nobody waits for one's answer. A later consent takes it back.
     function decline(uint256 plan) external {
         uint8 member = Membership.either();
-        Plan storage record = _running(plan);
+        Plan storage record = Steps.running(plan);
         uint256 bit = member.bit();
         if (record.invited & bit == 0) revert PlanNotInvited(member);
         if (record.participants & bit != 0) revert PlanAlreadyConsented(member);
@@ -193,8 +194,8 @@ abstract contract Plans {
     /// @dev An update that a posted merge already contains stays in it.
     function withdraw(uint256 plan) external {
         uint8 member = Membership.either();
-        Plan storage record = _running(plan);
-        _requireParticipant(record, member);
+        Plan storage record = Steps.running(plan);
+        Steps.requireParticipant(record, member);
         record.participants &= ~member.bit();
         record.stopVotes &= ~member.bit();
         uint256 invited = record.invited & member.bit();
@@ -209,113 +210,34 @@ abstract contract Plans {
     /// one. WARNING: a stopped plan does not run again; its last final model stays on record.
     function stop(uint256 plan) external {
         uint8 member = Membership.either();
-        Plan storage record = _running(plan);
-        if (member != record.proposer || _isLocked(plan, record)) {
-            _requireParticipant(record, member);
+        Plan storage record = Steps.running(plan);
+        Round storage current = Steps.current(plan, record);
+        if (member != record.proposer || current.status == RoundStatus.LOCKED) {
+            Steps.requireParticipant(record, member);
             if (record.attempt == 0) revert PlanNotProposer(member);
             record.stopVotes |= member.bit();
             emit PlanStopVoted(plan, member);
-            uint256 voters = record.participants & stored().presentMembers & _trainers(plan, record);
+            uint256 voters = record.participants & stored().presentMembers & current.trainers;
             if ((record.stopVotes & voters).count() < voters.count().majority()) return;
         }
-        _end(record, PlanStatus.STOPPED);
-        emit PlanStopped(plan);
-        if (record.attempt != 0) _abandonRound(plan, record);
+        Steps.stop(plan, record, current);
     }
 
     function planCount() external view returns (uint256) {
         return stored().plans.length;
     }
 
-    // Steps shared with the contracts that build on this one.
-
-    /// @dev Start the next attempt or round with these, once those whose consents have ended are out.
-    function _open(uint256 plan, Plan storage record, uint256 trainers, uint256 holders) internal virtual;
+    // Steps.
 
     /// @dev Take a withdrawn member out of the current round.
     function _leaveRound(uint256 plan, Plan storage record, uint8 member) internal virtual;
 
-    /// @dev Void the current round of a stopped plan, if it still runs.
-    function _abandonRound(uint256 plan, Plan storage record) internal virtual;
-
-    /// @dev Those who train in the current round.
-    function _trainers(uint256 plan, Plan storage record) internal view virtual returns (uint256);
-
-    /// @dev Whether an attempt of the current round is under way.
-    function _underWay(uint256 plan, Plan storage record) internal view virtual returns (bool);
-
-    /// @dev Whether the current round's masked sum is locked.
-    function _isLocked(uint256 plan, Plan storage record) internal view virtual returns (bool);
-
-    function _end(Plan storage record, PlanStatus status) internal {
-        record.status = status;
-        --stored().openPlans[record.proposer];
-    }
-
-    function _running(uint256 plan) internal view returns (Plan storage record) {
-        if (plan == 0 || plan > stored().plans.length) revert PlanUnknown(plan);
-        record = stored().plans[plan - 1];
-        PlanStatus status = record.status;
-        if (status != PlanStatus.PROPOSED && status != PlanStatus.RUNNING) revert PlanEnded(status);
-    }
-
-    function _requireParticipant(Plan storage record, uint8 member) internal view {
-        if (record.participants & member.bit() == 0) revert PlanNotParticipant(member);
-    }
-
-    /// @dev Open the next attempt or round, if enough are willing; whether it was opened. Every opening
-    /// needs enough willing trainers, and somebody to hold the role if there is one. The first waits
-    /// until nobody invited is undecided, or the invitation has ended.
-    function _openIfWilling(uint256 plan, Plan storage record) internal returns (bool) {
-        PlanStatus status = record.status;
-        if (status != PlanStatus.PROPOSED && status != PlanStatus.RUNNING) return false;
-        if (_underWay(plan, record)) return false;
-        (uint256 ended, uint64 soonest) = _ended(record);
-        uint256 willing = record.participants & stored().presentMembers & ~ended;
-        uint256 trainers = record.trainers & willing;
-        if (trainers.count() < record.rules.minPeers) return false;
-        uint16 holder = record.rules.holder;
-        uint256 holders = 0;
-        if (holder != NO_ROLE) {
-            holders = record.holders & willing;
-            if (holder != DRAWN) holders &= 1 << (holder - FIRST_NAMED);
-            if (holders == 0) return false;
-        }
-        if (
-            status == PlanStatus.PROPOSED && block.timestamp < record.until
-                && record.invited & stored().presentMembers & ~(record.participants | record.declined) != 0
-        ) return false;
-        // A consent that has ended is withdrawn now.
-        if (ended != 0) record.participants &= ~ended;
-        if (soonest != record.soonest) record.soonest = soonest;
-        _open(plan, record, trainers, holders);
-        return true;
-    }
-
-    /// @dev The participants whose consents have ended, and when the next of the others ends. Nobody's
-    /// is looked at before the first can have ended, or an opening would cost more with each of them.
-    function _ended(Plan storage record) private view returns (uint256 ended, uint64 soonest) {
-        soonest = record.soonest;
-        if (!_hasEnded(soonest)) return (0, soonest);
-        soonest = 0;
-        for (uint256 left = record.participants; left != 0; left = left.dropLowest()) {
-            uint8 member = left.lowest();
-            uint64 until = record.consents[member].until;
-            if (_hasEnded(until)) ended |= member.bit();
-            else if (until != 0 && (soonest == 0 || until < soonest)) soonest = until;
-        }
-    }
-
     function _openIfDecided(uint256 plan, Plan storage record) private {
-        if (record.status == PlanStatus.PROPOSED) _openIfWilling(plan, record);
+        if (record.status == PlanStatus.PROPOSED) Steps.openIfWilling(plan, record);
     }
 
     function _with(uint256 members, uint256 bit, bool isIn) private pure returns (uint256) {
         return isIn ? members | bit : members & ~bit;
-    }
-
-    function _hasEnded(uint64 until) private view returns (bool) {
-        return until != 0 && block.timestamp > until;
     }
 
     function _checkTerms(Plan storage record, Terms calldata terms) private view {
@@ -329,7 +251,8 @@ abstract contract Plans {
         if (terms.maxSamples < least || terms.maxSamples > most) {
             revert RoundBadSamples(terms.maxSamples, most);
         }
-        if (_hasEnded(terms.until)) revert Expired(terms.until, uint64(block.timestamp));
+        if (Steps.hasEnded(terms.until)) revert Expired(terms.until, uint64(block.timestamp));
+        if (record.rules.colluders != PLAIN && terms.receivingKey == 0) revert RoundBadKeys(0);
     }
 
     function _sane(Rules calldata rules) private view returns (bool) {
@@ -343,6 +266,7 @@ abstract contract Plans {
             && rules.verifyLevel <= LEVEL_FULL && rules.slotS >= 1 && rules.slotS <= rules.maxRoundS
             && rules.maxRoundS <= MAX_SECONDS && rules.livenessS >= 1
             && rules.livenessS <= MAX_SECONDS && rules.windowS <= rules.maxRoundS
-            && rules.graceS <= rules.maxRoundS;
+            && rules.graceS <= rules.maxRoundS
+            && (rules.colluders == PLAIN || rules.minPeers >= uint256(rules.colluders) + 2);
     }
 }

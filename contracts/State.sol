@@ -160,6 +160,9 @@ struct Consent {
     bytes32 commitment;
     bytes32 permit;
     bytes32 receivingKey;
+    /// Of masked plans: posted with the submission of (committedRound, committedAttempt), it takes the
+    /// other's place in all later attempts.
+    bytes32 nextReceivingKey;
     bytes32 meta;
 }
 
@@ -189,6 +192,8 @@ struct Plan {
     /// Everybody who ever consented.
     uint256 consented;
     uint256 stopVotes;
+    /// Whose masked sum was opened and was spoiled: exactly these train in the next attempt.
+    uint256 spoiled;
     bytes32 code;
     bytes32 program;
     bytes32 base;
@@ -229,6 +234,36 @@ struct Candidate {
     bytes reasons;
 }
 
+/// @dev What a masked round has more. Shares, codes and keys are in the events: no rule needs them.
+struct Masking {
+    /// Height of the block in which the attempt was opened: its events begin there.
+    uint64 since;
+    /// When this epoch began.
+    uint48 beganAt;
+    /// Where the candidates begin that are voted on now, in `Round.candidates`.
+    uint32 first;
+    /// Those who mask among themselves in this epoch; once locked, whose sum comes out.
+    uint256 contributors;
+    /// Of them, those whose masked updates stand on the chain.
+    uint256 posted;
+    /// The dealers whom enough of the roster call good.
+    uint256 wellDealt;
+    /// Who has revealed its shares, and who votes for giving the locked round up.
+    uint256 opened;
+    uint256 abandoned;
+    /// Who was left behind when the attempt was given up: others go first in the next.
+    uint256 behind;
+    /// The masked sum, once it is locked.
+    bytes32 sum;
+    /// How many call each dealer good, as columns of bits: word k has bit k of every dealer's count.
+    uint256[9] tallies;
+    /// By judge, the dealers whose shares for it are right, and those whose are wrong.
+    mapping(uint8 judge => uint256) good;
+    mapping(uint8 judge => uint256) complaints;
+    /// By epoch and dealer, the complainants that were answered.
+    mapping(uint256 key => uint256) answered;
+}
+
 struct Round {
     // One word of storage, hence the narrow times.
     RoundStatus status;
@@ -258,6 +293,7 @@ struct Round {
     /// By the digest of the outcome: its candidate's place, counted from 1.
     mapping(bytes32 outcome => uint256) places;
     mapping(uint8 member => Submission) submissions;
+    Masking masking;
 }
 
 struct State {
@@ -288,6 +324,8 @@ struct State {
     mapping(uint256 plan => mapping(uint256 key => Round)) rounds;
     /// Masked rounds: the digest of the one set whose sum over (base, task) may be opened.
     mapping(bytes32 base => mapping(bytes32 task => bytes32)) locks;
+    /// What a member has posted as keys, by the digest of its number and the key.
+    mapping(bytes32 posted => bool) usedKeys;
 }
 
 /// @dev Where a round's record lies under its plan.

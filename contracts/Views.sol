@@ -8,6 +8,7 @@ import {Rounds} from "./Rounds.sol";
 import {
     Candidate,
     Consent,
+    Masking,
     Member,
     Outcome,
     Plan,
@@ -21,6 +22,7 @@ import {
     roundKey,
     stored
 } from "./State.sol";
+import {Steps} from "./Steps.sol";
 
 /// @title What a node reads of the contract, as much as it needs in one call.
 /// @notice Its functions run on the contract's storage, which begins at slot 0 with `State`.
@@ -52,6 +54,7 @@ library Views {
         uint64 until;
         bytes32 permit;
         bytes32 receivingKey;
+        bytes32 nextReceivingKey;
         bytes32 meta;
     }
 
@@ -71,6 +74,7 @@ library Views {
         uint256 declined;
         uint64 until;
         uint256 stopVotes;
+        uint256 spoiled;
         bytes32[4] outputs;
         uint32[4] outputRounds;
         uint8 stage;
@@ -92,6 +96,15 @@ library Views {
         uint256 attesters;
         uint64 postedAt;
         bytes reasons;
+    }
+
+    struct MaskingView {
+        uint8 colluders;
+        uint64 since;
+        uint64 beganAt;
+        uint256 contributors;
+        uint256 behind;
+        bytes32 sum;
     }
 
     struct RoundView {
@@ -117,6 +130,7 @@ library Views {
         uint256 eligible;
         SubmissionView[] submissions;
         CandidateView[] candidates;
+        MaskingView masking;
     }
 
     /// @notice The version that was scheduled last, and the block from which it holds.
@@ -190,6 +204,7 @@ library Views {
         answer.declined = record.declined;
         answer.until = record.until;
         answer.stopVotes = record.stopVotes;
+        answer.spoiled = record.spoiled;
         answer.outputs = record.outputs;
         answer.outputRounds = record.outputRounds;
         answer.stage = record.stage;
@@ -200,6 +215,11 @@ library Views {
         for (uint256 i = 0; left != 0; left = left.dropLowest()) {
             uint8 member = left.lowest();
             Consent storage own = record.consents[member];
+            bytes32 receivingKey = own.receivingKey;
+            bytes32 next = own.nextReceivingKey;
+            bool isOfThis =
+                own.committedRound == record.round && own.committedAttempt == record.attempt;
+            if (next != 0 && !isOfThis) (receivingKey, next) = (next, 0);
             answer.consents[i++] = ConsentView(
                 member,
                 own.duties,
@@ -210,7 +230,8 @@ library Views {
                 own.seenAt,
                 own.until,
                 own.permit,
-                own.receivingKey,
+                receivingKey,
+                next,
                 own.meta
             );
         }
@@ -253,7 +274,7 @@ library Views {
         uint256 sent = 0;
         for (uint256 left = record.roster; left != 0; left = left.dropLowest()) {
             uint8 member = left.lowest();
-            if (record.submissions[member].update != 0) sent |= 1 << member;
+            if (record.submissions[member].samples != 0) sent |= 1 << member;
         }
         answer.submissions = new SubmissionView[](sent.count());
         for (uint256 i = 0; sent != 0; sent = sent.dropLowest()) {
@@ -267,9 +288,11 @@ library Views {
                 record.revealed & (1 << member) != 0
             );
         }
-        answer.candidates = new CandidateView[](record.candidates.length);
+        // Of a masked round, those that are voted on now.
+        Masking storage masking = record.masking;
+        answer.candidates = new CandidateView[](record.candidates.length - masking.first);
         for (uint256 i = 0; i < answer.candidates.length; ++i) {
-            Candidate storage posted = record.candidates[i];
+            Candidate storage posted = record.candidates[masking.first + i];
             answer.candidates[i] = CandidateView(
                 posted.leader,
                 Outcome(posted.model, posted.omitted, posted.slot, posted.next),
@@ -278,6 +301,14 @@ library Views {
                 posted.reasons
             );
         }
+        answer.masking = MaskingView(
+            _plan(plan).rules.colluders,
+            masking.since,
+            masking.beganAt,
+            masking.contributors,
+            masking.behind,
+            masking.sum
+        );
     }
 
     /// @notice All that a node needs to decide what to do next, as of one block.
@@ -301,7 +332,7 @@ library Views {
     /// leader is replaced without any transaction.
     function leaderAt(uint256 plan, uint32 round, uint32 attempt, uint64 time) external view returns (uint8) {
         Round storage record = stored().rounds[plan][roundKey(round, attempt)];
-        if (record.slotS == 0) revert Rounds.RoundWrongStatus(record.status);
+        if (record.slotS == 0) revert Steps.RoundWrongStatus(record.status);
         return Election.leaderOf(
             Election.eligibleIn(record), record.seed, Election.slotAt(record, time)
         );

@@ -15,7 +15,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from eth_account import Account
@@ -44,6 +44,7 @@ from swarm.protocol.attestation import (
     attestation_digest,
     domain_of,
 )
+from swarm.protocol.follow import recalled
 from swarm.protocol.membership import Proposal
 from swarm.protocol.state import Member, Plan, Round
 from swarm.types import Address, Digest, MemberId, PlanId, to_address, to_hex
@@ -204,8 +205,17 @@ class ConsortiumClient:
         return self.snapshot(plan_id, height).plan
 
     def snapshot(self, plan_id: PlanId, height: int | None = None) -> Snapshot:
-        """Block, members, plan and round of one moment."""
-        return codec.snapshot(self.call("getSnapshot", plan_id, height=height))
+        """Block, members, plan and round of one moment; of a masked plan, with what only the
+        events of its current attempt tell."""
+        found = codec.snapshot(self.call("getSnapshot", plan_id, height=height))
+        if not found.plan.is_masked or not found.since:
+            return found
+        told = (
+            (event.name, event.arguments, self.time_of(event))
+            for event in self.events(found.since, found.height)
+            if event.arguments.get("plan") == plan_id
+        )
+        return replace(found, plan=recalled(found.plan, told, self.members()))
 
     def past_round(self, plan_id: PlanId, number: int, attempt: int) -> Round | None:
         """Any attempt of any round; None if there was none."""

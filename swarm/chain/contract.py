@@ -24,6 +24,7 @@ from eth_hash.auto import keccak
 
 from swarm.errors import ChainError, ConfigurationError, ContractError
 from swarm.protocol.follow import NO_HOLDER
+from swarm.protocol.masking import Masking
 from swarm.protocol.membership import Founder, Kind, Proposal, ProposalStatus
 from swarm.protocol.state import (
     MAX_MEMBERS,
@@ -146,6 +147,8 @@ class Snapshot:
     members: int
     """Mask of the members of this moment."""
     plan: Plan
+    since: int = 0
+    """Of a masked plan: the block in which its current attempt was opened."""
 
 
 class FounderCard(Protocol):
@@ -422,11 +425,12 @@ def plan(row: Sequence[Any], round_row: Sequence[Any] | None = None) -> Plan:
         declined=row[12],
         until=row[13],
         stop_votes=row[14],
-        outputs=tuple(map(Digest, row[15])),
-        output_rounds=tuple(row[16]),
-        stage=row[17],
-        seed=Digest(row[18]),
-        merge_s=row[19],
+        spoiled=row[15],
+        outputs=tuple(map(Digest, row[16])),
+        output_rounds=tuple(row[17]),
+        stage=row[18],
+        seed=Digest(row[19]),
+        merge_s=row[20],
         round=None if round_row is None else round(round_row),
     )
 
@@ -467,6 +471,19 @@ def round(row: Sequence[Any]) -> Round | None:
             Candidate(MemberId(leader), outcome(said), attesters, posted_at, reasons)
             for leader, said, attesters, posted_at, reasons in row[21]
         ],
+        masking=_masking(row),
+        behind=row[22][4],
+    )
+
+
+def _masking(row: Sequence[Any]) -> Masking | None:
+    """What a view has of a masked round from its close on; the rest is in its events
+    (`follow.recalled`)."""
+    colluders, _, began_at, contributors, _, total = row[22]
+    if not contributors:
+        return None
+    return Masking(
+        row[6], colluders, row[12], contributors, began_at, epoch=row[10], sum=Digest(total)
     )
 
 
@@ -480,7 +497,7 @@ def outcome(row: Sequence[Any]) -> Outcome:
 def snapshot(answer: Sequence[Any]) -> Snapshot:
     """`getSnapshot(id)`."""
     height, timestamp, members, plan_row, round_row = answer
-    return Snapshot(height, timestamp, members, plan(plan_row, round_row))
+    return Snapshot(height, timestamp, members, plan(plan_row, round_row), since=round_row[22][1])
 
 
 def _consent(row: Sequence[Any]) -> Consent:
@@ -495,7 +512,8 @@ def _consent(row: Sequence[Any]) -> Consent:
         until=row[7],
         permit=Digest(row[8]),
         receiving_key=Digest(row[9]),
-        meta=Digest(row[10]),
+        next_receiving_key=Digest(row[10]),
+        meta=Digest(row[11]),
     )
 
 

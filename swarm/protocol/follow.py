@@ -10,11 +10,12 @@ the plan: as it does at the start. Tested against the contract on random walks, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
 from swarm.protocol.election import reveal_term
+from swarm.protocol.masking import Masking, read_keys
 from swarm.protocol.state import (
     Candidate,
     Member,
@@ -29,8 +30,9 @@ from swarm.protocol.state import (
     members_in,
     merge_seconds,
     submitters,
+    with_next_keys,
 )
-from swarm.types import Digest, MemberId
+from swarm.types import NO_DIGEST, Digest, MemberId
 
 NO_HOLDER = 256
 """How an event says that nobody holds a role."""
@@ -65,6 +67,9 @@ def follow(
                 slot_s=told["slotS"],
                 eligible=tuple(members_in(told["eligible"])),
             )
+            if plan.is_masked:
+                closed.status, frozen = RoundStatus.MASKING, closed.submitted
+                closed.masking = Masking(round.roster, plan.rules.colluders, frozen, frozen, now)
             return replace(plan, round=closed)
         case "Merged":
             return _merged(plan, round, told, now)
@@ -73,12 +78,90 @@ def follow(
             return _seen(replace(plan, round=attested), told["member"], now)
         case "RoundFinal":
             return _final(plan, round, told, now)
+        case "RoundVoided" if plan.is_masked:
+            return None  # time, too few contributors, another lock, a spoiled sum: it does not say
         case "RoundVoided":
             ended = replace(plan, round=replace(round, status=RoundStatus.VOID))
             if round.status is RoundStatus.CLOSED:
                 return _timed(ended, round, now - round.closed_at)
             return ended
-    return None
+    return None if round.masking is None else _masked(plan, round, round.masking, event, told, now)
+
+
+def recalled(
+    plan: Plan,
+    events: Iterable[tuple[str, Mapping[str, Any], int]],
+    members: Mapping[MemberId, Member],
+) -> Plan:
+    """A plan that was read, with what only the events of its current attempt tell: keys, masked
+    updates, judgements of shares, and shares.
+
+    events: name, arguments and chain time, from the attempt's opening on. members: all members
+    ever.
+    """
+    round, traced = plan.round, plan
+    if round is None or not plan.is_masked:
+        return plan
+    for event, told, now in events:
+        if (told.get("round"), told.get("attempt")) == (round.number, round.attempt):
+            traced = follow(traced, event, told, now, members) or traced
+    seen = traced.round
+    assert seen is not None
+    submissions = {
+        member: replace(each, keys=seen.submissions[member].keys)
+        for member, each in round.submissions.items()
+        if member in seen.submissions
+    }
+    masking = None if round.masking is None else seen.masking
+    return replace(plan, round=replace(round, masking=masking, submissions=submissions))
+
+
+def _masked(
+    plan: Plan, round: Round, masking: Masking, event: str, told: Mapping[str, Any], now: int
+) -> Plan | None:
+    """What an event of a masked round has changed."""
+    member = MemberId(told.get("member", told.get("dealer", 0)))
+    after = replace(round)
+    match event:
+        case "Masked":
+            posted = {**masking.posted, member: Digest(told["masked"])}
+            masking = replace(masking, posted=posted, codes={**masking.codes, member: told["macs"]})
+            if masking.is_complete:
+                after.closed_at = now
+        case "SharesJudged":
+            good, complaints = dict(masking.good), dict(masking.complaints)
+            good[member] = good.get(member, 0) | told["dealers"]
+            complaints[member] = complaints.get(member, 0) | told["complaints"]
+            masking = replace(masking, good=good, complaints=complaints)
+        case "ShareAnswered":
+            key = (told["epoch"], member, MemberId(told["complainant"]))
+            masking = replace(masking, answers={**masking.answers, key: told["share"]})
+        case "EpochBegan":
+            remaining = told["contributors"]
+            after.epoch, after.candidates = told["epoch"], []
+            after.eligible = tuple(members_in(remaining & round.revealed or remaining))
+            masking = replace(
+                masking,
+                epoch=after.epoch,
+                contributors=remaining,
+                began_at=now,
+                posted={},
+                codes={},
+            )
+        case "RoundLocked":
+            after.status, after.closed_at, after.candidates = RoundStatus.LOCKED, now, []
+            after.eligible = tuple(members_in(round.roster))
+            masking = replace(masking, sum=Digest(told["sum"]))
+        case "Unmasked":
+            masking = replace(masking, opened={**masking.opened, member: told["shares"]})
+        case "AbandonVoted":
+            masking = replace(masking, abandoned=masking.abandoned | 1 << member)
+        case _:
+            return None
+    after.masking = masking
+    changed = replace(plan, round=after)
+    sent_by_one = event in ("Masked", "SharesJudged", "ShareAnswered", "Unmasked")
+    return _seen(changed, member, now) if sent_by_one else changed
 
 
 def _opened(plan: Plan, told: Mapping[str, Any], now: int) -> Plan:
@@ -97,7 +180,13 @@ def _opened(plan: Plan, told: Mapping[str, Any], now: int) -> Plan:
         holder,
     )
     participants = plan.participants & ~expired(plan, now)
-    return replace(plan, status=PlanStatus.RUNNING, participants=participants, round=round)
+    return replace(
+        plan,
+        status=PlanStatus.RUNNING,
+        participants=participants,
+        consents=with_next_keys(plan.consents),
+        round=round,
+    )
 
 
 def _submitted(
@@ -110,7 +199,8 @@ def _submitted(
     member, reveal = MemberId(told["member"]), told["reveal"]
     bit, revealed = 1 << member, reveal != bytes(32)
     update, meta = Digest(told["update"]), Digest(told["meta"])
-    submission = Submission(member, update, told["samples"], meta, revealed)
+    keys = read_keys(told["keys"])
+    submission = Submission(member, update, told["samples"], meta, revealed, told["keys"])
     term = reveal_term(members[member].account, reveal) if revealed else 0
     after = replace(
         round,
@@ -127,6 +217,7 @@ def _submitted(
         commitment=Digest(told["commitment"]),
         committed_round=round.number,
         committed_attempt=round.attempt,
+        next_receiving_key=NO_DIGEST if keys is None else Digest(keys.next_receiving),
     )
     changed = replace(plan, round=after, consents={**plan.consents, member: consent})
     return _seen(changed, member, now)
@@ -156,7 +247,8 @@ def _final(plan: Plan, round: Round, told: Mapping[str, Any], now: int) -> Plan 
     candidate = round.candidate(_outcome(told))
     if candidate is None:
         return None
-    after = replace(plan, seed=round.seed, round=replace(round, status=RoundStatus.FINAL))
+    final = replace(round, status=RoundStatus.FINAL)
+    after = replace(plan, seed=round.seed, spoiled=0, round=final)
     after.take_output(round.number, candidate.outcome)
     began_at = round.slot_begins_at(round.first_slot_of(candidate.leader) or 0)
     return _timed(after, round, now - began_at)

@@ -136,10 +136,6 @@ class Ledger:
             raise ContractError("PlanBadDigest")
         if not self._are_sane(rules):
             raise ContractError("PlanBadRules")
-        if rules.colluders != PLAIN and not self.masked_rounds.available:
-            raise ContractError("MaskedUnavailable")
-        if rules.colluders != PLAIN and rules.min_peers < rules.colluders + 2:
-            raise ContractError("PlanBadRules")
         present = self.present_members
         few = bool(invited) and invited.bit_count() < rules.min_peers
         ends_at = until or now + DEFAULT_INVITATION_S
@@ -454,8 +450,7 @@ class Ledger:
     ) -> None:
         """Count again after somebody withdrew or was removed: any participant may ask."""
         _, plan, round = self._in_round(sender, plan_id, number, attempt, roster_only=False)
-        if not plan.is_masked or round.status not in (RoundStatus.MASKING, RoundStatus.LOCKED):
-            self._require(round, RoundStatus.CLOSED)
+        self._require(round, RoundStatus.CLOSED)
         candidate = self._candidate(round, outcome)
         if not has_majority(round, candidate, self.present_members):
             raise ContractError("RoundNoMajority", {"round": number, "attempt": attempt})
@@ -505,12 +500,7 @@ class Ledger:
             changed.participants,
             changed.round,
         )
-        for member in members_in(plan.participants if plan.is_masked else 0):
-            consent = plan.consents[member]
-            # Shares of this attempt are sealed to what was posted before it.
-            if consent.next_receiving_key != NO_DIGEST:
-                consent.receiving_key = consent.next_receiving_key
-                consent.next_receiving_key = NO_DIGEST
+        plan.consents = changed.consents
 
     def _open_if_decided(self, plan: Plan, now: int) -> None:
         if plan.status is PlanStatus.PROPOSED and may_open(plan, self.present_members, now):
@@ -697,6 +687,7 @@ class Ledger:
             and rules.grace_s <= rules.max_round_s
             and rules.window_s <= rules.max_round_s
             and (named < 0 or bool(self.present_members >> named & 1))
+            and (rules.colluders == PLAIN or rules.min_peers >= rules.colluders + 2)
         )
 
 

@@ -1,9 +1,7 @@
 """Masked rounds: the transactions between the close of a masked round and its end.
 
 Members post the digests of their masked updates themselves; votes lock one set of them and their
-sum; then shares are published that open that sum and no other (docs/decisions/0019). Solidity has
-the same signatures and refuses them all so far: `available` says whether this specification goes
-ahead, as it does in simulated days.
+sum; then shares are published that open that sum and no other (docs/decisions/0019).
 """
 
 from __future__ import annotations
@@ -48,7 +46,6 @@ class MaskedRounds:
     """What happens between the close of a masked round and its end."""
 
     rounds: Rounds
-    available: bool = False
     locks: dict[tuple[Digest, int, PlanId | None], MemberSet] = field(default_factory=dict)
     """By base, output slot and, in plans that reopen, plan: whose sum may come out."""
     _used: set[tuple[MemberId, bytes]] = field(default_factory=set)
@@ -98,7 +95,7 @@ class MaskedRounds:
         macs: bytes,
     ) -> None:
         """A contributor posts the digest of its masked update, and a code for each other one."""
-        member, plan, round, masking = self._find(
+        member, plan, round, masking = self.rounds.find_round(
             sender, plan_id, number, attempt, RoundStatus.MASKING
         )
         if epoch != masking.epoch:
@@ -128,7 +125,9 @@ class MaskedRounds:
     ) -> None:
         """A roster member says whose shares for it are right, and whose are not; more of either
         later. A complaint alone evicts nobody: the dealer answers it."""
-        member, plan, _, masking = self._find(sender, plan_id, number, attempt, RoundStatus.MASKING)
+        member, plan, _, masking = self.rounds.find_round(
+            sender, plan_id, number, attempt, RoundStatus.MASKING
+        )
         if (dealers | complaints) & ~masking.submitters or dealers & complaints:
             raise ContractError("RoundBadDealers", {"dealers": dealers, "complaints": complaints})
         masking.good[member.id] = masking.good.get(member.id, 0) | dealers
@@ -147,7 +146,9 @@ class MaskedRounds:
         share: bytes,
     ) -> None:
         """A dealer publishes a share that was complained about: then anyone can check it."""
-        member, plan, _, masking = self._find(sender, plan_id, number, attempt, RoundStatus.MASKING)
+        member, plan, _, masking = self.rounds.find_round(
+            sender, plan_id, number, attempt, RoundStatus.MASKING
+        )
         key = (epoch, member.id, MemberId(complainant))
         said = masking.complaints.get(MemberId(complainant), 0)
         if epoch != masking.epoch or not said >> member.id & 1 or key in masking.answers:
@@ -162,11 +163,13 @@ class MaskedRounds:
     ) -> None:
         """Mask afresh among those who posted in time, are still there, and have dealt well; or
         give the attempt up, if those are too few, or this was the last epoch."""
-        _, plan, round, masking = self._find(sender, plan_id, number, attempt, RoundStatus.MASKING)
+        _, plan, round, masking = self.rounds.find_round(
+            sender, plan_id, number, attempt, RoundStatus.MASKING
+        )
         remaining = masking.remaining(present_in(round, self.rounds.present_members))
         if now < mask_deadline(plan, round) or remaining == masking.contributors:
             raise ContractError("RoundNotRemaskable", {"round": number, "attempt": attempt})
-        enough = remaining.bit_count() >= max(plan.rules.min_peers, masking.colluders + 2)
+        enough = remaining.bit_count() >= plan.rules.min_peers  # two more than colluders at least
         if not enough or masking.epoch + 1 == EPOCHS:
             round.behind = round.submitted & ~remaining
             self.rounds.void_attempt(plan, round, now)
@@ -175,6 +178,7 @@ class MaskedRounds:
         round.epoch = masking.epoch
         masking.contributors, masking.began_at = remaining, now
         masking.posted, masking.codes = {}, {}
+        round.eligible = tuple(_in(remaining & round.revealed or remaining))
         round.candidates = []
 
     def unmask(
@@ -189,7 +193,9 @@ class MaskedRounds:
     ) -> None:
         """A holder of the locked sum reveals its shares of the contributors' self masks: once, and
         also if it has withdrawn from the plan since."""
-        member, plan, _, masking = self._find(sender, plan_id, number, attempt, RoundStatus.LOCKED)
+        member, plan, _, masking = self.rounds.find_round(
+            sender, plan_id, number, attempt, RoundStatus.LOCKED
+        )
         if member.id in masking.opened:
             raise ContractError("RoundAlreadyUnmasked", {"member": member.id})
         if owners != masking.contributors or len(shares) != SHARE_BYTES * owners.bit_count():
@@ -201,19 +207,12 @@ class MaskedRounds:
         self, sender: Address, now: int, plan_id: PlanId, number: int, attempt: int
     ) -> None:
         """More than half of the opening roster give a locked round up, and the plan with it."""
-        member, plan, round, masking = self._find(
+        member, plan, round, masking = self.rounds.find_round(
             sender, plan_id, number, attempt, RoundStatus.LOCKED
         )
         masking.abandoned |= 1 << member.id
         if masking.abandoned.bit_count() >= majority(round.roster.bit_count()):
             round.status, plan.status = RoundStatus.VOID, PlanStatus.STOPPED
-
-    def _find(
-        self, sender: Address, plan_id: PlanId, number: int, attempt: int, status: RoundStatus
-    ) -> tuple[Member, Plan, Round, Masking]:
-        if not self.available:
-            raise ContractError("MaskedUnavailable")
-        return self.rounds.find_round(sender, plan_id, number, attempt, status)
 
 
 def _masking(round: Round) -> Masking:

@@ -423,7 +423,8 @@ def has_majority(round: Round, candidate: Candidate, members: MemberSet) -> bool
     rounds, enough contributors, or more than half of the opening roster: nobody's leaving changes
     what is counted there."""
     if round.masking is not None:
-        return candidate.attesters.bit_count() >= masked_votes_needed(round, round.masking)
+        votes = candidate.attesters & masked_voters(round, round.masking)
+        return votes.bit_count() >= masked_votes_needed(round, round.masking)
     voters = submitters(round, members)
     return (candidate.attesters & voters).bit_count() >= majority(voters.bit_count())
 
@@ -585,7 +586,22 @@ def opened(plan: Plan, members: MemberSet, now: int) -> Plan:
         plan.spoiled or trainers,
         holder_at(plan, number, attempt, holders(plan, members, now)),
     )
-    return replace(plan, status=PlanStatus.RUNNING, participants=participants, round=round)
+    consents = with_next_keys(plan.consents)
+    return replace(
+        plan, status=PlanStatus.RUNNING, participants=participants, consents=consents, round=round
+    )
+
+
+def with_next_keys(consents: Mapping[MemberId, Consent]) -> dict[MemberId, Consent]:
+    """The consents in a new attempt, whose shares are sealed to what was posted before it."""
+    return {
+        member: consent
+        if consent.next_receiving_key == NO_DIGEST
+        else replace(
+            consent, receiving_key=consent.next_receiving_key, next_receiving_key=NO_DIGEST
+        )
+        for member, consent in consents.items()
+    }
 
 
 def merge_seconds(before_s: int, took_s: int, slot_s: int) -> int:

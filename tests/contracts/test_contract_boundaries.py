@@ -1279,14 +1279,11 @@ def test_what_is_carried_has_the_plans_level_and_a_meta_for_each_signature(found
     carry(site, one, outcome, good, level=2)
 
 
-# Masked rounds, which there are none of yet.
+# Masked rounds have tests of their own; plain ones have none of it.
 
 
-def test_no_plan_asks_for_masked_rounds_yet(found: Found) -> None:
+def test_plain_rounds_are_never_masked_or_locked(found: Found) -> None:
     site = found(3)
-    for colluders in (0, 1, 254):
-        with pytest.raises(ContractError, match="MaskedUnavailable"):
-            site.propose(colluders=colluders)
     site.begin(3)
     for function, *arguments in (
         ("masked", *site.at, 0, MODEL, b"macs"),
@@ -1296,12 +1293,7 @@ def test_no_plan_asks_for_masked_rounds_yet(found: Found) -> None:
         ("unmask", *site.at, 3, b"shares"),
         ("abandon", *site.at),
     ):
-        assert site.refused(0, function, *arguments).name == "MaskedUnavailable"
-
-
-def test_no_base_is_locked_yet() -> None:
-    book = EvmContract([Founder(account(0), NODES[0], "site 0")], START)
-    assert book.ask("lockOf", BASE, CODE) == bytes(32)
+        assert site.refused(0, function, *arguments).name == "RoundWrongStatus"
 
 
 def test_keys_are_for_masked_rounds_only(found: Found) -> None:

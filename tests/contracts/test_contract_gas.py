@@ -5,15 +5,18 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import pytest
 from harness.evm import DOMAIN, EvmContract
 
 from swarm.chain.signer import NodeKeys
 from swarm.protocol.attestation import Attestation, attestation_digest, sign
 from swarm.protocol.election import commitment_to
+from swarm.protocol.masking import KEYS_BYTES
 from swarm.protocol.membership import Founder, Kind
 from swarm.protocol.state import Outcome, Rules, Terms
-from swarm.types import NO_ADDRESS, Address, Digest, PlanId
+from swarm.types import NO_ADDRESS, NO_DIGEST, Address, Digest, PlanId
 
 DIGEST = Digest(b"\x11" * 32)
 LIMIT = 500_000
@@ -85,6 +88,57 @@ def costs(members: int) -> dict[str, int]:
     return most
 
 
+def masked_costs(members: int) -> dict[str, int]:
+    """The most that each kind of transaction took in a masked round, over its second epoch."""
+    book = EvmContract([Founder(node(n), node(n), f"site {n}") for n in range(members)], 1000)
+    most: dict[str, int] = {}
+    now, everybody = 1000, (1 << members) - 1
+
+    def send(label: str, who: int, function: str, *arguments: object) -> None:
+        book.send(node(who), now, function, *arguments)
+        most[label] = max(most.get(label, 0), book.gas_used)
+
+    plan = PlanId(1)
+    rules = Rules(9, 3, colluders=1, max_round_s=600, slot_s=10)
+    book.send(node(0), 1000, "proposePlan", "a plan", DIGEST, DIGEST, DIGEST, rules, 0, 0)
+    terms = Terms(3, 100, DIGEST, now + 10**6, DIGEST, DIGEST, DIGEST)
+    for n in range(members):
+        send("consent, which opens", n, "consent", plan, DIGEST, terms)
+    for n in range(members):
+        keys = hashlib.shake_256(bytes([n])).digest(KEYS_BYTES)
+        update = (NO_DIGEST, 10, bytes(32), DIGEST, DIGEST, keys)
+        label = "submit" if n < members - 1 else "submit, which closes"
+        send(label, n, "submit", plan, 1, 1, *update)
+    here = (plan, 1, 1)
+    for n in range(members):
+        send("good", n, "good", *here, everybody ^ (n == 0), int(n == 0))
+    send("answer", 0, "answer", *here, 0, 0, bytes(32))
+    contributors = members
+    for epoch in (0, 1):
+        codes = bytes(range(256))[: 8 * (contributors - 1)].ljust(8 * (contributors - 1), b"c")
+        for n in range(members - 1):
+            send("masked", n, "masked", *here, epoch, DIGEST, codes)
+        if epoch == 0:
+            now += 1000
+            send("nextEpoch", 0, "nextEpoch", *here)
+            contributors = members - 1
+    for status in ("lock", "final"):
+        current = book.plan(plan).round
+        assert current is not None
+        leader, outcome = current.leader_at(now), Outcome(DIGEST, 0)
+        send(f"merge, to {status}", leader, "merge", *here, outcome, b"")
+        voters = [n for n in range(members - 1) if n != leader]
+        for n in voters[: (members if status == "final" else members - 1) // 2]:
+            send(f"attest, to {status}", n, "attest", *here, outcome, 3, DIGEST)
+        if status == "lock":
+            shares = bytes(range(1, 33)) * (members - 1)
+            for n in range(members):
+                owners = everybody ^ 1 << (members - 1)
+                send("unmask", n, "unmask", *here, owners, shares)
+    assert book.plan(plan).place == (2, 1)
+    return most
+
+
 def openings(members: int) -> dict[str, int]:
     """What the transactions that open a round, or make it final, cost in a plan without a role."""
     book = EvmContract([Founder(node(n), node(n), f"site {n}") for n in range(members)], 1000)
@@ -115,6 +169,16 @@ def test_what_opens_a_round_or_makes_it_final_costs_the_same_with_many_members()
     few, many = openings(4), openings(24)
     for label, gas in few.items():
         assert abs(many[label] - gas) < 200, label
+
+
+def test_masked_rounds_cost_little_more_with_many_members() -> None:
+    """What grows is what is sent: a code for each pair, a share for each contributor."""
+    few, many = masked_costs(5), masked_costs(24)
+    for label, gas in few.items():
+        print(f"{gas:8,} {many[label]:8,} {label}")
+        sent = {"masked": 8 * 19, "unmask": 32 * 19}.get(label, 0)
+        assert many[label] - gas < 20_000 + 30 * sent, label
+        assert many[label] < LIMIT, label
 
 
 @pytest.mark.parametrize("members", [4, 8, 24])

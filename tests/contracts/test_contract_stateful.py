@@ -14,6 +14,7 @@ from copy import deepcopy
 from dataclasses import replace
 from typing import Any
 
+import pytest
 from harness.evm import DOMAIN, EvmContract, LedgerContract, proof_of
 from harness.whole import is_whole
 from hypothesis import HealthCheck, settings
@@ -33,7 +34,9 @@ from swarm.protocol.attestation import Attestation, attestation_digest, sign
 from swarm.protocol.election import commitment_to
 from swarm.protocol.follow import follow
 from swarm.protocol.ledger import Founder, Kind
+from swarm.protocol.masking import KEYS_BYTES, Masking
 from swarm.protocol.state import (
+    PLAIN,
     Candidate,
     Member,
     Omission,
@@ -46,7 +49,9 @@ from swarm.protocol.state import (
     Terms,
     VerifyLevel,
     expired,
+    mask_deadline,
     may_open,
+    member_set,
     members_in,
     submitters,
     undecided,
@@ -56,7 +61,6 @@ from swarm.types import NO_ADDRESS, NO_DIGEST, Address, Digest, MemberId, PlanId
 START = 1_700_000_000
 DAY = 86_400
 UNREACHABLE_ERRORS = {
-    "MaskedUnavailable": "the walk proposes plain plans; named tests ask for masked rounds",
     "ConsortiumNoFounders": "only the constructor raises it",
     "ConsortiumBadKind": "the specification's type has no such kind",
     "PlanTooMany": "the walk proposes four plans at most",
@@ -105,6 +109,13 @@ TRANSITIONS = {
     "validator endorsed late",
     "validator retired",
     "version activated",
+    "closed by masking",
+    "masked again",
+    "given up while masking",
+    "locked",
+    "final after a lock",
+    "spoiled",
+    "abandoned",
     *(
         f"followed {event}"
         for event in (
@@ -117,12 +128,19 @@ TRANSITIONS = {
             "RoundFinal",
             "RoundVoided",
             "PlanCompleted",
+            "Masked",
+            "SharesJudged",
+            "ShareAnswered",
+            "EpochBegan",
+            "RoundLocked",
+            "Unmasked",
+            "AbandonVoted",
         )
     ),
 }
 ROUND_CALLS = {
     "decline", "withdraw", "stop", "open", "checkIn", "submit", "close", "merge", "attest",
-    "attestMany", "finalise", "void",
+    "attestMany", "finalise", "void", "masked", "good", "answer", "nextEpoch", "unmask", "abandon",
 }  # fmt: skip
 NODE_SECRETS = [bytes([n + 1]) * 32 for n in range(8)]
 NODE_KEYS = [NodeKeys(secret) for secret in NODE_SECRETS]
@@ -130,6 +148,23 @@ PICK = st.integers(0, 2**32)
 """Seeds one step: hypothesis chooses and shrinks the sequence, not the choices within a step."""
 
 seen: Counter[str] = Counter()
+
+
+def as_viewed(round: Round) -> Round:
+    """As a view has a round that is over: without what only its events tell."""
+    masking = round.masking
+    if masking is not None:
+        masking = Masking(
+            masking.roster,
+            masking.colluders,
+            masking.submitters,
+            masking.contributors,
+            masking.began_at,
+            masking.epoch,
+            sum=masking.sum,
+        )
+    submissions = {n: replace(each, keys=b"") for n, each in round.submissions.items()}
+    return replace(round, masking=masking, submissions=submissions)
 
 
 def address(kind: int, number: int) -> Address:
@@ -142,6 +177,11 @@ def digest(*parts: int) -> Digest:
 
 class Consortium(RuleBasedStateMachine):
     """The contract beside the specification, and what the members keep secret."""
+
+    COLLUDERS: tuple[int, ...] = (PLAIN,)
+    """What plans are proposed with."""
+    GOES_ON = 50
+    """How often a step goes on with rounds, of about a hundred."""
 
     @initialize(founders=st.sampled_from([1, 2, 3, 4, 5, 5, 5, 8]), pick=PICK)
     def found(self, founders: int, pick: int) -> None:
@@ -189,7 +229,8 @@ class Consortium(RuleBasedStateMachine):
         seen[function if accepted else f"! {answers[0][1]}"] += 1
         for number, old in before.items():
             if old is not None and old is not self.ledger.plans[number].round:
-                assert self.real.past_round(number, old.number, old.attempt) == old
+                past = self.real.past_round(number, old.number, old.attempt)
+                assert past == as_viewed(old)
         if accepted:
             self.accepted = True
             self.note(function)
@@ -228,6 +269,11 @@ class Consortium(RuleBasedStateMachine):
     def note(self, function: str) -> None:
         """Count the kinds of transition, from the contract's own events."""
         names = [name for name, _ in self.real.events]
+        seen["masked again"] += "EpochBegan" in names
+        seen["given up while masking"] += function == "nextEpoch" and "RoundVoided" in names
+        seen["locked"] += "RoundLocked" in names
+        seen["abandoned"] += "AbandonVoted" in names and "PlanStopped" in names
+        seen["spoiled"] += function in ("merge", "attest") and "RoundVoided" in names
         for name, fields in self.real.events:
             if name == "RoundOpened":
                 self.note_opening(function, fields, "RoundVoided" in names)
@@ -238,6 +284,7 @@ class Consortium(RuleBasedStateMachine):
                     PlanId(fields["plan"]), fields["round"], fields["attempt"]
                 )
                 assert current is not None
+                seen["closed by masking"] += current.status is RoundStatus.MASKING
                 revealed = current.submitted & current.revealed
                 kind = "some submitters" if revealed else "nobody"
                 if revealed == current.submitted:
@@ -295,6 +342,7 @@ class Consortium(RuleBasedStateMachine):
         done = self.real.past_round(PlanId(fields["plan"]), fields["round"], fields["attempt"])
         assert done is not None
         seen[f"final by {function}"] += 1
+        seen["final after a lock"] += done.masking is not None
         seen["final with several candidates"] += len(done.candidates) > 1
         seen["final with omissions"] += fields["omitted"] != 0
         seen["final with a submitter gone"] += (
@@ -311,7 +359,7 @@ class Consortium(RuleBasedStateMachine):
     def step(self, pick: int) -> None:
         draw = random.Random(pick)
         actions = {
-            self.go_on: 50,
+            self.go_on: self.GOES_ON,
             self.tick: 10,
             self.repeat: 10,
             self.noise: 10,
@@ -417,6 +465,10 @@ class Consortium(RuleBasedStateMachine):
                 if current.trainers >> number & ~current.submitted >> number & 1:
                     moves += 2 * [(node, "submit", *at, *self.update(draw, plan, number))]
             return moves
+        if current.masking is not None:
+            moves += self.masked_moves(draw, plan, current, current.masking)
+            if current.status is RoundStatus.MASKING and not current.masking.may_lock():
+                return moves
         for candidate in current.candidates:
             others = [n for n in nodes if not candidate.attesters >> n & 1]
             if len(others) < len(nodes) / 2 + 1 and others and draw.random() < 0.2:
@@ -435,15 +487,60 @@ class Consortium(RuleBasedStateMachine):
             if early and draw.random() < 0.9:
                 continue
             gone = current.submitted & ~submitters(current, self.ledger.present_members)
+            if plan.is_masked:
+                gone = 0
             omitted = gone | (draw.getrandbits(6) & current.submitted if draw.random() < 0.4 else 0)
+            if plan.is_masked and draw.random() < 0.9:
+                omitted = 0
             reasons = bytes(draw.randint(1, 5) for _ in range(omitted.bit_count()))
             model = digest(current.number, current.attempt, draw.choice([1, 1, 1, 2]))
+            if current.status is RoundStatus.LOCKED and draw.random() < 0.3:
+                model = NO_DIGEST
             slot = draw.choice([current.number % 2] * 16 + [1, 2, 3, 4])
             following = draw.choice([current.stage] * 16 + [min(255, current.stage + 1), 0, 255])
             if draw.random() < 0.03:
                 following = current.stage - 1
             outcome = Outcome(model, omitted, slot, following)
             moves += 2 * [(nodes[leader], "merge", *at, outcome, reasons)]
+        return moves
+
+    def masked_moves(
+        self, draw: random.Random, plan: Plan, current: Round, masking: Masking
+    ) -> list[tuple[Any, ...]]:
+        """What a masked round needs, from those of the roster who are members still."""
+        at = (plan.id, current.number, current.attempt)
+        present = current.roster & self.ledger.present_members
+        nodes = {n: self.ledger.members[n].node for n in members_in(present)}
+        moves: list[tuple[Any, ...]] = []
+        if current.status is RoundStatus.LOCKED:
+            owners = masking.contributors
+            for number, node in nodes.items():
+                if number not in masking.opened:
+                    shares = draw.randbytes(32 * owners.bit_count())
+                    moves += 4 * [(node, "unmask", *at, owners, shares)]
+                if draw.random() < 0.2:
+                    moves.append((node, "abandon", *at))
+            return moves
+        others = masking.contributors.bit_count() - 1
+        remaining = masking.remaining(present & ~current.left)
+        overdue = self.now >= mask_deadline(plan, current) and remaining != masking.contributors
+        late = (plan.id + current.number + current.attempt) % 7
+        for number, node in nodes.items():
+            if number == late and masking.epoch == 0 and draw.random() < 0.95:
+                continue
+            if masking.contributors >> number & ~member_set(masking.posted) >> number & 1:
+                made = (masking.epoch, digest(20, number), draw.randbytes(8 * others))
+                moves += 3 * [(node, "masked", *at, *made)]
+            missing = masking.submitters & ~masking.good.get(MemberId(number), 0)
+            if missing:
+                wrong = draw.getrandbits(8) & missing if draw.random() < 0.2 else 0
+                moves += 3 * [(node, "good", *at, missing & ~wrong, wrong)]
+            for complainant, dealers in masking.complaints.items():
+                if dealers >> number & 1:
+                    share = draw.randbytes(32)
+                    moves.append((node, "answer", *at, masking.epoch, complainant, share))
+        if nodes and (overdue or draw.random() < 0.3):
+            moves += 6 * [(draw.choice(list(nodes.values())), "nextEpoch", *at)]
         return moves
 
     def carried(
@@ -454,7 +551,9 @@ class Consortium(RuleBasedStateMachine):
         here = (plan.id, plan.round.number, plan.round.attempt)
         metas, signatures = [], []
         for key in self.some(draw, list(self.keys.values())):
-            said = Attestation(*here, candidate.outcome, 3, digest(draw.choice([6, 7])))
+            meta, round = digest(draw.choice([6, 7])), plan.round
+            place = (round.epoch, round.status)
+            said = Attestation(*here, candidate.outcome, 3, meta, *place)
             if draw.random() < 0.2:
                 said = replace(
                     said,
@@ -498,14 +597,12 @@ class Consortium(RuleBasedStateMachine):
         samples = draw.choice([1, consent.max_samples] * 9 + [0, consent.max_samples + 1])
         if draw.random() < 0.05:
             reveal = digest(7)
-        return (
-            draw.choice([digest(5, number)] * 19 + [NO_DIGEST]),
-            samples,
-            reveal,
-            self.commitment(draw),
-            digest(6),
-            b"keys" if draw.random() < 0.03 else b"",
-        )
+        update = draw.choice([digest(5, number)] * 19 + [NO_DIGEST])
+        keys = b"keys" if draw.random() < 0.03 else b""
+        if plan.is_masked:
+            update = digest(5) if draw.random() < 0.05 else NO_DIGEST
+            keys = draw.randbytes(KEYS_BYTES - (draw.random() < 0.05))
+        return (update, samples, reveal, self.commitment(draw), digest(6), keys)
 
     def commitment(self, draw: random.Random) -> Digest:
         secret = draw.randbytes(32)
@@ -517,10 +614,13 @@ class Consortium(RuleBasedStateMachine):
             self.propose_plan(draw)
 
     def propose_plan(self, draw: random.Random) -> None:
+        colluders = draw.choice(self.COLLUDERS)
+        fewest = 1 if colluders == PLAIN else colluders + 2
         rules = Rules(
             draw.choice([1, 2, 3, 4]),
-            draw.choice([1, 1, 2, 2, 3]),
+            max(draw.choice([1, 1, 2, 2, 3]), fewest - (draw.random() < 0.05)),
             draw.choice(list(VerifyLevel)),
+            colluders=colluders,
             min_rows=draw.choice([0, 0, 0, 2]),
             holder=draw.choice([0] * 5 + [1, 1, 1, 2]) if draw.random() < 0.97 else 9,
             reopens=draw.random() < 0.5,
@@ -742,15 +842,29 @@ ARGUMENTS = {
     "attest": ["plan", "round", "attempt", "outcome", "3", "digest"],
     "finalise": ["plan", "round", "attempt", "outcome"],
     "void": ["plan", "round", "attempt"],
+    "masked": ["plan", "round", "attempt", "2", "digest", "bytes"],
+    "good": ["plan", "round", "attempt", "9", "9"],
+    "answer": ["plan", "round", "attempt", "2", "7", "bytes"],
+    "nextEpoch": ["plan", "round", "attempt"],
+    "unmask": ["plan", "round", "attempt", "9", "bytes"],
+    "abandon": ["plan", "round", "attempt"],
 }
 """Arguments of the noise, by kind; a number is the largest of some."""
 
 
-def test_contract_and_specification_never_differ() -> None:
+class MaskedConsortium(Consortium):
+    """The same where updates are masked."""
+
+    COLLUDERS = (PLAIN, 0, 0, 0, 1)
+    GOES_ON = 150
+
+
+@pytest.mark.parametrize(("kind", "walks"), [(Consortium, 20), (MaskedConsortium, 15)])
+def test_contract_and_specification_never_differ(kind: type[Consortium], walks: int) -> None:
     run_state_machine_as_test(
-        Consortium,
+        kind,
         settings=settings(
-            max_examples=400 if is_whole() else 25,
+            max_examples=16 * walks if is_whole() else walks,
             stateful_step_count=40,
             derandomize=True,
             deadline=None,

@@ -1,14 +1,17 @@
 """Masked rounds by their counter-examples: what must not happen on the chain, and what does.
 
-On the executable specification: Solidity refuses masked plans so far (docs/decisions/0019).
+Each test runs on the executable specification and on the Solidity contract (docs/decisions/0019).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
-from harness.evm import LedgerContract
+from eth_hash.auto import keccak
+from harness.evm import Book, EvmContract, LedgerContract
 
 from swarm.errors import ContractError
 from swarm.protocol.election import commitment_to
@@ -27,7 +30,7 @@ from swarm.protocol.state import (
     mask_deadline,
     member_set,
 )
-from swarm.types import NO_DIGEST, Address, Digest, PlanId
+from swarm.types import NO_ADDRESS, NO_DIGEST, Address, Digest, PlanId
 
 START = 1_700_000_000
 CODE, BASE, PROGRAM, META = (Digest(bytes([n]) * 32) for n in (1, 2, 5, 4))
@@ -58,12 +61,13 @@ def keys(member: int, fresh: int = 0) -> Keys:
 class Site:
     """A consortium with one masked plan, or more."""
 
-    def __init__(self, members: int, testers: int = 0, **rules: Any) -> None:
+    def __init__(
+        self, make: Callable[..., Book], members: int, testers: int = 0, **rules: Any
+    ) -> None:
         everybody = members + testers
-        self.book = LedgerContract(
+        self.book = make(
             [Founder(account(n), node(n), f"site {n}") for n in range(everybody)], START
         )
-        self.book.ledger.masked_rounds.available = True
         self.now, self.id = START, PlanId(0)
         self.members = members
         self.propose(**rules)
@@ -154,8 +158,16 @@ class Site:
             self.send(n, "unmask", *self.at, owners, bytes(32 * owners.bit_count()))
 
 
-def locked(members: int = 4, **rules: Any) -> Site:
-    site = Site(members, **rules)
+Found = Callable[..., Site]
+
+
+@pytest.fixture(params=[LedgerContract, EvmContract], ids=["specification", "solidity"])
+def found(request: pytest.FixtureRequest) -> Found:
+    return partial(Site, request.param)
+
+
+def locked(found: Found, members: int = 4, **rules: Any) -> Site:
+    site = found(members, **rules)
     site.close()
     site.lock()
     return site
@@ -164,8 +176,8 @@ def locked(members: int = 4, **rules: Any) -> Site:
 # The way of a round.
 
 
-def test_a_masked_round_goes_from_its_close_over_a_lock_to_its_model() -> None:
-    site = locked()
+def test_a_masked_round_goes_from_its_close_over_a_lock_to_its_model(found: Found) -> None:
+    site = locked(found)
     assert (site.masking.sum, site.masking.contributors) == (SUM, 0b1111)
     site.unmask(0, 1, 2)
     site.vote(MODEL, *range(4))
@@ -173,8 +185,8 @@ def test_a_masked_round_goes_from_its_close_over_a_lock_to_its_model() -> None:
 
 
 @pytest.mark.parametrize(("members", "votes"), [(4, 3), (5, 3), (7, 4)])
-def test_more_than_half_of_the_contributors_lock(members: int, votes: int) -> None:
-    site = Site(members)
+def test_more_than_half_of_the_contributors_lock(found: Found, members: int, votes: int) -> None:
+    site = found(members)
     site.close()
     site.judge()
     site.mask()
@@ -185,9 +197,9 @@ def test_more_than_half_of_the_contributors_lock(members: int, votes: int) -> No
     assert site.round.status is RoundStatus.LOCKED
 
 
-def test_more_than_the_colluders_lock_where_half_are_fewer() -> None:
+def test_more_than_the_colluders_lock_where_half_are_fewer(found: Found) -> None:
     """Five contributors withstand three colluders only if four agree on the sum."""
-    site = Site(5, colluders=3, min_peers=5)
+    site = found(5, colluders=3, min_peers=5)
     site.close()
     site.judge()
     site.mask()
@@ -201,8 +213,8 @@ def test_more_than_the_colluders_lock_where_half_are_fewer() -> None:
 # Rule 1: the set is nobody's choice, and after the lock nothing voids.
 
 
-def test_nobody_posts_for_another_and_nobody_twice() -> None:
-    site = Site(4)
+def test_nobody_posts_for_another_and_nobody_twice(found: Found) -> None:
+    site = found(4)
     site.close(0, 1, 2)
     codes = bytes(16)
     assert site.refused(3, "masked", *site.at, 0, SUM, codes) == "RoundNotSubmitter"
@@ -220,15 +232,15 @@ def test_nobody_posts_for_another_and_nobody_twice() -> None:
     ],
 )
 def test_a_masked_update_is_for_this_epoch_and_has_a_code_for_each_pair(
-    epoch: int, digest: Digest, codes: int, error: str
+    found: Found, epoch: int, digest: Digest, codes: int, error: str
 ) -> None:
-    site = Site(4)
+    site = found(4)
     site.close()
     assert site.refused(0, "masked", *site.at, epoch, digest, bytes(codes)) == error
 
 
-def test_no_leader_leaves_a_contributor_out() -> None:
-    site = Site(4)
+def test_no_leader_leaves_a_contributor_out(found: Found) -> None:
+    site = found(4)
     site.close()
     site.judge()
     site.mask()
@@ -236,8 +248,8 @@ def test_no_leader_leaves_a_contributor_out() -> None:
     assert site.refused(leader, "merge", *site.at, Outcome(SUM, 1), b"\1") == "RoundBadOmission"
 
 
-def test_time_voids_before_the_lock_and_never_after_it() -> None:
-    site = Site(4)
+def test_time_voids_before_the_lock_and_never_after_it(found: Found) -> None:
+    site = found(4)
     site.close()
     site.judge()
     site.mask()
@@ -246,18 +258,18 @@ def test_time_voids_before_the_lock_and_never_after_it() -> None:
     site.now += 1
     site.send(0, "void", *site.at)
     assert (site.round.number, site.round.attempt) == (1, 2)
-    site = locked()
+    site = locked(found)
     site.now += 10**7
     assert site.refused(0, "void", *site.at) == "RoundWrongStatus"
     assert site.refused(0, "nextEpoch", *site.at) == "RoundWrongStatus"
 
 
-def test_withdrawals_and_removals_do_not_void_a_lock() -> None:
-    site = locked(5)
+def test_withdrawals_and_removals_do_not_void_a_lock(found: Found) -> None:
+    site = locked(found, 5)
     for n in (3, 4):
         site.send(n, "withdraw", site.id)
     proposal = site.book.send(
-        account(0), site.now, "propose", Kind.REMOVE, Address(bytes(20)), Address(bytes(20)), "", 1
+        account(0), site.now, "propose", Kind.REMOVE, NO_ADDRESS, NO_ADDRESS, "", 1, 0
     )
     for n in (2, 3, 4):
         if site.book.proposals()[proposal or 1].status == 1:
@@ -266,8 +278,8 @@ def test_withdrawals_and_removals_do_not_void_a_lock() -> None:
     assert site.round.roster == 0b11111
 
 
-def test_who_has_withdrawn_since_the_lock_still_finishes_it() -> None:
-    site = locked()
+def test_who_has_withdrawn_since_the_lock_still_finishes_it(found: Found) -> None:
+    site = locked(found)
     site.send(3, "withdraw", site.id)
     site.unmask(3, 1, 2)
     outcome = Outcome(MODEL, 0)
@@ -279,18 +291,18 @@ def test_who_has_withdrawn_since_the_lock_still_finishes_it() -> None:
     assert site.plan.model == MODEL
 
 
-def test_the_proposer_alone_stops_a_plan_before_the_lock_only() -> None:
-    site = Site(4)
+def test_the_proposer_alone_stops_a_plan_before_the_lock_only(found: Found) -> None:
+    site = found(4)
     site.close()
     site.send(0, "stop", site.id)
     assert site.plan.status is PlanStatus.STOPPED
-    site = locked()
+    site = locked(found)
     site.send(0, "stop", site.id)
     assert site.plan.status is PlanStatus.RUNNING
 
 
-def test_more_than_half_of_the_opening_roster_abandon_a_lock() -> None:
-    site = locked()
+def test_more_than_half_of_the_opening_roster_abandon_a_lock(found: Found) -> None:
+    site = locked(found)
     assert site.refused(0, "abandon", site.id, 1, 2) == "RoundNotCurrent"
     for n in (0, 1, 1):
         site.send(n, "abandon", *site.at)
@@ -312,33 +324,43 @@ def second_plan(site: Site, *who: int, **rules: Any) -> None:
     site.vote(SUM, *who)
 
 
-def test_a_second_plan_locks_no_other_set_over_the_same_base() -> None:
-    site = locked(5)
+def test_a_second_plan_locks_no_other_set_over_the_same_base(found: Found) -> None:
+    site = locked(found, 5)
     second_plan(site, 0, 1, 2, 3)
     assert site.round.status is RoundStatus.OPEN
     assert site.round.attempt == 2
 
 
-def test_a_second_plan_locks_the_same_set_again() -> None:
-    site = locked(4)
+def test_the_chain_says_which_set_is_locked_over_a_base(found: Found) -> None:
+    site = locked(found)
+    if isinstance(site.book, EvmContract):
+        set_digest = keccak((0b1111).to_bytes(32, "big"))
+        assert site.book.ask("lockOf", BASE, bytes(32)) == set_digest
+        assert site.book.ask("lockOf", BASE, bytes(31) + b"\1") == bytes(32)
+    else:
+        assert site.book.ledger.masked_rounds.locks == {(BASE, 0, None): 0b1111}
+
+
+def test_a_second_plan_locks_the_same_set_again(found: Found) -> None:
+    site = locked(found, 4)
     second_plan(site, 0, 1, 2, 3)
     assert site.round.status is RoundStatus.LOCKED
 
 
-def test_a_plan_that_reopens_locks_one_set_of_its_own() -> None:
-    site = locked(5)
+def test_a_plan_that_reopens_locks_one_set_of_its_own(found: Found) -> None:
+    site = locked(found, 5)
     second_plan(site, 0, 1, 2, 3, reopens=True)
     assert site.round.status is RoundStatus.LOCKED
 
 
-def test_a_plan_that_reopens_first_binds_those_that_do_not() -> None:
-    site = locked(5, reopens=True)
+def test_a_plan_that_reopens_first_binds_those_that_do_not(found: Found) -> None:
+    site = locked(found, 5, reopens=True)
     second_plan(site, 0, 1, 2, 3)
     assert (site.round.status, site.round.attempt) == (RoundStatus.OPEN, 2)
 
 
-def test_a_spoiled_round_comes_again_with_the_same_set_or_not_at_all() -> None:
-    site = Site(5)
+def test_a_spoiled_round_comes_again_with_the_same_set_or_not_at_all(found: Found) -> None:
+    site = found(5)
     site.close(0, 1, 2, 3)
     site.judge()
     site.mask()
@@ -351,8 +373,8 @@ def test_a_spoiled_round_comes_again_with_the_same_set_or_not_at_all() -> None:
     assert site.refused(4, "submit", *site.submission(4, keys(4).encode())) == "RoundNotTrainer"
 
 
-def test_a_spoiled_plan_opens_no_round_without_one_of_its_set() -> None:
-    site = locked()
+def test_a_spoiled_plan_opens_no_round_without_one_of_its_set(found: Found) -> None:
+    site = locked(found)
     site.unmask(0, 1, 2)
     site.send(3, "withdraw", site.id)
     leader = site.round.leader_at(site.now)
@@ -367,15 +389,15 @@ def test_a_spoiled_plan_opens_no_round_without_one_of_its_set() -> None:
 # Rule 2: at least c + 2.
 
 
-def test_a_plan_needs_two_more_than_its_colluders() -> None:
-    site = Site(4)
+def test_a_plan_needs_two_more_than_its_colluders(found: Found) -> None:
+    site = found(4)
     bad = Rules(5, 3, colluders=2)
     assert site.refused(0, "proposePlan", "p", CODE, PROGRAM, BASE, bad, 0, 0) == "PlanBadRules"
     site.propose(colluders=2, min_peers=4)
 
 
-def test_too_few_contributors_void_instead_of_masking_again() -> None:
-    site = Site(4)
+def test_too_few_contributors_void_instead_of_masking_again(found: Found) -> None:
+    site = found(4)
     site.close()
     site.judge()
     site.mask(0, 1)
@@ -386,8 +408,8 @@ def test_too_few_contributors_void_instead_of_masking_again() -> None:
 # Rule 3 and 4: epochs.
 
 
-def test_who_has_not_posted_in_time_is_left_behind() -> None:
-    site = Site(5)
+def test_who_has_not_posted_in_time_is_left_behind(found: Found) -> None:
+    site = found(5)
     site.close()
     site.judge()
     site.mask(0, 1, 2, 3)
@@ -400,8 +422,8 @@ def test_who_has_not_posted_in_time_is_left_behind() -> None:
     assert site.refused(4, "masked", *site.at, 1, SUM, bytes(24)) == "RoundNotSubmitter"
 
 
-def test_nobody_masks_afresh_while_all_have_posted() -> None:
-    site = Site(4)
+def test_nobody_masks_afresh_while_all_have_posted(found: Found) -> None:
+    site = found(4)
     site.close()
     site.judge()
     site.mask()
@@ -409,8 +431,8 @@ def test_nobody_masks_afresh_while_all_have_posted() -> None:
     assert site.refused(0, "nextEpoch", *site.at) == "RoundNotRemaskable"
 
 
-def test_votes_on_a_sum_end_with_its_epoch() -> None:
-    site = Site(5)
+def test_votes_on_a_sum_end_with_its_epoch(found: Found) -> None:
+    site = found(5)
     site.close()
     site.judge()
     site.mask()
@@ -421,8 +443,8 @@ def test_votes_on_a_sum_end_with_its_epoch() -> None:
     assert site.masking.contributors == 0b1111
 
 
-def test_after_three_epochs_the_attempt_is_void_and_the_late_come_last() -> None:
-    site = Site(6)
+def test_after_three_epochs_the_attempt_is_void_and_the_late_come_last(found: Found) -> None:
+    site = found(6)
     site.close()
     site.judge()
     for left in (5, 4):
@@ -434,8 +456,8 @@ def test_after_three_epochs_the_attempt_is_void_and_the_late_come_last() -> None
     assert site.round.trainers == 0b000111
 
 
-def test_those_left_behind_train_again_where_others_are_too_few() -> None:
-    site = Site(4)
+def test_those_left_behind_train_again_where_others_are_too_few(found: Found) -> None:
+    site = found(4)
     site.close()
     site.judge()
     site.mask(0, 1)
@@ -443,11 +465,27 @@ def test_those_left_behind_train_again_where_others_are_too_few() -> None:
     assert site.round.trainers == 0b1111
 
 
+def test_those_left_behind_neither_lead_nor_count(found: Found) -> None:
+    site = found(6, min_peers=4)
+    site.close()
+    site.judge()
+    site.mask(0, 1, 2, 3, 4)
+    site.next_epoch()
+    assert site.masking.contributors == 0b011111
+    site.mask()
+    assert set(site.round.eligible) == {0, 1, 2, 3, 4}
+    site.now = site.round.slot_begins_at(5)
+    outcome = Outcome(SUM, 0)
+    assert site.refused(5, "merge", *site.at, outcome, b"") == "RoundNotLeader"
+    site.send(site.round.leader_at(site.now), "merge", *site.at, outcome, b"")
+    assert site.refused(5, "attest", *site.at, outcome, 3, META) == "RoundNotSubmitter"
+
+
 # Rule 5: keys.
 
 
-def test_a_submission_has_keys_and_no_digest_of_the_update() -> None:
-    site = Site(4)
+def test_a_submission_has_keys_and_no_digest_of_the_update(found: Found) -> None:
+    site = found(4)
     packed = keys(0).encode()
     place = (10, NOTHING, NO_DIGEST, META)
     assert site.refused(0, "submit", *site.at, SUM, *place, packed) == "RoundBadDigest"
@@ -457,15 +495,15 @@ def test_a_submission_has_keys_and_no_digest_of_the_update() -> None:
     assert site.refused(0, "submit", *site.at, NO_DIGEST, *place, twice) == "RoundBadKeys"
 
 
-def test_keys_that_another_posted_before_are_taken() -> None:
+def test_keys_that_another_posted_before_are_taken(found: Found) -> None:
     """Whoever builds the block could otherwise shut their author out."""
-    site = Site(4)
+    site = found(4)
     site.submit(1, raw=keys(0).encode())
     site.submit(0)
 
 
-def test_nobody_posts_a_key_of_its_own_twice() -> None:
-    site = Site(4)
+def test_nobody_posts_a_key_of_its_own_twice(found: Found) -> None:
+    site = found(4)
     site.close()
     site.judge()
     site.mask(0, 1)
@@ -487,8 +525,8 @@ def test_keys_are_written_and_read_in_one_way() -> None:
     assert read_keys(packed) == keys(3)
 
 
-def test_receiving_keys_change_with_the_next_attempt() -> None:
-    site = Site(4)
+def test_receiving_keys_change_with_the_next_attempt(found: Found) -> None:
+    site = found(4)
     first = site.plan.consents[0].receiving_key
     site.submit(0)
     assert site.plan.consents[0].receiving_key == first
@@ -499,8 +537,8 @@ def test_receiving_keys_change_with_the_next_attempt() -> None:
     assert site.plan.consents[0].receiving_key == keys(0).next_receiving
 
 
-def test_a_consent_names_a_receiving_key() -> None:
-    site = Site(4)
+def test_a_consent_names_a_receiving_key(found: Found) -> None:
+    site = found(4)
     site.propose()
     none = terms(key=bytes(32))
     assert site.refused(0, "consent", site.id, CODE, none) == "RoundBadKeys"
@@ -509,8 +547,8 @@ def test_a_consent_names_a_receiving_key() -> None:
 # Rule 6: shares.
 
 
-def test_a_sum_locks_only_if_enough_call_every_dealer_good() -> None:
-    site = Site(4)
+def test_a_sum_locks_only_if_enough_call_every_dealer_good(found: Found) -> None:
+    site = found(4)
     site.close()
     site.mask()
     leader = site.round.leader_at(site.now)
@@ -522,16 +560,16 @@ def test_a_sum_locks_only_if_enough_call_every_dealer_good() -> None:
     site.send(leader, "merge", *place)
 
 
-def test_members_that_do_not_train_judge_shares_too() -> None:
-    site = Site(3, testers=1)
+def test_members_that_do_not_train_judge_shares_too(found: Found) -> None:
+    site = found(3, testers=1)
     site.close()
     site.mask()
     site.judge(0, 1, 3)
     assert site.masking.may_lock()
 
 
-def test_a_dealer_that_too_few_call_good_is_left_behind() -> None:
-    site = Site(5)
+def test_a_dealer_that_too_few_call_good_is_left_behind(found: Found) -> None:
+    site = found(5)
     site.close()
     for n in range(5):
         site.send(n, "good", *site.at, 0b11111 if n < 2 else 0b01111, 0)
@@ -540,8 +578,8 @@ def test_a_dealer_that_too_few_call_good_is_left_behind() -> None:
     assert site.masking.contributors == 0b01111
 
 
-def test_complaints_alone_evict_nobody() -> None:
-    site = Site(4)
+def test_complaints_alone_evict_nobody(found: Found) -> None:
+    site = found(4)
     site.close()
     site.send(3, "good", *site.at, 0b1000, 0b0111)
     site.judge(0, 1, 2)
@@ -552,14 +590,16 @@ def test_complaints_alone_evict_nobody() -> None:
 @pytest.mark.parametrize(
     ("dealers", "complaints"), [(0b10000, 0), (0, 0b10000), (0b11, 0b01), (2**256 - 1, 0)]
 )
-def test_judgements_are_about_those_who_submitted(dealers: int, complaints: int) -> None:
-    site = Site(5)
+def test_judgements_are_about_those_who_submitted(
+    found: Found, dealers: int, complaints: int
+) -> None:
+    site = found(5)
     site.close(0, 1, 2, 3)
     assert site.refused(4, "good", *site.at, dealers, complaints) == "RoundBadDealers"
 
 
-def test_an_answer_is_to_a_complaint_and_comes_once_an_epoch() -> None:
-    site = Site(4)
+def test_an_answer_is_to_a_complaint_and_comes_once_an_epoch(found: Found) -> None:
+    site = found(4)
     site.close()
     share = bytes(32)
     assert site.refused(0, "answer", *site.at, 0, 1, share) == "RoundNoComplaint"
@@ -575,15 +615,15 @@ def test_an_answer_is_to_a_complaint_and_comes_once_an_epoch() -> None:
 # The reveal.
 
 
-def test_nobody_reveals_before_the_lock() -> None:
-    site = Site(4)
+def test_nobody_reveals_before_the_lock(found: Found) -> None:
+    site = found(4)
     site.close()
     place = (*site.at, 0b1111, bytes(128))
     assert site.refused(0, "unmask", *place) == "RoundWrongStatus"
 
 
-def test_a_reveal_is_of_the_locked_set_and_comes_once() -> None:
-    site = locked()
+def test_a_reveal_is_of_the_locked_set_and_comes_once(found: Found) -> None:
+    site = locked(found)
     for owners, size in ((0b0111, 96), (0b1111, 96), (0b1111, 160), (0b11111, 160)):
         assert site.refused(0, "unmask", *site.at, owners, bytes(size)) == "RoundBadKeys"
     site.unmask(0)
@@ -591,8 +631,8 @@ def test_a_reveal_is_of_the_locked_set_and_comes_once() -> None:
     assert site.refused(0, "unmask", *again) == "RoundAlreadyUnmasked"
 
 
-def test_no_model_is_voted_on_before_enough_have_revealed() -> None:
-    site = locked()
+def test_no_model_is_voted_on_before_enough_have_revealed(found: Found) -> None:
+    site = locked(found)
     site.unmask(0, 1)
     leader = site.round.leader_at(site.now)
     place = (*site.at, Outcome(MODEL, 0), b"")
@@ -601,9 +641,9 @@ def test_no_model_is_voted_on_before_enough_have_revealed() -> None:
     site.send(leader, "merge", *place)
 
 
-def test_more_than_half_of_the_opening_roster_make_a_model_final() -> None:
+def test_more_than_half_of_the_opening_roster_make_a_model_final(found: Found) -> None:
     """Not of those who are left: the lock froze who counts."""
-    site = locked(5)
+    site = locked(found, 5)
     site.unmask(0, 1, 2, 3)
     for n in (3, 4):
         site.send(n, "withdraw", site.id)
@@ -617,20 +657,11 @@ def test_more_than_half_of_the_opening_roster_make_a_model_final() -> None:
     assert site.plan.model == MODEL
 
 
-# What is not built refuses.
+# Plain plans.
 
 
-def test_masked_rounds_are_refused_where_they_are_not_available() -> None:
-    site = Site(4)
-    site.book.ledger.masked_rounds.available = False
-    rules = Rules(5, 3, colluders=1)
-    what = ("p", CODE, PROGRAM, BASE, rules, 0, 0)
-    assert site.refused(0, "proposePlan", *what) == "MaskedUnavailable"
-    assert site.refused(0, "abandon", site.id, 1, 1) == "MaskedUnavailable"
-
-
-def test_plain_plans_have_no_part_in_it() -> None:
-    site = Site(4)
+def test_plain_plans_have_no_part_in_it(found: Found) -> None:
+    site = found(4)
     site.propose(colluders=PLAIN)
     for n in range(4):
         site.send(n, "consent", site.id, CODE, terms())

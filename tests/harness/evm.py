@@ -23,6 +23,7 @@ from eth.vm.message import Message
 from swarm.chain import contract
 from swarm.chain.genesis import library_address
 from swarm.protocol.attestation import domain_of, node_key_digest, sign
+from swarm.protocol.follow import recalled
 from swarm.protocol.ledger import Founder, Ledger, Proposal
 from swarm.protocol.names import bytes_of
 from swarm.protocol.state import Member, Plan, Round
@@ -103,6 +104,8 @@ class EvmContract:
         self.gas_used = 0
         self.events: list[tuple[str, dict[str, object]]] = []
         """What the last transaction emitted."""
+        self._told: dict[object, list[tuple[str, dict[str, object], int]]] = {}
+        """By plan, all that was emitted about it, and when."""
         context = _context(now, 0)
         self._state = LondonState(AtomicDB(), context, BLANK_ROOT_HASH)
         libraries = contract.artifact().libraries
@@ -153,9 +156,11 @@ class EvmContract:
         return int(self.ask("protocolVersion"))
 
     def plan(self, plan_id: PlanId) -> Plan:
-        known: Plan = self._once(
-            f"plan {plan_id}", lambda: contract.snapshot(self.ask("getSnapshot", plan_id)).plan
-        )
+        def read() -> Plan:
+            plan = contract.snapshot(self.ask("getSnapshot", plan_id)).plan
+            return recalled(plan, self._told.get(plan_id, ()), self.members())
+
+        known: Plan = self._once(f"plan {plan_id}", read)
         return known
 
     def past_round(self, plan_id: PlanId, number: int, attempt: int) -> Round | None:
@@ -209,6 +214,8 @@ class EvmContract:
             for _, topics, body in done.get_log_entries()
             if (decoded := contract.event([t.to_bytes(32, "big") for t in topics], body))
         ]
+        for name, fields in self.events:
+            self._told.setdefault(fields.get("plan"), []).append((name, fields, now))
         return bytes(done.output)
 
 

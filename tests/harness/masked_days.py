@@ -129,7 +129,6 @@ class MaskedDay:
         self.streams = Keystreams()
         book = LedgerContract([Founder(_key(i), _key(i), f"n{i}") for i in range(nodes)], EPOCH)
         book.ledger = self.parts.ledger([Founder(_key(i), _key(i), f"n{i}") for i in range(nodes)])
-        book.ledger.masked_rounds.available = True
         book.ledger.membership.signatures.domain = DOMAIN
         self.sides = [Side(0, book, set(range(nodes)))]
         liars = rng.sample(range(nodes), rng.randint(0, self.colluders))

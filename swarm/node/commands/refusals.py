@@ -45,7 +45,6 @@ _WORDS = {
     "PlanNotProposer": "before its first round only its proposer can stop a plan: decline it with "
     "`swarm plan decline`, or withdraw",
     "PlanAlreadyDeclined": "this institution has declined already",
-    "MaskedUnavailable": "this release cannot run plans with masked updates",
     "PlanAlreadyConsented": "this institution has consented to the plan already",
     "PlanNotParticipant": "this institution takes no part in the plan: see `swarm plan list`",
     "RoundBadSamples": "{given} samples cannot be declared: this site has too few training "
