@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from swarm.learning.plans.plan import Context, Data, Plan, Site
     from swarm.learning.plans.stages import personalise, statistics, train
     from swarm.learning.simulation.whole_run import FederatedRun, open_sites, run_federated
+    from swarm.privacy.accountant import dp
 
 __all__ = [
     "Context",
@@ -50,6 +51,7 @@ __all__ = [
     "__version__",
     "adam",
     "at",
+    "dp",
     "frozen",
     "gathered",
     "geometric_median",
@@ -94,6 +96,7 @@ _HOMES = {
     "Table": "swarm.learning.data.tables",
     "adam": "swarm.learning.folds",
     "at": "swarm.learning.parameters.placement",
+    "dp": "swarm.privacy.accountant",
     "frozen": "swarm.learning.parameters.placement",
     "gathered": "swarm.learning.parameters.placement",
     "geometric_median": "swarm.learning.folds",

@@ -32,7 +32,8 @@ def test_the_page_names_every_method_and_setting_with_its_default() -> None:
         assert re.search(rf"^\| `{name}\(", PAGE, re.MULTILINE), f"{name} is not on the page"
     for name in Rules.__struct_fields__:
         default = getattr(Plan, name)
-        told = f'`"{default}"`' if isinstance(default, str) else f"{default:g}"
+        told = f'`"{default}"`' if isinstance(default, str) else f"{default or 0:g}"
+        told = "none" if default is None else told
         assert f"| `{name}` | {told} |" in PAGE, f"{name} = {default} is not on the page"
 
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from swarm.learning.metrics.counts import Counts
     from swarm.learning.parameters.placement import Place
+    from swarm.privacy.accountant import Guarantee
 
 Option = str | int | float | bool
 Statistics = Mapping[str, Any]
@@ -175,6 +176,10 @@ class Plan:
 
     optimizer_state: ClassVar[str] = "reset"
     """"reset" begins each round with a new optimiser, "keep" with this site's last one."""
+
+    privacy: ClassVar[Guarantee | None] = None
+    """`swarm.dp(epsilon=8)`: differential privacy of each training row, by noise in the default
+    loop (docs/privacy.md). Batches are drawn by chance, and `batch_size` is their mean."""
 
     threads: ClassVar[int] = 1
     """CPU threads of the trainer; fixed, because the order of a sum depends on their number."""

@@ -20,6 +20,7 @@ from swarm.errors import PlanError
 from swarm.learning.code.method_signatures import PARAMETERS, fault_of_signature
 from swarm.learning.parameters.placement import Placement, placement_of
 from swarm.learning.plans.plan import Plan
+from swarm.learning.plans.private_plan import outside_privacy
 from swarm.learning.supervisor.trainer_messages import Rules
 
 _KNOWN = [name for name in vars(Plan) if not name.startswith("_")]
@@ -79,6 +80,8 @@ def rules_of(plan: Plan) -> Rules:
         place = place_of_setting(plan, named[1] if named else "")
         message = str(error).replace("$.", "")
         raise PlanError(f"{place}{type(plan).__name__}: {message}: change it there") from None
+    if rules.privacy is not None:
+        _check_private(plan)
     for name in ("learning_rate", "weight_decay", "proximal"):
         value: Any = getattr(plan, name)
         if name in _SCHEDULES and callable(value):
@@ -87,6 +90,15 @@ def rules_of(plan: Plan) -> Rules:
         if not all(_is_rate(each) for each in (value if is_list else [value])):
             raise PlanError(_no_rate(plan, name, value))
     return rules
+
+
+def _check_private(plan: Plan) -> None:
+    """Raise PlanError naming what of a plan lies outside of what its privacy accounts for."""
+    fault = outside_privacy(plan)
+    if fault is not None:
+        name, why = fault
+        place = place_of_setting(plan, name)
+        raise PlanError(f"{place}{type(plan).__name__} has privacy, and {why}")
 
 
 def learning_rate_in(plan: Plan, round: int) -> float:

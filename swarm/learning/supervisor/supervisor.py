@@ -59,6 +59,7 @@ from swarm.learning.supervisor.trainer_process import (
     describe_box,
     start_process,
 )
+from swarm.privacy.accountant import Mechanism
 from swarm.types import NO_DIGEST, Digest
 
 START_S = 120.0
@@ -161,6 +162,7 @@ class Trainer:
         kept_out: Path | None = None,
         progress: Callable[[Progress], None] = lambda progress: None,
         round_in_all: int = 0,
+        noise: Mechanism | None = None,
     ) -> Trained:
         """Train one round from the model file `base`; the update is then in `out`.
 
@@ -168,6 +170,7 @@ class Trainer:
         `base_digest` is the blob's name: an interrupted round is resumed on the same one only.
         `initial` is model 0, which has what does not travel, if there is any. `kept` is what this
         site has kept of an earlier round; what it is to keep of this one is then in `kept_out`.
+        `noise` is what a plan with privacy asks for here.
         `progress` is called about twice a second.
         """
         request = Train(
@@ -180,6 +183,7 @@ class Trainer:
             out=str(out),
             kept=_text(kept),
             kept_out=_text(kept_out),
+            noise=noise,
         )
         return await self._ask(request, Trained, progress)
 

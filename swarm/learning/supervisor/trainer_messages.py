@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from swarm.errors import UNREADABLE, TrainerError
+from swarm.privacy.accountant import Guarantee, Mechanism
 
 MAX_MESSAGE_BYTES = 16 * 2**20
 LENGTH_BYTES = 4
@@ -36,6 +37,7 @@ class Rules(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=Tru
     batch_size: Annotated[int, msgspec.Meta(ge=1, le=2**31)]
     optimizer_state: Literal["reset", "keep"]
     threads: Annotated[int, msgspec.Meta(ge=1, le=1024)]
+    privacy: Guarantee | None = None
 
 
 class Tensor(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
@@ -99,7 +101,7 @@ class Train(_Message, frozen=True):
     `base_digest` names the base: a checkpoint is resumed only on the same one. `initial` is the
     file of model 0, where it has tensors that do not travel. `kept` is what this site kept of an
     earlier round, and `kept_out` where to write what it is to keep of this one, if the plan keeps
-    anything.
+    anything. `noise` is what the plan's guarantee asks for here, and has been charged.
     """
 
     round: int
@@ -111,6 +113,7 @@ class Train(_Message, frozen=True):
     round_in_all: int = 0
     kept: str | None = None
     kept_out: str | None = None
+    noise: Mechanism | None = None
 
 
 class Personalise(_Message, frozen=True):

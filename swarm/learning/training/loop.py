@@ -4,6 +4,9 @@ The same base, data, plan, seed and round give the same update, bit for bit, on 
 every epoch seeds all generators from (seed, site, round, epoch), the order of rows included, and
 the number of threads is fixed. A checkpoint after an epoch is therefore all that is needed to
 resume an interrupted round to the same bytes.
+
+A plan with privacy is the exception: all of its chance is the system's (`private_steps`), so a
+round that is resumed goes on with fresh noise, and ends in other bytes.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -20,26 +24,25 @@ from numpy.typing import NDArray
 
 from swarm.errors import PlanError
 from swarm.learning.code.method_signatures import Calls
-from swarm.learning.data.batches import (
-    batches,
-    count_batches,
-    derive_seed,
-    first_gap,
-    mean_loss,
-    rows_in,
-    shuffled,
-    to_device,
-)
+from swarm.learning.data.batches import derive_seed, first_gap, mean_loss, rows_in, to_device
 from swarm.learning.metrics.counts import Counts
 from swarm.learning.parameters.named_tensors import State, copy_state
 from swarm.learning.parameters.travel import Rows, completed
 from swarm.learning.plans.plan import Context, Data, Plan
 from swarm.learning.plans.plan_faults import machine_faults, valid_text
-from swarm.learning.plans.settings import learning_rate_in
+from swarm.learning.plans.program_of_plan import program_of
+from swarm.learning.plans.settings import learning_rate_in, rules_of
 from swarm.learning.training import checkpoint
 from swarm.learning.training.anchor import Anchor, OnDevice
 from swarm.learning.training.checkpoint import Checkpoint, Workplace
+from swarm.learning.training.private_steps import (
+    BatchesByChance,
+    check_rows_apart,
+    private_steps,
+)
+from swarm.learning.training.seeded_steps import SeededSteps, Steps
 from swarm.learning.training.site_plan import PARTS, SitePlan, describe, fingerprint_of
+from swarm.privacy.accountant import Mechanism, mechanism_for
 
 PROGRESS_EVERY_S = 0.5
 NO_ROWS: Rows = MappingProxyType({})
@@ -92,12 +95,14 @@ class LocalTraining(SitePlan):
         epochs: int | None = None,
         kept: State | None = None,
         rows: Rows = NO_ROWS,
+        noise: Mechanism | None = None,
     ) -> Update:
         """Train the model from `base`, which is whole, for one round; return the update.
 
         `round` counts within the stage, `round_in_all` among all rounds, for the plan to see.
         `epochs` takes the place of the plan's. `kept` is what this site kept of the last round that
-        counted, or None; `rows` are what was gathered in the last round.
+        counted, or None; `rows` are what was gathered in the last round. `noise` is that of a plan
+        with privacy; by default, what it asks for at a site that declares all its rows.
 
         Without `own_copy`, the update's tensors are the model's, and change with it in the next
         call: one model in memory, not two. With a `workplace`, a checkpoint is taken after each
@@ -122,12 +127,14 @@ class LocalTraining(SitePlan):
             resumed = 0
         else:
             key = _key(self, round, base_digest, statistics, workplace)
-            done, resumed = self._epochs(round, base, data, calls, key, workplace, progress)
+            done, resumed = self._epochs(round, base, data, calls, key, workplace, progress, noise)
         owner = "train" if self.owns_its_loop else "loss"
         with self.faults("taking the update", owner):
             state, stays = self.trained(), self.kept()
             self.refuse_non_finite(state, f"after training round {round}")
             self.refuse_thawed(base)
+            if self.plan.privacy is not None:
+                self._refuse_changed_buffers(base)
         loss = done.loss
         if math.isnan(loss):
             loss = self._score(lambda: mean_loss(calls, self.model, data.train), "loss")
@@ -220,6 +227,7 @@ class LocalTraining(SitePlan):
         key: str,
         workplace: Workplace | None,
         progress: Progress,
+        noise: Mechanism | None,
     ) -> tuple[Checkpoint, int]:
         """The default loop: `epochs` passes, from a checkpoint if there is one."""
         faults = self.faults("making the optimiser", "optimizer")
@@ -230,6 +238,7 @@ class LocalTraining(SitePlan):
                     f"optimizer must return a torch Optimizer, not {describe(optimizer)}"
                 )
         done = Checkpoint({}, {}, 0, 0, math.nan)
+        # Before a checkpoint is read: it holds near what the round began with.
         anchor = Anchor(self.model, self.travels.keys(), self.plan.proximal)
         if workplace is not None:
             found = checkpoint.read(workplace.round_file(), key)
@@ -242,15 +251,73 @@ class LocalTraining(SitePlan):
                 with self.faults("restoring the optimiser", "optimizer"):
                     self._restore_optimizer(optimizer, round, workplace)
         resumed = done.epochs
-        for epoch in range(done.epochs, calls.epochs):
-            with self.deterministic("train", self.site.name, round, epoch):
-                steps, loss = self._epoch(round, epoch, data, calls, anchor, optimizer, progress)
-            state = {**self.trained(), **self.kept()}
-            done = Checkpoint(state, {}, epoch + 1, done.steps + steps, loss)
-            if workplace is not None:
-                with self.faults("keeping the optimiser", "optimizer"), machine_faults():
-                    self._keep(done, calls.epochs, optimizer, key, round, workplace)
+        with self._steps(round, data, calls, anchor, optimizer, noise) as steps:
+            for epoch in range(done.epochs, calls.epochs):
+                with steps.chance(epoch):
+                    loss = self._epoch(round, epoch, calls, steps, progress)
+                state = {**self.trained(), **self.kept()}
+                done = Checkpoint(state, {}, epoch + 1, done.steps + steps.in_epoch, loss)
+                if workplace is not None:
+                    with self.faults("keeping the optimiser", "optimizer"), machine_faults():
+                        self._keep(done, calls.epochs, optimizer, key, round, workplace)
         return done, resumed
+
+    def _steps(
+        self,
+        round: int,
+        data: Data,
+        calls: Calls,
+        anchor: Anchor,
+        optimizer: torch.optim.Optimizer,
+        noise: Mechanism | None,
+    ) -> AbstractContextManager[Steps]:
+        """The steps of a round, private where the plan says so."""
+        guarantee = self.plan.privacy
+        if guarantee is None:
+            words = (self.site.name, round)
+            return nullcontext(
+                SeededSteps(
+                    data.train,
+                    calls.batch_size,
+                    self.device,
+                    optimizer,
+                    anchor,
+                    lambda epoch: derive_seed(self.seed, *words, epoch),
+                    lambda epoch: self.deterministic("train", *words, epoch),
+                )
+            )
+        noise = noise or self.noise_for(self.samples().train)
+        with self.faults("looking at the rows' losses", "loss"):
+            check_rows_apart(calls, self.model, data.train, self.device)
+        given = BatchesByChance(data.train, noise, calls.epochs, calls.batch_size, self.device)
+        return private_steps(self.model, optimizer, guarantee, given)
+
+    def noise_for(self, rows: int) -> Mechanism:
+        """What a round of a plan with privacy takes at a site that declares so many training rows.
+
+        Raises PlanError if no noise is enough, or the plan has no privacy.
+        """
+        rules = rules_of(self.plan)
+        if rules.privacy is None:
+            raise PlanError("the plan has no privacy: it takes no noise")
+        rounds = program_of(self.plan).training_rounds
+        return mechanism_for(
+            rules.privacy,
+            rows=rows,
+            batch_size=rules.batch_size,
+            epochs=rules.epochs,
+            rounds=rounds,
+        )
+
+    def _refuse_changed_buffers(self, base: Mapping[str, torch.Tensor]) -> None:
+        """What training wrote into a buffer came from rows, and has no noise."""
+        parameters = dict(self.model.named_parameters())
+        for name, value in self.trained().items():
+            if name not in parameters and not torch.equal(value.cpu(), base[name].cpu()):
+                raise PlanError(
+                    f"training has changed the buffer {name!r}, which has no noise, and the plan "
+                    "has privacy: leave buffers as they are in training"
+                )
 
     def _keep(
         self,
@@ -274,34 +341,28 @@ class LocalTraining(SitePlan):
         self,
         round: int,
         epoch: int,
-        data: Data,
         calls: Calls,
-        anchor: Anchor,
-        optimizer: torch.optim.Optimizer,
+        steps: Steps,
         progress: Progress,
-    ) -> tuple[int, float]:
-        """One pass over the training rows. Returns its steps and mean loss."""
-        rows, size = rows_in(data.train), self.plan.batch_size
-        order = shuffled(rows, derive_seed(self.seed, self.site.name, round, epoch))
-        total = count_batches(rows, size) * calls.epochs
-        steps, losses, told = 0, 0.0, time.monotonic()
-        given = batches(data.train, size, order, self.device)
+    ) -> float:
+        """One pass over the training rows. Returns its mean loss."""
+        taken, losses, told = 0, 0.0, time.monotonic()
+        given = steps.batches(epoch)
         while (batch := self._next(given)) is not None:
             with self.faults("computing the loss", "loss"):
-                optimizer.zero_grad(set_to_none=True)
                 loss = calls.loss(self.model, batch)
-                value = self._finite(loss, batch, round, epoch, steps)
-                anchor.pulled(loss).backward()  # type: ignore[no-untyped-call]
-                optimizer.step()
-            steps, losses = steps + 1, losses + value
+                value = self._finite(loss, batch, round, epoch, taken)
+                steps.take(loss)
+            taken, losses = taken + 1, losses + value
             if time.monotonic() - told >= PROGRESS_EVERY_S:
                 told = time.monotonic()
-                done = (epoch * total // calls.epochs + steps) / total
-                progress(min(done, 1.0), epoch, losses / steps)
-        progress((epoch + 1) / calls.epochs, epoch, losses / steps)
+                done = (epoch + taken / steps.in_epoch) / calls.epochs
+                progress(min(done, 1.0), epoch, losses / taken)
+        mean = losses / taken if taken else math.nan
+        progress((epoch + 1) / calls.epochs, epoch, mean)
         with self.faults("training", "loss"):
             self.refuse_non_finite(self.trained(), f"in round {round}, epoch {epoch + 1}")
-        return steps, losses / steps
+        return mean
 
     def _next(self, given: Iterator[Any]) -> Any:
         with self.faults("reading a batch of rows", "data"):

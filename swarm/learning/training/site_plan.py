@@ -41,6 +41,7 @@ from swarm.learning.plans.plan_faults import plan_faults
 from swarm.learning.plans.settings import placement_in, rules_of
 from swarm.learning.supervisor.trainer_messages import Samples
 from swarm.learning.training.frozen_files import read_frozen
+from swarm.learning.training.private_steps import check_private_model
 from swarm.tensors import TensorSpec
 
 PARTS = ("train", "validation", "test")
@@ -89,6 +90,8 @@ class SitePlan:
             layout_of(self._specs)
             self._refuse_broken_model(state)
             check_put_back(self.model)
+            if plan.privacy is not None:
+                check_private_model(self.model)
         self.from_files = read_frozen(self.placement, state, self.site)
         self._beside = self._new_state()
         self._beside_at_first = copy_state(self._beside)

@@ -326,6 +326,7 @@ class Trainer:
             round_in_all=request.round_in_all,
             kept=self._kept(files),
             rows=rows_of(read_state(files["base"])),
+            noise=request.noise,
         )
         travels = to_wire(update.state, self.training.travels)
         write_state(files["out"], travels)
