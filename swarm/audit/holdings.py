@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from swarm.audit.report import Fault, History, RoundHistory
-from swarm.blobs.tree import MAX_MANIFEST_BYTES, Manifest
+from swarm.blobs.manifest import MAX_MANIFEST_BYTES, Manifest
 from swarm.errors import UNREADABLE, BlobError
 from swarm.rounds.records import RoundRecord
 from swarm.types import to_digest, to_hex

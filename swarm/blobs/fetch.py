@@ -29,9 +29,9 @@ from dataclasses import dataclass
 import trio
 
 from swarm.blobs.download import BlobSource, Download, Spread
+from swarm.blobs.manifest import Manifest, Origin
 from swarm.blobs.partial import Draft, Partial
 from swarm.blobs.store import BlobStore
-from swarm.blobs.tree import Manifest, Origin
 from swarm.errors import BlobError, PeerUnreachable, RemoteError
 from swarm.tensors import Layout
 from swarm.types import Address, Digest

@@ -17,7 +17,8 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from swarm.blobs.tree import Manifest, leaf_hash
+from swarm.blobs.manifest import Manifest
+from swarm.blobs.tree import leaf_hash
 from swarm.errors import BlobError, LocalError
 from swarm.tensors import Layout
 from swarm.types import to_hex

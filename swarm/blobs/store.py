@@ -24,8 +24,9 @@ from contextlib import suppress
 from functools import partial as bind
 from pathlib import Path
 
+from swarm.blobs.manifest import Manifest, Origin
 from swarm.blobs.partial import Draft, Partial, writing
-from swarm.blobs.tree import Manifest, Origin, leaf_hash
+from swarm.blobs.tree import leaf_hash
 from swarm.errors import BlobError, ChunkPending, ConfigurationError, LocalError
 from swarm.tensors import Layout, move_durably
 from swarm.types import Digest, to_digest, to_hex

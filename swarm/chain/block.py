@@ -1,4 +1,4 @@
-"""Blocks, transactions and the rules of the chain, as everyone but the EVM sees them.
+"""Blocks and transactions, as everyone but the EVM sees them.
 
 Consensus, the pool and the network pass these values around; none of them needs to know how a
 block is encoded or executed, so nothing here imports py-evm. The bytes in `payload` and `raw` are
@@ -51,27 +51,3 @@ class Transaction:
     def has_expired(self, timestamp: int) -> bool:
         """Whether a block of this time would carry it in vain."""
         return self.until is not None and timestamp > self.until
-
-
-@dataclass(frozen=True)
-class ChainRules:
-    """What makes a block valid beyond the EVM's own rules.
-
-    The limits bound what one member can cost all the others: py-evm needs about a second for four
-    million gas. Every node must use the same values, so a change is a new genesis version.
-    """
-
-    block_gas: int = 5_000_000
-    transaction_gas: int = 1_000_000
-    calldata_bytes: int = 32 * 1024
-    transaction_bytes: int = 40 * 1024
-    block_bytes: int = 1024 * 1024
-    block_transactions: int = 256
-    sender_transactions: int = 16
-    """of one sender in one block"""
-    member_day_bytes: int = 128 * 1024 * 1024
-    """of one member's transactions on one day of chain time, counted from 1970. A round needs about
-    1 KiB of each member, so a round every second, all day long, is 90 MiB."""
-    view_gas: int = 5_000_000
-    """for a call that reads, such as `memberOf` and `getValidators`"""
-    max_validators: int = 256

@@ -18,7 +18,8 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from swarm.chain.block import ChainRules, Transaction
+from swarm.chain.block import Transaction
+from swarm.chain.rules import ChainRules
 from swarm.types import Address
 
 Name = TypeVar("Name", bound=Hashable)

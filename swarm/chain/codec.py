@@ -20,8 +20,9 @@ from eth_utils.exceptions import ValidationError
 from rlp.codec import consume_length_prefix
 from rlp.exceptions import RLPException
 
-from swarm.chain.block import Block, ChainRules, InvalidTransaction, Transaction
+from swarm.chain.block import Block, InvalidTransaction, Transaction
 from swarm.chain.contract import look_through
+from swarm.chain.rules import ChainRules
 from swarm.errors import ProtocolViolation
 from swarm.types import Address, Digest, to_hex
 

@@ -22,10 +22,11 @@ from eth_abi.exceptions import DecodingError
 from eth_hash.auto import keccak
 
 from swarm.chain import codec, contract, evm
-from swarm.chain.block import Block, ChainRules, InvalidBlock, InvalidTransaction, Transaction
+from swarm.chain.block import Block, InvalidBlock, InvalidTransaction, Transaction
 from swarm.chain.genesis import CONTRACT_ADDRESS, Genesis, build_genesis_block
 from swarm.chain.messages import check_certificate, decode_certificate
 from swarm.chain.override import Overrides, SignedOverride
+from swarm.chain.rules import ChainRules
 from swarm.chain.signer import Recovery
 from swarm.chain.store import DAY_S, ChainStore, StoredBlock
 from swarm.errors import ChainError, ConfigurationError, ProtocolViolation

@@ -23,9 +23,9 @@ from eth.constants import BLANK_ROOT_HASH
 from eth_abi.abi import encode as encode_abi
 from eth_hash.auto import keccak
 
-from swarm.chain.block import ChainRules
 from swarm.chain.contract import artifact
 from swarm.chain.evm import Context, Outcome, Overlay, State, create, genesis_outcome
+from swarm.chain.rules import ChainRules
 from swarm.errors import UNREADABLE, ConfigurationError
 from swarm.protocol.names import MAX_NAME_BYTES, find_bad_character, lookalike_key
 from swarm.types import NO_ADDRESS, Address, Digest, to_address, to_digest, to_hex

@@ -149,8 +149,7 @@ class Program(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
     @cached_property
     def blob(self) -> bytes:
         """The one way to write it."""
-        short = _in_short(self)
-        return msgspec.json.encode(self) if short is None else short
+        return msgspec.json.encode(self)
 
     @cached_property
     def digest(self) -> Digest:
@@ -182,8 +181,8 @@ def parse(blob: bytes) -> Program:
     if len(blob) > MAX_BLOB_BYTES:
         raise PlanError(f"a program of {len(blob)} bytes is more than {MAX_BLOB_BYTES}")
     try:
-        program = _decoder.decode(blob) if blob[:1] == b"{" else _from_short(blob)
-    except (*UNREADABLE, IndexError, PlanError) as error:
+        program = _decoder.decode(blob)
+    except UNREADABLE as error:
         raise PlanError(
             f"the plan's program says what this release of swarm does not know ({error}): update "
             "swarm before you consent"
@@ -193,43 +192,6 @@ def parse(blob: bytes) -> Program:
     if program.blob != blob:
         raise PlanError("the plan's program is not written as programs are")
     return program
-
-
-# Programs of stages with no more than five fields have a shorter form, the first that there was:
-# how many stages, and each one's name, task and merge (a byte of length, then ASCII), rounds (4
-# bytes) and slot (1).
-
-_MOST = 255
-
-
-def _in_short(program: Program) -> bytes | None:
-    parts = [len(program.stages).to_bytes(1, "big")]
-    for stage in program.stages:
-        five = Stage(stage.name, stage.task, stage.merge, stage.rounds, stage.slot)
-        if stage != five or len(stage.merge) > _MOST:
-            return None
-        for text in (stage.name, stage.task, stage.merge):
-            parts.append(len(text).to_bytes(1, "big") + text.encode())
-        parts.append(stage.rounds.to_bytes(4, "big") + stage.slot.to_bytes(1, "big"))
-    return b"".join(parts)
-
-
-def _from_short(blob: bytes) -> Program:
-    at = 1
-
-    def take(size: int) -> bytes:
-        nonlocal at
-        at += size
-        if at > len(blob):
-            raise IndexError("it is cut off")
-        return blob[at - size : at]
-
-    stages = []
-    for _ in range(blob[0]):
-        texts = [take(take(1)[0]).decode("ascii") for _ in range(3)]
-        stages.append((*texts, int.from_bytes(take(4), "big"), take(1)[0]))
-    names = Stage.__struct_fields__
-    return build([dict(zip(names, stage, strict=False)) for stage in stages])
 
 
 def federated_averaging(rounds: int, statistics: bool = False) -> Program:

@@ -18,8 +18,8 @@ import trio
 
 from swarm.blobs.download import SMALL_BYTES
 from swarm.blobs.fetch import Wish
+from swarm.blobs.manifest import Origin
 from swarm.blobs.store import BlobStore
-from swarm.blobs.tree import Origin
 from swarm.errors import (
     BlobError,
     LocalError,

@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 
 import trio
 
+from swarm.blobs.manifest import Origin
 from swarm.blobs.store import BlobStore
-from swarm.blobs.tree import Origin
 from swarm.errors import LocalError, PlanError, SwarmError
 from swarm.learning.plans.stages import PERSONALISE, STATISTICS
 from swarm.learning.supervisor.supervisor import Trainer

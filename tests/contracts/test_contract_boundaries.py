@@ -21,8 +21,8 @@ from eth_hash.auto import keccak
 from harness.evm import AT, CHAIN_ID, DOMAIN, Book, EvmContract, LedgerContract, proof_of
 
 from swarm.chain import contract
-from swarm.chain.block import ChainRules
 from swarm.chain.contract import MEMBERS_A_PAGE
+from swarm.chain.rules import ChainRules
 from swarm.chain.signer import NodeKeys
 from swarm.errors import ContractError
 from swarm.protocol.attestation import (

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from threading import Event
 
+from swarm.blobs.manifest import Manifest
 from swarm.blobs.partial import Draft
-from swarm.blobs.tree import Manifest
 from swarm.learning.parameters.next_file import Folding
 from swarm.learning.parameters.placement import Placement
 from swarm.rounds.chunk_merge import Incoming, MergeInputs, merge_as_they_come

@@ -20,9 +20,9 @@ import trio.testing
 
 from swarm.blobs.download import ATTEMPTS, TooSlow
 from swarm.blobs.fetch import Fetched, fetch
+from swarm.blobs.manifest import Manifest
 from swarm.blobs.partial import PartialBlob
 from swarm.blobs.store import BlobStore
-from swarm.blobs.tree import Manifest
 from swarm.errors import (
     BlobError,
     LocalError,

@@ -12,8 +12,9 @@ import msgspec
 import numpy as np
 import pytest
 
+from swarm.blobs.manifest import Manifest
 from swarm.blobs.store import BlobStore
-from swarm.blobs.tree import Manifest, leaf_hash
+from swarm.blobs.tree import leaf_hash
 from swarm.errors import BlobError, ChunkPending, ConfigurationError, LocalError
 from swarm.tensors import Layout, TensorSpec, create_file, open_file
 from swarm.types import NO_DIGEST, Digest

@@ -8,7 +8,8 @@ from blake3 import blake3
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swarm.blobs.tree import HASH_BYTES, MAX_MANIFEST_BYTES, Manifest, leaf_hash, tree_top
+from swarm.blobs.manifest import MAX_MANIFEST_BYTES, Manifest
+from swarm.blobs.tree import HASH_BYTES, leaf_hash, tree_top
 from swarm.errors import BlobError
 from swarm.tensors import Layout, TensorSpec
 from swarm.types import NO_DIGEST, Digest

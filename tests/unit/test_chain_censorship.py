@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 from harness.validators import sim_address
 
-from swarm.chain.block import ChainRules, Transaction
+from swarm.chain.block import Transaction
 from swarm.chain.censorship import Overlooked, faulty, has_room
+from swarm.chain.rules import ChainRules
 from swarm.types import Address, Digest
 
 LIAR, SECOND, HONEST, MEMBER = (sim_address(i) for i in range(4))

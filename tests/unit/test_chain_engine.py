@@ -16,10 +16,11 @@ from eth_keys.main import KeyAPI
 from harness.chain import GENESIS_TIME_S, Member, calldata, found
 
 from swarm.chain import evm
-from swarm.chain.block import Block, ChainRules, InvalidBlock, InvalidTransaction
+from swarm.chain.block import Block, InvalidBlock, InvalidTransaction
 from swarm.chain.codec import decode_transaction
 from swarm.chain.engine import CallFailed, Engine
 from swarm.chain.genesis import CONTRACT_ADDRESS
+from swarm.chain.rules import ChainRules
 from swarm.errors import ChainError, ConfigurationError, ProtocolViolation
 from swarm.types import Address, to_hex
 

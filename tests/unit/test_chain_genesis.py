@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from harness.chain import GENESIS_TIME_S, PROBE_BYTECODE, Member, calldata, found
 
-from swarm.chain.block import ChainRules, InvalidTransaction
+from swarm.chain.block import InvalidTransaction
 from swarm.chain.contract import call_data
 from swarm.chain.engine import Engine
 from swarm.chain.genesis import (
@@ -22,6 +22,7 @@ from swarm.chain.genesis import (
     write_card,
     write_genesis,
 )
+from swarm.chain.rules import ChainRules
 from swarm.errors import ConfigurationError
 from swarm.types import NO_ADDRESS, Address
 

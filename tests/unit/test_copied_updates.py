@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from harness.rounds import Consortium, Vice
 
-from swarm.blobs.tree import Manifest, Origin
+from swarm.blobs.manifest import Manifest, Origin
 from swarm.errors import BlobError, NotItsOwn, SchemaMismatch
 from swarm.protocol.state import Omission, Rules, VerifyLevel
 from swarm.tensors import Layout, TensorSpec

@@ -12,7 +12,7 @@ import rlp
 from harness.chain import GENESIS_TIME_S, Member, found
 
 from swarm.chain import rpc as rpc_module
-from swarm.chain.block import ChainRules, InvalidTransaction
+from swarm.chain.block import InvalidTransaction
 from swarm.chain.client import ConsortiumClient
 from swarm.chain.codec import read_transaction
 from swarm.chain.endpoint import Endpoint, InProcessProvider
@@ -20,6 +20,7 @@ from swarm.chain.engine import Engine
 from swarm.chain.genesis import CONTRACT_ADDRESS
 from swarm.chain.pool import Pool
 from swarm.chain.rpc import RpcMethods
+from swarm.chain.rules import ChainRules
 from swarm.errors import ChainError, ConfigurationError, PlanError, ProtocolViolation
 from swarm.learning.code import bundle
 from swarm.learning.simulation.dealing import deal

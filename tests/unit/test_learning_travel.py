@@ -14,7 +14,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
 
-from swarm.blobs.tree import HASH_BYTES, Manifest
+from swarm.blobs.manifest import Manifest
+from swarm.blobs.tree import HASH_BYTES
 from swarm.errors import PlanError, SchemaMismatch
 from swarm.learning.parameters.named_tensors import (
     State,

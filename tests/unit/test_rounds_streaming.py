@@ -16,8 +16,8 @@ from harness.memory_network import MemorySwitch
 from harness.merging import merge_files
 
 from swarm.blobs import download
+from swarm.blobs.manifest import Origin
 from swarm.blobs.store import BlobStore
-from swarm.blobs.tree import Origin
 from swarm.errors import ChunkPending
 from swarm.protocol import machine as m
 from swarm.protocol.program import federated_averaging

@@ -13,9 +13,8 @@ import rlp
 from harness.chain import Member, found
 from harness.fuzz.campaign import ACCEPTED, Session, Target
 from harness.fuzz.mutations import Shape
-from swarm.blobs.tree import Manifest
+from swarm.blobs.manifest import Manifest
 from swarm.chain import codec, messages
-from swarm.chain.block import ChainRules
 from swarm.chain.engine import Engine
 from swarm.chain.genesis import (
     CONTRACT_ADDRESS,
@@ -27,6 +26,7 @@ from swarm.chain.genesis import (
 )
 from swarm.chain.messages import Certificate, CertifiedBlock, Commit, GetBlocks, Prepare
 from swarm.chain.override import Override, SignedOverride, read_override, write_override
+from swarm.chain.rules import ChainRules
 from swarm.chain.startup import Lock, VoteRecord, decode_record, encode_record
 from swarm.errors import (
     UNREADABLE,

@@ -20,7 +20,6 @@ from eth_account import Account
 from harness.chain import GENESIS_TIME_S, Member, found
 from harness.fuzz.campaign import ACCEPTED, Session, Target
 from swarm.chain import contract
-from swarm.chain.block import ChainRules
 from swarm.chain.client import ConsortiumClient
 from swarm.chain.codec import read_transaction
 from swarm.chain.endpoint import InProcessProvider
@@ -46,6 +45,7 @@ from swarm.chain.messages import (
 )
 from swarm.chain.pool import Pool
 from swarm.chain.rpc import RpcMethods
+from swarm.chain.rules import ChainRules
 from swarm.chain.service import ChainService, open_chain
 from swarm.chain.signer import NodeKeys
 from swarm.chain.store import VoteStore
