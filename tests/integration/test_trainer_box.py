@@ -13,8 +13,8 @@ from harness.plans import write_tiny_plan
 
 from swarm.box.description import Report
 from swarm.errors import ConfigurationError, PlanError
+from swarm.learning.supervisor import trainer_process as process
 from swarm.learning.supervisor.supervisor import TrainerConfig, open_trainer
-from swarm.learning.supervisor.supervisor import trainer_process as process
 from swarm.tensors import open_file
 
 DEADLINE_S = 120
