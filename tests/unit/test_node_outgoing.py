@@ -117,8 +117,32 @@ def test_a_line_that_a_loss_of_power_cut_short_is_kept_and_told(tmp_path: Path, 
     assert "line" in verify(tmp_path).fault
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [b"\0" * 300, b'{"n":1,"kind":7' + b"x" * 200, b'"chain":"' + b"z" * 64 + b'"}', b"9" * 10**5],
+)
+def test_a_line_that_the_disk_damaged_ends_no_node_and_is_named_soon(
+    tmp_path: Path, damage: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    log = filled(tmp_path, 4)
+    log.close()
+    (path,) = files_in(tmp_path)
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:-1]) + damage + b"\n")
+    again = OutgoingLog(tmp_path)
+    again.add("model", 5, to="Kyōto")
+    again.close()
+    assert again.count == log.count
+    assert "is not what was written" in caplog.text
+    assert [entry.kind for entry in read_entries(tmp_path)][-1] == "model"
+    began = time.monotonic()
+    assert f"{path.name}, line {len(lines)}: from byte" in verify(tmp_path).fault
+    assert time.monotonic() - began < 5  # it has 26 million neighbours
+
+
 WRITER = """
 import sys
+import time
 from pathlib import Path
 from swarm.node.outgoing.log import OutgoingLog
 log = OutgoingLog(Path(sys.argv[1]), file_bytes=20_000)

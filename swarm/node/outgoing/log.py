@@ -16,6 +16,7 @@ the newest confirm themselves when the oldest are deleted or archived.
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import re
 import threading
@@ -28,11 +29,15 @@ import msgspec
 
 from swarm.errors import UNREADABLE, LocalError
 
+log = logging.getLogger("swarm.node")
+
 OUTGOING = "outgoing"
 """The folder, in a node's directory."""
 FILE_BYTES = 8 * 2**20
 FIRST_CHAIN = "0" * 64
 TAIL_BYTES = 64 * 1024
+MOST_LINES = 2**53
+SEARCHED_BYTES = 1000
 _LINK = b',"chain":"'
 _ENDING = len(_LINK) + 64 + len(b'"}')
 
@@ -161,14 +166,34 @@ class OutgoingLog:
         start = max(0, self._size - TAIL_BYTES)
         tail = os.pread(self._file, TAIL_BYTES, start)
         *lines, torn = tail.split(b"\n")
-        if lines:
-            last, self.chain = _parts(lines[-1])
-            self.count = _decoder.decode(last + b"}").n if last else 0
+        if not self._take_up(lines) and start > 0:
+            *lines, torn = os.pread(self._file, self._size, 0).split(b"\n")
+            self._take_up(lines)
+        if lines and self.chain.encode() not in lines[-1]:
+            log.warning(
+                "the newest line in %s is not what was written: `swarm node outgoing --verify` "
+                "names the place",
+                path,
+            )
         if torn:
             os.write(self._file, b"\n")
             self._size += 1
             self._take_in(torn)
         return None
+
+    def _take_up(self, lines: list[bytes]) -> bool:
+        """Go on after the newest of these that can be read; whether there is one.
+
+        A line that a disk has damaged stays where it is, for `verify` to name: it must not end
+        this node at each start.
+        """
+        for line in reversed(lines):
+            body, said = _parts(line)
+            entry = _read(body) if re.fullmatch("[0-9a-f]{64}", said) else None
+            if entry is not None and 0 < entry.n < MOST_LINES:
+                self.count, self.chain = entry.n, said
+                return True
+        return False
 
     def _take_in(self, torn: bytes) -> None:
         """Go on after a line that had no end: only its line break was missing, or more."""
@@ -273,10 +298,13 @@ def _find_change(before: str, raw: bytes, following: bytes) -> tuple[int, int] |
     """Where one byte makes a line what was written, and which; None if no single one does.
     `before` is empty for the first line of the oldest file, which says itself what it follows.
 
-    A line of 300 bytes has 77,000 neighbours, and each costs a hash: a fifth of a second. A byte
-    that has become a line break has cut the line in two, so the next one is looked at with it.
+    A line of 300 bytes has 77,000 neighbours, and each costs a hash: a fifth of a second. Longer
+    ones than are written are not searched. A byte that has become a line break has cut the line in
+    two, so the next one is looked at with it.
     """
-    text = bytearray(raw + b"\n" + following)
+    if len(raw) > SEARCHED_BYTES:
+        return None
+    text = bytearray(raw + b"\n" + following[:SEARCHED_BYTES])
     for at in range(len(raw) + 1):
         found = text[at]
         for byte in range(256):
