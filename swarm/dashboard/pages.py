@@ -15,6 +15,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from starlette.applications import Starlette
+from starlette.convertors import Convertor, register_url_convertor
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route
@@ -101,8 +102,23 @@ PAGES = (
     Page("/ledger", "Ledger", "ledger.html", _ledger),
     Page("/node", "This node", "node.html", _node),
 )
-PLAN_PAGE = Page("/consent/{plan:int}", "Plan", "plan.html", _plan)
+PLAN_PAGE = Page("/consent/{plan:number}", "Plan", "plan.html", _plan)
 """Not in the menu: from Consent."""
+
+
+class _Number(Convertor[int]):
+    """Starlette's own takes as many digits as come, and Python refuses to read so many."""
+
+    regex = "[0-9]{1,15}"
+
+    def convert(self, value: str) -> int:
+        return int(value)
+
+    def to_string(self, value: int) -> str:
+        return str(value)
+
+
+register_url_convertor("number", _Number())
 
 
 class Dashboard:
@@ -132,8 +148,8 @@ class Dashboard:
         for page in (*PAGES, PLAN_PAGE):
             routes.append(Route(page.path, self._shower(page)))
             routes.append(Route(f"/events{page.path}", self._streamer(page)))
-        routes.append(Route("/consent/{plan:int}/{answer}", self._answer, methods=["POST"]))
-        routes.append(Route("/vote/{proposal:int}/{support}", self._vote, methods=["POST"]))
+        routes.append(Route("/consent/{plan:number}/{answer}", self._answer, methods=["POST"]))
+        routes.append(Route("/vote/{proposal:number}/{support}", self._vote, methods=["POST"]))
         return Starlette(routes=routes)
 
     def _shower(self, page: Page) -> Callable[[Request], Awaitable[Response]]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import pytest
+import trio
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
@@ -14,6 +16,7 @@ from starlette.testclient import TestClient
 from swarm.dashboard.access import MAX_BODY_BYTES, Access, Tickets
 from swarm.dashboard.pages import PAGES, PLAN_PAGE, Dashboard
 from swarm.dashboard.pictures import member_pictures, plan_pictures, series
+from swarm.dashboard.serving import serve
 from swarm.dashboard.watching import Seen, Watch
 
 HOST = "127.0.0.1:8600"
@@ -84,6 +87,52 @@ def test_every_answer_forbids_scripts_of_others(guest: TestClient) -> None:
         assert "unsafe" not in policy
         assert "frame-ancestors 'none'" in policy
         assert answer.headers["cache-control"] == "no-store"
+
+
+@pytest.mark.parametrize("digits", [16, 20, 5000])
+def test_a_number_that_no_plan_can_have_is_a_page_that_is_not_there(
+    tmp_path: Any, digits: int
+) -> None:
+    pages = TestClient(Dashboard(Watch(tmp_path)).app(), backend="trio")
+    number = "9" * digits
+    assert pages.get(f"/consent/{number}").status_code == 404
+    assert pages.post(f"/consent/{number}/withdraw").status_code == 404
+    assert pages.post(f"/vote/{number}/yes").status_code == 404
+
+
+def test_a_client_that_goes_on_sending_ends_its_own_connection_alone(tmp_path: Any) -> None:
+    """More than what it asks to close after: hypercorn then writes from two tasks at once."""
+    rude = f"GET /enter?token=x HTTP/1.1\r\nHost: {{}}\r\nConnection: close\r\n\r\n{'x' * 400}"
+
+    async def page(place: str, request: str) -> bytes:
+        host, port = place.split(":")
+        async with await trio.open_tcp_stream(host, int(port)) as stream:
+            await stream.send_all(request.format(place).encode())
+            answer = b""
+            with suppress(trio.BrokenResourceError), trio.move_on_after(5):
+                while piece := await stream.receive_some(4096):
+                    answer += piece
+            return answer
+
+    async def main() -> None:
+        opened = trio.Event()
+        links: list[str] = []
+
+        def on_ready(link: str) -> None:
+            links.append(link)
+            opened.set()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(serve, tmp_path, "127.0.0.1:0", on_ready)
+            await opened.wait()
+            place = links[0].removeprefix("http://").partition("/")[0]
+            for _ in range(50):
+                await page(place, rude)
+            polite = rude.removesuffix("x" * 400)
+            assert b" 401 " in await page(place, polite)
+            nursery.cancel_scope.cancel()
+
+    trio.run(main)
 
 
 # Pictures.
@@ -177,7 +226,7 @@ def test_a_page_of_a_node_that_was_never_heard_says_why(tmp_path: Any) -> None:
         answer = browser.get(page.path)
         assert answer.status_code == 200
         assert "no node runs" in answer.text, page.path
-    assert browser.get(PLAN_PAGE.path.replace("{plan:int}", "1")).status_code == 200
+    assert browser.get(PLAN_PAGE.path.replace("{plan:number}", "1")).status_code == 200
 
 
 def test_names_of_others_are_no_markup_and_hide_nothing(tmp_path: Any) -> None:

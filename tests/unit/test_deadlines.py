@@ -59,6 +59,7 @@ ACCOUNTED = {
     "chain.client:transact:wait": "with the deadline of the transaction",
     "chain.endpoint:ask:make_request": "the provider has a timeout, or is in this process",
     "dashboard.access:bounded:receive": "the server has a deadline for reading",
+    "dashboard.serving:serve:serve_listeners": IDLE,
     "node.http_door:_next_event:receive_some": "`read_head` and `read_body` set the deadline",
     "node.http_door:_write:send_all": "`send` and `read_body` set the deadline",
     "node.http_door:linger:send_eof": "shutdown(2), which does not wait",
