@@ -254,6 +254,9 @@ class JointWorld(Consortium):
             site_class=site_class,
             evm=evm,
             proposer=nodes - 1,  # who is honest: a proposer may stop its plan
+            # Long ago, so that all founders are dormant until they act; but where some lie, others
+            # retire who acts late, and too many of those that are left would be liars.
+            founded=int(net.epoch_s) if self.trouble.liars else 0,
         )
         self.counted = self.consensus.counted
         self.fetch_loss = self.trouble.fetch_loss if net.rng.random() < 0.5 else 0.0

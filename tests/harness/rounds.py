@@ -511,6 +511,7 @@ class Consortium:
         site_class: type[Site] = Site,
         evm: bool = False,
         proposer: int = 0,
+        founded: int = 0,
     ) -> None:
         self.net = net or SimNet(seed, label=lambda address: f"n{address[0] - 1}")
         self.chain_s, self.fetch_s, self.merge_s = chain_s, fetch_s, merge_s
@@ -521,6 +522,8 @@ class Consortium:
         founding = [(i, sim_address(i)) for i in range(nodes)]
         self.nodes = [SimNode(MemberId(i), key, key, secrets(i)) for i, key in founding]
         self._founders = [Founder(n.account, n.address, f"n{n.id}") for n in self.nodes]
+        self._founded = founded
+        """Unix seconds; whoever has sent nothing for a week after it is dormant."""
         self._ledger_class = ledger_class
         self._evm = evm
         self.book = self.new_book()
@@ -554,9 +557,9 @@ class Consortium:
     def new_book(self) -> Book:
         """The contract as it is at genesis."""
         if self._evm:
-            return EvmContract(self._founders)
-        book = LedgerContract(self._founders)
-        book.ledger = self._ledger_class(self._founders)
+            return EvmContract(self._founders, self._founded)
+        book = LedgerContract(self._founders, self._founded)
+        book.ledger = self._ledger_class(self._founders, self._founded)
         book.ledger.membership.signatures = Signatures(DOMAIN, self._recover)
         return book
 

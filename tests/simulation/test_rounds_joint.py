@@ -36,6 +36,12 @@ def test_rounds_and_consensus_fail_together_and_no_promise_is_broken(nodes, liar
     assert counted["rounds final"] == 6 * seeds
 
 
+def test_liars_cannot_have_honest_validators_retired_until_they_are_a_third():
+    outcome = live(Job(635, 7, 2))  # on this day a founder acts late, and the liars early
+    assert outcome.fault is None
+    assert not outcome.counted["dormant validators retired"]
+
+
 def test_the_contract_on_an_evm_takes_the_place_of_its_specification():
     worlds = [
         joint_world(4, 5, SIGNING, rules=replace(RULES, rounds=2), evm=evm) for evm in (False, True)
