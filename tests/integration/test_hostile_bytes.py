@@ -27,6 +27,8 @@ INPUTS = {
         "http": 120,
         "endpoint": 120,
     },
+    **{"outgoing-list": 25, "vault-entry": 60, "vault-key": 60, "round-records": 60},
+    **{"blob-folder": 40, "audited-block": 30, "dashboard": 25},
     **{"stranger": 60, "yamux": 30, "control": 25, "blob": 15, "bulk": 15},
 }
 MAX_GROWTH_BYTES = 64 * 2**20

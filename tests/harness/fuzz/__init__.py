@@ -9,16 +9,20 @@ them or refuse them with one of our errors; anything else that it raises, an ans
 longer than its deadline, and memory, handles or tasks that stay behind are findings, reported with
 the seed and the bytes. Every so often, and at the end, an honest request must still be answered.
 
-`decoders` holds the pure functions, `services` what runs behind them (chain, JSON-RPC, contract),
-`wires` what listens on sockets, `grammars` what mutations seldom reach.
+`decoders` holds the pure functions, `told` those for what members tell each other beside the chain,
+`kept` what a node and an audit read of its directory, `services` what runs behind them (chain,
+JSON-RPC, contract), `browser` the dashboard, `wires` what listens on sockets, `grammars` what
+mutations seldom reach.
 """
 
 from __future__ import annotations
 
-from harness.fuzz import decoders, grammars, services, wires
+from harness.fuzz import browser, decoders, grammars, kept, services, told, wires
 from harness.fuzz.campaign import Target
+
+ROOMS = (decoders, told, kept, services, browser, grammars, wires)
 
 
 def all_targets() -> list[Target]:
     """Every place where bytes come in."""
-    return [*decoders.targets(), *services.targets(), *grammars.targets(), *wires.targets()]
+    return [target for room in ROOMS for target in room.targets()]

@@ -60,31 +60,37 @@ Read = Callable[[bytes], object]
 def targets() -> list[Target]:
     """All of them."""
     return [
-        _pure("control-frame", "framed", _control_frames, _read_control_frame, ProtocolViolation),
-        _pure("blob-request", "msgpack", _blob_requests, _read_blob_request, ProtocolViolation),
-        _pure("certificate", "bytes", _certificates, address_in, ProtocolViolation),
-        _pure("consensus", "msgpack", consensus_messages, messages.decode, ProtocolViolation),
-        _pure("seals", "msgpack", _seals, messages.decode_certificate, ProtocolViolation),
-        _pure("vote-record", "msgpack", _vote_records, decode_record, LocalError),
-        _pure("transaction", "rlp", _transactions, _read_transaction, ChainError),
-        _pure("block", "rlp", _blocks, _read_block, ProtocolViolation),
-        _pure("manifest", "msgpack", _manifests, _read_manifest, BlobError),
-        _pure("tensor-header", "bytes", _tensor_headers, _read_tensor_header, BlobError),
-        _pure("plan-bundle", "msgpack", _bundles, _read_bundle, ProtocolViolation),
-        _pure("trainer-in", "msgpack", _trainer_requests, trainer.decode_request, TrainerError),
-        _pure("trainer-out", "msgpack", _trainer_replies, trainer.decode_reply, TrainerError),
-        _file("tensor-file", "bytes", _tensor_files, Layout.read, "x.safetensors", BlobError),
-        _file("key-file", "json", _key_files, _load_key, "key.json", ConfigurationError),
-        _file("node-toml", "bytes", _node_tomls, _load_config, "node.toml", ConfigurationError),
-        _file("network-json", "json", _networks, read_genesis, "network.json", ConfigurationError),
-        _file("join-card", "json", _cards, read_card, "card.json", ConfigurationError),
-        _file("override", "json", _overrides, read_override, "override.json", ConfigurationError),
-        _file("running-json", "json", _runnings, _read_running, "running.json", ConfigurationError),
-        _file("sites-toml", "bytes", _sites_tomls, _read_plan, "sites.toml", PlanError),
+        pure("control-frame", "framed", _control_frames, _read_control_frame, ProtocolViolation),
+        pure("blob-request", "msgpack", _blob_requests, _read_blob_request, ProtocolViolation),
+        pure("certificate", "bytes", _certificates, address_in, ProtocolViolation),
+        pure("consensus", "msgpack", consensus_messages, messages.decode, ProtocolViolation),
+        pure("seals", "msgpack", _seals, messages.decode_certificate, ProtocolViolation),
+        pure("vote-record", "msgpack", _vote_records, decode_record, LocalError),
+        pure("transaction", "rlp", _transactions, _read_transaction, ChainError),
+        pure("block", "rlp", _blocks, _read_block, ProtocolViolation),
+        pure("manifest", "msgpack", _manifests, _read_manifest, BlobError),
+        pure("tensor-header", "bytes", _tensor_headers, _read_tensor_header, BlobError),
+        pure("plan-bundle", "msgpack", _bundles, _read_bundle, ProtocolViolation),
+        pure("trainer-in", "msgpack", _trainer_requests, trainer.decode_request, TrainerError),
+        pure("trainer-out", "msgpack", _trainer_replies, trainer.decode_reply, TrainerError),
+        from_file("tensor-file", "bytes", _tensor_files, Layout.read, "x.safetensors", BlobError),
+        from_file("key-file", "json", _key_files, _load_key, "key.json", ConfigurationError),
+        from_file("node-toml", "bytes", _node_tomls, _load_config, "node.toml", ConfigurationError),
+        from_file(
+            "network-json", "json", _networks, read_genesis, "network.json", ConfigurationError
+        ),
+        from_file("join-card", "json", _cards, read_card, "card.json", ConfigurationError),
+        from_file(
+            "override", "json", _overrides, read_override, "override.json", ConfigurationError
+        ),
+        from_file(
+            "running-json", "json", _runnings, _read_running, "running.json", ConfigurationError
+        ),
+        from_file("sites-toml", "bytes", _sites_tomls, _read_plan, "sites.toml", PlanError),
     ]
 
 
-def _pure(
+def pure(
     name: str,
     shape: Shape,
     samples: Callable[[Path], Sequence[bytes]],
@@ -111,7 +117,7 @@ def _pure(
     return Target(name, shape, opened)
 
 
-def _file(
+def from_file(
     name: str,
     shape: Shape,
     samples: Callable[[Path], Sequence[bytes]],
@@ -127,7 +133,7 @@ def _file(
             path.write_bytes(data)
             return read(path)
 
-        return _pure(name, shape, samples, read_file, *refusals).open(directory)
+        return pure(name, shape, samples, read_file, *refusals).open(directory)
 
     return Target(name, shape, opened)
 

@@ -66,7 +66,7 @@ class Mutator:
             return dice.randbytes(dice.choice([0, 1, 2, 7, 64, 300, 4000]))
         if kind < 0.55 and self._shape != "bytes":
             sample = self._of_values(sample)
-        if kind > 0.45:
+        if kind > 0.45 or self._shape == "bytes":
             for _ in range(dice.choice([1, 1, 1, 2, 5])):
                 sample = self._of_bytes(sample, dice.choice(samples))
         return sample[:LARGEST_BYTES]

@@ -418,11 +418,11 @@ async def _open_http(directory: Path) -> AsyncIterator[Session]:
             requests = [_request(port, question), *_odd_requests(port, question)]
 
             async def offer(data: bytes) -> str:
-                return _status(await _exchange(port, data))
+                return status(await _exchange(port, data))
 
             async def check() -> None:
                 with trio.fail_after(ANSWER_S):
-                    assert _status(await _exchange(port, requests[0])) == ACCEPTED
+                    assert status(await _exchange(port, requests[0])) == ACCEPTED
 
             yield Session(lambda: requests, offer, check)
 
@@ -460,7 +460,7 @@ async def _exchange(port: int, data: bytes) -> bytes:
     return answer
 
 
-def _status(answer: bytes) -> str:
+def status(answer: bytes) -> str:
     head = answer.split(b" ", 2)
     if len(head) < 2 or not head[0].startswith(b"HTTP/"):
         return "closed"
