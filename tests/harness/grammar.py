@@ -6,7 +6,8 @@ blocks that there are, that there might be, or of nothing; signatures are the li
 else's from another message, or noise. What the decoder would not let through is drawn too, and
 told by `is_readable`.
 
-Transactions are the world's to invent (`ValidatorWorld.invent`), as they mean something there.
+Transactions are the world's to invent, as they mean something there; and how a block is written is
+the chain's to say, so that the same grammar serves simulated validators and real nodes.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ from typing import Any, Protocol, TypeVar
 
 import msgspec
 
-from harness.validators import GENESIS_HASH, SimKeys, make_block
 from swarm.chain.block import Block
 from swarm.chain.messages import (
     PROPOSAL,
@@ -38,7 +38,7 @@ from swarm.chain.messages import (
     vote_digest,
 )
 from swarm.errors import ProtocolViolation
-from swarm.types import Address
+from swarm.types import Address, Digest
 
 BOUNDARIES = (0, 1, 2**53 - 1, 2**53, 2**64 - 1)
 MOST_PARTS = 6
@@ -66,6 +66,27 @@ class Knowledge(Protocol):
     def others(self) -> Sequence[Address]: ...
 
 
+class Keys(Protocol):
+    """Its own key."""
+
+    @property
+    def address(self) -> Address: ...
+    def sign(self, digest: bytes) -> bytes: ...
+
+
+class Chain(Protocol):
+    """What its chain is made of."""
+
+    @property
+    def domain(self) -> Digest:
+        """What all votes are signed over."""
+
+    def make_block(
+        self, parent: Block, timestamp: int, proposer: Address, transactions: Sequence[bytes]
+    ) -> Block:
+        """A block that is written as blocks are, and need not be valid."""
+
+
 def is_readable(message: Any) -> bool:
     """Whether a node's decoder lets this through."""
     try:
@@ -82,11 +103,17 @@ class Grammar:
     """Draws messages for one liar."""
 
     def __init__(
-        self, rng: Random, keys: SimKeys, known: Knowledge, invent: Callable[[], int | None]
+        self,
+        rng: Random,
+        keys: Keys,
+        known: Knowledge,
+        chain: Chain,
+        invent: Callable[[], bytes | None],
     ) -> None:
         self.rng = rng
         self._keys = keys
         self._known = known
+        self._chain = chain
         self._invent = invent
         self._kinds: tuple[Callable[[], Any], ...] = (
             self.proposal,
@@ -134,8 +161,8 @@ class Grammar:
             return block
         proposer = rng.choice([self._keys.address, *self._known.others])
         timestamp = max(0, block.timestamp + rng.choice((-1, 0, 0, 1, 60, 2**40)))
-        numbers = [n for n in (self._invent() for _ in range(rng.randrange(3))) if n is not None]
-        return make_block(block, timestamp, proposer, numbers)
+        made = [n for n in (self._invent() for _ in range(rng.randrange(3))) if n is not None]
+        return self._chain.make_block(block, timestamp, proposer, made)
 
     def payload(self) -> bytes:
         """A block's bytes, or bytes that are none."""
@@ -175,7 +202,9 @@ class Grammar:
     def proposal(self) -> Proposal:
         """Some block in some round, with or without reasons."""
         block, height, number = self.block(), self.height(), self.round()
-        digest = signing_digest(GENESIS_HASH, PROPOSAL, _low(height), _low(number), block.hash)
+        digest = signing_digest(
+            self._chain.domain, PROPOSAL, _low(height), _low(number), block.hash
+        )
         payload = block.payload if self.rng.random() < 0.9 else self.payload()
         changes = tuple(c.bare() for c in self._some_heard(RoundChange, self.round_change))
         prepares = self._some_heard(Prepare, self.prepare)
@@ -209,7 +238,7 @@ class Grammar:
         if isinstance(vote, RoundChange):
             prepared = _low(vote.prepared_plus_1)
             readable = msgspec.structs.replace(readable, prepared_plus_1=prepared)
-        signature = self._sign(vote_digest(GENESIS_HASH, readable))
+        signature = self._sign(vote_digest(self._chain.domain, readable))
         return msgspec.structs.replace(vote, signature=signature)
 
     def status(self) -> Status:
@@ -232,8 +261,8 @@ class Grammar:
 
     def transactions(self) -> Transactions:
         """Transactions that nobody waits for, or everybody."""
-        numbers = [n for n in (self._invent() for _ in range(3)) if n is not None]
-        return Transactions(tuple(n.to_bytes(4, "big") for n in numbers))
+        made = (self._invent() for _ in range(3))
+        return Transactions(tuple(raw for raw in made if raw is not None))
 
     def _replay(self) -> Any:
         """What another has said before, at this height or at another."""

@@ -112,6 +112,18 @@ class Conduct:
         )
 
 
+class SimChain:
+    """The simulated chain: a transaction is its number."""
+
+    domain = GENESIS_HASH
+
+    def make_block(
+        self, parent: Block, timestamp: int, proposer: Address, transactions: Sequence[bytes]
+    ) -> Block:
+        numbers = [int.from_bytes(raw, "big") for raw in transactions]
+        return make_block(parent, timestamp, proposer, numbers)
+
+
 class LyingValidator(SimValidator):
     """Proposes two blocks, votes for everything, never tells why, and believes in nothing."""
 
@@ -121,8 +133,12 @@ class LyingValidator(SimValidator):
         self.conduct = Conduct.drawn(rng, peers, world.senders)
         port.log(self.conduct.told(port.label))
         super().__init__(port, world)
-        self._grammar = Grammar(rng, self.keys, self, partial(world.invent, self))
+        self._grammar = Grammar(rng, self.keys, self, SimChain(), self._invent)
         self._chatter()
+
+    def _invent(self) -> bytes | None:
+        number = self.world.invent(self)
+        return None if number is None else number.to_bytes(4, "big")
 
     # What it knows.
 
