@@ -4,6 +4,7 @@
     python -m tests.campaigns mutants --of contract --sample 150 --seed 1 --jobs 2
 
 Each mutant is the source with one change: a boundary moved, a condition turned, a statement left
-out. The tests run on it, quick ones first; one that passes them all has survived. Survivors are
-either a missing test or the same program in other words: `answers.toml` says of each which it is.
+out. The tests run on it, those that may notice and quick ones first; one that passes them all has
+survived. Survivors are either a missing test or the same program in other words: `answers.toml`
+says of each which it is. What is known already is read from a journal: a run may be interrupted.
 """

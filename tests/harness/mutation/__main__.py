@@ -9,64 +9,76 @@ import sys
 import time
 import tomllib
 from collections import Counter
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable
+from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from harness.mutation.mutants import Mutant, mutants_of
-from harness.mutation.trial import ROOT, Stage, Verdict, try_all
-from harness.mutation.warm import try_warm
+from harness.mutation.journal import Journal
+from harness.mutation.mutants import ROOT, Mutant, Verdict, mutants_of
+from harness.mutation.trial import try_cold
 
 ANSWERS = Path(__file__).with_name("answers.toml")
 SURVIVORS_ALLOWED = 0.05
 TOLD_EVERY_S = 60.0
-SPECIFICATION = (
-    "ledger.py",
-    "membership.py",
-    "names.py",
-    "attestation.py",
-    "state.py",
-    "election.py",
-)
-BOUNDARIES = "tests/contracts/test_contract_boundaries.py"
-STATEFUL = "tests/contracts/test_contract_stateful.py"
+WALK = "tests/contracts/test_contract_stateful.py"
+HARNESS = "tests/harness/evm.py"
+"""Runs calls on one or the other."""
+BOTH = ("tests/unit/test_ledger*.py", "tests/contracts/test_*_boundaries.py")
+"""Tests that run on the specification and on the contract."""
 
 
-def files_of(what: str) -> list[str]:
-    """The mutated files, relative to the repository."""
-    folder, patterns = (
-        (ROOT / "swarm" / "protocol", SPECIFICATION)
-        if what == "specification"
-        else (ROOT / "contracts", ("*.sol",))
-    )
-    found = [path for pattern in patterns for path in sorted(folder.glob(pattern))]
-    return [str(path.relative_to(ROOT)) for path in found]
+@dataclass(frozen=True)
+class Subject:
+    """What is mutated, and the tests that are to notice."""
+
+    files: tuple[str, ...]
+    tests: tuple[str, ...]
+    left_out: tuple[str, ...]
+    """In the names of tests that run something else, or a process that has no mutant."""
+
+    def found(self, patterns: tuple[str, ...]) -> list[str]:
+        """The files of these patterns, relative to the repository."""
+        paths = [path for pattern in patterns for path in sorted(ROOT.glob(pattern))]
+        return [str(path.relative_to(ROOT)) for path in paths]
+
+    def arguments(self) -> list[str]:
+        """The tests, as pytest is told."""
+        return [*self.found(self.tests), f"{WALK}::test_contract_and_specification_never_differ"]
 
 
-def stages_of(what: str) -> list[Stage]:
-    """The tests that a mutant has to pass to survive."""
-    units = [
-        str(p.relative_to(ROOT)) for p in sorted((ROOT / "tests/unit").glob("test_ledger*.py"))
-    ]
-    quick = tuple(path for path in (*units, BOUNDARIES) if (ROOT / path).exists())
-    walk = Stage("random walks", (STATEFUL, "-k", "never_differ"))
-    if what == "specification":
-        chosen = "specification or (test_ledger and not contract)"
-        return [Stage("named tests", (*quick, "-k", chosen)), walk]
-    return [Stage("named tests", (BOUNDARIES, "-k", "not specification")), walk]
+SUBJECTS = {
+    "specification": Subject(
+        (
+            "swarm/protocol/ledger.py",
+            "swarm/protocol/membership.py",
+            "swarm/protocol/names.py",
+            "swarm/protocol/attestation.py",
+            "swarm/protocol/state.py",
+            "swarm/protocol/election.py",
+            "swarm/protocol/mask*.py",
+        ),
+        (
+            *BOTH,
+            "tests/unit/test_protocol_names.py",
+            "tests/unit/test_masked_table.py",
+            "tests/simulation/test_masked_days.py",
+        ),
+        ("[contract", "another_process"),
+    ),
+    "contract": Subject(("contracts/*.sol",), BOTH, ("[specification",)),
+}
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     made = argparse.ArgumentParser(prog="python -m tests.campaigns mutants", description=__doc__)
-    made.add_argument("--of", choices=("specification", "contract"), required=True)
+    made.add_argument("--of", choices=SUBJECTS, required=True)
     made.add_argument("--sample", type=int, help="so many, drawn by the seed (default: all)")
     made.add_argument("--seed", type=int, default=1)
     made.add_argument("--jobs", type=int, default=1, help="processes at a time (default: 1)")
     made.add_argument("--only", help="mutants whose name has this in it")
-    made.add_argument("--named", action="store_true", help="only the named tests, no random walks")
     made.add_argument("--json", type=Path, help="write the outcome here")
     return made
 
@@ -74,18 +86,32 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; 1 if too many mutants survive, or one that nobody has answered."""
     given = parser().parse_args(arguments)
-    mutants = [m for file in files_of(given.of) for m in mutants_of(ROOT, file)]
+    subject = SUBJECTS[given.of]
+    mutants = [m for file in subject.found(subject.files) for m in mutants_of(file)]
     if given.only:
         mutants = [m for m in mutants if given.only in m.name]
     total = len(mutants)
     if given.sample is not None and given.sample < total:
         mutants = random.Random(given.seed).sample(mutants, given.sample)
-    began = time.monotonic()
-    verdicts = list(_trials(given, mutants))
+    tests = [*subject.found(subject.tests), WALK]
+    journal = Journal(given.of, [*subject.found(subject.files), HARNESS], tests)
+    tell = _Progress(journal, len(mutants))
+    if waiting := journal.missing(mutants):
+        # In a process of its own: those tried after it must load everything anew.
+        own = get_context("fork").Process(
+            target=_try_warm, args=(given.of, waiting, given.jobs, tell)
+        )
+        own.start()
+        own.join()
+        if own.exitcode != 0:
+            raise SystemExit("the trials ended early; what is known is in " + str(journal.path))
+    waiting = journal.missing(mutants)
+    try_cold(waiting, subject.arguments(), subject.left_out, given.jobs, tell)
+    verdicts = journal.verdicts(mutants)
     for verdict in verdicts:
         if verdict.found_by is None:
             print(f"survived: line {verdict.mutant.line}, {verdict.mutant.name}", flush=True)
-    outcome = _outcome(given.of, total, verdicts, time.monotonic() - began)
+    outcome = _outcome(given.of, total, verdicts)
     print(json.dumps({k: v for k, v in outcome.items() if k != "survivors"}, indent=1))
     for name in outcome["unanswered"]:
         print(f"nobody has answered: {name}")
@@ -94,43 +120,39 @@ def main(arguments: list[str] | None = None) -> int:
     return 0 if outcome["holds"] else 1
 
 
-def _trials(given: argparse.Namespace, mutants: list[Mutant]) -> Iterator[Verdict]:
-    """What becomes of each mutant; those of the specification first in one warm process."""
-    named, *walks = stages_of(given.of)
-    stages = [named] if given.named else [named, *walks]
-    tell = _Progress(len(mutants))
-    if given.of == "contract":
-        for verdict in try_all(mutants, stages, given.jobs):
-            tell(verdict)
-            yield verdict
+def _try_warm(of: str, mutants: list[Mutant], jobs: int, tell: Callable[[Verdict], None]) -> None:
+    # What it loads must not be loaded where mutants are tried cold.
+    from harness.mutation.warm import try_warm
+
+    subject = SUBJECTS[of]
+    if of == "specification":
+        from harness.mutation.functions import Functions
+
+        try_warm(mutants, Functions(), subject.arguments(), subject.left_out, WALK, jobs, tell)
         return
-    # In a process of its own: those tried after it must load everything anew.
-    with ProcessPoolExecutor(1, mp_context=get_context("fork")) as own:
-        tried, left = own.submit(try_warm, mutants, named, tell).result()
-    yield from (verdict for verdict in tried if verdict.found_by is not None)
-    survived = [verdict for verdict in tried if verdict.found_by is None]
-    if given.named:
-        yield from survived
-    else:
-        yield from try_all([verdict.mutant for verdict in survived], walks, given.jobs)
-    for verdict in try_all(left, stages, given.jobs):
-        tell(verdict)
-        yield verdict
+    from harness.mutation.solidity import Contracts
+
+    bench = Contracts()
+    try:
+        try_warm(mutants, bench, subject.arguments(), subject.left_out, WALK, jobs, tell)
+    finally:
+        bench.close()
 
 
 class _Progress:
-    """Tells once a minute how many verdicts there are."""
+    """Writes verdicts down, and tells once a minute how many there are."""
 
-    def __init__(self, total: int) -> None:
-        self.total, self.done, self.told = total, 0, time.monotonic()
+    def __init__(self, journal: Journal, total: int) -> None:
+        self.journal, self.total, self.told = journal, total, time.monotonic()
 
     def __call__(self, verdict: Verdict) -> None:
-        self.done += 1
+        self.journal.write(verdict)
         if verdict.found_by is None:
-            print(f"after named tests: {verdict.mutant.name}", file=sys.stderr, flush=True)
+            print(f"survived: {verdict.mutant.name}", file=sys.stderr, flush=True)
         if time.monotonic() > self.told + TOLD_EVERY_S:
             self.told = time.monotonic()
-            print(f"{self.done} of {self.total}", file=sys.stderr, flush=True)
+            done = len(self.journal.path.read_text().splitlines())
+            print(f"{done} of {self.total}", file=sys.stderr, flush=True)
 
 
 def answers() -> dict[str, str]:
@@ -138,7 +160,7 @@ def answers() -> dict[str, str]:
     return dict(tomllib.loads(ANSWERS.read_text())) if ANSWERS.exists() else {}
 
 
-def _outcome(what: str, total: int, verdicts: list[Verdict], seconds: float) -> dict[str, Any]:
+def _outcome(what: str, total: int, verdicts: list[Verdict]) -> dict[str, Any]:
     known = answers()
     survivors: list[Mutant] = [v.mutant for v in verdicts if v.found_by is None]
     unanswered = sorted({m.name for m in survivors if m.name not in known})
@@ -147,12 +169,12 @@ def _outcome(what: str, total: int, verdicts: list[Verdict], seconds: float) -> 
         "of": what,
         "mutants": total,
         "tried": len(verdicts),
-        "found_by": dict(Counter(v.found_by for v in verdicts if v.found_by is not None)),
+        "found_by": dict(Counter(v.found_by.split("::")[0] for v in verdicts if v.found_by)),
         "survived": len(survivors),
         "survived_percent": round(100 * share, 2),
         "survivors": {m.name: known.get(m.name) for m in survivors},
         "unanswered": unanswered,
-        "seconds": round(seconds),
+        "seconds": round(sum(verdict.seconds for verdict in verdicts)),
         "holds": bool(verdicts) and share <= SURVIVORS_ALLOWED and not unanswered,
     }
 

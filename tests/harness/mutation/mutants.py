@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+ROOT = Path(__file__).parents[3]
 _COMPARE = {
     ast.Lt: "<=", ast.LtE: "<", ast.Gt: ">=", ast.GtE: ">", ast.Eq: "!=", ast.NotEq: "==",
     ast.Is: "is not", ast.IsNot: "is", ast.In: "not in", ast.NotIn: "in",
@@ -54,13 +55,27 @@ class Mutant:
         """The same for as long as its line is, wherever that stands: what an answer refers to."""
         return f"{Path(self.file).name}: {self.before} -> {self.after}"
 
+    @property
+    def key(self) -> str:
+        """No other mutant of the same text has it."""
+        return f"{self.file} {self.start}-{self.stop} {self.new}"
+
     def apply(self, text: str) -> str:
         return text[: self.start] + self.new + text[self.stop :]
 
 
-def mutants_of(root: Path, file: str) -> list[Mutant]:
-    """All mutants of one file, in the order of their places."""
-    text = (root / file).read_text()
+@dataclass(frozen=True)
+class Verdict:
+    """What became of a mutant: the test that found it, or what else did; None if it survived."""
+
+    mutant: Mutant
+    found_by: str | None
+    seconds: float
+
+
+def mutants_of(file: str) -> list[Mutant]:
+    """All mutants of one file of the repository, in the order of their places."""
+    text = (ROOT / file).read_text()
     changes = _python_changes(text) if file.endswith(".py") else _solidity_changes(text)
     return [_mutant(file, text, *change) for change in sorted(set(changes))]
 
@@ -136,7 +151,7 @@ def _python_changes(text: str) -> Iterator[Change]:
 def _walk(tree: ast.AST) -> Iterator[ast.AST]:
     """All that runs: no annotations, no docstrings, and no assignments that make module names."""
     for field, value in ast.iter_fields(tree):
-        if field in ("annotation", "returns", "decorator_list", "bases"):
+        if field in ("annotation", "returns", "bases"):
             continue
         for child in value if isinstance(value, list) else [value]:
             if not isinstance(child, ast.AST):

@@ -1,62 +1,74 @@
-"""One mutant's trial: a tree that differs from the repository in one file, and the tests on it.
+"""One mutant's trial where everything is imported anew: a tree that differs from the repository in
+one file, and the tests on it.
 
 The trial runs in a process that is forked from one that has loaded the heavy libraries and nothing
-of ours, so most mutants are found in less than a second.
+of ours, so most mutants are found in some seconds.
 """
 
 from __future__ import annotations
 
 import contextlib
-import io
 import multiprocessing
 import os
+import resource
+import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Iterable, Sequence
 from importlib import import_module
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
-from harness.mutation.mutants import Mutant
+import pytest
 
-ROOT = Path(__file__).parents[3]
+from harness.mutation.mutants import ROOT, Mutant, Verdict
+
 HEAVY = (
     "numpy",
     "eth",
     "eth.vm.forks.london",
     "web3",
     "hypothesis.stateful",
-    "pytest",
     "trio",
     "msgspec",
 )
-PATIENCE_S = 300.0
-"""For all tests of one mutant: one that runs into a loop without end is found by that."""
-ARTIFACT = "swarm/chain/artifacts/Consortium.json"
+TEST_CPU_S = 200
+"""For each test, in seconds of the processor: one that runs into a loop without end is found by
+that. The longest takes a quarter of it."""
+PATIENCE_S = 3600.0
+"""For a process that does not even use the processor."""
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """What became of a mutant: by which stage of tests it was found; None if it survived."""
+class LeaveOut:
+    """A plugin of pytest that does not run tests with one of these in their names."""
 
-    mutant: Mutant
-    found_by: str | None
-    seconds: float
+    def __init__(self, parts: Sequence[str]) -> None:
+        self._parts = parts
 
-
-@dataclass(frozen=True)
-class Stage:
-    """Some tests, quick ones first, with what pytest is told."""
-
-    name: str
-    arguments: tuple[str, ...]
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        items[:] = [i for i in items if not any(part in i.nodeid for part in self._parts)]
 
 
-def try_all(mutants: Iterable[Mutant], stages: Sequence[Stage], jobs: int) -> Iterator[Verdict]:
-    """The verdicts as they come."""
+class Watcher:
+    """A plugin of pytest that limits each test, and knows which one failed."""
+
+    failed = "it cannot be imported"
+
+    def pytest_runtest_setup(self, item: pytest.Item) -> None:
+        self.failed = item.nodeid
+        limit_s = int(time.process_time()) + TEST_CPU_S
+        resource.setrlimit(resource.RLIMIT_CPU, (limit_s, resource.RLIM_INFINITY))
+
+
+def try_cold(
+    mutants: Iterable[Mutant],
+    tests: Sequence[str],
+    left_out: Sequence[str],
+    jobs: int,
+    tell: Callable[[Verdict], None],
+) -> None:
+    """Tell the verdicts as they come."""
     sys.dont_write_bytecode = True
     for module in HEAVY:
         import_module(module)
@@ -66,7 +78,7 @@ def try_all(mutants: Iterable[Mutant], stages: Sequence[Stage], jobs: int) -> It
     while True:
         while len(running) < jobs and (mutant := next(waiting, None)) is not None:
             ours, theirs = context.Pipe(duplex=False)
-            process = context.Process(target=_try, args=(mutant, stages, theirs))
+            process = context.Process(target=_try, args=(mutant, tests, left_out, theirs))
             process.start()
             theirs.close()
             running[ours] = (mutant, time.monotonic(), process)
@@ -79,47 +91,37 @@ def try_all(mutants: Iterable[Mutant], stages: Sequence[Stage], jobs: int) -> It
                 continue
             found_by: str | None = "it never ended"
             if pipe in ready:
-                found_by = _told(pipe)
+                try:
+                    found_by = pipe.recv()
+                except EOFError:
+                    process.join()
+                    if process.exitcode != -signal.SIGXCPU:
+                        found_by = "it ended the process"
             process.kill()
             process.join()
             pipe.close()
             del running[pipe]
-            yield Verdict(mutant, found_by, took_s)
+            tell(Verdict(mutant, found_by, took_s))
 
 
-def _told(pipe: Connection) -> str | None:
-    try:
-        told = pipe.recv()
-    except EOFError:
-        return "it ended the process"
-    return None if told is None else str(told)
-
-
-def _try(mutant: Mutant, stages: Sequence[Stage], pipe: Connection) -> None:
+def _try(mutant: Mutant, tests: Sequence[str], left_out: Sequence[str], pipe: Connection) -> None:
     os.setpgid(0, 0)
+    resource.setrlimit(resource.RLIMIT_CPU, (TEST_CPU_S, resource.RLIM_INFINITY))
     with tempfile.TemporaryDirectory(prefix="mutant-") as folder:
         overlay = Path(folder)
-        found: str | None = None
-        try:
-            _lay(overlay, mutant)
-        except SystemExit:
-            found = "it does not compile"
-        else:
-            sys.path.insert(0, str(overlay))
-            found = next((s.name for s in stages if not _passes(s)), None)
-        pipe.send(found)
+        _lay(overlay, mutant.file, mutant.apply((ROOT / mutant.file).read_text()))
+        sys.path.insert(0, str(overlay))
+        watcher = Watcher()
+        plugins = [LeaveOut(left_out), watcher]
+        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+            with contextlib.redirect_stderr(nowhere):
+                arguments = ["-q", "-x", "-n0", "-p", "no:cacheprovider", *tests]
+                good = pytest.main(arguments, plugins=plugins) == 0
+        pipe.send(None if good else watcher.failed)
 
 
-def _lay(overlay: Path, mutant: Mutant) -> None:
-    """The `swarm` package with this one change, all other files linked."""
-    text = mutant.apply((ROOT / mutant.file).read_text())
-    if mutant.file.endswith(".py"):
-        _link(overlay, mutant.file, text)
-    else:
-        _link(overlay, ARTIFACT, _compile(mutant.file, text))
-
-
-def _link(overlay: Path, file: str, text: str) -> None:
+def _lay(overlay: Path, file: str, text: str) -> None:
+    """The `swarm` package with this one file changed, all others linked."""
     here = Path(file)
     for folder in reversed(here.parents[:-1]):
         (overlay / folder).mkdir()
@@ -127,22 +129,3 @@ def _link(overlay: Path, file: str, text: str) -> None:
             if entry.name != "__pycache__" and entry.relative_to(ROOT) not in (here, *here.parents):
                 (overlay / entry.relative_to(ROOT)).symlink_to(entry)
     (overlay / here).write_text(text)
-
-
-def _compile(file: str, text: str) -> str:
-    sys.path.insert(0, str(ROOT / "contracts"))
-    build = import_module("build")
-    texts = build.sources()
-    texts[Path(file).name] = text
-    with contextlib.redirect_stderr(io.StringIO()):
-        return str(build.artifact_text(texts))
-
-
-def _passes(stage: Stage) -> bool:
-    import pytest
-
-    # The modules of the stage before would otherwise be kept; they are the same.
-    run = partial(pytest.main, ["-q", "-x", "-n0", "-p", "no:cacheprovider", *stage.arguments])
-    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
-        with contextlib.redirect_stderr(nowhere):
-            return run() == 0

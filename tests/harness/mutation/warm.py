@@ -1,9 +1,8 @@
-"""Mutants of the specification tried in one warm process: nothing is imported or collected twice.
+"""Mutants tried in one warm process: nothing is imported, collected or started twice.
 
-The named tests run once, and note which functions each of them enters. A mutant is a function with
-other code: a fork of the process puts it into the function in place, and runs the tests that enter
-it, those that are over soonest first, until one fails. What is not inside a function is left to
-`trial`, which imports everything anew.
+The tests run once without any mutant, and it is noted which places each of them runs. Then a fork
+of the process puts a mutant in place, and runs the tests that come there, quick ones first, until
+one fails. `functions` puts mutants of Python in place, `solidity` those of the contract.
 """
 
 from __future__ import annotations
@@ -11,30 +10,51 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import resource
 import select
 import signal
-import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from pathlib import Path
-from types import CodeType, FunctionType, ModuleType
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 
-from harness.mutation.mutants import Mutant
-from harness.mutation.trial import ROOT, Stage, Verdict
+from harness.mutation.mutants import Mutant, Verdict
+from harness.mutation.trial import LeaveOut
 
-PATIENCE_S = 60.0
-"""For one mutant: one that runs into a loop without end is found by that."""
-Place = tuple[str, str, int]
-"""A function, by file, name and line: where its code begins."""
+TEST_CPU_S, TEST_TIMES = 10, 5
+"""What a test may take on a mutant: so many seconds, and so many times what it takes without one.
+One that runs into a loop without end is found by that. Seconds of the processor, not of the clock:
+a busy machine must find no mutant."""
+PATIENCE_S = 3600.0
+"""For a process that does not even use the processor."""
+EVERYWHERE = "everywhere"
 
 
-def place_of(code: CodeType) -> Place:
-    """The function that some code belongs to; what is nested in it has a place of its own."""
-    return code.co_filename, code.co_qualname, code.co_firstlineno
+@dataclass(frozen=True)
+class Ready:
+    """A mutant that can be put in place."""
+
+    places: set[Any]
+    """What it changes, as `watch` notes it."""
+    install: Callable[[], None]
+    """Puts it into this process, for good."""
+
+
+class Bench(Protocol):
+    """What differs between mutants of Python and of Solidity."""
+
+    exact: bool
+    """Whether a test that comes to none of a mutant's places cannot notice it."""
+
+    def watch(self) -> AbstractContextManager[set[Any]]:
+        """Notes the places that are run inside."""
+
+    def prepare(self, mutant: Mutant) -> Ready | str | None:
+        """The mutant, ready to be put in place; by what it is found before it runs; None if it
+        cannot be tried in a process that is warm."""
 
 
 @dataclass
@@ -42,76 +62,89 @@ class Warm:
     """A plugin of pytest that runs its tests once, and then on every mutant."""
 
     mutants: Sequence[Mutant]
-    stage: str
-    verdicts: list[Verdict] = field(default_factory=list)
-    left: list[Mutant] = field(default_factory=list)
-    """Those that cannot be tried here."""
-    tell: Any = print
-    _entered: dict[Place, set[int]] = field(default_factory=dict)
+    bench: Bench
+    walk: str
+    """In the names of tests that come everywhere, and take too long to be watched."""
+    jobs: int
+    tell: Callable[[Verdict], None]
+    _by_place: dict[Any, set[int]] = field(default_factory=dict)
     _took_s: list[float] = field(default_factory=list)
+    _running: dict[int, tuple[Mutant, int, float]] = field(default_factory=dict)
+    """By the end of the pipe that it answers to: mutant, process, when it began."""
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         """In the place of pytest's own loop."""
         for index, item in enumerate(session.items):
-            if not self._watch(index, item):
+            began = time.process_time()
+            comes_everywhere = self.walk in item.nodeid
+            with nullcontext(set()) if comes_everywhere else self.bench.watch() as places:
+                good = passes(item)
+            if not good:
                 raise RuntimeError(f"{item.nodeid} fails without any mutant")
+            self._took_s.append(time.process_time() - began)
+            for place in {EVERYWHERE} if comes_everywhere else places:
+                self._by_place.setdefault(place, set()).add(index)
         for mutant in self.mutants:
-            functions = functions_with(mutant)
-            if not functions:
-                self.left.append(mutant)
-                continue
             began = time.monotonic()
-            found_by = self._try(session, mutant, functions)
-            self.verdicts.append(Verdict(mutant, found_by, time.monotonic() - began))
-            self.tell(self.verdicts[-1])
+            ready = self.bench.prepare(mutant)
+            if isinstance(ready, Ready):
+                self._start(session, mutant, ready, began)
+                while len(self._running) >= self.jobs:
+                    self._wait(session)
+            elif ready is not None:
+                self.tell(Verdict(mutant, ready, time.monotonic() - began))
+        while self._running:
+            self._wait(session)
         return True
 
-    def _watch(self, index: int, item: pytest.Item) -> bool:
-        """Run a test, and note what it enters."""
-        folder = str(ROOT / "swarm" / "protocol")
-        entered = set()
+    def _order(self, places: set[Any]) -> list[int]:
+        """The tests to run: first those that come to these places, the quick ones first."""
+        near = set[int]().union(*(self._by_place.get(at, ()) for at in (*places, EVERYWHERE)))
+        far = set() if self.bench.exact else set(range(len(self._took_s))) - near
+        quick = self._took_s.__getitem__
+        return [*sorted(near, key=quick), *sorted(far, key=quick)]
 
-        def note(frame: Any, event: str, argument: Any) -> None:
-            if event == "call" and frame.f_code.co_filename.startswith(folder):
-                entered.add(place_of(frame.f_code))
-
-        began = time.monotonic()
-        sys.setprofile(note)
-        try:
-            good = passes(item)
-        finally:
-            sys.setprofile(None)
-        self._took_s.append(time.monotonic() - began)
-        for place in entered:
-            self._entered.setdefault(place, set()).add(index)
-        return good
-
-    def _try(
-        self, session: pytest.Session, mutant: Mutant, functions: list[tuple[FunctionType, Any]]
-    ) -> str | None:
-        touched = {i for f, _ in functions for i in self._entered.get(place_of(f.__code__), ())}
-        items = [session.items[i] for i in sorted(touched, key=self._took_s.__getitem__)]
+    def _start(self, session: pytest.Session, mutant: Mutant, ready: Ready, began: float) -> None:
         ours, theirs = os.pipe()
         child = os.fork()
-        if child == 0:
-            with contextlib.suppress(BaseException):
-                for function, code in functions:
-                    function.__code__ = code
-                told = b"0" if all(map(passes, items)) else b"1"
-                os.write(theirs, told)
-            os._exit(0)
-        os.close(theirs)
-        try:
-            ready, _, _ = select.select([ours], [], [], PATIENCE_S)
-            answer = os.read(ours, 1) if ready else b"?"
-        finally:
-            os.close(ours)
+        if child:
+            os.close(theirs)
+            self._running[ours] = (mutant, child, began)
+            return
+        with contextlib.suppress(BaseException):
+            ready.install()
+            os.write(theirs, str(self._first_failure(session, ready)).encode())
+        os._exit(0)
+
+    def _first_failure(self, session: pytest.Session, ready: Ready) -> int | None:
+        for index in self._order(ready.places):
+            used_s = time.process_time()
+            limit_s = int(used_s + TEST_CPU_S + TEST_TIMES * self._took_s[index]) + 1
+            resource.setrlimit(resource.RLIMIT_CPU, (limit_s, resource.RLIM_INFINITY))
+            if not passes(session.items[index]):
+                return index
+        return None
+
+    def _wait(self, session: pytest.Session) -> None:
+        """Wait for the next answer, and tell it."""
+        ready, _, _ = select.select(list(self._running), [], [], PATIENCE_S)
+        pipe = ready[0] if ready else next(iter(self._running))
+        mutant, child, began = self._running.pop(pipe)
+        answer = os.read(pipe, 20).decode() if ready else ""
+        os.close(pipe)
+        if not ready:
             os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
-        return {b"0": None, b"1": self.stage, b"?": "it never ended"}.get(
-            answer, "it ended the process"
-        )
+        _, status = os.waitpid(child, 0)
+        if answer == "None":
+            found_by = None
+        elif answer:
+            found_by = session.items[int(answer)].nodeid
+        elif not ready or (os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGXCPU):
+            found_by = "it never ended"
+        else:
+            found_by = "it ended the process"
+        self.tell(Verdict(mutant, found_by, time.monotonic() - began))
 
 
 def passes(item: pytest.Item) -> bool:
@@ -123,66 +156,18 @@ def passes(item: pytest.Item) -> bool:
     return all(not report.failed for report in reports)
 
 
-def functions_with(mutant: Mutant) -> list[tuple[FunctionType, CodeType]]:
-    """The functions that a mutant changes, with the code that they get; none if it changes what is
-    not inside a function."""
-    path = ROOT / mutant.file
-    module = sys.modules[".".join(Path(mutant.file).with_suffix("").parts)]
-    text = path.read_text()
-    try:
-        whole = compile(mutant.apply(text), str(path), "exec")
-        before = compile(text, str(path), "exec")
-    except SyntaxError:
-        return []
-    old, new = dict(codes_of(before)), dict(codes_of(whole))
-    changed = {name for name in old if told(old[name]) != told(new.get(name, before))}
-    live = {f.__code__.co_qualname: f for f in functions_of(module)}
-    if old.keys() != new.keys() or not changed or not changed <= live.keys():
-        return []
-    return [(live[name], new[name]) for name in changed]
-
-
-def codes_of(code: CodeType) -> Iterator[tuple[str, CodeType]]:
-    """The code of all functions of a module or class, by qualified name, and of the module and its
-    classes themselves: whatever is not a function cannot be exchanged."""
-    yield code.co_qualname, code
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType) and "__qualname__" in constant.co_names:
-            yield from codes_of(constant)
-        elif isinstance(constant, CodeType):
-            yield constant.co_qualname, constant
-
-
-def told(code: CodeType) -> str:
-    """All that some code does, as text. Of a module or class, without its functions."""
-    is_outer = code.co_name == "<module>" or "__qualname__" in code.co_names
-    constants = [
-        ("" if is_outer else told(c)) if isinstance(c, CodeType) else repr(c)
-        for c in code.co_consts
-    ]
-    return repr((code.co_code, constants, code.co_names, code.co_varnames))
-
-
-def functions_of(module: ModuleType) -> Iterator[FunctionType]:
-    """The functions of a module, and of its classes."""
-    for value in list(vars(module).values()):
-        if getattr(value, "__module__", None) != module.__name__:
-            continue
-        if isinstance(value, FunctionType):
-            yield value
-        elif isinstance(value, type):
-            for each in vars(value).values():
-                inner = getattr(each, "fget", None) or getattr(each, "__func__", each)
-                if isinstance(inner, FunctionType):
-                    yield inner
-
-
 def try_warm(
-    mutants: Sequence[Mutant], stage: Stage, tell: Any
-) -> tuple[list[Verdict], list[Mutant]]:
-    """The verdicts of one stage of tests, and the mutants that it could not try."""
-    plugin = Warm(mutants, stage.name, tell=tell)
-    arguments = ["-q", "-n0", "-p", "no:cacheprovider", *stage.arguments]
-    if pytest.main(arguments, plugins=[plugin]) not in (0, 5):
+    mutants: Sequence[Mutant],
+    bench: Bench,
+    tests: Sequence[str],
+    left_out: Sequence[str],
+    walk: str,
+    jobs: int,
+    tell: Callable[[Verdict], None],
+) -> None:
+    """Tell the verdict of each mutant that can be tried so. The modules that tests import are
+    changed afterwards: run it in a process of its own."""
+    plugin = Warm(mutants, bench, walk, jobs, tell)
+    arguments = ["-q", "-n0", "-p", "no:cacheprovider", *tests]
+    if pytest.main(arguments, plugins=[LeaveOut(left_out), plugin]) not in (0, 5):
         raise RuntimeError("the tests could not be run")
-    return plugin.verdicts, plugin.left
