@@ -6,6 +6,7 @@
                                                   its result with the commit
     python -m tests.campaigns check               fail unless every result holds and is fresh
 
-A result is fresh if nothing in the campaign's paths has changed since its commit. CI checks that,
-so a change to the consensus cannot land on last month's simulated days.
+A result is fresh until a week after the first change to the campaign's paths. CI checks that, so a
+change to the consensus cannot land on last month's simulated days. A campaign without a result
+fails, unless campaigns.toml says why it is only planned.
 """

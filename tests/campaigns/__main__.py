@@ -6,7 +6,7 @@ import os
 import sys
 from importlib import import_module
 
-from tests.campaigns.results import ROOT, campaigns, can_tell, fault_of, record
+from tests.campaigns.results import ROOT, campaigns, can_tell, fault_of, record, strays
 
 TOOLS = {
     "simulate": "harness.simulate",
@@ -28,14 +28,18 @@ def run(tool: str, arguments: list[str]) -> int:
 
 def show() -> int:
     """What there is, and how fresh each result is; 1 if any is not."""
+    listed = campaigns().values()
     if not can_tell():
-        print("this is no repository with its whole history: nothing can be told of its results")
-        return 0
-    faults = {campaign: fault_of(campaign) for campaign in campaigns().values()}
+        print("this is no repository with its whole history: the age of results is not looked at")
+    faults = {campaign: fault_of(campaign) for campaign in listed}
     width = max(len(campaign.name) for campaign in faults)
     for campaign, fault in faults.items():
-        print(f"{campaign.name:{width}}  {fault or 'holds'}\n{'':{width}}    {campaign.about}")
-    return 1 if any(faults.values()) else 0
+        is_there = campaign.result_path.exists()
+        word = fault or ("holds" if is_there else f"planned: {campaign.planned}")
+        print(f"{campaign.name:{width}}  {word}\n{'':{width}}    {campaign.about}")
+    for name in strays(listed):
+        print(f"results/{name} belongs to no campaign")
+    return 1 if any(faults.values()) or strays(listed) else 0
 
 
 def main(arguments: list[str]) -> int:

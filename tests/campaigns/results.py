@@ -2,7 +2,8 @@
 
 A result covers the commit that it was made at. What changed since in the campaign's paths may go
 without a new one for GRACE_DAYS, counted by the dates of commits: campaigns take hours, and are run
-after changes have landed.
+after changes have landed. A campaign that has no result yet must say why (`planned`); one that has
+is judged by it, whatever it says.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import sys
 import tempfile
 import time
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -41,6 +42,12 @@ class Campaign:
     paths: tuple[str, ...]
     tells: Literal["json", "words"] = "json"
     """What is kept of it: the file that the tool writes, or the end of what it prints."""
+    planned: str | None = None
+    """Why there is no result yet."""
+
+    @property
+    def command(self) -> str:
+        return " ".join(["python -m tests.campaigns", self.tool, *self.arguments])
 
     @property
     def result_path(self) -> Path:
@@ -58,6 +65,7 @@ def campaigns() -> dict[str, Campaign]:
             tuple(e["arguments"]),
             tuple(e["paths"]),
             e.get("tells", "json"),
+            e.get("planned"),
         )
         for name, e in listed.items()
     }
@@ -73,7 +81,7 @@ def record(campaign: Campaign, run: Callable[[str, list[str]], int]) -> bool:
     result = {
         "campaign": campaign.name,
         "about": campaign.about,
-        "command": " ".join(["python -m tests.campaigns", campaign.tool, *campaign.arguments]),
+        "command": campaign.command,
         "commit": commit,
         "at": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "python": platform.python_version(),
@@ -123,29 +131,42 @@ def can_tell() -> bool:
 
 
 def fault_of(campaign: Campaign, grace_days: float = GRACE_DAYS) -> str | None:
-    """Why what is kept says nothing for this commit; None if it does."""
+    """Why what is kept says nothing for this commit; None if it does. Without a history, all but
+    its age is looked at."""
+    for path in campaign.paths:
+        if not (ROOT / path).exists():
+            return f"it covers {path}, which does not exist"
     if not campaign.result_path.exists():
-        return "there is no result"
+        return "there is no result" if campaign.planned is None else None
     result = json.loads(campaign.result_path.read_text())
     if not result["holds"]:
         return f"it did not hold at {result['commit'][:8]}"
+    if result["command"] != campaign.command:
+        return f"its result is of `{result['command']}`, not of `{campaign.command}`"
+    return _age_of(campaign, result["commit"], grace_days) if can_tell() else None
+
+
+def strays(listed: Iterable[Campaign]) -> list[str]:
+    """Results that belong to no campaign."""
+    wanted = {campaign.result_path for campaign in listed}
+    return sorted(path.name for path in RESULTS.glob("*") if path not in wanted)
+
+
+def _age_of(campaign: Campaign, commit: str, grace_days: float) -> str | None:
     try:
         since = _git(
-            "log", "--reverse", "--format=%h %ct", f"{result['commit']}..HEAD", "--",
-            *campaign.paths,
-        )  # fmt: skip
+            "log", "--reverse", "--format=%h %ct", f"{commit}..HEAD", "--", *campaign.paths
+        )
     except subprocess.CalledProcessError:
-        return f"its commit {result['commit'][:8]} is not in this history"
+        return f"its commit {commit[:8]} is not in this history"
     if not since:
         return None
     name, changed_at = since.splitlines()[0].split()
     days = (int(_git("log", "-1", "--format=%ct")) - int(changed_at)) / 86400
     if days <= grace_days:
         return None
-    return (
-        f"{name} changed {', '.join(campaign.paths)} {days:.0f} days ago; its result is of "
-        f"{result['commit'][:8]}"
-    )
+    paths = ", ".join(campaign.paths)
+    return f"{name} changed {paths} {days:.0f} days ago; its result is of {commit[:8]}"
 
 
 def _git(*arguments: str) -> str:

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,40 @@ def tool(status: int) -> Callable[[str, list[str]], int]:
 
 def test_a_campaign_without_a_result_is_named(git: Git) -> None:
     assert results.fault_of(CAMPAIGN) == "there is no result"
+
+
+def test_a_campaign_that_is_only_planned_says_why_until_there_is_a_result(git: Git) -> None:
+    planned = replace(CAMPAIGN, planned="it takes ten hours")
+    assert results.fault_of(planned) is None
+    results.record(planned, tool(1))
+    assert "did not hold" in str(results.fault_of(planned))
+
+
+def test_a_campaign_of_a_path_that_has_moved_is_named(git: Git, tmp_path: Path) -> None:
+    results.record(CAMPAIGN, tool(0))
+    git("mv", "covered.py", "moved.py")
+    assert results.fault_of(CAMPAIGN) == "it covers covered.py, which does not exist"
+
+
+def test_a_result_of_fewer_days_than_the_campaign_has_is_no_result(git: Git) -> None:
+    results.record(CAMPAIGN, tool(0))
+    longer = replace(CAMPAIGN, arguments=("--seeds", "200"))
+    assert "is of `python -m tests.campaigns simulate --seeds 2`" in str(results.fault_of(longer))
+
+
+def test_a_result_of_no_campaign_is_named(git: Git) -> None:
+    results.record(CAMPAIGN, tool(0))
+    assert results.strays([CAMPAIGN]) == []
+    assert results.strays([]) == ["days.json"]
+
+
+def test_without_a_history_all_but_the_age_of_a_result_is_looked_at(
+    git: Git, tmp_path: Path
+) -> None:
+    results.record(CAMPAIGN, tool(0))
+    (tmp_path / ".git").rename(tmp_path / "git")
+    assert results.fault_of(CAMPAIGN) is None
+    assert "is of `" in str(results.fault_of(replace(CAMPAIGN, arguments=())))
 
 
 def test_a_result_counts_until_a_week_after_what_it_covers_changed(
