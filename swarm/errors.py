@@ -18,6 +18,27 @@ import msgspec
 MACHINE_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 """Errors of the operating system that are no mistake in what a person gave: a full disk, say."""
 
+_REMEDIES = {
+    errno.EACCES: "give this user access to it",
+    errno.EPERM: "give this user access to it",
+    errno.EISDIR: "a file belongs there, so move that folder away",
+    errno.EEXIST: "a folder belongs there, so move that file away",
+    errno.ENOTDIR: "a folder belongs there, so move that file away",
+    errno.ENOENT: "correct the path, or put it there",
+    errno.ENOSPC: "make room on that disk, and try again",
+    errno.EDQUOT: "make room on that disk, and try again",
+    errno.EROFS: "name a place that can be written to",
+}
+
+
+def system_fault(error: OSError) -> str:
+    """What the operating system refused, as a sentence: the path, why, and what to do."""
+    path = error.filename2 or error.filename  # of a renamed file, where it was to go
+    place = "" if path is None else f"{path}: "
+    remedy = "" if error.errno not in _REMEDIES else f"; {_REMEDIES[error.errno]}"
+    return f"{place}{error.strerror or error}{remedy}"
+
+
 UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 """What msgspec raises for bytes that are not what they should be. Text that is not UTF-8 comes as
 Python's own error, and only where a text field is: so catch these, never msgspec's alone."""
@@ -36,6 +57,12 @@ class ConfigurationError(SwarmError):
     """A file, option or password that this node was given cannot be used."""
 
     exit_status = 2
+
+
+class Interrupted(SwarmError):
+    """Ctrl-C ended a command, while something goes on that it began."""
+
+    exit_status = 130
 
 
 class PlanError(ConfigurationError):

@@ -50,7 +50,9 @@ def _sized(value: str | bytes, size: int, what: str) -> bytes:
         try:
             raw = bytes.fromhex(value.removeprefix("0x"))
         except ValueError:
-            raise ValueError(f"{value!r} is not hexadecimal, as an {what} must be") from None
+            raise ValueError(
+                f"{value!r} is not {2 * size} hexadecimal digits, as an {what} must be"
+            ) from None
     else:
         raw = bytes(value)
     if len(raw) != size:

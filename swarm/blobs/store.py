@@ -27,7 +27,7 @@ from pathlib import Path
 from swarm.blobs.manifest import Manifest, Origin
 from swarm.blobs.partial import Draft, Partial, writing
 from swarm.blobs.tree import leaf_hash
-from swarm.errors import BlobError, ChunkPending, ConfigurationError, LocalError
+from swarm.errors import BlobError, ChunkPending, ConfigurationError, LocalError, system_fault
 from swarm.tensors import Layout, move_durably
 from swarm.types import Digest, to_digest, to_hex
 
@@ -53,10 +53,7 @@ class BlobStore:
             directory.chmod(0o700)
             self._recover()
         except OSError as error:
-            raise ConfigurationError(
-                f"the blob directory {directory} cannot be used: {error.strerror}; choose one that "
-                "this user may write"
-            ) from error
+            raise ConfigurationError(f"cannot keep blobs: {system_fault(error)}") from error
 
     def has(self, root: Digest) -> bool:
         return root in self._held

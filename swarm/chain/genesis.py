@@ -26,7 +26,7 @@ from eth_hash.auto import keccak
 from swarm.chain.contract import artifact
 from swarm.chain.evm import Context, Outcome, Overlay, State, create, genesis_outcome
 from swarm.chain.rules import ChainRules
-from swarm.errors import UNREADABLE, ConfigurationError
+from swarm.errors import UNREADABLE, ConfigurationError, system_fault
 from swarm.protocol.names import MAX_NAME_BYTES, find_bad_character, lookalike_key
 from swarm.types import NO_ADDRESS, Address, Digest, to_address, to_digest, to_hex
 
@@ -216,7 +216,7 @@ def write_card(path: Path, card: Founder) -> None:
 
 def read_card(path: Path) -> Founder:
     """Read a join card. Raises ConfigurationError naming the file and the field."""
-    card = _to_founder(_read(path, _Card), path)
+    card = _to_founder(_read(path, _Card, "join card", "ask for its `card.json` again"), path)
     _check_founder(card)
     return card
 
@@ -237,7 +237,7 @@ def write_genesis(path: Path, genesis: Genesis) -> None:
 
 def read_genesis(path: Path) -> Genesis:
     """Read `network.json` and check that it agrees with itself. Raises ConfigurationError."""
-    document = _read(path, _Network)
+    document = _read(path, _Network, "network file", "copy `network.json` from any member")
     if document.version != _VERSION:
         raise ConfigurationError(
             f"{path}: version {document.version}, but this swarm reads version {_VERSION}: "
@@ -319,22 +319,24 @@ def _to_founder(card: _Card, path: Path) -> Founder:
     try:
         account, node = to_address(card.account), to_address(card.node)
     except ValueError as error:
-        raise ConfigurationError(f"{path}: {card.name}: {error}") from None
+        raise ConfigurationError(f"{path}: {card.name}: {error}; ask for the file again") from None
     return Founder(card.name, account, node, tuple(card.addresses))
 
 
-def _read(path: Path, kind: type[T]) -> T:
+def _read(path: Path, kind: type[T], what: str, remedy: str) -> T:
     try:
         with path.open("rb") as file:
             content = file.read(_MAX_FILE_BYTES + 1)
     except OSError as error:
-        raise ConfigurationError(f"cannot read {path}: {error.strerror}") from None
+        raise ConfigurationError(f"cannot read {system_fault(error)}") from None
     if len(content) > _MAX_FILE_BYTES:
-        raise ConfigurationError(f"{path} has more than {_MAX_FILE_BYTES} bytes")
+        raise ConfigurationError(
+            f"{path} is no {what}: it has more than {_MAX_FILE_BYTES} bytes; {remedy}"
+        )
     try:
         return msgspec.json.decode(content, type=kind)
     except UNREADABLE as error:
-        raise ConfigurationError(f"{path}: {error}") from None
+        raise ConfigurationError(f"{path} is no {what}: {error}; {remedy}") from None
 
 
 def _write(path: Path, document: object) -> None:
@@ -347,4 +349,6 @@ def _write(path: Path, document: object) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        raise ConfigurationError(f"cannot write {path}: {error.strerror}") from None
+        raise ConfigurationError(f"cannot write {system_fault(error)}") from None
+    finally:
+        temporary.unlink(missing_ok=True)

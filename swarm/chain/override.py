@@ -25,7 +25,7 @@ import msgspec
 from eth_hash.auto import keccak
 
 from swarm.chain.messages import Keys
-from swarm.errors import UNREADABLE, ConfigurationError
+from swarm.errors import UNREADABLE, ConfigurationError, system_fault
 from swarm.protocol.state import Member, majority
 from swarm.types import Address, Digest, MemberId, to_address, to_digest, to_hex
 
@@ -127,7 +127,7 @@ def read_override(path: Path) -> SignedOverride:
         )
         signatures = tuple(bytes.fromhex(each.removeprefix("0x")) for each in document.signatures)
     except OSError as error:
-        raise ConfigurationError(f"cannot read {path}: {error.strerror}") from None
+        raise ConfigurationError(f"cannot read {system_fault(error)}") from None
     except (*UNREADABLE, ValueError) as error:
         raise ConfigurationError(f"{path} is no override: {error}") from None
     if any(len(signature) != SIGNATURE_BYTES for signature in signatures):
@@ -153,7 +153,7 @@ def write_override(path: Path, signed: SignedOverride) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        raise ConfigurationError(f"cannot write {path}: {error.strerror}") from None
+        raise ConfigurationError(f"cannot write {system_fault(error)}") from None
 
 
 def place_of(directory: Path, override: Override) -> Path:
@@ -176,7 +176,7 @@ def remember_signed(directory: Path, signed: SignedOverride) -> None:
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
     except OSError as error:
-        raise ConfigurationError(f"cannot make {folder}: {error.strerror}") from None
+        raise ConfigurationError(f"cannot make {system_fault(error)}") from None
     override = signed.override
     write_override(folder / f"{override.height}-{override.digest.hex()[:16]}.json", signed)
 

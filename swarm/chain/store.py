@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from swarm.chain.evm import Outcome
-from swarm.errors import ConfigurationError, LocalError
+from swarm.errors import ConfigurationError, LocalError, system_fault
 from swarm.types import Address, Digest
 
 _CHAIN_TABLES = """
@@ -231,7 +231,9 @@ class _Database:
             self._connection = sqlite3.connect(
                 path, isolation_level=None, check_same_thread=False, timeout=_LOCK_WAIT_S
             )
-        except (OSError, sqlite3.OperationalError) as error:
+        except OSError as error:
+            raise ConfigurationError(f"cannot open {path}: {system_fault(error)}") from None
+        except sqlite3.OperationalError as error:
             raise ConfigurationError(
                 f"cannot open {path}: {error}; give a directory that this user can write to"
             ) from None

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from swarm.errors import MACHINE_FAULTS, SwarmError
+from swarm.errors import MACHINE_FAULTS, Interrupted, SwarmError, system_fault
 from swarm.visible import visible, visible_lines
 
 GROUPS = {
@@ -62,12 +62,15 @@ class LazyGroup(click.Group):
             raise  # whoever read our output has seen enough; click ends quietly
         except OSError as error:
             # A path that the user gave cannot be read or written, or the disk is full.
-            click.echo(visible(f"Error: {_place(error)}{error.strerror or error}"), err=True)
+            click.echo(visible(f"Error: {system_fault(error)}"), err=True)
             ctx.exit(1 if error.errno in MACHINE_FAULTS else 2)
-
-
-def _place(error: OSError) -> str:
-    return "" if error.filename is None else f"{error.filename}: "
+        except KeyboardInterrupt:
+            click.echo("\nError: interrupted: give the command again", err=True)
+            ctx.exit(Interrupted.exit_status)
+        except click.Abort:
+            # Whatever asks, asks first. Ctrl-C there is an answer, too.
+            click.echo("\nError: nothing was done: what was asked got no answer, or no", err=True)
+            ctx.exit(1)
 
 
 def _version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:

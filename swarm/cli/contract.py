@@ -10,8 +10,10 @@ import click
 
 from swarm.cli.options import (
     FILE,
+    NUMBER,
     ask_node,
     for_people,
+    goes_on,
     json_option,
     node_option,
     print_json,
@@ -81,26 +83,31 @@ def propose(node: Path, admit: Path | None, remove: str | None) -> None:
     if (admit is None) == (remove is None):
         raise click.UsageError("name either --admit CARD or --remove MEMBER")
     card = None if admit is None else str(admit.resolve())
-    answer = ask_node(node, "propose_member", card=card, remove=remove)
+    with goes_on("`swarm contract members` shows it, and `swarm contract cancel` takes it back"):
+        answer = ask_node(node, "propose_member", card=card, remove=remove)
     _tell(answer)
 
 
 @command.command()
 @node_option
-@click.argument("proposal", type=int)
+@click.argument("proposal", type=NUMBER)
 @click.option("--against", is_flag=True, help="Vote against it.")
 def vote(node: Path, proposal: int, against: bool) -> None:
     """Vote on a PROPOSAL. More than half of the members admit or remove; a validator's removal
     takes two thirds."""
-    _tell(ask_node(node, "vote", proposal=proposal, support=not against))
+    with goes_on("`swarm contract members` shows it, and nothing takes a vote back"):
+        answer = ask_node(node, "vote", proposal=proposal, support=not against)
+    _tell(answer)
 
 
 @command.command()
 @node_option
-@click.argument("proposal", type=int)
+@click.argument("proposal", type=NUMBER)
 def cancel(node: Path, proposal: int) -> None:
     """Take back a PROPOSAL of this institution's own that is not decided yet."""
-    _tell(ask_node(node, "cancel", proposal=proposal))
+    with goes_on("`swarm contract members` shows it; then only a new proposal can be voted on"):
+        answer = ask_node(node, "cancel", proposal=proposal)
+    _tell(answer)
 
 
 def _tell(answer: dict[str, Any]) -> None:
@@ -122,5 +129,6 @@ def leave(node: Path, yes: bool) -> None:
         raise click.UsageError("nobody is here to confirm it: give --yes")
     if not yes:
         click.confirm("End the membership? Coming back takes the others' votes", abort=True)
-    ask_node(node, "leave")
+    with goes_on("`swarm contract members` shows it; stop the node now to prevent it"):
+        ask_node(node, "leave")
     click.echo("This institution is no member any more; its node may be stopped.")

@@ -49,6 +49,8 @@ def command(
     from swarm.node.home.keys import read_password
     from swarm.node.home.setup import create_node
 
+    if unattended and password_file is not None:
+        raise click.UsageError("give --password-file or --unattended, not both")
     if unattended:
         password = None
     elif password_file is not None:

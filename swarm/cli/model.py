@@ -9,6 +9,7 @@ import click
 
 from swarm.cli.options import (
     DIRECTORY,
+    NUMBER,
     ask_node,
     for_people,
     json_option,
@@ -24,29 +25,36 @@ def command() -> None:
     """The models of finished rounds: list, export, evaluate, publish, find, pull."""
 
 
-def _models(node: Path, plan: int) -> dict[str, Any]:
-    from swarm.node.commands.control import ask
+plan_option = click.option(
+    "--plan", type=NUMBER, help="The newest in which this node takes part, by default."
+)
 
-    answer: dict[str, Any] = ask(node, "models", plan=plan)
+
+def _models(node: Path, plan: int | None) -> dict[str, Any]:
+    answer: dict[str, Any] = ask_node(node, "models", plan=plan)
     return answer
 
 
-def _choose(node: Path, plan: int, round: int | None) -> dict[str, Any]:
+def _choose(node: Path, plan: int | None, round: int | None) -> dict[str, Any]:
+    """A model that is kept here, with the number of its plan. Raises ConfigurationError."""
     from swarm.errors import ConfigurationError
 
-    models = _models(node, plan)["models"]
+    answer = _models(node, plan)
+    models = answer["models"]
     chosen = [m for m in models if round in (None, m["number"])]
     if not chosen:
         held = ", ".join(str(m["number"]) for m in models) or "none yet"
-        raise ConfigurationError(f"no model of that round is kept here; there are: {held}")
-    return dict(chosen[-1])
+        raise ConfigurationError(
+            f"no model of that round of plan {answer['plan']} is kept here; there are: {held}"
+        )
+    return dict(chosen[-1], plan=answer["plan"])
 
 
 @command.command("list")
 @node_option
-@click.option("--plan", type=int, default=1, show_default=True)
+@plan_option
 @json_option
-def list_models(node: Path, plan: int, as_json: bool) -> None:
+def list_models(node: Path, plan: int | None, as_json: bool) -> None:
     """The final models that this node keeps."""
     answer = _models(node, plan)
     if as_json:
@@ -60,11 +68,11 @@ def list_models(node: Path, plan: int, as_json: bool) -> None:
 
 @command.command()
 @node_option
-@click.option("--plan", type=int, default=1, show_default=True)
-@click.option("--round", "round_", type=int, help="The newest by default.")
+@plan_option
+@click.option("--round", "round_", type=NUMBER, help="The newest by default.")
 @click.option("--force", is_flag=True, help="Replace FOLDER, if it is a model's.")
 @click.argument("folder", type=DIRECTORY)
-def export(node: Path, plan: int, round_: int | None, force: bool, folder: Path) -> None:
+def export(node: Path, plan: int | None, round_: int | None, force: bool, folder: Path) -> None:
     """Write a model to FOLDER, with all that is needed to use it: statistics, code and a card.
 
     \b
@@ -77,22 +85,21 @@ def export(node: Path, plan: int, round_: int | None, force: bool, folder: Path)
     check_free(folder, force)
     model = _choose(node, plan, round_)
     place = str(folder.resolve())
-    ask_node(node, "export", plan=plan, round=model["round"], path=place, force=force)
-    click.echo(f"{folder}: round {model['number']}, digest {model['digest']}")
+    wanted = {"plan": model["plan"], "round": model["round"]}
+    ask_node(node, "export", **wanted, path=place, force=force)
+    click.echo(f"{folder}: plan {model['plan']}, round {model['number']}, digest {model['digest']}")
     click.echo(f"What it is: {folder / CARD_FOR_PEOPLE}")
 
 
 @command.command()
 @node_option
-@click.option("--plan", type=int, default=1, show_default=True)
-@click.option("--round", "round_", type=int, help="The newest by default.")
+@plan_option
+@click.option("--round", "round_", type=NUMBER, help="The newest by default.")
 @json_option
-def evaluate(node: Path, plan: int, round_: int | None, as_json: bool) -> None:
+def evaluate(node: Path, plan: int | None, round_: int | None, as_json: bool) -> None:
     """Score a model on this site's own validation and test rows."""
-    from swarm.node.commands.control import ask
-
     model = _choose(node, plan, round_)
-    answer = ask(node, "evaluate", plan=plan, round=model["round"])
+    answer = ask_node(node, "evaluate", plan=model["plan"], round=model["round"])
     if as_json:
         print_json(answer)
         return
@@ -109,15 +116,16 @@ def evaluate(node: Path, plan: int, round_: int | None, as_json: bool) -> None:
 
 @command.command()
 @node_option
-@click.option("--plan", type=int, default=1, show_default=True)
+@plan_option
 @json_option
-def publish(node: Path, plan: int, as_json: bool) -> None:
+def publish(node: Path, plan: int | None, as_json: bool) -> None:
     """Publish a plan's newest final model to all members, those that did not train it too.
 
     More than half of its contributors sign what it is; their nodes do that by themselves, from what
     each of them finds on the chain and in its own copy.
     """
-    told = ask_node(node, "publish_model", plan=plan)
+    chosen = plan if plan is not None else _models(node, None)["plan"]
+    told = ask_node(node, "publish_model", plan=chosen)
     if as_json:
         print_json(told)
         return

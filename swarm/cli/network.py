@@ -36,11 +36,16 @@ def found(cards: tuple[Path, ...], timestamp: int, output: Path, force: bool) ->
 
     _refuse_future(timestamp)
     genesis = found_network(read_cards(cards), timestamp)
-    if output.exists() and not force and read_genesis(output).digest != genesis.digest:
-        raise ConfigurationError(
-            f"{output} is the file of another consortium: name another --output, or give "
-            "--force to replace it"
-        )
+    if output.exists():
+        try:
+            differs = read_genesis(output).digest != genesis.digest
+        except ConfigurationError as error:
+            raise ConfigurationError(f"{error}; or name another --output") from None
+        if differs and not force:
+            raise ConfigurationError(
+                f"{output} is the file of another consortium: name another --output, or give "
+                "--force to replace it"
+            )
     write_genesis(output, genesis)
     names = ", ".join(visible(founder.name) for founder in genesis.founders)
     click.echo(f"{output}: chain id {genesis.chain_id}, founders {names}")

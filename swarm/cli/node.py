@@ -11,6 +11,7 @@ import click
 from swarm.cli.options import (
     DIRECTORY,
     FILE,
+    NUMBER,
     for_people,
     json_option,
     print_json,
@@ -97,7 +98,7 @@ def status(directory: Path, must_be_connected: bool, as_json: bool) -> None:
 
 @command.command()
 @click.argument("directory", type=DIRECTORY, envvar="SWARM_NODE", default=Path("."))
-@click.option("--plan", type=int, help="Of this plan only.")
+@click.option("--plan", type=NUMBER, help="Of this plan only.")
 @click.option("--peer", help="To this member only.")
 @click.option("--kind", help="Of this kind only: update, model, statistics, code …")
 @click.option("--day", help="Of this day only (UTC): 2026-11-29.")

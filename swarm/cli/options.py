@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import click
 import msgspec
 
+from swarm.errors import Interrupted
 from swarm.visible import visible, visible_in, visible_json
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -24,6 +25,8 @@ WIDEST_TABLE = 1000
 DIRECTORY = click.Path(file_okay=False, path_type=Path)
 FILE_WIDTH = 250
 FILE = click.Path(dir_okay=False, path_type=Path)
+NUMBER = click.IntRange(0, 2**63 - 1)
+"""Of a plan, a proposal or a round, as people type it."""
 
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -71,6 +74,18 @@ def ask_node(node: Path, method: str, /, **arguments: Any) -> Any:
     from swarm.node.commands.control import ask
 
     return ask(node, method, **arguments)
+
+
+@contextmanager
+def goes_on(then: str) -> Iterator[None]:
+    """Around a request that changes something. Ctrl-C ends the command, but not what the node has
+    begun: raises Interrupted, which says so, and `then`: how to see it and how to undo it."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Interrupted(
+            f"interrupted, but the node may still carry it out within some minutes: {then}"
+        ) from None
 
 
 def for_people(answer: Any) -> Any:

@@ -10,9 +10,11 @@ import click
 
 from swarm.cli.options import (
     FILE,
+    NUMBER,
     ask_node,
     at_time,
     for_people,
+    goes_on,
     json_option,
     node_option,
     print_json,
@@ -24,6 +26,7 @@ from swarm.visible import visible, visible_lines
 
 PLAN_PATH = click.Path(exists=True, path_type=Path)
 ANYTHING = click.Path(exists=True, path_type=Path)
+SHOWN_AND_STOPPED = "`swarm plan list` shows it, and `swarm plan stop` takes it back"
 
 
 def _read_try_for(context: click.Context, parameter: click.Parameter, text: str) -> int:
@@ -93,21 +96,22 @@ def propose(
         base = str(Path(base).resolve())
     elif base is not None and not base.startswith("plan "):
         raise click.BadParameter(f'there is no file {base!r}: name one, or "plan 3"')
-    answer = ask_node(
-        node,
-        "propose_plan",
-        path=str(path.resolve()),
-        rounds=rounds,
-        invite=list(invite),
-        within_s=within,
-        base=base,
-    )
+    with goes_on(SHOWN_AND_STOPPED):
+        answer = ask_node(
+            node,
+            "propose_plan",
+            path=str(path.resolve()),
+            rounds=rounds,
+            invite=list(invite),
+            within_s=within,
+            base=base,
+        )
     _tell_proposed(answer, as_json)
 
 
 @command.command("continue")
 @node_option
-@click.argument("plan", type=int)
+@click.argument("plan", type=NUMBER)
 @click.option("--rounds", type=click.IntRange(1), required=True, help="How many more.")
 @invite_option
 @within_option
@@ -124,9 +128,10 @@ def continue_(
 
     It is a plan of its own, and waits for everyone's consent. Rounds are numbered on.
     """
-    answer = ask_node(
-        node, "continue_plan", plan=plan, rounds=rounds, invite=list(invite), within_s=within
-    )
+    with goes_on(SHOWN_AND_STOPPED):
+        answer = ask_node(
+            node, "continue_plan", plan=plan, rounds=rounds, invite=list(invite), within_s=within
+        )
     _tell_proposed(answer, as_json)
 
 
@@ -172,7 +177,7 @@ def list_plans(node: Path, as_json: bool) -> None:
 
 @command.command()
 @node_option
-@click.argument("plan", type=int)
+@click.argument("plan", type=NUMBER)
 @click.option("--check", "with_trial", is_flag=True, help="Try it on this site's data, in the box.")
 @try_for_option
 @json_option
@@ -322,7 +327,7 @@ def _stages(plan: dict[str, Any]) -> Iterator[str]:
 
 @command.command()
 @node_option
-@click.argument("plan", type=int)
+@click.argument("plan", type=NUMBER)
 @click.option("--code", type=PLAN_PATH, help="Your own copy: must have the plan's digest.")
 def consent(node: Path, plan: int, code: Path | None) -> None:
     """Join PLAN: this node will train it on this site's data, until it ends or you withdraw.
@@ -331,7 +336,8 @@ def consent(node: Path, plan: int, code: Path | None) -> None:
     `swarm plan show`.
     """
     path = None if code is None else str(code.resolve())
-    answer = for_people(ask_node(node, "consent", plan=plan, path=path))
+    with goes_on(f"`swarm plan list` shows it, and `swarm plan withdraw {plan}` takes it back"):
+        answer = for_people(ask_node(node, "consent", plan=plan, path=path))
     click.echo(
         f"consented to plan {plan}, digest {answer['digest']}, with up to "
         f"{answer['max_samples']} samples"
@@ -340,7 +346,7 @@ def consent(node: Path, plan: int, code: Path | None) -> None:
 
 @command.command()
 @node_option
-@click.argument("plan", type=int)
+@click.argument("plan", type=NUMBER)
 @click.option("--key", type=FILE, help="The key to sign with: a keystore file, not this node's.")
 @click.option("--password-file", type=FILE, help="What opens the key; otherwise it is asked for.")
 @click.option("--signature", help="A signature of the sentence that was made elsewhere, in hex.")
@@ -399,13 +405,14 @@ def signer(file: Path, password_file: Path | None) -> None:
 
 @command.command()
 @node_option
-@click.argument("plan", type=int)
+@click.argument("plan", type=NUMBER)
 def decline(node: Path, plan: int) -> None:
     """Take no part in PLAN, and say so: nobody waits for this institution's answer any more.
 
     A later consent takes it back.
     """
-    answer = for_people(ask_node(node, "decline", plan=plan))
+    with goes_on(f"`swarm plan list` shows it, and `swarm plan consent {plan}` takes it back"):
+        answer = for_people(ask_node(node, "decline", plan=plan))
     click.echo(f"declined plan {plan}")
     click.echo(_invitation(answer))
 
@@ -422,18 +429,20 @@ def _invitation(plan: dict[str, Any]) -> str:
 
 @command.command()
 @node_option
-@click.argument("plan", type=int)
+@click.argument("plan", type=NUMBER)
 def withdraw(node: Path, plan: int) -> None:
     """Leave PLAN; a running round goes on without this site's update."""
-    ask_node(node, "withdraw", plan=plan)
+    with goes_on(f"`swarm plan list` shows it, and `swarm plan consent {plan}` takes it back"):
+        ask_node(node, "withdraw", plan=plan)
     click.echo(f"withdrawn from plan {plan}")
 
 
 @command.command()
 @node_option
-@click.argument("plan", type=int)
+@click.argument("plan", type=NUMBER)
 def stop(node: Path, plan: int) -> None:
     """End PLAN for all: at once by its proposer, otherwise when more than half of its
     participants have asked."""
-    answer = for_people(ask_node(node, "stop_plan", plan=plan))
+    with goes_on("`swarm plan list` shows it, and `swarm plan continue` goes on from its model"):
+        answer = for_people(ask_node(node, "stop_plan", plan=plan))
     click.echo(f"plan {plan}: {answer['status']}")

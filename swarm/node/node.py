@@ -687,5 +687,9 @@ def _announce(node: Node, control: str) -> None:
     running = Running(os.getpid(), control, node.rpc_url, node.network.addresses)
     partial = node.directory / (RUNNING + ".partial")
     partial.write_bytes(msgspec.json.encode(running))
-    partial.replace(node.directory / RUNNING)
+    try:
+        partial.replace(node.directory / RUNNING)
+    except OSError:
+        partial.unlink()
+        raise
     log.info("node %s is up: %s, %s", node.config.name, node.network.addresses[0], node.rpc_url)

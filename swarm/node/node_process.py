@@ -62,8 +62,9 @@ def _share_memory() -> None:
 
 
 def _can_be_mended(error: BaseException) -> bool:
+    """By a person: of the system's errors those of the machine, and those about a file."""
     return isinstance(error, SwarmError) or (
-        isinstance(error, OSError) and error.errno in MACHINE_FAULTS
+        isinstance(error, OSError) and (error.errno in MACHINE_FAULTS or error.filename is not None)
     )
 
 

@@ -16,6 +16,7 @@ TOOLS = {
     "mutants": "harness.mutation.__main__",
     "install": "harness.install",
     "scientist": "harness.clumsy_scientist",
+    "operator": "harness.clumsy_operator",
     "compose": "harness.compose.__main__",
     "whole": "harness.whole",
 }

@@ -253,7 +253,7 @@ def test_opening_clears_what_a_crash_left_and_nothing_of_others(store: BlobStore
 
 def test_a_directory_that_cannot_be_is_a_configuration_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(ConfigurationError, match="blob directory"):
+    with pytest.raises(ConfigurationError, match=r"cannot keep blobs: .*a folder belongs there"):
         BlobStore(tmp_path / "file" / "blobs")
 
 

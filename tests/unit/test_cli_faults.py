@@ -254,5 +254,96 @@ def test_a_disk_that_fills_up_ends_a_node_with_one_sentence(
     monkeypatch.setattr("swarm.node.node_process.run_node", fill)
     swarm("init", tmp_path / "mary", "--name", "mary", "--unattended")
     result = swarm("node", "start", tmp_path / "mary")
-    assert result.output.splitlines()[-1] == "Error: blobs/ab.part: No space left on device"
+    said = "Error: blobs/ab.part: No space left on device; make room on that disk, and try again"
+    assert result.output.splitlines()[-1] == said
     assert result.exit_code == 1
+
+
+@pytest.mark.parametrize("name", ["key.json", "lock", "blobs", "control.sock", "running.json"])
+def test_a_file_in_the_place_of_a_folder_or_the_reverse_is_named_with_what_to_do(
+    tmp_path: Path, name: str
+) -> None:
+    home = tmp_path / "mary"
+    swarm("init", home, "--name", "mary", "--unattended", "--listen", "/ip4/127.0.0.1/tcp/0",
+          "--http", "127.0.0.1:0")  # fmt: skip
+    swarm("network", "found", home / "card.json", "--time", 1790000000,
+          "--output", home / "network.json")  # fmt: skip
+    (home / name).unlink(missing_ok=True)
+    if name == "blobs":
+        (home / name).write_text("")
+    else:
+        (home / name).mkdir()
+    said = fault("node", "start", home)
+    assert f"mary/{name}: " in said
+    assert "so move that f" in said
+
+
+def test_ctrl_c_says_whether_the_node_may_still_do_it_and_how_to_undo_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("swarm.node.commands.control.ask", interrupt)
+    undo = {
+        "plan consent 3": "swarm plan withdraw 3",
+        "plan decline 3": "swarm plan consent 3",
+        "plan stop 3": "swarm plan continue",
+        "contract propose --remove Basel": "swarm contract cancel",
+        "contract vote 1": "nothing takes a vote back",
+    }
+    for command, words in undo.items():
+        result = swarm(*command.split(), "--node", tmp_path)
+        assert result.exit_code == 130
+        assert "interrupted, but the node may still carry it out" in result.output
+        assert words in result.output
+    result = swarm("plan", "list", "--node", tmp_path)
+    assert (result.exit_code, result.output) == (
+        130, "\nError: interrupted: give the command again\n",
+    )  # fmt: skip
+
+
+def test_a_question_that_is_answered_with_no_ends_in_a_sentence(tmp_path: Path) -> None:
+    swarm("init", tmp_path / "mary", "--name", "mary", "--unattended")
+    home = tmp_path / "mary"
+    swarm("network", "found", home / "card.json", "--time", 1790000000,
+          "--output", home / "network.json")  # fmt: skip
+    result = swarm("chain", "recover", home)  # nobody answers
+    assert "\nError: nothing was done: " in result.output
+    assert result.exit_code == 1
+
+
+def test_a_password_comes_from_one_place(tmp_path: Path) -> None:
+    both = ("--unattended", "--password-file", tmp_path / "secret")
+    assert "not both" in fault("init", tmp_path / "mary", "--name", "mary", *both)
+    assert not (tmp_path / "mary").exists()
+
+
+def test_the_network_file_never_replaces_what_is_none(tmp_path: Path) -> None:
+    home = tmp_path / "mary"
+    swarm("init", home, "--name", "mary", "--unattended")
+    card = (home / "card.json").read_bytes()
+    found = ("network", "found", home / "card.json", "--time", 1790000000)
+    said = fault(*found, "--output", home / "card.json", "--force")
+    assert "card.json is no network file" in said
+    assert "another --output" in said
+    assert (home / "card.json").read_bytes() == card
+
+
+def test_model_commands_are_about_the_newest_plan_of_this_node(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked: list[tuple[str, object]] = []
+
+    def answer(directory: Path, method: str, **arguments: object) -> object:
+        asked.append((method, arguments.get("plan")))
+        model = {"round": 4, "number": 3, "digest": "0x01", "bytes": 1}
+        return {"plan": 11, "models": [model], "metrics": {}}
+
+    monkeypatch.setattr("swarm.node.commands.control.ask", answer)
+    assert swarm("model", "list").exit_code == 0
+    assert swarm("model", "evaluate").exit_code == 0
+    assert "plan 11, round 3" in swarm("model", "export", tmp_path / "model").output
+    assert asked == [
+        ("models", None), ("models", None), ("evaluate", 11), ("models", None), ("export", 11),
+    ]  # fmt: skip

@@ -20,7 +20,7 @@ from typing import Annotated, Any
 import msgspec
 import trio
 
-from swarm.errors import UNREADABLE, ConfigurationError, LocalError, SwarmError
+from swarm.errors import UNREADABLE, ConfigurationError, LocalError, SwarmError, system_fault
 
 log = logging.getLogger("swarm.node")
 
@@ -71,8 +71,13 @@ def read_running(directory: Path) -> Running:
         os.kill(running.pid, 0)
     except (FileNotFoundError, ProcessLookupError, NotADirectoryError):
         raise _nobody(directory) from None
-    except (OSError, *UNREADABLE) as error:
-        raise ConfigurationError(f"{directory / 'running.json'} cannot be used: {error}") from None
+    except OSError as error:
+        raise ConfigurationError(f"cannot find the node: {system_fault(error)}") from None
+    except UNREADABLE as error:
+        raise ConfigurationError(
+            f"{directory / 'running.json'} was not written by a node ({error}): start the node "
+            f"again, with `swarm node start {directory}`"
+        ) from None
     return running
 
 

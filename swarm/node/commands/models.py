@@ -45,10 +45,13 @@ class ModelCommands:
     async def records(self, plan: int) -> object:
         return self._part_in(plan).rounds()
 
-    async def models(self, plan: int) -> object:
+    async def models(self, plan: int | None) -> object:
+        """Of the newest plan in which this node takes part, unless one is named."""
+        plan = max(self.participations, default=0) if plan is None else plan
         part = self._part_in(plan)
         statistics = NO_DIGEST if part.plan is None else part.plan.statistics
         return {
+            "plan": plan,
             "models": [
                 {
                     "round": number,

@@ -24,7 +24,7 @@ import msgspec
 
 from swarm.box.contents import check_apart
 from swarm.box.description import Sandbox
-from swarm.errors import UNREADABLE, ConfigurationError
+from swarm.errors import UNREADABLE, ConfigurationError, system_fault
 from swarm.network.tcp import parse_endpoint
 from swarm.types import Address, to_address
 
@@ -162,7 +162,7 @@ def load_config(directory: Path) -> NodeConfig:
             f"{path} does not exist: create the node with `swarm init {directory} --name NAME`"
         ) from None
     except OSError as error:
-        raise ConfigurationError(f"{path} cannot be read: {error.strerror}") from None
+        raise ConfigurationError(f"cannot read {system_fault(error)}") from None
     if len(text) > MAX_CONFIG_BYTES:
         raise ConfigurationError(f"{path} is larger than {MAX_CONFIG_BYTES} bytes")
     try:

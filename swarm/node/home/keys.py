@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 from eth_account import Account
 
-from swarm.errors import UNREADABLE, ConfigurationError
+from swarm.errors import UNREADABLE, ConfigurationError, system_fault
 from swarm.types import Address, to_address
 
 MIN_PASSWORD_CHARACTERS = 8
@@ -76,14 +76,16 @@ def load_key(path: Path, password: str) -> bytes:
         with path.open("rb") as file:
             content = file.read(MAX_KEY_FILE_BYTES)
         if content.count(b"[") + content.count(b"{") > MAX_BRACKETS:
-            raise ConfigurationError(f"{path} is no keystore v3 file: it is nested too deeply")
+            raise _no_keystore(path, "it is nested too deeply")
         document = msgspec.json.decode(content)
     except FileNotFoundError:
         raise ConfigurationError(
             f"{path} does not exist: restore it from a backup, or make a new node with `swarm init`"
         ) from None
-    except (OSError, *UNREADABLE) as error:
-        raise ConfigurationError(f"{path} cannot be read as a key file: {error}") from None
+    except OSError as error:
+        raise ConfigurationError(f"cannot read the key file {system_fault(error)}") from None
+    except UNREADABLE as error:
+        raise _no_keystore(path, str(error)) from None
     _require_bounded(path, document)
     try:
         return bytes(Account.decrypt(document, password))
@@ -93,9 +95,15 @@ def load_key(path: Path, password: str) -> bytes:
                 f"the password does not open {path}: check the password file, SWARM_PASSWORD, or "
                 "what you typed"
             ) from None
-        raise ConfigurationError(f"{path} is no keystore v3 file: {error}") from None
-    except (KeyError, TypeError, AttributeError, NotImplementedError, OverflowError) as error:
-        raise ConfigurationError(f"{path} is no keystore v3 file: {error!r}") from None
+        raise _no_keystore(path, str(error)) from None
+    except KeyError as error:
+        raise _no_keystore(path, f"it has no {error}") from None
+    except (TypeError, AttributeError, NotImplementedError, OverflowError) as error:
+        raise _no_keystore(path, str(error)) from None
+
+
+def _no_keystore(path: Path, why: str) -> ConfigurationError:
+    return ConfigurationError(f"{path} is no keystore v3 file: {why}; restore it from a backup")
 
 
 def _require_bounded(path: Path, document: object) -> None:
@@ -110,7 +118,7 @@ def _require_bounded(path: Path, document: object) -> None:
     memory = [found.get("n", 1), found.get("r", 1), found.get("p", 1)]
     numbers = [*memory, found.get("c", 1), found.get("dklen", 1)]
     if not all(type(number) is int and number > 0 for number in numbers):
-        raise ConfigurationError(f"{path} is no keystore v3 file: its kdfparams are no numbers")
+        raise _no_keystore(path, "its kdfparams are no numbers")
     work = prod(memory) * SCRYPT_BLOCK_BYTES
     if work > MAX_SCRYPT_BYTES or max(numbers[3:]) > MAX_PBKDF2_ROUNDS:
         raise ConfigurationError(
@@ -142,9 +150,7 @@ def read_passwords(path: Path) -> tuple[str, ...]:
         mode = path.stat().st_mode & 0o777
         text = path.read_text()[:MAX_PASSWORD_FILE_CHARACTERS]
     except OSError as error:
-        raise ConfigurationError(
-            f"the password file {path} cannot be read: {error.strerror}"
-        ) from None
+        raise ConfigurationError(f"cannot read the password file {system_fault(error)}") from None
     except UnicodeDecodeError:
         raise ConfigurationError(
             f"the password file {path} is no text in UTF-8: write the password into its first line"
@@ -164,7 +170,7 @@ def write_secret(path: Path, content: bytes) -> None:
     except FileExistsError:
         raise ConfigurationError(f"{path} exists already and is not overwritten") from None
     except OSError as error:
-        raise ConfigurationError(f"{path} cannot be written: {error.strerror}") from None
+        raise ConfigurationError(f"cannot write {system_fault(error)}") from None
     _write_durably(descriptor, content)
 
 

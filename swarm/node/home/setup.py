@@ -14,7 +14,7 @@ from swarm.chain.genesis import (
     write_card,
     write_genesis,
 )
-from swarm.errors import ConfigurationError
+from swarm.errors import ConfigurationError, system_fault
 from swarm.node.home.config import check_host_port, check_multiaddr
 from swarm.node.home.keys import (
     RANDOM_PASSWORD_COST,
@@ -59,7 +59,7 @@ def create_node(
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         directory.chmod(0o700)
     except OSError as error:
-        raise ConfigurationError(f"{directory} cannot be made: {error.strerror}") from None
+        raise ConfigurationError(f"cannot make {system_fault(error)}") from None
     try:
         cost = SCRYPT_COST
         if password is None:

@@ -27,7 +27,7 @@ from pathlib import Path
 
 import msgspec
 
-from swarm.errors import UNREADABLE, LocalError
+from swarm.errors import UNREADABLE, LocalError, system_fault
 
 log = logging.getLogger("swarm.node")
 
@@ -101,7 +101,9 @@ class OutgoingLog:
             else:
                 self._begin_file()
         except OSError as error:
-            raise LocalError(f"cannot write to {folder}: {error.strerror}") from error
+            raise LocalError(
+                f"cannot write the list of what left: {system_fault(error)}"
+            ) from error
 
     def add(self, kind: str, size_bytes: int, **told: object) -> None:
         """Write one line; when this returns, it survives the end of this process."""

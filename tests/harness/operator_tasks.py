@@ -1,0 +1,206 @@
+"""What an operator wants: the right command for it, what must be there before, and how one sees
+that it is done."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.operator_desk import FOUNDED, Desk, template
+from swarm.chain.genesis import read_card, read_genesis
+from swarm.errors import ConfigurationError
+from swarm.node.home.config import load_config
+from swarm.node.home.keys import address_of, load_key
+
+NUMBER = "NUMBER"
+
+
+def _nothing(desk: Desk) -> None: ...
+
+
+@dataclass(frozen=True)
+class Task:
+    """`live`: it is asked of a running node."""
+
+    name: str
+    words: Callable[[Desk], list[str]]
+    done: Callable[[Desk], bool]
+    prepare: Callable[[Desk], None] = _nothing
+    live: bool = False
+    leaves: str = "(?!)"
+    """Paths that may be there after a refusal: those that a node makes whole at each start."""
+
+
+# In directories of her own.
+
+
+def _init(desk: Desk) -> list[str]:
+    data = str(desk.folder / "patients.csv")
+    new = str(desk.folder / "new")
+    return ["init", new, "--name", "Zürich", "--data", data, "--unattended"]
+
+
+def _is_made(desk: Desk) -> bool:
+    home = desk.folder / "new"
+    if not (home / "node.toml").exists():
+        return False
+    password = (home / "password").read_text().strip()
+    card = read_card(home / "card.json")
+    key = address_of(load_key(home / "key.json", password))
+    return load_config(home).name == card.name and key == card.node
+
+
+def _found(desk: Desk) -> list[str]:
+    cards = [str(desk.folder / name / "card.json") for name in ("kyoto", "mary", "basel")]
+    return ["network", "found", *cards, "--time", str(FOUNDED), "--output", str(_output(desk))]
+
+
+def _output(desk: Desk) -> Path:
+    return desk.folder / "network.json"
+
+
+def _is_founded(desk: Desk) -> bool:
+    sound = read_genesis(template() / "mary" / "network.json")
+    return _output(desk).exists() and read_genesis(_output(desk)) == sound
+
+
+def _start(desk: Desk) -> list[str]:
+    return ["node", "start", str(desk.home)]
+
+
+def _ran_before(desk: Desk) -> None:
+    shutil.copytree(template() / "ran", desk.home, dirs_exist_ok=True)
+
+
+def _recover(desk: Desk) -> list[str]:
+    return ["chain", "recover", str(desk.home), "--yes"]
+
+
+def _audit(desk: Desk) -> list[str]:
+    return ["audit", str(desk.home), "--json", str(desk.folder / "audit.json")]
+
+
+def _signer(desk: Desk) -> list[str]:
+    secret = str(desk.folder / "secret")
+    return ["plan", "signer", str(desk.folder / "anna.json"), "--password-file", secret]
+
+
+def _override(desk: Desk) -> list[str]:
+    file = str(desk.folder / "override.json")
+    return ["chain", "override", "sign", str(desk.home), file, "--without", "Basel", "--yes"]
+
+
+def _makes(name: str) -> Callable[[Desk], bool]:
+    return lambda desk: (desk.folder / name).is_file()
+
+
+OFFLINE = [
+    Task("init", _init, _is_made),
+    Task("found", _found, _is_founded),
+    Task(
+        "start",
+        _start,
+        lambda desk: desk.was_up,
+        leaves=r"mary/(lock|blobs|outgoing|plans|programs|chain|records|trainer|zoo).*",
+    ),
+    Task(
+        "restart",
+        _start,
+        lambda desk: desk.was_up,
+        _ran_before,
+        leaves=r"mary/(lock|outgoing|chain).*",
+    ),
+    Task("audit", _audit, _makes("audit.json"), _ran_before),
+    Task("signer", _signer, _makes("anna.json")),
+    Task("override", _override, _makes("override.json"), _ran_before, leaves=r"mary/chain/.*"),
+]
+
+# Asked of a running node.
+
+
+def _ask(*words: str) -> Callable[[Desk], list[str]]:
+    def make(desk: Desk) -> list[str]:
+        said = [str(desk.number) if word == NUMBER else word for word in words]
+        return [*said, "--node", str(desk.at("mary"))]
+
+    return make
+
+
+def _proposal(desk: Desk) -> dict[str, Any]:
+    """As another's node has it."""
+    listed = desk.ask("kyoto", "members")["proposals"]
+    return next(p for p in listed if p["id"] == desk.number)
+
+
+def _plan(desk: Desk) -> dict[str, Any]:
+    return next(p for p in desk.ask("kyoto", "plans") if p["id"] == desk.number)
+
+
+def propose_removal(by: str) -> Callable[[Desk], None]:
+    """A member proposes to remove another; the desk is about that proposal."""
+
+    def prepare(desk: Desk) -> None:
+        assert desk.live is not None
+        desk.live.proposed += 1
+        desk.number = desk.ask(by, "propose_member", card=None, remove="Basel")["id"]
+
+    return prepare
+
+
+def propose_plan(by: str) -> Callable[[Desk], None]:
+    """A member proposes a plan; the desk is about that."""
+
+    def prepare(desk: Desk) -> None:
+        assert desk.live is not None
+        desk.number = desk.live.propose(by, desk.folder / "tiny")
+
+    return prepare
+
+
+def _take_back(desk: Desk) -> None:
+    """What cases before this one have proposed here."""
+    for proposal in desk.ask("mary", "members")["proposals"]:
+        if proposal["status"] == "open":
+            with suppress(ConfigurationError):  # another's
+                desk.ask("mary", "cancel", proposal=proposal["id"])
+
+
+def _admit(desk: Desk) -> list[str]:
+    card = str(desk.folder / "turin" / "card.json")
+    return ["contract", "propose", "--admit", card, "--node", str(desk.at("mary"))]
+
+
+def _is_open(what: str) -> Callable[[Desk], bool]:
+    def done(desk: Desk) -> bool:
+        listed = desk.ask("kyoto", "members")["proposals"]
+        return any(p["what"].startswith(what) and p["status"] == "open" for p in listed)
+
+    return done
+
+
+def _printed(words: str) -> Callable[[Desk], bool]:
+    return lambda desk: words in desk.said
+
+
+LIVE = [
+    Task("members", _ask("contract", "members"), _printed("Kyoto"), live=True),
+    Task("admit", _admit, _is_open("admit Turin"), _take_back, live=True),
+    Task("remove", _ask("contract", "propose", "--remove", "Basel"), _is_open("remove Basel"),
+         _take_back, live=True),
+    Task("vote", _ask("contract", "vote", NUMBER, "--against"),
+         lambda desk: _proposal(desk)["noes"] == 1, propose_removal("kyoto"), live=True),
+    Task("cancel", _ask("contract", "cancel", NUMBER),
+         lambda desk: _proposal(desk)["status"] == "cancelled", propose_removal("mary"), live=True),
+    Task("show", _ask("plan", "show", NUMBER), _printed("class Tiny"), propose_plan("kyoto"),
+         live=True),
+    Task("decline", _ask("plan", "decline", NUMBER),
+         lambda desk: "St. Mary" in _plan(desk)["declined"], propose_plan("kyoto"), live=True),
+    Task("stop", _ask("plan", "stop", NUMBER),
+         lambda desk: _plan(desk)["status"] == "stopped", propose_plan("mary"), live=True),
+]  # fmt: skip
+
+TASKS = {task.name: task for task in (*OFFLINE, *LIVE)}
