@@ -339,6 +339,46 @@ def mask(size: list[int], members: int, repeat: int, report_file: Path | None) -
     report("mask", results, report_file)
 
 
+@command.command()
+@click.argument("plan", type=click.Path(exists=True, path_type=Path))
+@click.option(
+    "--turns", type=click.IntRange(5, 1000), default=30, show_default=True,
+    help="Rounds in the box and without it; one turn before them does not count.",
+)  # fmt: skip
+@directory_option
+@report_option
+def box(plan: Path, turns: int, directory: Path | None, report_file: Path | None) -> None:
+    """Training a plan in the box that keeps its code in, beside training it without.
+
+    \b
+    swarm bench box examples/heart
+    """
+    from swarm.bench.box import measure_box
+    from swarm.bench.machine import working_directory
+
+    with working_directory(directory) as folder:
+        found = measure_box(plan, turns, folder)
+    names = {"auto": "in the box", "off": "without"}
+    print_table(
+        ("trains", "start s", "round ms", "least", "most", "round trip ms"),
+        [
+            (
+                said,
+                f"{found['start_s'][name]:.1f}",
+                *(f"{1000 * found['round_s'][name][of]:.0f}" for of in ("median", "least", "most")),
+                f"{1000 * found['round_trip_s'][name]:.2f}",
+            )
+            for name, said in names.items()
+        ],
+    )
+    ratio = found["ratio"]
+    click.echo(
+        f"{found['site']} of {found['plan']}: a round in the box takes {ratio['median']:.3f} times "
+        f"one without (median of {turns} pairs)"
+    )
+    report("box", [found], report_file)
+
+
 def _times(models: float | None) -> str:
     return "" if models is None else f"{models:.2f}×"
 
