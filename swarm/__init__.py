@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from swarm.errors import NoAnswer
     from swarm.learning import metrics
     from swarm.learning.data.histograms import histogram, quantiles, value_range
     from swarm.learning.data.moments import moments, standardise, unstandardise
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from swarm.learning.models.loaded_model import LoadedModel, load
     from swarm.learning.parameters.placement import at, frozen, gathered, local, shared
     from swarm.learning.plans.plan import Context, Data, Plan, Site
+    from swarm.learning.plans.roles import elected
     from swarm.learning.plans.stages import personalise, statistics, train
     from swarm.learning.simulation.whole_run import FederatedRun, open_sites, run_federated
     from swarm.privacy.accountant import dp
@@ -45,6 +47,7 @@ __all__ = [
     "Data",
     "FederatedRun",
     "LoadedModel",
+    "NoAnswer",
     "Plan",
     "Site",
     "Table",
@@ -52,6 +55,7 @@ __all__ = [
     "adam",
     "at",
     "dp",
+    "elected",
     "frozen",
     "gathered",
     "geometric_median",
@@ -91,12 +95,14 @@ _HOMES = {
     "Data": "swarm.learning.plans.plan",
     "FederatedRun": "swarm.learning.simulation.whole_run",
     "LoadedModel": "swarm.learning.models.loaded_model",
+    "NoAnswer": "swarm.errors",
     "Plan": "swarm.learning.plans.plan",
     "Site": "swarm.learning.plans.plan",
     "Table": "swarm.learning.data.tables",
     "adam": "swarm.learning.folds",
     "at": "swarm.learning.parameters.placement",
     "dp": "swarm.privacy.accountant",
+    "elected": "swarm.learning.plans.roles",
     "frozen": "swarm.learning.parameters.placement",
     "gathered": "swarm.learning.parameters.placement",
     "geometric_median": "swarm.learning.folds",

@@ -91,6 +91,11 @@ class PeerUnreachable(RemoteError):
     """No answer from a peer before the deadline, or no connection to it."""
 
 
+class NoAnswer(RemoteError):
+    """The holder of a plan's role gave no answer in time, or one that is refused. A plan that
+    catches it goes on without; otherwise the training is begun anew."""
+
+
 class ChunkPending(RemoteError):
     """A chunk is not here yet, but on its way or being computed: ask again after `wait`, which
     blocks until it may be here, for so many seconds at most."""

@@ -38,6 +38,7 @@ CHILD = "in the trainer process, which ends with the socket that its node holds"
 POSITIONAL = "its deadline is an argument without a name"
 ENDED = "in the benchmark's own process, which is ended with the benchmark"
 STOPPED = "for a chunk, or until whoever asked for the merge stops it"
+TURNS = "as long as other sites of the same run train, in the same process"
 LAUNCHER = "in the launcher, which ends the box with its node; the node sets the deadline"
 ACCOUNTED = {
     "box.frames:_exactly:recv": LAUNCHER,
@@ -67,6 +68,9 @@ ACCOUNTED = {
     "chain.service:heads:wait": IDLE,
     "learning.supervisor.trainer_process:_piece:recv": "`_exactly` sets the deadline",
     "learning.parameters.next_file:_elements:wait": STOPPED,
+    "learning.simulation.turns:hand_on:acquire": TURNS,
+    "learning.simulation.turns:run:wait": TURNS,
+    "learning.simulation.turns:work:acquire": TURNS,
     "learning.simulation.worker:main:read_frame": "in a worker, which ends with its input",
     "learning.supervisor.supervisor:_final_reply:receive": "its argument is the longest silence",
     "learning.training.trainer:alive:join": "the thread looks every second whether it is over",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -194,6 +194,10 @@ class Held(Private):
     proximal = 0.1
 
 
+class Asking(OwnLoop):
+    roles: ClassVar[Any] = {"head": swarm.elected()}
+
+
 class Personal(Private):
     stages = (swarm.train(rounds=2), swarm.personalise())
 
@@ -201,6 +205,7 @@ class Personal(Private):
 @pytest.mark.parametrize(
     ("plan", "words"),
     [
+        (Asking, "a role, whose holder is sent"),
         (OwnLoop, "a `train` of its own"),
         (Sums, "exact sums: scale in `prepare`"),
         (Controls, "as SCAFFOLD does"),

@@ -21,6 +21,7 @@ PARAMETERS: Mapping[str, tuple[str, ...]] = {
     "metrics": ("model", "data"),
     "optimizer": ("model",),
     "train": ("model", "data"),
+    "answer": ("model", "asked"),
 }
 """What each method is given before the context. `train` may take a number of the round instead."""
 ROUND = "round"
@@ -66,6 +67,10 @@ class Calls:
     def train(self, model: Any, data: Any) -> Any:
         """The plan's own training of a round."""
         return self._call("train", model, data)
+
+    def answer(self, model: Any, asked: Any) -> Any:
+        """The plan's answer to a site, as the holder of its role."""
+        return self._call("answer", model, asked)
 
     def _call(self, name: str, *given: Any) -> Any:
         kind: Any = type(self._plan)

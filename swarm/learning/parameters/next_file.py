@@ -33,7 +33,14 @@ from swarm.learning.folds.formats import FLOATS, Array, narrow_within, refuse_un
 from swarm.learning.folds.gram import Elements, find_gram
 from swarm.learning.folds.reduce import ByDistance, check_samples
 from swarm.learning.folds.step import state_dtype
-from swarm.learning.parameters.placement import RESERVED, Gathered, Placement, Shared
+from swarm.learning.parameters.placement import (
+    RESERVED,
+    At,
+    Folded,
+    Gathered,
+    Placement,
+    Shared,
+)
 from swarm.tensors import NUMPY_DTYPES, DType, Layout, TensorFile, TensorSpec
 
 RawBytes = np.ndarray[Any, np.dtype[np.uint8]]
@@ -175,9 +182,9 @@ class Folding:
         match self.placement.place_of(spec.name):
             case Gathered():
                 return [TensorSpec(ROW + spec.name, spec.dtype, (rows, *spec.shape))]
-            case Shared(fold):
-                kind = state_dtype(spec.dtype)
-                slots = () if fold.step is None or kind is None else fold.step.slots
+            case Shared() | At() as place:
+                kind, step = state_dtype(spec.dtype), place.fold.step
+                slots = () if step is None or kind is None else step.slots
                 state = [TensorSpec(_slot(s, spec.name), kind or "F32", spec.shape) for s in slots]
                 return [spec, *state]
         raise PlanError(f"the tensor {spec.name!r} does not travel, so no update may have it")
@@ -207,7 +214,7 @@ class FoldedUpdates:
         check_samples(samples, len(samples))
         self._weights: list[Sequence[int]] = [
             place.fold.weights(samples)
-            if isinstance(place, Shared) and place.fold.counts != "distance"
+            if isinstance(place, Folded) and place.fold.counts != "distance"
             else ()
             for _, place in folding.placement.rows
         ]
@@ -217,7 +224,7 @@ class FoldedUpdates:
         that is needed, and says whether it is there. Raises Stopped if one is not."""
         rows = {run.row for run in self._outline.runs}
         for row, (_, place) in enumerate(self.folding.placement.rows):
-            if row in rows and isinstance(place, Shared):
+            if row in rows and isinstance(place, Folded):
                 rule = place.fold.reduce
                 if isinstance(rule, ByDistance):
                     gram = find_gram(lambda row=row: self._elements(row, wait))  # type: ignore[misc]
@@ -248,7 +255,7 @@ class FoldedUpdates:
     def _folded(self, run: Run, begin: int, end: int, first: int) -> Iterator[Piece]:
         inputs = self._inputs(run.dtype, begin, end)
         place = self.folding.placement.rows[run.row][1]
-        if not isinstance(place, Shared):
+        if not isinstance(place, Folded):
             refuse_unfit(run.dtype, inputs)
             ((_, offset),) = run.targets
             for index, each in enumerate(self._contributions):

@@ -61,12 +61,20 @@ class Gathered:
 
 @dataclass(frozen=True)
 class At:
-    """Lives with whoever holds a role."""
+    """Changes during a round at whoever holds a role, and nowhere else. When a site has trained, it
+    takes these tensors from the holder into its update; the updates' mean comes down."""
 
     role: str
 
+    @property
+    def fold(self) -> Fold:
+        """How what the sites have taken becomes one."""
+        return Fold()
 
-Place = Shared | Local | Frozen | Gathered | At
+
+Folded = Shared | At
+"""Places of tensors that are folded."""
+Place = Folded | Local | Frozen | Gathered
 
 
 # What a plan writes.
@@ -111,8 +119,7 @@ def gathered() -> Gathered:
 
 
 def at(role: str) -> At:
-    """Tensors that live with whoever holds a role. Plans with it are refused: there are no roles
-    in this release."""
+    """Tensors that whoever holds a role trains, by what the sites ask of it (`Plan.roles`)."""
     return At(role)
 
 
@@ -134,7 +141,12 @@ class Placement:
 
     @property
     def folds(self) -> tuple[Fold, ...]:
-        return tuple(place.fold for _, place in self.rows if isinstance(place, Shared))
+        return tuple(place.fold for _, place in self.rows if isinstance(place, Folded))
+
+    @property
+    def roles(self) -> set[str]:
+        """The roles whose holders have tensors of their own."""
+        return {place.role for _, place in self.rows if isinstance(place, At)}
 
     @property
     def gathers(self) -> bool:
@@ -194,11 +206,6 @@ def placement_of(tensors: Any) -> Placement:
                 f"tensors: {pattern!r} is {place!r:.80}, but must be a place such as "
                 "swarm.shared(swarm.median()) or swarm.local()"
             )
-        if isinstance(place, At):
-            raise PlanError(
-                f"tensors: {pattern!r} is to live at {place.role!r}, but this release of swarm has "
-                "no roles yet: choose another place"
-            )
         rows.append((pattern, place))
     if not rows or rows[-1][0] != "*":
         rows.append(("*", Shared()))
@@ -239,6 +246,8 @@ def _place(words: list[str]) -> Place:
             return Frozen(sha256="".join(rest))
         case ["gathered"]:
             return Gathered()
+        case ["at", role]:
+            return At(role)
     raise PlanError(
         f"this release of swarm does not know the place {' '.join(words)[:40]!r} that the plan "
         "asks for: update swarm before you consent"

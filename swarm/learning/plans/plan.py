@@ -9,16 +9,17 @@ This module does not import torch, so that a plan's types can be named without i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 
-from swarm.errors import ConfigurationError
+from swarm.errors import ConfigurationError, PlanError
 from swarm.learning.code.method_signatures import Calls
 from swarm.learning.data.tables import read_csv
+from swarm.learning.plans.roles import Role
 from swarm.learning.plans.stages import Planned
 
 if TYPE_CHECKING:
@@ -84,6 +85,23 @@ class Data:
         )
 
 
+class Asked(Protocol):
+    """What was asked of a role's holder, and may not be answered yet."""
+
+    def answer(self) -> tuple[torch.Tensor, ...]:
+        """Wait for the answer. Raises `swarm.NoAnswer`."""
+
+
+class Link(Protocol):
+    """The way to the holder of a role, in one round."""
+
+    def ask(self, tensors: Sequence[torch.Tensor], like: Sequence[torch.Tensor] | None) -> Asked:
+        """Send a question. Raises `swarm.NoAnswer`."""
+
+    def tell(self, tensors: Sequence[torch.Tensor]) -> None:
+        """Send what is not answered. Raises `swarm.NoAnswer`."""
+
+
 @dataclass(frozen=True)
 class Context:
     """Where and when a plan's method runs. `loss`, `metrics`, `optimizer` and `train` are given one
@@ -105,11 +123,62 @@ class Context:
     """The model with which this round began, whole, by name; on the model's device."""
     rows: Mapping[str, Mapping[int, torch.Tensor]] = field(default_factory=dict)
     """What the last round gathered (`swarm.gathered`): tensors by name and member's number."""
+    batch_size: int = 32
+    device: Any = "cpu"
+    """Where the model is."""
+    links: Mapping[str, Link] = field(default_factory=dict)
+    """The ways to roles, by name, while a site trains."""
+    optimizer: torch.optim.Optimizer | None = None
+    """In `answer`: what the plan's `optimizer` has made for this round."""
 
     @property
     def options(self) -> Mapping[str, Option]:
         """The site's own settings, from its node.toml."""
         return self.site.options
+
+    def batches(self, part: Any, epoch: int = 0) -> Iterator[Any]:
+        """The rows of a part of the data, in the batches and the order of the default loop."""
+        from swarm.learning.data.batches import batches, derive_seed, rows_in, shuffled
+
+        order = shuffled(
+            rows_in(part), derive_seed(self.site.seed, self.site.name, self.round, epoch)
+        )
+        return batches(part, self.batch_size, order, self.device)
+
+    def ask(
+        self, role: str, *tensors: torch.Tensor, like: torch.Tensor | Sequence[torch.Tensor] = ()
+    ) -> Any:
+        """What the holder of a role answers to these tensors: a tensor, or several as a tuple.
+
+        `like` are tensors of the types and shapes that the answer must have: whatever else comes is
+        the holder's fault, and not the plan's. Raises `swarm.NoAnswer` if none comes in time, or if
+        it is refused; and if the holder is gone.
+        """
+        return self.begin(role, *tensors, like=like)()
+
+    def begin(
+        self, role: str, *tensors: torch.Tensor, like: torch.Tensor | Sequence[torch.Tensor] = ()
+    ) -> Callable[[], Any]:
+        """As `ask`, without waiting: call what it returns to have the answer. Several may be under
+        way; when there are too many, it waits for the first."""
+        wanted = tuple(like) if isinstance(like, (tuple, list)) else (like,)
+        asked = self._link(role).ask(tensors, wanted or None)
+
+        def answer() -> Any:
+            found = asked.answer()
+            return found[0] if len(found) == 1 else found
+
+        return answer
+
+    def tell(self, role: str, *tensors: torch.Tensor) -> None:
+        """Send tensors to the holder of a role, who answers nothing. Raises `swarm.NoAnswer`."""
+        self._link(role).tell(tensors)
+
+    def _link(self, role: str) -> Link:
+        if role not in self.links:
+            known = ", ".join(self.links) or "none"
+            raise PlanError(f"there is no role {role!r} to ask here (there is {known})")
+        return self.links[role]
 
     def weights(self, name: str, sha256: str = "") -> dict[str, torch.Tensor]:
         """The tensors of the safetensors file that the site's option `name` says.
@@ -150,6 +219,10 @@ class Plan:
     tensors: ClassVar[Mapping[str, Place]] = {}
     """Where tensors live, by patterns of their names: the first that matches decides. Whatever none
     matches is `swarm.shared()`: averaged by the sites' numbers of training rows."""
+
+    roles: ClassVar[Mapping[str, Role]] = {}
+    """What one member does for the others within a round: `{"head": swarm.elected()}`. A site asks
+    it in `train`, by `context.ask`; its holder answers by `answer`."""
 
     max_round_s: ClassVar[float] = 3600.0
     """The longest that a round waits for a site whose trainer still lives, in seconds."""
@@ -261,6 +334,17 @@ class Plan:
         overrides this has neither, and an interrupted round begins again.
         """
         raise NotImplementedError("overridden only by plans that own their loop")
+
+    def answer(
+        self, model: torch.nn.Module, asked: tuple[torch.Tensor, ...], context: Context
+    ) -> Any:
+        """Answer a site, as the holder of the plan's role: a tensor, or a tuple of them.
+
+        The holder has no rows here. Sites are answered one after the other; what was only told is
+        given here too, and the answer dropped. Change the model's tensors that live at the role
+        (`swarm.at`) in place; `context.optimizer` is the plan's, made anew for each round.
+        """
+        raise NotImplementedError("overridden by plans that have a role")
 
     # What a plan says so that its model can be used on rows without labels.
 

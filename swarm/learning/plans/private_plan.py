@@ -11,6 +11,10 @@ from swarm.learning.plans.stages import TRAIN
 def outside_privacy(plan: Plan) -> tuple[str, str] | None:
     """The first name of a plan that lies outside, and why with what to do; None if none does."""
     kind = type(plan)
+    if plan.roles:
+        return "roles", (
+            "a role, whose holder is sent what rows have made without noise: leave it out"
+        )
     if kind.train is not Plan.train:
         return "train", (
             "a `train` of its own, whose steps nobody clips or counts: use the default loop, with "

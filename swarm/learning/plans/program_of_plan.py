@@ -11,8 +11,8 @@ from typing import Any
 
 from swarm.errors import PlanError
 from swarm.learning.plans.plan import Plan
-from swarm.learning.plans.settings import place_of_setting, placement_in, rules_of
-from swarm.learning.plans.stages import Planned, statistics, train
+from swarm.learning.plans.settings import place_of_setting, placement_in, role_in, rules_of
+from swarm.learning.plans.stages import PERSONALISE, Planned, statistics, train
 from swarm.protocol.program import MAX_STAGES, Program, build
 from swarm.protocol.state import MODEL_SLOT, STATISTICS_SLOT
 
@@ -26,6 +26,12 @@ def program_of(plan: Plan) -> Program:
     if plan.stages:
         planned = _checked(plan.stages, name)
         _check_order(planned, name, has_sums)
+    role = role_in(plan)
+    if role is not None and any(each.task == PERSONALISE for each in planned):
+        raise PlanError(
+            f"{name}: in the stage `personal` nobody holds {role[0]!r}, which training asks: leave "
+            "one of them out"
+        )
     try:
         return build([_fields(each, plan, merge) for each in planned])
     except PlanError as error:

@@ -21,6 +21,7 @@ from swarm.learning.code.method_signatures import PARAMETERS, fault_of_signature
 from swarm.learning.parameters.placement import Placement, placement_of
 from swarm.learning.plans.plan import Plan
 from swarm.learning.plans.private_plan import outside_privacy
+from swarm.learning.plans.roles import Role, role_of
 from swarm.learning.supervisor.trainer_messages import Rules
 
 _KNOWN = [name for name in vars(Plan) if not name.startswith("_")]
@@ -144,6 +145,23 @@ def placement_in(plan: Plan, rules: Rules) -> Placement:
         return placement
     except PlanError as error:
         place = place_of_setting(plan, "tensors")
+        raise PlanError(f"{place}{type(plan).__name__}: {error}") from None
+
+
+def role_in(plan: Plan) -> tuple[str, Role] | None:
+    """The plan's role by name, if it has one. Raises PlanError with the plan's line."""
+    placed = placement_in(plan, rules_of(plan)).roles
+    try:
+        found = role_of(plan.roles, placed)
+        for method, does in (("train", "asks it"), ("answer", "answers for it")):
+            if found is not None and getattr(type(plan), method) is getattr(Plan, method):
+                raise PlanError(
+                    f"roles has {found[0]!r}, and no method {method} that {does}: write "
+                    f"`def {method}`"
+                )
+        return found
+    except PlanError as error:
+        place = place_of_setting(plan, "roles")
         raise PlanError(f"{place}{type(plan).__name__}: {error}") from None
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -37,6 +38,8 @@ from swarm.learning.simulation.references import (
     pooled_test_rows,
     training_sites,
 )
+from swarm.learning.simulation.turns import SimulatedLink, Turns
+from swarm.learning.training.answering import Answering
 from swarm.learning.training.loop import LocalTraining, Update
 from swarm.learning.training.personal import Personal, personalise
 from swarm.protocol.program import Place
@@ -59,6 +62,10 @@ class FederatedRun:
     """The newest model as it comes down, with what its steps go on from."""
     personal: Mapping[str, Personal] = field(default_factory=dict)
     """By site, its own model and the scores before and after, if the plan has such a stage."""
+    asked_bytes: int = 0
+    """Of tensors that sites have sent to the holders of the plan's role."""
+    answered_bytes: int = 0
+    """Of tensors that those have answered."""
 
     def score(self, round: int = -1) -> Metrics:
         """The metrics of a round's model on the held-back rows of all sites. These are for one look
@@ -154,17 +161,22 @@ def _train(run: FederatedRun, at: Place) -> FederatedRun:
     """One round of training everywhere, and what the updates fold into."""
     numbers = [number for number, site in enumerate(run.sites) if site.samples().train]
     sites = [run.sites[number] for number in numbers]
-    updates = [
-        site.train(
+    links = _links(run, at, sites)
+    works = [
+        partial(
+            site.train,
             at.within,
             run.models[-1],
             run.statistics,
             round_in_all=at.number,
-            kept=kept,
+            kept=run.kept[-1][number],
             rows=rows_of(unpack_state(run.file)),
+            link=link,
         )
-        for site, kept in zip(sites, (run.kept[-1][n] for n in numbers), strict=True)
+        for site, number, link in zip(sites, numbers, links, strict=True)
     ]
+    first = links[0]
+    updates = [work() for work in works] if first is None else first.turns.run(works)
     sent = [to_wire(u.state, s.travels) for u, s in zip(updates, sites, strict=True)]
     samples = [weight(u, s) for u, s in zip(updates, sites, strict=True)]
     placement = read_placement(at.stage.merge)
@@ -175,7 +187,24 @@ def _train(run: FederatedRun, at: Place) -> FederatedRun:
         models=[*run.models, completed(unpack_state(file), run.models[0])],
         kept=[*run.kept, [left.get(number) for number in range(len(run.sites))]],
         file=file,
+        asked_bytes=run.asked_bytes + sum(0 if link is None else link.sent_bytes for link in links),
+        answered_bytes=run.answered_bytes
+        + sum(0 if link is None else link.received_bytes for link in links),
     )
+
+
+def _links(
+    run: FederatedRun, at: Place, sites: Sequence[LocalTraining]
+) -> Sequence[SimulatedLink | None]:
+    """Each site's way to the holder of the plan's role in this round; None if it has none."""
+    first = sites[0]
+    if first.role is None:
+        return [None] * len(sites)
+    plan, place = deepcopy(first.plan), Site("holder")
+    own = LocalTraining(plan, place, first.folder, seed=first.seed, device=str(first.device))
+    holder = Answering(own, run.models[-1], at.within, at.number, run.statistics)
+    turns = Turns(len(sites))
+    return [SimulatedLink(holder, turns, number) for number in range(len(sites))]
 
 
 def _personalise(run: FederatedRun, at: Place) -> FederatedRun:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from numpy.typing import NDArray
@@ -28,7 +28,7 @@ from swarm.learning.data.batches import derive_seed, first_gap, mean_loss, rows_
 from swarm.learning.metrics.counts import Counts
 from swarm.learning.parameters.named_tensors import State, copy_state
 from swarm.learning.parameters.travel import Rows, completed
-from swarm.learning.plans.plan import Context, Data, Plan
+from swarm.learning.plans.plan import Context, Data, Link, Plan
 from swarm.learning.plans.plan_faults import machine_faults, valid_text
 from swarm.learning.plans.program_of_plan import program_of
 from swarm.learning.plans.settings import learning_rate_in, rules_of
@@ -47,6 +47,14 @@ from swarm.privacy.accountant import Mechanism, mechanism_for
 PROGRESS_EVERY_S = 0.5
 NO_ROWS: Rows = MappingProxyType({})
 Score = TypeVar("Score")
+
+
+class RoleLink(Link, Protocol):
+    """The way to the holder of a role, as training uses it."""
+
+    def state(self) -> State:
+        """The tensors that live at the role, as they are now. Raises NoAnswer."""
+
 
 Progress = Callable[[float, int, float], None]
 """Called with the part done (0..1), the epoch, and the mean loss of the last epoch so far."""
@@ -96,13 +104,15 @@ class LocalTraining(SitePlan):
         kept: State | None = None,
         rows: Rows = NO_ROWS,
         noise: Mechanism | None = None,
+        link: RoleLink | None = None,
     ) -> Update:
         """Train the model from `base`, which is whole, for one round; return the update.
 
         `round` counts within the stage, `round_in_all` among all rounds, for the plan to see.
         `epochs` takes the place of the plan's. `kept` is what this site kept of the last round that
         counted, or None; `rows` are what was gathered in the last round. `noise` is that of a plan
-        with privacy; by default, what it asks for at a site that declares all its rows.
+        with privacy; by default, what it asks for at a site that declares all its rows. `link`
+        leads to the holder of the plan's role, if it has one.
 
         Without `own_copy`, the update's tensors are the model's, and change with it in the next
         call: one model in memory, not two. With a `workplace`, a checkpoint is taken after each
@@ -118,11 +128,13 @@ class LocalTraining(SitePlan):
         base = self.put(base, kept)
         self.model.train()
         with self.faults("making the schedule", "learning_rate"):
-            calls = self.calls(base, round, round_in_all, rows, epochs)
+            calls = self.calls(base, round, round_in_all, rows, epochs, link)
         if self.owns_its_loop:
             faults = self.faults("training", "train")
             with self.deterministic("train", self.site.name, round), faults:
                 calls.train(self.model, data)
+            if link is not None:
+                self.take_held(link.state())
             done = Checkpoint({}, {}, 0, 0, math.nan)
             resumed = 0
         else:
@@ -136,7 +148,7 @@ class LocalTraining(SitePlan):
             if self.plan.privacy is not None:
                 self._refuse_changed_buffers(base)
         loss = done.loss
-        if math.isnan(loss):
+        if math.isnan(loss) and link is None:  # with a role, the model's other part is elsewhere
             loss = self._score(lambda: mean_loss(calls, self.model, data.train), "loss")
         if own_copy:
             state, stays = copy_state(state), copy_state(stays)
@@ -149,13 +161,32 @@ class LocalTraining(SitePlan):
         round_in_all: int = 0,
         rows: Rows = NO_ROWS,
         epochs: int | None = None,
+        link: RoleLink | None = None,
     ) -> Calls:
         """The plan's methods, with what they may know of the round that begins with `base`."""
-        rate = learning_rate_in(self.plan, round)
-        whole = OnDevice(base, self.device)
-        sums = self.statistics_used
-        context = Context(self.site, round, round_in_all, rate, sums, whole, rows)
-        return Calls(self.plan, context, epochs)
+        return Calls(self.plan, self.context(base, round, round_in_all, rows, link), epochs)
+
+    def context(
+        self,
+        base: Mapping[str, torch.Tensor],
+        round: int,
+        round_in_all: int,
+        rows: Rows = NO_ROWS,
+        link: RoleLink | None = None,
+    ) -> Context:
+        """What the plan's methods are told of a round."""
+        return Context(
+            self.site,
+            round,
+            round_in_all,
+            learning_rate_in(self.plan, round),
+            self.statistics_used,
+            OnDevice(base, self.device),
+            rows,
+            self.plan.batch_size,
+            self.device,
+            {} if link is None or self.role is None else {self.role: link},
+        )
 
     @property
     def owns_its_loop(self) -> bool:

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from swarm.errors import ConfigurationError, PlanError
+from swarm.errors import ConfigurationError, NoAnswer, PlanError
 from swarm.learning.data.batches import as_tensors, derive_seed, rows_in
 from swarm.learning.parameters.named_tensors import (
     State,
@@ -34,11 +34,11 @@ from swarm.learning.parameters.named_tensors import (
     specs_of,
     state_of,
 )
-from swarm.learning.parameters.placement import RESERVED
-from swarm.learning.parameters.travel import freeze, ways_of
+from swarm.learning.parameters.placement import RESERVED, At
+from swarm.learning.parameters.travel import Types, freeze, ways_of
 from swarm.learning.plans.plan import Data, Plan, Site
 from swarm.learning.plans.plan_faults import plan_faults
-from swarm.learning.plans.settings import placement_in, rules_of
+from swarm.learning.plans.settings import placement_in, role_in, rules_of
 from swarm.learning.supervisor.trainer_messages import Samples
 from swarm.learning.training.frozen_files import read_frozen
 from swarm.learning.training.private_steps import check_private_model
@@ -80,6 +80,9 @@ class SitePlan:
         """The sums with which the data were prepared last."""
         self._samples: Samples | None = None
         self.placement = placement_in(plan, rules_of(plan))
+        role = role_in(plan)
+        self.role = None if role is None else role[0]
+        """The name of the plan's role, if it has one."""
         self.model = self._new_model()
         with self.faults("building the model", "model"):
             self.model.to(self.device)
@@ -87,6 +90,7 @@ class SitePlan:
             ways = ways_of(self.model, state, plan.wire_dtype, self.placement)
             self.travels, self.stays = ways.travels, ways.stays
             self._specs = specs_of(state)
+            self._held = specs_of(state, self._travels_at_role())
             layout_of(self._specs)
             self._refuse_broken_model(state)
             check_put_back(self.model)
@@ -234,6 +238,27 @@ class SitePlan:
             if state:
                 layout_of(specs_of(state))
             return state
+
+    def _travels_at_role(self) -> Types:
+        travels = self.travels.items()
+        return {n: kind for n, kind in travels if isinstance(self.placement.place_of(n), At)}
+
+    def held(self) -> State:
+        """What of the model lives at the plan's role, copied. Raises PlanError naming a tensor that
+        is not finite."""
+        state = state_of(self.model)
+        held = copy_state({spec.name: state[spec.name] for spec in self._held})
+        self.refuse_non_finite(held, "at the role's holder")
+        return held
+
+    def take_held(self, held: Mapping[str, torch.Tensor]) -> None:
+        """Take what lives at the plan's role from its holder. Raises NoAnswer for other tensors."""
+        state = state_of(self.model)
+        for spec in self._held:
+            found, own = held.get(spec.name), state[spec.name]
+            if found is None or (found.dtype, found.shape) != (own.dtype, own.shape):
+                raise NoAnswer(f"the role's holder has not given {spec.name!r} as the model has it")
+            own.detach().copy_(found)
 
     def has_file(self, name: str) -> bool:
         """Whether a tensor comes from a file that every site has, and is in no model file."""

@@ -216,6 +216,8 @@ class Trainer:
         torch.use_deterministic_algorithms(True, warn_only=True)
         site = Site(load.site, Path(load.data) if load.data else None, load.options)
         self.training = LocalTraining(plan, site, code, seed=load.seed, device=load.device)
+        if self.training.role is not None:
+            raise PlanError(f"plan.py has the role {self.training.role!r}: nodes hold none yet")
         self.rules = msgspec.structs.replace(rules, seed=self.training.seed)
         self.program = program_of(plan)
         self.workplace = Workplace(workspace, digest, rules.optimizer_state == "keep")
