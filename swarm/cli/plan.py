@@ -22,6 +22,7 @@ from swarm.cli.options import (
     read_duration,
     short,
 )
+from swarm.errors import PlanError
 from swarm.visible import visible, visible_lines
 
 PLAN_PATH = click.Path(exists=True, path_type=Path)
@@ -312,10 +313,10 @@ def _stages(plan: dict[str, Any]) -> Iterator[str]:
     for number, stage in enumerate(plan["stages"], 1):
         rounds = f"{stage['rounds']} round{'s' if stage['rounds'] > 1 else ''}"
         line = f"stage {number}  {stage['name']}: {rounds}, task {stage['task']}"
-        line += f", merged by {stage['merge']}"
         if stage["epochs"]:
             line += f", {stage['epochs']} epochs"
         yield line
+        yield from (f"         {words}" for words in _places(stage["merge"]))
         changed = []
         if stage["written"]:
             changed.append(f"its code says {stage['written']} rounds")
@@ -323,6 +324,16 @@ def _stages(plan: dict[str, Any]) -> Iterator[str]:
             changed.append(f"it continues after round {stage['before']}")
         if changed:
             yield click.style(f"         asked for by the proposer: {'; '.join(changed)}", fg="red")
+
+
+def _places(merge: str) -> list[str]:
+    """What becomes of a stage's tensors; of a later release's, the text as it stands."""
+    from swarm.learning.parameters.placement import read_placement
+
+    try:
+        return read_placement(merge).in_words()
+    except PlanError as error:
+        return [str(error)]
 
 
 @command.command()

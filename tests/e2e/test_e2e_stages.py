@@ -53,8 +53,8 @@ def test_a_plan_that_has_ended_goes_on_from_its_model_and_counts_on(
     begin_plan(testnet, 2)
     home, other = testnet.home(0), testnet.home(1)
     shown = swarm("plan", "show", 1, "--node", other).stdout
-    assert "stage 1  statistics: 1 round, task statistics, merged by sum" in shown
-    assert "stage 2  training: 2 rounds, task train, merged by mean" in shown
+    assert "stage 1  statistics: 1 round, task statistics\n         *: sum: adds" in shown
+    assert "stage 2  training: 2 rounds, task train\n         *: mean: averages" in shown
     assert "asked for by the proposer: its code says 3 rounds" in shown
     with pytest.raises(ConfigurationError, match="it can be continued when it has ended"):
         ask(home, "continue_plan", plan=1, rounds=2, invite=[], within_s=None)

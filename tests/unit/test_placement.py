@@ -50,6 +50,14 @@ def test_every_placement_is_read_as_it_was_written(tensors: dict[str, Any]) -> N
         assert same or SHA in text  # a site's own option is not what all agree on
 
 
+def test_people_read_what_becomes_of_each_tensor_and_no_code() -> None:
+    places = {"head.*": swarm.local(), "*": swarm.shared(swarm.median(), step=swarm.adam(lr=0.02))}
+    assert read_placement(placement_of(places).encode()).in_words() == [
+        "head.*: stay at each site",
+        f"*: {swarm.median().words}. Then adam: moves each element by its own rate (lr 0.02)",
+    ]
+
+
 def test_what_plans_without_places_have_is_what_programs_said_before() -> None:
     assert placement_of({}).encode() == placement_of({"*": swarm.shared()}).encode() == "mean"
     assert read_placement("mean").folds == (Fold(),)

@@ -185,6 +185,10 @@ class Placement:
         rows = [[pattern, *_words(place)] for pattern, place in self.rows]
         return msgspec.json.encode(rows).decode()
 
+    def in_words(self) -> list[str]:
+        """What becomes of the tensors, a line for each pattern, for people."""
+        return [f"{pattern}: {_sentence(place)}" for pattern, place in self.rows]
+
     @cached_property
     def _patterns(self) -> list[re.Pattern[str]]:
         parts = (pattern.split("*") for pattern, _ in self.rows)
@@ -266,6 +270,22 @@ def _words(place: Place) -> list[str]:
             return ["gathered"]
         case At(role):
             return ["at", role]
+
+
+def _sentence(place: Place) -> str:
+    match place:
+        case Shared(fold):
+            return fold.words
+        case Local():
+            return "stay at each site"
+        case Frozen(_, sha256):
+            return (
+                f"do not change, from the file with SHA-256 {sha256}" if sha256 else "do not change"
+            )
+        case Gathered():
+            return "travel, and are kept side by side"
+        case At(role):
+            return f"live with the {role}"
 
 
 def _check_pattern(pattern: object) -> None:
