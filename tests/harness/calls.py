@@ -13,7 +13,6 @@ from dataclasses import fields, replace
 from random import Random
 from typing import Any, Protocol
 
-from harness.evm import Book
 from harness.foreign import CODE
 from swarm.chain.contract import artifact
 from swarm.protocol.ledger import Kind
@@ -53,8 +52,6 @@ REMEMBERED = 16
 
 class Surroundings(Protocol):
     """What a liar sees of its world."""
-
-    book: Book
 
     @property
     def plan(self) -> Plan: ...

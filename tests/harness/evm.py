@@ -128,7 +128,7 @@ class EvmContract:
     def send(self, sender: Address, now: int, function: str, *arguments: object) -> Any:
         """One transaction. Raises ContractError if it reverts, and then nothing has changed."""
         self._known.clear()
-        data = _calldata(function, *arguments)
+        data = calldata(function, *arguments)
         output = self._execute(sender, now, data)
         # What one transaction touched is cold again for the next.
         self._state.lock_changes()
@@ -219,11 +219,11 @@ class EvmContract:
         return bytes(done.output)
 
 
-def _calldata(function: str, *arguments: Any) -> bytes:
+def calldata(function: str, *arguments: Any) -> bytes:
     """The data of a call; of `until` with the time, another function and its arguments."""
     if function == "until":
         time, *inner = arguments
-        return contract.call_data("until", time, _calldata(*inner))
+        return contract.call_data("until", time, calldata(*inner))
     entry = contract.interface().functions[function]
     # Text as the bytes that it stands for, which need not be UTF-8.
     types = ["bytes" if kind == "string" else kind for kind in entry.types]

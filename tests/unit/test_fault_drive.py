@@ -21,12 +21,17 @@ class Nodes:
         self.names = NAMES
         self.down: set[str] = set()
         self.stopped: set[str] = set()
+        self.liars: set[str] = set()
         self.cuts: list[list[tuple[int, int]]] = []
         self.wires = self
 
     @property
-    def answering(self) -> list[str]:
+    def running(self) -> list[str]:
         return [name for name in self.names if name not in self.down | self.stopped]
+
+    @property
+    def answering(self) -> list[str]:
+        return [name for name in self.running if name not in self.liars]
 
     def number(self, name: str) -> int:
         return self.names.index(name)
@@ -100,6 +105,18 @@ def test_a_fault_waits_for_its_round_and_phase_and_comes_once() -> None:
     driven._begin_due(time.monotonic())
     assert nodes.down == set()
     assert [(k.name, k.leader, k.proposer) for k in driven.kills] == [("cy", True, False)]
+
+
+def test_a_liar_dies_when_it_is_meant_and_nobody_waits_for_its_return() -> None:
+    watch = Watch()
+    driven, nodes = drive(watch, kill("anyone"), kill("liar", for_s=0))
+    nodes.liars = set(NAMES[1:])
+    watch.at(2, "open")
+    driven._begin_due(time.monotonic())
+    assert NAMES[0] in nodes.down
+    assert len(nodes.down & nodes.liars) == 1
+    driven._restart(driven.kills[1])
+    assert not driven.awaited
 
 
 def test_a_phase_that_was_missed_is_waited_for_in_the_next_round() -> None:

@@ -124,7 +124,9 @@ def test_only_a_leader_that_died_before_its_merge_counts_as_one(
 
 def test_a_vote_given_twice_and_a_traceback_are_found_in_the_logs(tmp_path: Path) -> None:
     (tmp_path / "node.log").write_text("WARNING swarm.chain: 0xab: sent two Prepare votes\n")
-    nodes: Any = SimpleNamespace(names=["ada"], home=lambda name: tmp_path)
+    nodes: Any = SimpleNamespace(names=["ada"], home=lambda name: tmp_path, liars={})
     assert [check.ok for check in verdict._clean_logs(nodes)] == [True, False]
+    nodes.liars = {"0xab": ""}
+    assert [check.ok for check in verdict._clean_logs(nodes)] == [True, True]
     (tmp_path / "node.log").write_text("Traceback (most recent call last):\n")
     assert [check.ok for check in verdict._clean_logs(nodes)] == [False, True]

@@ -186,11 +186,14 @@ class Drive:
                 case "anyone":
                     others = [name for name in alive if name not in found]
                     found.append(self._draw.choice(others) if others else None)
+                case "liar":
+                    liars = [name for name in self.nodes.running if name in self.nodes.liars]
+                    found.append(self._draw.choice(liars) if liars else None)
                 case "all":
                     found += alive
                 case int():
                     found.append(self.nodes.names[target])
-        names = [name for name in found if name is not None and name in alive]
+        names = [name for name in found if name is not None and name in self.nodes.running]
         return names if len(names) == len(found) > 0 else None
 
     # Death.
@@ -239,7 +242,8 @@ class Drive:
         self.nodes.start(kill.name)
         self.counts["restarts"] += 1
         self.tell(f"start {kill.name}, at height {height} of the others")
-        self._await_return(kill.name, height)
+        if kill.name not in self.nodes.liars:
+            self._await_return(kill.name, height)
 
     def _await_return(self, name: str, height: int) -> None:
         def status() -> dict[str, object]:
@@ -380,9 +384,9 @@ class Drive:
 
 
 def logs_of(nodes: Nodes) -> dict[str, str]:
-    """What each node and its trainer wrote, by file."""
+    """What each honest node and its trainer wrote, by file."""
     found: dict[str, str] = {}
-    for name in nodes.names:
+    for name in [name for name in nodes.names if name not in nodes.liars]:
         for file in ("node.log", "trainer.log"):
             path: Path = nodes.home(name) / file
             if path.exists():

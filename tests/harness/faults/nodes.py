@@ -10,6 +10,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -40,10 +41,16 @@ class Nodes:
     """The nodes of one run, by name in the order of their numbers; made by `open_nodes`."""
 
     def __init__(
-        self, testnet: Testnet, wires: Wires | None, environment: Mapping[str, str]
+        self,
+        testnet: Testnet,
+        wires: Wires | None,
+        environment: Mapping[str, str],
+        liars: Mapping[str, str] | None = None,
     ) -> None:
         self.testnet = testnet
         self.wires = wires
+        self.liars = liars or {}
+        """Those that lie, and by which seed (`liar`)."""
         self._set = [f"{name}={value}" for name, value in environment.items()]
         self.down: set[str] = set()
         """Killed by us, and not started again."""
@@ -56,9 +63,14 @@ class Nodes:
         return [node.name for node in self.testnet.file.nodes]
 
     @property
-    def answering(self) -> list[str]:
+    def running(self) -> list[str]:
         """Those that run as far as we know."""
         return [name for name in self.names if name not in self.down | self.stopped]
+
+    @property
+    def answering(self) -> list[str]:
+        """Those of them whose word counts: not the liars."""
+        return [name for name in self.running if name not in self.liars]
 
     def home(self, name: str) -> Path:
         return Path(self._node(name).directory)
@@ -171,7 +183,10 @@ class Nodes:
                     os.kill(pid, number)
 
     def _start(self, node: TestnetNode, index: int) -> subprocess.Popen[bytes]:
-        return start_node(node, ("env", *self._set, *self._within(index)))
+        within = ["env", *self._set, *self._within(index)]
+        if node.name in self.liars:
+            within += [sys.executable, "-m", "harness.faults.liar", self.liars[node.name]]
+        return start_node(node, within)
 
     def _within(self, index: int) -> tuple[str, ...]:
         return () if self.wires is None else self.wires.within(index)
@@ -188,12 +203,15 @@ def open_nodes(
     seed: int,
     wires: Wires | None,
     faults: FaultPlan,
+    lies_seed: int = 0,
 ) -> Iterator[Nodes]:
     """Start one node for each site; when the block ends, so do they, stopped ones included."""
     listen = None if wires is None else [wires.listen(i) for i in range(len(sites))]
     keep = ALL_MODELS if faults.keep_models is None else faults.keep_models
     testnet = Testnet(directory, create_testnet(directory, plan, sites, seed, listen, keep))
-    nodes = Nodes(testnet, wires, faults.environment)
+    lying = [node.name for node in testnet.file.nodes][len(sites) - faults.liars :]
+    seeds = {name: f"seed {lies_seed} liar {number}" for number, name in enumerate(lying)}
+    nodes = Nodes(testnet, wires, faults.environment, seeds)
     try:
         for name in nodes.names:
             nodes.start(name)

@@ -28,7 +28,7 @@ import msgspec
 
 from swarm.errors import ConfigurationError
 
-Target = Annotated[int, msgspec.Meta(ge=0)] | Literal["leader", "proposer", "anyone", "all"]
+Target = Annotated[int, msgspec.Meta(ge=0)] | Literal["leader", "proposer", "anyone", "liar", "all"]
 Seconds = Annotated[float, msgspec.Meta(ge=0)]
 Disk = Literal["votes deleted", "votes saved", "votes rolled back", "chain deleted"]
 
@@ -61,6 +61,7 @@ COUNTS = {
     "stops": "nodes stopped by SIGSTOP",
     "cuts": "times that links were cut",
     "rounds_in_cut": "rounds that became final while links were cut",
+    "lies": "of all kinds, that lying members have told, asked or sent",
 }
 
 
@@ -85,10 +86,13 @@ class Fault(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
 
 class Storm(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Kills without a pattern: so many of leaders, of proposers, of anyone, spread over the rounds;
-    each node is down for a time between the two of `down_s`."""
+    """Kills without a pattern: so many of leaders, of proposers, of anyone, of liars, spread over
+    the rounds; each node is down for a time between the two of `down_s`.
+
+    Anyone is somebody honest."""
 
     leaders: int = 0
+    liars: int = 0
     proposers: int = 0
     others: int = 0
     down_s: tuple[Seconds, Seconds] = (0.0, 20.0)
@@ -115,6 +119,8 @@ class FaultPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     namespaces: bool = False
     firewalled: tuple[Annotated[int, msgspec.Meta(ge=0)], ...] = ()
     """Nodes that nobody can dial."""
+    liars: Annotated[int, msgspec.Meta(ge=0)] = 0
+    """How many of the nodes, counted from the last, lie; what they say is drawn from the seed."""
     undisturbed_nodes: Annotated[int, msgspec.Meta(ge=2)] | None = None
     """With how many nodes the run to compare with is made; none is made by default."""
     at_most_down: Annotated[int, msgspec.Meta(ge=1)] = 256
@@ -179,6 +185,7 @@ def _blow(storm: Storm, rounds: int, draw: random.Random) -> list[Fault]:
     kinds: list[Target] = ["leader"] * storm.leaders
     kinds += ["proposer"] * storm.proposers
     kinds += ["anyone"] * storm.others
+    kinds += ["liar"] * storm.liars
     draw.shuffle(kinds)
     places = max(1, rounds - 1)
     return [

@@ -87,7 +87,8 @@ def open_run(directory: Path, name: str, plan: FaultPlan, base: Path, seed: int)
         for index in plan.firewalled:
             assert wires is not None  # as the plan was read
             wires.firewall(index)
-        nodes = stack.enter_context(open_nodes(directory, base, sites, SITES_SEED, wires, plan))
+        opened = open_nodes(directory, base, sites, SITES_SEED, wires, plan, lies_seed=seed)
+        nodes = stack.enter_context(opened)
         watch = stack.enter_context(open_watch(nodes))
         begin_plan(nodes.testnet, plan.rounds)
         drive = Drive(plan, nodes, watch, seed, more)

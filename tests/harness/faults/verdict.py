@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from harness.faults.drive import Drive, Kill, logs_of
+from harness.faults.liar import read_lies
 from harness.faults.nodes import Nodes, run_in
 from harness.faults.plan import COMPARED, FaultPlan
 from harness.faults.replica import Replica
@@ -97,6 +98,7 @@ def judge(
     counts["leader_kills"] = len(deaths)
     counts["proposer_kills"] = sum(k.proposer for k in drive.kills)
     counts["attempts_again"] = drive.watch.attempts
+    counts["lies"] = sum(read_lies(drive.nodes.home(name)).total() for name in drive.nodes.liars)
     measures["final_s"] = [round(k.final_s, 2) for k in deaths if k.final_s is not None]
     checks = [
         Check("all rounds are final at all nodes", failure is None, failure or ""),
@@ -203,10 +205,15 @@ def _one_block_a_height(replicas: Mapping[str, Replica], nodes: int) -> Check:
 def _clean_logs(nodes: Nodes) -> list[Check]:
     logs = logs_of(nodes)
     crashed = [file for file, text in logs.items() if "Traceback" in text]
-    lied = [line for text in logs.values() for line in EQUIVOCATION.findall(text)]
+    lied = [
+        line
+        for text in logs.values()
+        for line in EQUIVOCATION.findall(text)
+        if not any(liar in line for liar in nodes.liars)
+    ]
     return [
         Check("no traceback in any log", not crashed, ", ".join(crashed)),
-        Check("nobody voted or proposed twice", not lied, " / ".join(lied[:3])),
+        Check("nobody honest voted or proposed twice", not lied, " / ".join(lied[:3])),
     ]
 
 

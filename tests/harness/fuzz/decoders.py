@@ -60,7 +60,7 @@ Read = Callable[[bytes], object]
 def targets() -> list[Target]:
     """All of them."""
     return [
-        pure("control-frame", "framed", _control_frames, _read_control_frame, ProtocolViolation),
+        pure("control-frame", "framed", control_frames, _read_control_frame, ProtocolViolation),
         pure("blob-request", "msgpack", _blob_requests, _read_blob_request, ProtocolViolation),
         pure("certificate", "bytes", _certificates, address_in, ProtocolViolation),
         pure("consensus", "msgpack", consensus_messages, messages.decode, ProtocolViolation),
@@ -157,7 +157,7 @@ class _Held:
         return await self.read(n)
 
 
-def _control_frames(_: Path) -> list[bytes]:
+def control_frames(_: Path) -> list[bytes]:
     return [
         wire.encode_frame(wire.Message("chain", b"payload")),
         wire.encode_frame(wire.Request(7, "plan.bundle", bytes(32))),

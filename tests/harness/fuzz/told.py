@@ -69,7 +69,7 @@ def targets() -> list[Target]:
         pure("contact", "bytes", _contacts, _read_contact, ConfigurationError),
         pure("placement", "json", _placements, _read_placement, PlanError),
         pure("update-meta", "json", _metas, decode_meta, BlobError),
-        pure("tallies", "json", _tallies, _read_tallies, BlobError),
+        pure("tallies", "json", tallies, _read_tallies, BlobError),
         pure("zoo-entry", "json", _zoo_entries, _read_zoo_entry, RemoteError),
         pure("model-card", "json", _model_cards, _read_model_card, ConfigurationError),
         pure("bulk-call", "msgpack", _bulk_calls, _read_bulk_call, ProtocolViolation),
@@ -135,7 +135,7 @@ def _metas(_: Path) -> list[bytes]:
     return [encode_meta(Meta("0x" + "11" * 32, "train", 7, 1.5))]
 
 
-def _tallies(_: Path) -> list[bytes]:
+def tallies(_: Path) -> list[bytes]:
     measures: list[Any] = [Roc(1, 4, 0.9), Confusion(3)]
     some = {f"of {m}": pack(Counts(m, np.ones(m.places, np.int64))) for m in measures}
     told = Told(1, 4, "0x" + "22" * 32, {"validation": some, "test": some})
@@ -275,21 +275,25 @@ async def _asked(valid: Sequence[bytes], answer: Answer) -> AsyncIterator[Sessio
     yield Session(lambda: valid, offer, check)
 
 
-@asynccontextmanager
-async def _open_greetings(_: Path) -> AsyncIterator[Session]:
-    greetings = Greetings("1.0", lambda: [1, 2])
+def greetings(_: Path) -> list[bytes]:
     said = [
         Greeting("1.0", 1e9, bytes(16), [1, 2], your_key_is_elsewhere=True),
         Greeting("0.9", 1e9 + 100, b"\1" * 16, []),
     ]
+    return [msgspec.msgpack.encode(each) for each in said]
+
+
+@asynccontextmanager
+async def _open_greetings(directory: Path) -> AsyncIterator[Session]:
+    heard = Greetings("1.0", lambda: [1, 2])
 
     async def answer(sender: Address, payload: bytes) -> bytes:
-        answered = await greetings.answer(sender, payload)
-        greetings.own_clock_s()
-        assert len(greetings.peers) <= 1
+        answered = await heard.answer(sender, payload)
+        heard.own_clock_s()
+        assert len(heard.peers) <= 1
         return answered
 
-    async with _asked([msgspec.msgpack.encode(each) for each in said], answer) as session:
+    async with _asked(greetings(directory), answer) as session:
         yield session
 
 

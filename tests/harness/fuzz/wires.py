@@ -66,7 +66,7 @@ MOMENT_S = 0.05
 def targets() -> list[Target]:
     """All of them."""
     return [
-        Target("stranger", "bytes", partial(_open, _strangers_samples, _as_stranger)),
+        Target("stranger", "bytes", partial(_open, strangers_samples, _as_stranger)),
         Target("yamux", "bytes", partial(_open, _yamux_samples, _as_multiplexer)),
         Target("control", "framed", partial(_open, _control_samples, _as_controller)),
         Target("blob", "framed", partial(_open, _blob_samples, _as_fetcher)),
@@ -172,7 +172,7 @@ def _line(text: str) -> bytes:
     return bytes([len(text) + 1]) + text.encode() + b"\n"
 
 
-def _strangers_samples() -> list[bytes]:
+def strangers_samples() -> list[bytes]:
     opening = _line(ms.HEADER) + _line(str(NOISE))
     return [
         opening,
