@@ -23,12 +23,13 @@ from eth_hash.auto import keccak
 
 from swarm.chain import codec, contract, evm
 from swarm.chain.block import Block, InvalidBlock, InvalidTransaction, Transaction
+from swarm.chain.budget import DayBudget
 from swarm.chain.genesis import CONTRACT_ADDRESS, Genesis, build_genesis_block
 from swarm.chain.messages import check_certificate, decode_certificate
 from swarm.chain.override import Overrides, SignedOverride
 from swarm.chain.rules import ChainRules
 from swarm.chain.signer import Recovery
-from swarm.chain.store import DAY_S, ChainStore, StoredBlock
+from swarm.chain.store import ChainStore, StoredBlock
 from swarm.errors import ChainError, ConfigurationError, ProtocolViolation
 from swarm.protocol.state import Member
 from swarm.types import NO_ADDRESS, Address, Digest, MemberId, to_hex
@@ -56,15 +57,10 @@ class _Head:
     block: Block
     state_root: bytes
     validators: tuple[Address, ...]
+    spent: Mapping[int, int]
+    """Bytes of transactions, by member, on the block's day."""
     views: dict[bytes, evm.CallResult] = field(default_factory=dict)
     slots: dict[evm.Slot, int] = field(default_factory=dict)
-    spent: Mapping[int, int] = field(default_factory=dict)
-    """Bytes of transactions, by member, on the block's day."""
-
-    def spent_at(self, timestamp: int) -> dict[int, int]:
-        """The same for a block at this time, before its first transaction."""
-        same = timestamp // DAY_S == self.block.timestamp // DAY_S
-        return dict(self.spent) if same else {}
 
 
 class Engine:
@@ -188,8 +184,7 @@ class Engine:
     def room_today(self, address: Address) -> int:
         """How many bytes of transactions the member with this key may still send on the day of the
         newest block."""
-        spent = self._head.spent.get(self._member_of(self._head, address), 0)
-        return max(0, self.rules.member_day_bytes - spent)
+        return self._budget(self._head).room(self._member_of(self._head, address))
 
     def nonce(self, address: Address, at: At = "latest") -> int:
         """How many transactions this account has had committed."""
@@ -244,7 +239,7 @@ class Engine:
         """
         transaction = codec.read_transaction(raw, self.chain_id, self.contract, self.rules)
         member = self._require_member(self._head, transaction.sender)
-        self._require_budget(member, self._head.spent, transaction)
+        _require_budget(member, self._budget(self._head), transaction)
         if transaction.has_expired(self.timestamp):
             raise InvalidTransaction(
                 f"the transaction was to be carried out until {transaction.until}, and it is "
@@ -394,21 +389,21 @@ class Engine:
         overlay = evm.Overlay(self._store.read_state)
         builder = evm.BlockBuilder(context, head.block.hash, head.state_root, overlay, head.slots)
         sent: dict[Address, int] = {}
-        spent = head.spent_at(timestamp)
+        budget = self._budget(head).at(timestamp)
         for raw in transactions:
             try:
                 transaction = codec.read_transaction(raw, self.chain_id, self.contract, self.rules)
                 self._admit(head, builder, transaction, sent)
                 member = self._require_member(head, transaction.sender)
-                self._require_budget(member, spent, transaction)
+                _require_budget(member, budget, transaction)
                 builder.apply(transaction)
             except InvalidTransaction:
                 if strict:
                     raise
                 continue
             sent[transaction.sender] = sent.get(transaction.sender, 0) + 1
-            spent[member] = spent.get(member, 0) + len(raw)
-        return replace(builder.close(), spent=spent)
+            budget.take(member, len(raw))
+        return replace(builder.close(), spent=budget.spent)
 
     def _admit(
         self,
@@ -448,16 +443,8 @@ class Engine:
             )
         return member
 
-    def _require_budget(
-        self, member: int, spent: Mapping[int, int], transaction: Transaction
-    ) -> None:
-        used, most = spent.get(member, 0), self.rules.member_day_bytes
-        if used + len(transaction.raw) > most:
-            raise InvalidTransaction(
-                f"the member with the key {to_hex(transaction.sender)} has sent {used} bytes of "
-                f"transactions on this day of chain time, of {most} that it may: this one, of "
-                f"{len(transaction.raw)} bytes, may come on the next (UTC)"
-            )
+    def _budget(self, head: _Head) -> DayBudget:
+        return DayBudget(self.rules.member_day_bytes, head.block.timestamp, head.spent)
 
     def _member_of(self, head: _Head, address: Address) -> int:
         """The number of the member with this account or node, counted from 1; 0: nobody's."""
@@ -527,7 +514,7 @@ class Engine:
         root = codec.stored_body(stored.payload).header.state_root
         validators = self._overrides.validators(stored.height + 1, stored.validators)
         spent = self._store.spent(stored.timestamp)
-        return _Head(_to_block(stored), root, validators, views or {}, slots or {}, spent)
+        return _Head(_to_block(stored), root, validators, spent, views or {}, slots or {})
 
     def _adopt_override(self, height: int) -> None:
         """Check the override at `height` once the block before it is here."""
@@ -631,3 +618,14 @@ def _decode_addresses(output: bytes) -> tuple[Address, ...]:
     except (DecodingError, OverflowError, ValueError):
         return ()
     return tuple(Address(bytes.fromhex(item[2:])) for item in answer)
+
+
+def _require_budget(member: int, budget: DayBudget, transaction: Transaction) -> None:
+    room = budget.room(member)
+    if len(transaction.raw) > room:
+        raise InvalidTransaction(
+            f"the member with the key {to_hex(transaction.sender)} has sent "
+            f"{budget.most_bytes - room} bytes of transactions on this day of chain time, of "
+            f"{budget.most_bytes} that it may: this one, of {len(transaction.raw)} bytes, may come "
+            "on the next (UTC)"
+        )

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from swarm.chain.budget import DAY_S
 from swarm.chain.evm import Outcome
 from swarm.errors import ConfigurationError, LocalError, system_fault
 from swarm.types import Address, Digest
@@ -47,8 +48,6 @@ _VOTE_TABLES = """
 CREATE TABLE IF NOT EXISTS votes (key BLOB PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 """
 _LAYOUT = 1
-DAY_S = 86_400
-"""Days of chain time are counted from 1970."""
 _LOCK_WAIT_S = 1.0
 _CACHE_KIB = 512  # the system keeps the rest of the file in memory
 _STATE_PAGE = 1024

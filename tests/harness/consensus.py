@@ -15,6 +15,7 @@ from typing import Any
 from harness.liars import LyingValidator
 from harness.simnet import Port, SimNet, Violation, Weather
 from harness.validators import (
+    MEMBER_DAY_BYTES,
     SimValidator,
     check_seals,
     read_block,
@@ -39,6 +40,9 @@ from swarm.types import Address, Digest
 ROUGH = Weather(loss=0.05, duplication=0.05, reordering=0.1)
 LAST = 10_000
 """The number of the transaction that ends the day."""
+USUAL_BYTES = 1024
+LARGEST_BYTES = 40 * 1024
+SIZES_OF_LIARS = (USUAL_BYTES, 4 * 1024, 16 * 1024, LARGEST_BYTES)
 CATCH_UP_S = 40.0
 LOOK_EVERY_S = 5.0
 
@@ -97,6 +101,25 @@ class FairnessReferee:
             if len(makers) > most:
                 names = " ".join(world.net.label(a) for a in makers)
                 raise Violation(f"a transaction of an honest member is left out by {names}")
+
+
+class BudgetReferee:
+    """No member has more bytes in the blocks of one day of chain time than it may send."""
+
+    def __init__(self, world: ConsensusWorld) -> None:
+        self._world = world
+        self._sent: Counter[tuple[int, object]] = Counter()
+
+    def note_block(self, block: Block) -> None:
+        """A block was decided, and an honest validator is about to commit it as the first."""
+        world, day = self._world, block.timestamp // 86_400
+        for number in transactions_of(block):
+            sender = world.sender_of(number)
+            sent = self._sent[day, sender] = self._sent[day, sender] + world.size_of(number)
+            if sent > MEMBER_DAY_BYTES:
+                raise Violation(f"{sent} bytes of member {sender} are in the blocks of one day")
+            room = MEMBER_DAY_BYTES - sent
+            world.counted["budgets that are nearly filled"] += room < LARGEST_BYTES
 
 
 class CatchUpReferee:
@@ -158,6 +181,7 @@ class ConsensusWorld:
         self._may_be_decided: dict[int, tuple[int, bytes]] = {}
         self._old_record: bytes | None = None
         self._fairness = FairnessReferee(self)
+        self._budget = BudgetReferee(self)
         self.submitted: set[int] = set()
         self.rolled_back: set[Address] = set()
         """Validators that run, or ran, on an older copy of their vote store."""
@@ -186,6 +210,11 @@ class ConsensusWorld:
     def has_honest_sender(self, number: int) -> bool:
         """Whether somebody waits for this transaction who may expect to be let in."""
         return self.sender_of(number) in self.senders
+
+    def size_of(self, number: int) -> int:
+        """Liars' are large, by their numbers; an honest member's has a KiB."""
+        honest = not self.liars or self.has_honest_sender(number)
+        return USUAL_BYTES if honest else SIZES_OF_LIARS[number % len(SIZES_OF_LIARS)]
 
     def invent(self, liar: SimValidator) -> int | None:
         """A number that is no transaction, or one that was decided or still waits."""
@@ -292,6 +321,7 @@ class ConsensusWorld:
             raise Violation(f"{name} committed without a proof: {error}") from None
         self.rounds[certificate.round] += 1
         if new:
+            self._budget.note_block(block)
             self._fairness.note_block(block)
 
     def submit(self, number: int) -> None:

@@ -10,7 +10,7 @@ nobody's: signatures of others it can only replay.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from random import Random
@@ -48,6 +48,7 @@ from swarm.protocol.state import two_thirds
 from swarm.types import Address
 
 REMEMBERED = 32
+MORE_AT_ONCE = 8
 A_MOMENT_S = 0.1
 """Just before patience runs out."""
 
@@ -76,6 +77,10 @@ class Conduct:
     """Whose transactions it leaves out of its blocks."""
     builds_empty: bool
     """Whether it proposes without any transaction, as long as it leaves some out."""
+    fills_budget: bool
+    """Whether it sends whatever it can think of, until nothing more of it is taken that day."""
+    overspends: bool
+    """Whether its blocks hold more of a member than that may send."""
 
     @classmethod
     def drawn(cls, rng: Random, peers: Sequence[Address], senders: Sequence[object]) -> Conduct:
@@ -99,6 +104,8 @@ class Conduct:
             drips_s=rng.choice((0.0, 0.0, FIRST_PATIENCE_S, PATIENCE_S)),
             shuns=some(senders),
             builds_empty=rng.random() < 0.5,
+            fills_budget=rng.random() < 0.3,
+            overspends=rng.random() < 0.5,
         )
 
     def told(self, label: Callable[[Address], str]) -> str:
@@ -172,6 +179,10 @@ class LyingValidator(SimValidator):
     def _chatter(self) -> None:
         rng = self.port.rng
         self.port.call_later(rng.expovariate(1 / self.conduct.chatter_s), self._chatter)
+        if self.conduct.fills_budget:
+            made = [self._invent() for _ in range(MORE_AT_ONCE)]
+            self.learn(int.from_bytes(raw, "big") for raw in made if raw is not None)
+            self._gossip(self.others)
         message = self._grammar.message()
         others = self.others
         count = rng.choice((1, len(others)))
@@ -260,13 +271,17 @@ class LyingValidator(SimValidator):
 
     # Blocks: what it proposes, and what it hands over.
 
-    def choose(self) -> Iterable[int]:
-        """Leave some members out."""
-        shunned = [n for n in self.pool if self.world.sender_of(n) in self.conduct.shuns]
+    def choose(self, timestamp: int) -> Collection[int]:
+        """Leave some members out, and let some send more than they may."""
+        waiting: Collection[int] = self.affordable(timestamp)
+        if self.conduct.overspends and len(waiting) < len(self.pool):
+            self.world.count("blocks beyond a budget")
+            waiting = self.pool
+        shunned = [n for n in waiting if self.world.sender_of(n) in self.conduct.shuns]
         if not shunned:
-            return self.pool
+            return waiting
         self.world.count("blocks that leave members out")
-        return () if self.conduct.builds_empty else self.pool.difference(shunned)
+        return () if self.conduct.builds_empty else set(waiting).difference(shunned)
 
     def forged_blocks(self, first: int) -> Blocks:
         """A block that nobody decided, with a certificate that bears one seal many times."""

@@ -18,6 +18,7 @@ from harness.rounds import Site
 from harness.simnet import Violation
 from harness.trouble import Trouble
 from swarm.chain.block import Block
+from swarm.chain.budget import DayBudget
 from swarm.chain.justification import Verifier
 from swarm.chain.messages import COMMIT, Certificate, Commit
 from swarm.chain.qbft import QBFT
@@ -125,6 +126,13 @@ class KeepsTheCensor(QBFT):
 
     def _pass_over(self, unfair: frozenset[Address]) -> None:
         pass
+
+
+class NoBudget(Peer):
+    """A member may send as much as it likes."""
+
+    def takes(self, budget: DayBudget, number: int) -> bool:
+        return True
 
 
 class AsksOneForEver(Sources):
@@ -543,6 +551,7 @@ FAULTS: Sequence[Fault] = (
     Fault(TrustsPeers, "two blocks at height", 1),
     Fault(TrustsClaims, "does not catch up|after the heal", 1, CRASHY),
     Fault(KeepsTheCensor, "is left out by", 1),
+    Fault(NoBudget, "in the blocks of one day", 1),
     Fault(HalfIsEnough, "without more than half"),
     Fault(SelfQuorum, "without more than half"),
     Fault(LateSubmit, "after the close", 1),

@@ -8,7 +8,7 @@ in it, and a signature costs one hash. `ValidatorWorld` is what it asks of the w
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import lru_cache
 from typing import Any, Protocol
 
@@ -17,6 +17,7 @@ import msgspec
 from harness.simnet import Port, Timer, Violation
 from swarm.chain import consensus_steps as steps
 from swarm.chain.block import Block
+from swarm.chain.budget import DayBudget
 from swarm.chain.censorship import Overlooked
 from swarm.chain.messages import (
     Blocks,
@@ -38,6 +39,8 @@ from swarm.errors import ProtocolViolation
 from swarm.types import NO_ADDRESS, Address, Digest
 
 GENESIS_HASH = Digest(b"\x67" * 32)
+MEMBER_DAY_BYTES = 256 * 1024
+"""Of transactions; less than in life, so that a liar fills it within a day of minutes."""
 SYNC_BLOCKS = 16
 """Blocks in one answer; less than in life, so that days of a minute need several."""
 FAR_BEHIND = 20
@@ -144,6 +147,9 @@ class ValidatorWorld(Protocol):
 
     def has_honest_sender(self, number: int) -> bool: ...
 
+    def size_of(self, number: int) -> int:
+        """How many bytes this transaction has."""
+
     def invent(self, liar: SimValidator) -> int | None:
         """The number of a transaction that a liar makes up; None: it has no idea."""
 
@@ -164,6 +170,7 @@ class SimValidator:
         self.world = world
         self.keys = SimKeys(port.name)
         self.chain: list[Block] = [GENESIS]
+        self._budget = DayBudget(MEMBER_DAY_BYTES, 0, {})
         self.certificates: list[Certificate] = [Certificate(0, 0, GENESIS_HASH, ())]
         self.pool: set[int] = set()
         self.included: set[int] = set()
@@ -314,22 +321,39 @@ class SimValidator:
 
     def _build(self, command: steps.BuildBlock) -> steps.BlockBuilt:
         block = None
-        if self.head.height + 1 == command.height and (self.pool or command.round > 0):
-            block = make_block(self.head, command.timestamp, self.port.name, self.choose())
+        chosen = self.choose(command.timestamp)
+        if self.head.height + 1 == command.height and (chosen or command.round > 0):
+            block = make_block(self.head, command.timestamp, self.port.name, chosen)
         return steps.BlockBuilt(command.height, command.round, block)
 
-    def choose(self) -> Iterable[int]:
-        """What goes into this node's block: all that waits."""
-        return self.pool
+    def choose(self, timestamp: int) -> Collection[int]:
+        """What goes into this node's block: all that waits and could be in it."""
+        return self.affordable(timestamp)
+
+    def affordable(self, timestamp: int) -> list[int]:
+        """What waits, as far as its senders' budgets go at this time; the rest waits for a day."""
+        budget = self._budget.at(timestamp)
+        return [number for number in sorted(self.pool) if self.takes(budget, number)]
+
+    def takes(self, budget: DayBudget, number: int) -> bool:
+        """Whether a block has room for this one in its sender's budget; if so, it is counted."""
+        sender = self.world.sender_of(number)
+        if not isinstance(sender, int) or self.world.size_of(number) > budget.room(sender):
+            return False
+        budget.take(sender, self.world.size_of(number))
+        return True
 
     def _is_valid(self, block: Block) -> bool:
-        """Whether this block may follow the head: nothing unknown in it, and nothing twice."""
+        """Whether this block may follow the head: nothing unknown in it, nothing twice, and nothing
+        beyond its sender's budget."""
         held = transactions_of(block)
+        budget = self._budget.at(block.timestamp)
         return (
             block.parent == self.head.hash
             and len(set(held)) == len(held)
             and self.included.isdisjoint(held)
             and all(self.world.sender_of(number) is not None for number in held)
+            and all(self.takes(budget, number) for number in held)
         )
 
     def _cancel(self, name: str) -> None:
@@ -348,7 +372,7 @@ class SimValidator:
         unfair = frozenset[Address]()
         if not imported:
             validators = len(self.world.validators(block.height))
-            room = dict.fromkeys(self.pool, True)
+            room = dict.fromkeys(self.affordable(block.timestamp), True)
             unfair = self._overlooked.note_block(block.proposer, room, validators)
         self._advance(sealed=self._bears_our_seal(certificate), unfair=unfair)
         if block.proposer == self.port.name:
@@ -357,12 +381,17 @@ class SimValidator:
     def _append(self, block: Block, certificate: Certificate) -> None:
         self.chain.append(block)
         self.certificates.append(certificate)
+        self._budget = self._budget.at(block.timestamp)
+        for number in transactions_of(block):
+            sender = self.world.sender_of(number)
+            if isinstance(sender, int):
+                self._budget.take(sender, self.world.size_of(number))
         self.included.update(transactions_of(block))
         self.pool -= self.included
 
     def _advance(self, *, sealed: bool = False, unfair: frozenset[Address] = frozenset()) -> None:
         validators = self.world.validators(self.head.height + 1)
-        pending = bool(self.pool)
+        pending = bool(self.affordable(self.head.timestamp))
         self.step(steps.HeadAdvanced(self.head, validators, pending, sealed, unfair=unfair))
 
     def _push(self) -> None:
