@@ -201,6 +201,8 @@ def show(node: Path, plan: int, with_trial: bool, try_for: int, as_json: bool) -
     click.echo(f"digest {answer['digest']}")
     click.echo(_invitation(answer))
     click.echo("rules  " + ", ".join(f"{k} {v}" for k, v in answer["rules"].items()))
+    for sentence in answer["secrecy"]:
+        click.echo(sentence)
     click.echo(f"begins from {answer['begins'] or 'model ' + answer['base']}")
     for line in _stages(answer):
         click.echo(line)

@@ -72,6 +72,7 @@ from swarm.node.status import (
 from swarm.node.zoo.zoo import LIST as LIST_METHOD
 from swarm.node.zoo.zoo import SIGN as SIGN_METHOD
 from swarm.node.zoo.zoo import Zoo
+from swarm.protocol.attestation import domain_of
 from swarm.protocol.awaited_calls import Waiting, is_more_awaited
 from swarm.protocol.machine import MergeAnnounced
 from swarm.protocol.program import Program, parse
@@ -86,6 +87,7 @@ from swarm.protocol.state import (
 )
 from swarm.rounds.exchange import Exchange
 from swarm.rounds.joint_scores import METHOD as SCORES_METHOD
+from swarm.rounds.masked_secrets import MaskedSecrets
 from swarm.rounds.outgoing import Purpose
 from swarm.rounds.participation import Participation, Stage, open_participation
 from swarm.rounds.records import Records
@@ -112,6 +114,8 @@ class Node:
     config: NodeConfig
     address: Address
     election_secret: bytes
+    secrets: MaskedSecrets
+    """Of masked rounds."""
     chain: ChainLink
     chain_status: Callable[[], dict[str, object]]
     network: Network
@@ -366,6 +370,8 @@ class Node:
             keep_models=self.config.storage.keep_models,
             kept_state=self.directory / "kept" / f"plan-{plan.id}",
             traffic=self._traffic,
+            secrets=self.secrets,
+            genesis=domain_of(self.chain.client.chain_id, self.chain.client.contract),
             limits=self.admission.site_limits,
         )
         self.participations[plan_id] = part
@@ -578,6 +584,7 @@ async def open_node(directory: Path, password: str | None = None) -> AsyncIterat
             config=config,
             address=network.address,
             election_secret=hmac.new(key, b"swarm/election/1", hashlib.sha256).digest(),
+            secrets=MaskedSecrets(directory / "masked", key),
             chain=opened.link,
             chain_status=opened.status,
             network=network,
@@ -651,6 +658,7 @@ def _plan_commands(node: Node) -> PlanCommands:
         node.programs,
         node.trainers,
         node.election_secret,
+        node.secrets,
         node.config.training.max_samples,
         bring_code=node.bring_code,
         bring_program=node.bring_program,

@@ -56,6 +56,14 @@ def is_within(grid: Grid, total: Words, weight: float, bound: float) -> bool:
     return square_sum(total) <= math.floor(limit * limit)
 
 
+def is_within_clip(grid: Grid, total: Words, weight: float, contributors: int) -> bool:
+    """Whether each number of a sum is one that honest contributors of this joint weight can have
+    made together, each within the clip bound; rounding adds less than one step for each."""
+    signed = total.view(f"<i{grid.bits // 8}")
+    most = math.floor(grid.clip * weight / grid.step) + contributors
+    return not len(signed) or (int(signed.max()) <= most and int(signed.min()) >= -most)
+
+
 def square_sum(total: Words) -> int:
     """The sum of the squares of signed 32-bit words, exactly."""
     signed = total.view("<i4").astype(np.int64)

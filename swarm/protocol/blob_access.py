@@ -7,6 +7,7 @@ recompute, and to nobody else; once the round is final it is deleted.
 
 from __future__ import annotations
 
+from swarm.protocol.masking import read_keys
 from swarm.protocol.state import MemberSet, Plan, Round, RoundStatus, VerifyLevel, submitters
 from swarm.types import NO_DIGEST, Digest, MemberId
 
@@ -27,9 +28,19 @@ def may_read(plan: Plan, members: MemberSet, reader: MemberId, blob: Digest, now
         return True
     if any(blob == s.meta for s in round.submissions.values()):
         return True
+    if plan.is_masked and round.roster >> reader & 1 and blob in masked_blobs(round):
+        return True
     if any(blob == s.update for s in round.submissions.values()):
         return may_read_updates(plan, round, members, reader, now)
     return False
+
+
+def masked_blobs(round: Round) -> set[Digest]:
+    """What the roster of a masked round needs of each other, and tells it nothing of anyone: sealed
+    shares, and masked updates once their digests stand on the chain."""
+    keys = (read_keys(each.keys) for each in round.submissions.values())
+    posted = () if round.masking is None else round.masking.posted.values()
+    return {each.envelope for each in keys if each is not None}.union(posted)
 
 
 def may_read_updates(

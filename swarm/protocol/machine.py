@@ -42,6 +42,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from swarm.protocol import masked_table
+from swarm.protocol.blob_access import masked_blobs
 from swarm.protocol.election import commitment_to, secret_for
 from swarm.protocol.program import Place, Program
 from swarm.protocol.state import (
@@ -1050,5 +1051,5 @@ def blobs_to_keep(plan: Plan, recent: Iterable[Digest]) -> frozenset[Digest]:
     if round is not None and round.status is not RoundStatus.FINAL:
         keep.add(round.base)
         keep |= {s.update for s in round.submissions.values()}
-        keep |= {c.model for c in round.candidates}
+        keep |= {c.model for c in round.candidates} | masked_blobs(round)
     return frozenset(keep - {NO_DIGEST})

@@ -29,6 +29,8 @@ DOMAIN = keccak(b"swarm/program/1")
 MAX_BLOB_BYTES = 64 << 10
 MAX_STAGES = 64
 MAX_ROUNDS = 1_000_000
+MOST_CLIP = 2.0**52
+"""Up to it, sums of whole numbers are exact."""
 
 Word = Annotated[str, Meta(pattern="^[a-z][a-z0-9 _-]{0,31}$")]
 """Of what people read: letters that look like what they are."""
@@ -54,6 +56,9 @@ class Stage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
     """Rounds of it that another plan has run, which this one continues."""
     epochs: Count = 0
     """Passes over a site's rows in a round; 0: the plan's own number."""
+    clip: Annotated[float, Meta(ge=0, le=MOST_CLIP)] = 0.0
+    """Of a masked plan, how far a number may move in a round, or, of statistics, the most that one
+    may be at a site; 0: updates are not masked."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,11 @@ class Program(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
     """The stages of a plan, in order."""
 
     stages: Annotated[tuple[Stage, ...], Meta(min_length=1, max_length=MAX_STAGES)]
+
+    @property
+    def is_masked(self) -> bool:
+        """Whether only sums of what sites make come out."""
+        return all(stage.clip > 0 for stage in self.stages)
 
     @property
     def rounds(self) -> int:

@@ -16,11 +16,13 @@ from typing import Any
 import trio
 
 from swarm.protocol import machine as m
+from swarm.protocol.masked_table import Work
 from swarm.rounds.checking import Checking
 from swarm.rounds.collection import Collection
 from swarm.rounds.evaluating import Evaluating
 from swarm.rounds.following import Following
 from swarm.rounds.inbox import Inbox
+from swarm.rounds.masked_work import MaskedWork
 from swarm.rounds.merging import Merging
 from swarm.rounds.training import Training
 from swarm.rounds.transactions import Transactions
@@ -43,6 +45,7 @@ class Driver:
     following: Following
     evaluating: Evaluating
     transactions: Transactions
+    masked_work: MaskedWork
     last_report: str = ""
 
     async def run(self) -> None:
@@ -69,6 +72,8 @@ class Driver:
                 nursery.start_soon(self._perform, self.merging.merge, command)
             case m.Verify():
                 nursery.start_soon(self._perform, self.checking.verify, command)
+            case m.MaskedWork(work):
+                nursery.start_soon(self._mask, work)
             case m.Transact():
                 nursery.start_soon(self._perform, self.transactions.transact, command)
             case m.Follow():
@@ -82,6 +87,9 @@ class Driver:
             case m.Report(text):
                 self.last_report = text
                 log.warning("%s", text)
+
+    async def _mask(self, work: Work) -> None:
+        await self.inbox.put(await self.masked_work.work(work, self.machine.plan))
 
     async def _perform(self, work: Callable[[Any], Awaitable[m.Event]], command: m.Command) -> None:
         await self.inbox.put(await work(command))

@@ -39,11 +39,14 @@ from swarm.rounds.driver import Driver
 from swarm.rounds.evaluating import Evaluating
 from swarm.rounds.exchange import Exchange
 from swarm.rounds.following import Following
+from swarm.rounds.hidden_updates import HiddenUpdates
 from swarm.rounds.history import History, Past
 from swarm.rounds.inbox import Inbox
 from swarm.rounds.joint_scores import JointScores, Requests
 from swarm.rounds.kept_state import KeptState
 from swarm.rounds.layouts import Layouts
+from swarm.rounds.masked_secrets import MaskedSecrets
+from swarm.rounds.masked_work import MaskedWork
 from swarm.rounds.merging import Merging
 from swarm.rounds.records import KEPT_ROUNDS, Meters, Records
 from swarm.rounds.retention import PlanBlobs, last_over
@@ -78,6 +81,7 @@ class Participation:
     records: Records
     blobs: PlanBlobs
     kept: KeptState
+    masked_work: MaskedWork
     stage: Stage | None = None
     """Where the plan's newest round stands; None before its first."""
     _fault: str | None = None
@@ -100,6 +104,8 @@ class Participation:
         present = member_set(i for i, member in members.items() if member.present)
         await self.history.note(self.machine.plan, plan, present, ended)
         await self.kept.observe(plan, present, ended)
+        if plan.is_masked:
+            await self.masked_work.settle(plan)
         self.blobs.observe(plan)
         self.joint_scores.observe(plan)
         round = plan.round
@@ -230,13 +236,16 @@ def open_participation(
     keep_models: int,
     kept_state: Path,
     traffic: Callable[[], tuple[int, int]],
+    secrets: MaskedSecrets,
+    genesis: Digest,
     limits: SiteLimits = NO_LIMITS,
 ) -> Participation:
     """Put together one node's part in one plan, and have the exchange serve by its rules.
 
     `own_model` is where this site's own model is kept, if the plan makes one, and `kept_state` the
     folder for what it keeps of rounds. `traffic` is (bytes sent, bytes received) by this node so
-    far; `limits` are the site's own.
+    far; `secrets` are those of masked rounds on the chain that `genesis` names; `limits` are the
+    site's own.
     """
 
     def read_meters() -> Meters:
@@ -249,8 +258,10 @@ def open_participation(
     drafts = Drafts(plan, store, exchange)
     collection = Collection(plan, book, store, exchange, layouts, blobs)
     kept = KeptState(me, kept_state, chain)
+    masked = MaskedWork(plan, me, genesis, program, book, store, exchange, layouts, blobs, secrets)
+    hidden = HiddenUpdates(plan, secrets, masked) if program.is_masked else None
     training = Training(
-        plan, me, trainer, store, collection, blobs, kept, records, inbox, own_model, limits
+        plan, me, trainer, store, collection, blobs, kept, records, inbox, own_model, limits, hidden
     )
     joint = JointScores(plan, book, records, requests)
     evaluating = Evaluating(
@@ -267,11 +278,12 @@ def open_participation(
         Following(book, layouts, drafts),
         evaluating,
         Transactions(plan, chain, records),
+        masked,
     )
     serving = Serving(machine, book, drafts, blobs)
     exchange.allow(serving.may_read, serving.may_read_soon, serving.purpose_of)
     history = History(records, chain, read_meters)
     return Participation(
         machine, driver, inbox, book, layouts, collection, training, evaluating, joint,
-        history, records, blobs, kept,
+        history, records, blobs, kept, masked,
     )  # fmt: skip

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from swarm.protocol.blob_access import may_read
 from swarm.protocol.machine import RoundMachine
+from swarm.protocol.masking import read_keys
 from swarm.protocol.state import MODEL_SLOT, Round
 from swarm.rounds.address_book import AddressBook
 from swarm.rounds.drafts import Drafts
@@ -63,8 +64,16 @@ class Serving:
             if blob == submission.update:
                 kind = self._kind(number, "update", "statistics")
                 return Purpose(kind, plan, number, submission.member)
+            keys = read_keys(submission.keys)
+            if keys is not None and blob == keys.envelope:
+                return Purpose("shares", plan, number, submission.member, masked=True)
             if blob == submission.meta:
                 return Purpose("timings", plan, number, submission.member)
+        posted = {} if round.masking is None else round.masking.posted
+        owners = [member for member, masked in posted.items() if masked == blob]
+        if owners:
+            kind = self._kind(number, "update", "statistics")
+            return Purpose(kind, plan, number, owners[0], masked=True)
         if any(blob == candidate.model for candidate in round.candidates):
             return Purpose(self._kind(number, "model", "sums"), plan, number)
         return None

@@ -22,6 +22,7 @@ from swarm.learning.supervisor.trainer_messages import Personalised, Progress, T
 from swarm.protocol import machine as m
 from swarm.rounds.collection import Collection
 from swarm.rounds.figures import write_figures
+from swarm.rounds.hidden_updates import HiddenUpdates
 from swarm.rounds.inbox import Inbox
 from swarm.rounds.kept_state import KeptState
 from swarm.rounds.metas import Meta, encode_meta
@@ -30,7 +31,7 @@ from swarm.rounds.retention import PlanBlobs
 from swarm.rounds.site_limits import NO_LIMITS, SiteLimits
 from swarm.rounds.small_counts import withhold
 from swarm.tensors import move_durably
-from swarm.types import NO_DIGEST, MemberId, PlanId, to_hex
+from swarm.types import NO_DIGEST, Digest, MemberId, PlanId, to_hex
 
 log = logging.getLogger("swarm.plan")
 
@@ -54,6 +55,8 @@ class Training:
     own_model: Path
     """Where this site's own model is kept, if the plan makes one. It never leaves."""
     limits: SiteLimits = NO_LIMITS
+    hidden: HiddenUpdates | None = None
+    """Where updates of a masked plan are kept, of which nothing but masked sums leaves."""
     progress: Progress | None = None
     """How far the running training is."""
     _running: trio.CancelScope | None = None
@@ -85,6 +88,11 @@ class Training:
             self._running.cancel()
 
     async def _train(self, command: m.Train) -> m.Event:
+        number, base = command.number, command.base
+        if self.hidden is not None:
+            kept = await self.hidden.recall(number, base)
+            if kept is not None:  # trained once for all attempts
+                return m.TrainingFinished(number, base, NO_DIGEST, kept.samples, kept.meta)
         out = self.store.scratch(f"update-{command.number}")
         await trio.to_thread.run_sync(partial(out.unlink, missing_ok=True))
         meta = Meta(to_hex(command.base), command.task)
@@ -105,21 +113,32 @@ class Training:
             self.records.at(command.number).loss = trained.loss
             meta = replace(meta, steps=trained.steps, train_s=round(trained.train_s, 3))
         self._refuse_large(out.stat().st_size)
+        if self.hidden is not None:
+            described = await self._describe(command, meta)
+            await self.hidden.keep(command, out, samples, described)
+            return m.TrainingFinished(number, base, NO_DIGEST, samples, described)
         origin = Origin(self.plan, command.number, self.me)
         update = await trio.to_thread.run_sync(self.store.add, out, origin)
         if keeps:
             await trio.to_thread.run_sync(self.kept.note, command.number, update)
-        described = await trio.to_thread.run_sync(self.store.add_bytes, encode_meta(meta))
+        described = await self._describe(command, meta)
         self.blobs.note(command.number, update)
+        return m.TrainingFinished(number, base, update, samples, described)
+
+    async def _describe(self, command: m.Train, meta: Meta) -> Digest:
+        """Keep what is said of an update beside it, for the others too."""
+        described = await trio.to_thread.run_sync(self.store.add_bytes, encode_meta(meta))
         self.records.at(command.number).meta = to_hex(described)
         self.records.save()
-        return m.TrainingFinished(command.number, command.base, update, samples, described)
+        return described
 
     async def _trained(self, command: m.Train, out: Path, keeps: bool) -> Trained:
         """Train within what this site allows. Raises PlanError if that is not enough."""
         if keeps:
             await trio.to_thread.run_sync(self.kept.check_settled, command.number)
         given = await self._given(command, out)
+        if self.hidden is not None:
+            given["entropy"] = await self.hidden.entropy_for(command.number, command.base)
         if keeps:
             given["kept_out"] = await trio.to_thread.run_sync(self.kept.scratch)
         trained = await self._in_time(command, partial(self.trainer.train, **given))

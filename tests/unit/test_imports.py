@@ -151,7 +151,7 @@ def test_nobody_reaches_through_one_part_of_the_rounds_for_another() -> None:
 
 
 def test_the_node_reaches_through_no_participation_for_its_parts() -> None:
-    names = parts(modules(ROUNDS)) - {"chain", "exchange", "store", "trainer"}  # its own as well
+    names = parts(modules(ROUNDS)) - {"chain", "exchange", "secrets", "store", "trainer"}  # its own
     own = {"training"}  # of its configuration
     assert reaches(modules(PACKAGES[0] / "node"), names - own) == []
 

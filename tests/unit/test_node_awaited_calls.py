@@ -55,7 +55,7 @@ def plan_in(round: Round) -> Plan:
 
 def node_in(round: Round, exchange: Any = NOTHING, chain: Any = NOTHING) -> Node:
     node = Node(
-        NOTHING, NOTHING, NODES[0], b"", chain, NOTHING, NOTHING, NOTHING, exchange,
+        NOTHING, NOTHING, NODES[0], b"", NOTHING, chain, NOTHING, NOTHING, NOTHING, exchange,
         SimpleNamespace(has=lambda digest: True), NOTHING, NOTHING, admission_by(), NOTHING, {},
     )  # fmt: skip
     node.members, node.plans = dict(MEMBERS), {PLAN: plan_in(round)}
@@ -118,7 +118,7 @@ def test_a_driver_whose_machine_has_taken_in_a_block_says_so() -> None:
     told: list[str] = []
     machine: Any = SimpleNamespace(wake_at=float("inf"), handle=lambda event, now: [])
     inbox = Inbox()
-    one = Driver(machine, inbox, lambda: told.append("exchange"), *[NOTHING] * 7)
+    one = Driver(machine, inbox, lambda: told.append("exchange"), *[NOTHING] * 8)
 
     async def scenario() -> None:
         async with trio.open_nursery() as nursery:

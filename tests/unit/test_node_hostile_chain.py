@@ -163,7 +163,7 @@ def test_an_endpoint_that_does_not_answer_makes_no_plan_unreadable() -> None:
 def test_plans_that_can_be_read_are_listed_beside_one_that_cannot() -> None:
     nothing: Any = None
     programs: Any = SimpleNamespace(find=lambda digest: None)
-    commands = PlanCommands(link(), nothing, programs, *[nothing] * 7)
+    commands = PlanCommands(link(), nothing, programs, *[nothing] * 8)
     listed: Any = trio.run(commands.plans)
     assert [p.get("name", p.get("unreadable")) for p in listed] == [
         "plan1",
@@ -199,7 +199,7 @@ class Part(Participation):
 
     def __init__(self, machine: Any, driver: Any) -> None:
         nothing: Any = SimpleNamespace()
-        super().__init__(machine, driver, *[nothing] * 11)
+        super().__init__(machine, driver, *[nothing] * 12)
         self.blobs: Any = SimpleNamespace(are_known=False)
         self.observed = 0
 
@@ -224,7 +224,7 @@ def node_with(*errors: Exception | None) -> Node:
 
     programs = SimpleNamespace(bring=bring, add=lambda program: None)
     node = Node(
-        Path("nowhere"), nothing, ANNA, b"", nothing, dict, nothing, nothing, nothing,
+        Path("nowhere"), nothing, ANNA, b"", nothing, nothing, dict, nothing, nothing, nothing,
         library, programs, SimpleNamespace(of=of), admission_by(), nothing, {},
     )  # type: ignore[arg-type] # fmt: skip
     node.members = Client().members()

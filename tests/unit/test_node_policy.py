@@ -211,8 +211,8 @@ class Consenting:
 def observed(policy: Policy, consenting: Consenting | None, *plans: Plan) -> Node:
     nothing: Any = None
     node = Node(
-        Path("hospital"), nothing, OWN, b"", nothing, dict, nothing, nothing, nothing, nothing,
-        nothing, nothing, admission_by(policy), nothing, {}, consent=consenting,
+        Path("hospital"), nothing, OWN, b"", nothing, nothing, dict, nothing, nothing, nothing,
+        nothing, nothing, nothing, admission_by(policy), nothing, {}, consent=consenting,
     )  # fmt: skip
     node.members = dict(MEMBERS)
 

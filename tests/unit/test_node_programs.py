@@ -31,8 +31,8 @@ def node_with(describe: Any, plan: Plan, programs: Programs) -> Node:
         return SimpleNamespace(describe=describe)
 
     made = Node(
-        nothing, nothing, ME.node, b"", nothing, nothing, nothing, nothing, nothing, library,
-        programs, SimpleNamespace(of=trainer_of), admission_by(), nothing, {},
+        nothing, nothing, ME.node, b"", nothing, nothing, nothing, nothing, nothing, nothing,
+        library, programs, SimpleNamespace(of=trainer_of), admission_by(), nothing, {},
     )  # type: ignore[arg-type]  # fmt: skip
     made.members, made.plans = {ME.id: ME}, {plan.id: plan}
     return made

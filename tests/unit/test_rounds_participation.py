@@ -27,6 +27,7 @@ from swarm.protocol.state import (
     Submission,
 )
 from swarm.rounds.exchange import Exchange
+from swarm.rounds.masked_secrets import MaskedSecrets
 from swarm.rounds.participation import Participation, open_participation
 from swarm.rounds.records import Records
 from swarm.types import NO_DIGEST, Address, Digest, MemberId, PlanId
@@ -91,6 +92,8 @@ def part_in(directory: Path, chain: Chain) -> tuple[Participation, Exchange]:
         keep_models=2,
         kept_state=directory / "kept",
         traffic=lambda: (100, 200),
+        secrets=MaskedSecrets(directory / "masked", bytes(32)),
+        genesis=NO_DIGEST,
     )
     return part, exchange
 

@@ -142,6 +142,7 @@ def test_a_node_deletes_nothing_before_it_knows_what_it_needs(
         nothing,
         nothing,
         nothing,
+        nothing,
         store,
         nothing,
         nothing,

@@ -143,6 +143,7 @@ PLAN = {
     "undecided": [HOSTILE],
     "until": 1_790_000_000,
     "rules": {"rounds": 3, HOSTILE: HOSTILE},
+    "secrecy": [HOSTILE],
     "participants": [HOSTILE],
     "digest": DIGEST,
     "proposer": HOSTILE,

@@ -223,6 +223,19 @@ class Plan:
     roles: ClassVar[Mapping[str, Role]] = {}
     """What one member does for the others within a round: `{"head": swarm.elected()}`. A site asks
     it in `train`, by `context.ask`; its holder answers by `answer`."""
+    secure: ClassVar[bool] = False
+    """Whether updates are masked, so that only the sum of several sites' comes out, to anyone. Then
+    all tensors are averaged by their sites' rows, or frozen."""
+
+    colluders: ClassVar[int | None] = None
+    """Of a secure plan: how many curious members may put together what they know, and still learn
+    nothing but sums. Default: a third of the others, at least 1."""
+
+    clip: ClassVar[float] = 4.0
+    """Of a secure plan: how far a number of the model may move in a round; the rest is cut off."""
+
+    statistics_bound: ClassVar[float] = 0.0
+    """Of a secure plan: the largest number that `statistics` may have at a site."""
 
     max_round_s: ClassVar[float] = 3600.0
     """The longest that a round waits for a site whose trainer still lives, in seconds."""

@@ -11,6 +11,7 @@ from typing import Any
 
 from swarm.errors import PlanError
 from swarm.learning.plans.plan import Plan
+from swarm.learning.plans.secure import check_secure
 from swarm.learning.plans.settings import place_of_setting, placement_in, role_in, rules_of
 from swarm.learning.plans.stages import PERSONALISE, Planned, statistics, train
 from swarm.protocol.program import MAX_STAGES, Program, build
@@ -32,6 +33,8 @@ def program_of(plan: Plan) -> Program:
             f"{name}: in the stage `personal` nobody holds {role[0]!r}, which training asks: leave "
             "one of them out"
         )
+    if plan.secure:
+        check_secure(plan, planned)
     try:
         return build([_fields(each, plan, merge) for each in planned])
     except PlanError as error:
@@ -72,4 +75,11 @@ def _fields(planned: Planned, plan: Plan, merge: str) -> dict[str, Any]:
         "rounds": plan.rounds if planned.rounds is None else planned.rounds,
         "slot": planned.slot,
         "epochs": planned.epochs or 0,
+        "clip": _clip_of(planned, plan),
     }
+
+
+def _clip_of(planned: Planned, plan: Plan) -> float:
+    if not plan.secure:
+        return 0.0
+    return float(plan.statistics_bound if planned.slot == STATISTICS_SLOT else plan.clip)

@@ -163,6 +163,7 @@ class Trainer:
         progress: Callable[[Progress], None] = lambda progress: None,
         round_in_all: int = 0,
         noise: Mechanism | None = None,
+        entropy: bytes = b"",
     ) -> Trained:
         """Train one round from the model file `base`; the update is then in `out`.
 
@@ -171,6 +172,7 @@ class Trainer:
         `initial` is model 0, which has what does not travel, if there is any. `kept` is what this
         site has kept of an earlier round; what it is to keep of this one is then in `kept_out`.
         `noise` is what a plan with privacy asks for here.
+        With `entropy`, which only this site knows, the order of rows follows from it as well.
         `progress` is called about twice a second.
         """
         request = Train(
@@ -184,6 +186,7 @@ class Trainer:
             kept=_text(kept),
             kept_out=_text(kept_out),
             noise=noise,
+            entropy=entropy,
         )
         return await self._ask(request, Trained, progress)
 

@@ -38,6 +38,10 @@ class Rules(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=Tru
     optimizer_state: Literal["reset", "keep"]
     threads: Annotated[int, msgspec.Meta(ge=1, le=1024)]
     privacy: Guarantee | None = None
+    secure: bool = False
+    colluders: Annotated[int, msgspec.Meta(ge=0, le=62)] | None = None
+    clip: Annotated[float, msgspec.Meta(gt=0, le=2.0**20)] = 4.0
+    statistics_bound: Annotated[float, msgspec.Meta(ge=0, le=2.0**52)] = 0.0
 
 
 class Tensor(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
@@ -102,6 +106,8 @@ class Train(_Message, frozen=True):
     file of model 0, where it has tensors that do not travel. `kept` is what this site kept of an
     earlier round, and `kept_out` where to write what it is to keep of this one, if the plan keeps
     anything. `noise` is what the plan's guarantee asks for here, and has been charged.
+    anything. `entropy` is this site's own, from which the order of rows follows in secure plans; it
+    is in no output.
     """
 
     round: int
@@ -114,6 +120,7 @@ class Train(_Message, frozen=True):
     kept: str | None = None
     kept_out: str | None = None
     noise: Mechanism | None = None
+    entropy: bytes = b""
 
 
 class Personalise(_Message, frozen=True):

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from swarm.errors import PlanError
 from swarm.learning.code.method_signatures import Calls
-from swarm.learning.data.batches import derive_seed, first_gap, mean_loss, rows_in, to_device
+from swarm.learning.data.batches import first_gap, mean_loss, rows_in, to_device
 from swarm.learning.metrics.counts import Counts
 from swarm.learning.parameters.named_tensors import State, copy_state
 from swarm.learning.parameters.travel import Rows, completed
@@ -105,6 +105,7 @@ class LocalTraining(SitePlan):
         rows: Rows = NO_ROWS,
         noise: Mechanism | None = None,
         link: RoleLink | None = None,
+        entropy: bytes = b"",
     ) -> Update:
         """Train the model from `base`, which is whole, for one round; return the update.
 
@@ -114,11 +115,14 @@ class LocalTraining(SitePlan):
         with privacy; by default, what it asks for at a site that declares all its rows. `link`
         leads to the holder of the plan's role, if it has one.
 
+        With `entropy`, all that is drawn at random follows from it as well as from the seed.
+
         Without `own_copy`, the update's tensors are the model's, and change with it in the next
         call: one model in memory, not two. With a `workplace`, a checkpoint is taken after each
         epoch, and one of the same round and base is resumed. Raises PlanError where a loss or a
         parameter becomes NaN or infinite.
         """
+        self.entropy = entropy
         data = self.prepared(statistics)
         with self.faults("counting rows", "prepare"):
             count = rows_in(data.train)
@@ -313,7 +317,7 @@ class LocalTraining(SitePlan):
                     self.device,
                     optimizer,
                     anchor,
-                    lambda epoch: derive_seed(self.seed, *words, epoch),
+                    lambda epoch: self.seed_of(*words, epoch),
                     lambda epoch: self.deterministic("train", *words, epoch),
                 )
             )

@@ -70,6 +70,8 @@ class SitePlan:
         self.plan = plan
         self.seed = plan.seed if seed is None else seed
         self.site = Site(site.name, site.location, site.options, self.seed)
+        self.entropy = b""
+        """What is drawn at random follows from this as well: in secure plans, this site's own."""
         self.folder = folder
         self.device = choose_device(device)
         self._given = prepared
@@ -340,10 +342,15 @@ class SitePlan:
     def faults(self, doing: str, method: str) -> Any:
         return plan_faults(self.folder, f"{doing} ({self.site.name})", type(self.plan), method)
 
+    def seed_of(self, *words: str | int) -> int:
+        """A seed from the run's seed, this site's own entropy if it has some, and these words."""
+        own = (self.entropy.hex(),) if self.entropy else ()
+        return derive_seed(self.seed, *words, *own)
+
     @contextmanager
     def deterministic(self, *words: str | int) -> Iterator[None]:
         """Seed every generator that a plan may use, from the run's seed and these words."""
-        seed = derive_seed(self.seed, *words)
+        seed = self.seed_of(*words)
         torch.manual_seed(seed)
         np.random.seed(seed % 2**32)
         random.seed(seed)

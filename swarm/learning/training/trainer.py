@@ -322,13 +322,15 @@ class Trainer:
             base,
             statistics,
             base_digest=request.base_digest,
-            workplace=self.workplace,
+            # A checkpoint is the update itself, in clear: a secure plan's would outlast its round.
+            workplace=None if request.entropy else self.workplace,
             progress=wire.progress,
             own_copy=False,
             round_in_all=request.round_in_all,
             kept=self._kept(files),
             rows=rows_of(read_state(files["base"])),
             noise=request.noise,
+            entropy=request.entropy,
         )
         travels = to_wire(update.state, self.training.travels)
         write_state(files["out"], travels)

@@ -13,6 +13,7 @@ from msgspec import structs
 from swarm.errors import ConfigurationError, ContractError, PlanError
 from swarm.node.chain.link import ChainLink
 from swarm.node.plans.programs import Programs
+from swarm.node.plans.secrecy import secrecy_of
 from swarm.protocol.program import Program
 from swarm.protocol.state import Member, Plan, member_set, members_in, undecided
 from swarm.types import MemberId, PlanId, to_hex
@@ -60,5 +61,6 @@ def _describe(
         "model_round": plan.model_round
         if program is None
         else program.number_of(plan.model_round) or 0,
+        "secrecy": secrecy_of(plan),
         "rules": asdict(plan.rules) | {"verify_level": plan.rules.verify_level.name.lower()},
     }

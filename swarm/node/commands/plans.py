@@ -30,7 +30,8 @@ from swarm.node.plans.trainers import Trainers
 from swarm.protocol.election import commitment_to, secret_for
 from swarm.protocol.program import Program, parse
 from swarm.protocol.state import Duty, Member, Plan, Terms
-from swarm.types import MemberId, PlanId, to_hex
+from swarm.rounds.masked_secrets import MaskedSecrets
+from swarm.types import NO_DIGEST, Digest, MemberId, PlanId, to_hex
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class PlanCommands:
     programs: Programs
     trainers: Trainers
     election_secret: bytes
+    secrets: MaskedSecrets
     max_samples: int | None
     """What this site declares, if not all that it has."""
     bring_code: Callable[[Plan], Awaitable[None]]
@@ -125,7 +127,10 @@ class PlanCommands:
         commitment = commitment_to(secret_for(self.election_secret, found.id, *found.place))
         # A site without training rows tests what the others have trained.
         duties = Duty.TRAIN if most else Duty.TEST
-        terms = Terms(duties, most, commitment=commitment)
+        key = NO_DIGEST
+        if found.is_masked:
+            key = Digest(await self.secrets.in_turn(self.secrets.new_receiving_key, found.id))
+        terms = Terms(duties, most, commitment=commitment, receiving_key=key)
         await transact(self.chain, "consent", found.id, found.digest, terms)
         return {"digest": to_hex(found.digest), "max_samples": most}
 

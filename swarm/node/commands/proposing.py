@@ -101,7 +101,8 @@ class ProposeCommands:
         within_s = invitation.within_s
         until = DEFAULT_INVITATION if within_s is None else int(time.time()) + within_s
         loaded = await (await self.trainers.of(code.digest)).describe()
-        rules = chain_rules(loaded, program)
+        present = sum(member.present for member in members.values())
+        rules = chain_rules(loaded, program, invited.bit_count() or present)
         await trio.to_thread.run_sync(self.programs.add, program)
         model0 = await self._make_initial(code.digest, base)
         self.on_proposed(model0)

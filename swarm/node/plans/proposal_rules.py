@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from swarm.errors import ConfigurationError
+from swarm.errors import ConfigurationError, PlanError
 from swarm.learning.supervisor.trainer_messages import Loaded
 from swarm.protocol.program import Program, parse
-from swarm.protocol.state import Plan, Rules, VerifyLevel
+from swarm.protocol.state import PLAIN, Plan, Rules, VerifyLevel
 from swarm.rounds.layouts import folding_of
 
 FULL_BELOW_BYTES = 16 * 2**20
@@ -15,9 +15,14 @@ SLOT_BYTES_PER_S = 25 * 10**6
 """How much of a model a leader is expected to have merged in each second of its first slot."""
 
 
-def chain_rules(loaded: Loaded, program: Program) -> Rules:
-    """The rules of a plan with this program. Raises PlanError for a model that cannot travel, or
-    folds that need more than its rules ask for."""
+MOST_MASKED = 64
+"""Members of a secure plan: each masks with each other one."""
+
+
+def chain_rules(loaded: Loaded, program: Program, members: int) -> Rules:
+    """The rules of a plan with this program, to which so many are invited. Raises PlanError for a
+    model that cannot travel, or folds that need more than its rules ask for."""
+    colluders = _colluders(loaded, members)
     said = loaded.rules
     folding = folding_of(loaded, program)
     size_bytes = folding.down(1).file_bytes
@@ -32,7 +37,8 @@ def chain_rules(loaded: Loaded, program: Program) -> Rules:
     max_round_s = max(10, round(said.max_round_s))
     return Rules(
         rounds=program.rounds,
-        min_peers=said.min_peers,
+        min_peers=max(said.min_peers, colluders + 2 if said.secure else 0),
+        colluders=colluders,
         min_rows=said.min_rows,
         verify_level=levels[said.verify],
         max_round_s=max_round_s,
@@ -41,10 +47,36 @@ def chain_rules(loaded: Loaded, program: Program) -> Rules:
     )
 
 
+def _colluders(loaded: Loaded, members: int) -> int:
+    """How many colluders a plan withstands among so many. Raises PlanError where it cannot."""
+    said = loaded.rules
+    if not said.secure:
+        return PLAIN
+    others = [t for t in loaded.tensors if t.dtype != "F32"]
+    if others:
+        raise PlanError(
+            f"a secure plan masks float32 alone, and {others[0].name} is {others[0].dtype}: freeze "
+            'it with `tensors`, or set wire_dtype = "fp32"'
+        )
+    colluders = max(1, (members - 1) // 3) if said.colluders is None else said.colluders
+    if not colluders + 2 <= members <= MOST_MASKED:
+        raise PlanError(
+            f"a secure plan that withstands {colluders} colluders needs {colluders + 2} to "
+            f"{MOST_MASKED} members, and {members} are invited: invite others, or set `colluders`"
+        )
+    return colluders
+
+
 def check_rules(plan: Plan, loaded: Loaded) -> None:
     """Raise ConfigurationError if a proposal promises less than the plan's code asks for: whoever
     reads the code takes its rules for those that hold."""
-    asked = chain_rules(loaded, parse(loaded.program))
+    asked = chain_rules(loaded, parse(loaded.program), plan.invited.bit_count())
+    if plan.rules.colluders != asked.colluders:
+        raise ConfigurationError(
+            f"plan {plan.id} ({plan.name}) was proposed {_secrecy(plan.rules.colluders)}, and its "
+            f"code asks for it {_secrecy(asked.colluders)}. Do not join it: ask its proposer to "
+            "propose it again"
+        )
     promises = {
         "min_peers": (plan.rules.min_peers, asked.min_peers),
         "min_rows": (plan.rules.min_rows, asked.min_rows),
@@ -60,6 +92,10 @@ def check_rules(plan: Plan, loaded: Loaded) -> None:
             f"plan {plan.id} ({plan.name}) was proposed with weaker rules than its code has: "
             f"{'; '.join(weaker)}. Do not join it, and ask its proposer to propose it again"
         )
+
+
+def _secrecy(colluders: int) -> str:
+    return "without masks" if colluders == PLAIN else f"masked against {colluders} colluders"
 
 
 def _told(value: int) -> str:

@@ -1,0 +1,460 @@
+"""The hands of masked rounds: what the table of `protocol.masked_table` asks for, done with keys,
+masks, shares and files.
+
+Each kind of work ends with something in `held`, which the machine is told after it; what failed is
+asked for again. Whatever a later step depends on is in a vault, durably, before anyone sees what
+was made of it; so a restarted node goes on with what it had, and never draws the same thing twice.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import trio
+
+from swarm.blobs.fetch import Wish
+from swarm.blobs.manifest import Origin
+from swarm.blobs.store import BlobStore
+from swarm.errors import LocalError, RemoteError, SwarmError
+from swarm.privacy import derivation, envelope, masks, shares
+from swarm.privacy.derivation import Occasion, Party
+from swarm.privacy.envelope import Dealer, Shape
+from swarm.privacy.fixed_point import Words
+from swarm.privacy.vault import Vault
+from swarm.protocol import machine as m
+from swarm.protocol import masked_table as t
+from swarm.protocol.masking import EPOCHS, POINT_BYTES, SHARE_BYTES, Keys, read_keys, shares_needed
+from swarm.protocol.program import Program, Stage
+from swarm.protocol.state import (
+    MAX_MEMBERS,
+    MODEL_SLOT,
+    UNDER_WAY,
+    MemberSet,
+    Plan,
+    PlanStatus,
+    Round,
+    RoundStatus,
+    members_in,
+)
+from swarm.rounds.address_book import AddressBook
+from swarm.rounds.exchange import Exchange
+from swarm.rounds.layouts import Layouts
+from swarm.rounds.masked_secrets import ABOUT_BYTES, UPDATE, MaskedSecrets
+from swarm.rounds.masked_sums import (
+    Sums,
+    add_up,
+    grid_of,
+    read_update,
+    sum_digest,
+    write_words,
+)
+from swarm.rounds.retention import PlanBlobs
+from swarm.tensors import TensorFile, open_file
+from swarm.types import NO_DIGEST, Digest, MemberId, PlanId
+
+log = logging.getLogger("swarm.plan")
+
+PATIENCE_S, WITHIN_S = 10.0, 60.0
+GOOD, WRONG = b"\1", b"\0"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One attempt, as this node's work needs it."""
+
+    plan: Plan
+    round: Round
+    occasion: Occasion
+    vault: Vault
+
+    @property
+    def attempt(self) -> t.Attempt:
+        return (self.round.number, self.round.attempt)
+
+    @property
+    def shape(self) -> Shape:
+        """How envelopes of this attempt look."""
+        consents = self.plan.consents
+        roster = tuple(Party(i, consents[i].receiving_key) for i in members_in(self.round.roster))
+        return Shape(self.occasion, roster, self.needed)
+
+    @property
+    def needed(self) -> int:
+        """How many shares give a secret."""
+        return shares_needed(self.round.roster.bit_count(), self.plan.rules.colluders)
+
+    def keys_of(self, member: MemberId) -> Keys:
+        """What a submitter posted. Raises RemoteError if this node has not seen it."""
+        sent = self.round.submissions.get(member)
+        keys = None if sent is None else read_keys(sent.keys)
+        if keys is None:
+            raise RemoteError(f"the keys of member {member} are not known here")
+        return keys
+
+    def dealer(self, member: MemberId) -> Dealer:
+        keys = self.keys_of(member)
+        return Dealer(Party(member, keys.public), keys.first)
+
+    def weight(self, members: MemberSet) -> float:
+        """The samples of these, of those of all who were frozen at the close."""
+        assert self.round.masking is not None
+        return self._samples(members) / self._samples(self.round.masking.submitters)
+
+    def _samples(self, members: MemberSet) -> int:
+        return sum(self.round.submissions[i].samples for i in members_in(members))
+
+
+@dataclass
+class MaskedWork:
+    """One plan's masked rounds at one node. `genesis` names the chain."""
+
+    plan: PlanId
+    me: MemberId
+    genesis: Digest
+    program: Program
+    book: AddressBook
+    store: BlobStore
+    exchange: Exchange
+    layouts: Layouts
+    blobs: PlanBlobs
+    secrets: MaskedSecrets
+    held: t.Holdings = field(default_factory=t.Holdings)
+    """What the machine sees of all this."""
+
+    async def work(self, command: t.Work, plan: Plan | None) -> m.Event:
+        """Do one piece of work, for the plan as the machine sees it."""
+        round = None if plan is None else plan.round
+        here = None if round is None else (round.number, round.attempt)
+        if plan is not None and round is not None and here == command.attempt:
+            try:
+                await self._do(command, self._case(plan, round))
+            except SwarmError as error:
+                name = type(command).__name__
+                log.warning("%s in round %d failed: %s", name, round.number, error)
+        return m.MaskedWorkEnded(command, self.held)
+
+    async def check(self, number: int, base: Digest, update: Path) -> None:
+        """Raise PlanError if the update in this file cannot be masked."""
+        found = await trio.to_thread.run_sync(open_file, update)
+        if self._stage(number).slot == MODEL_SLOT:
+            sums = await self._sums_of_model(number, base, MAX_MEMBERS)
+        else:
+            sums = Sums(grid_of(self._stage(number), MAX_MEMBERS), found.layout, None, MAX_MEMBERS)
+        await trio.to_thread.run_sync(sums.check, found)
+
+    async def settle(self, plan: Plan) -> None:
+        """Erase the secrets of what is over. What the disk refuses is tried at the next head."""
+        try:
+            await self.secrets.in_turn(self._settle, plan)
+        except LocalError as error:
+            log.warning("secrets of plan %d are not erased yet: %s", plan.id, error)
+
+    def _settle(self, plan: Plan) -> None:
+        round, lives = plan.round, plan.status in (PlanStatus.PROPOSED, PlanStatus.RUNNING)
+        runs = lives and round is not None and round.status in UNDER_WAY
+        keep = (round.number, round.attempt) if runs and round is not None else None
+        number = 0 if round is None else round.number + (round.status is RoundStatus.FINAL)
+        consent = plan.consents.get(self.me)
+        keys = set[bytes]()
+        if lives and consent is not None:
+            current, following = bytes(consent.receiving_key), bytes(consent.next_receiving_key)
+            keys = {current, following}
+            if keep is None and following != NO_DIGEST:
+                keys = {following}  # no share is opened with the other any more
+        if keep is not None:
+            own = self.secrets.attempt(plan.id, *keep).get("next")
+            keys |= {own} if own is not None else set()
+        end = number if lives else plan.rules.rounds + 1
+        self.secrets.keep_only(plan.id, keep, end, keys)
+
+    def _case(self, plan: Plan, round: Round) -> Case:
+        occasion = Occasion(self.genesis, plan.id, round.number, round.attempt)
+        vault = self.secrets.attempt(plan.id, round.number, round.attempt)
+        return Case(plan, round, occasion, vault)
+
+    async def _do(self, command: t.Work, case: Case) -> None:
+        match command:
+            case t.Deal():
+                await self.secrets.in_turn(self._deal, case)
+            case t.Recall(attempt):
+                keys = await self.secrets.in_turn(case.vault.get, "keys")
+                self.held.keys.setdefault(attempt, keys or b"")
+            case t.CheckShares(dealers=dealers):
+                for dealer in members_in(dealers):
+                    await self._check_share(case, dealer)
+            case t.CheckAnswer(attempt, epoch, dealer, complainant, share):
+                points = (await self._commitments(case, dealer))[epoch]
+                right = shares.is_good(share, complainant, points)
+                self.held.answers[attempt, epoch, dealer, complainant] = right
+            case t.FindAnswer(attempt, epoch, complainant):
+                dealt = await self.secrets.in_turn(self._own_share, case, epoch, complainant)
+                if dealt is not None:
+                    self.held.own_shares[attempt, epoch, complainant] = dealt
+            case t.Mask():
+                await self._mask(case, command)
+            case t.AddUp(attempt, epoch, posted):
+                total = await self._add_up(case, posted)
+                self.held.sums[attempt, epoch] = await self.secrets.in_turn(sum_digest, total)
+            case t.FindReveal():
+                await self.secrets.in_turn(self._find_reveal, case, command)
+            case t.OpenSum():
+                await self._open_sum(case, command)
+
+    # Before the close.
+
+    def _deal(self, case: Case) -> None:
+        """Draw this attempt's keys, or take them out of the vault; make the envelope."""
+        vault, entropy, shape = case.vault, self.secrets.entropy, case.shape
+        secret = _once(vault, "secret", partial(entropy, derivation.KEY_BYTES))
+        following = _once(vault, "next", partial(self.secrets.new_receiving_key, case.plan.id))
+        dealings = [self._dealing(case, epoch) for epoch in range(EPOCHS)]
+        me = Party(self.me, derivation.public_key(secret))
+        sealed = self.store.add_bytes(envelope.seal(shape, me, secret, dealings))
+        self.blobs.note(case.round.number, sealed)
+        first = tuple(dealing.commitments[0] for dealing in dealings)
+        keys = Keys(me.public, first, sealed, following).encode()
+        vault.put("keys", keys)
+        self.held.keys[case.attempt] = keys
+
+    def _dealing(self, case: Case, epoch: int) -> shares.Dealing:
+        """The secret of an epoch, shared out to the roster: drawn once."""
+        members, needed = list(members_in(case.round.roster)), case.needed
+
+        def draw() -> bytes:
+            made = shares.deal(members, needed, self.secrets.entropy)
+            return b"".join((made.secret, *made.commitments, *(made.shares[i] for i in members)))
+
+        raw = _once(case.vault, f"dealing-{epoch}", draw)
+        ends = SHARE_BYTES + needed * POINT_BYTES
+        points = tuple(raw[at : at + POINT_BYTES] for at in range(SHARE_BYTES, ends, POINT_BYTES))
+        dealt = {
+            int(i): raw[ends + at * SHARE_BYTES :][:SHARE_BYTES] for at, i in enumerate(members)
+        }
+        return shares.Dealing(raw[:SHARE_BYTES], points, dealt)
+
+    # Shares.
+
+    async def _check_share(self, case: Case, dealer: MemberId) -> None:
+        """Open this node's shares of a dealer: good, wrong, or neither if that cannot be told."""
+        verdict = await self.secrets.in_turn(case.vault.get, f"shares-of-{dealer}")
+        if verdict is None:
+            raw = await self._envelope(case, dealer)
+            verdict = await self.secrets.in_turn(self._judge, case, dealer, raw)
+        if verdict is not None:
+            kept = self.held.good if verdict[:1] == GOOD else self.held.wrong
+            kept[case.attempt] = kept.get(case.attempt, 0) | 1 << dealer
+
+    def _judge(self, case: Case, dealer: MemberId, raw: bytes) -> bytes | None:
+        key = case.plan.consents[self.me].receiving_key
+        secret = self.secrets.receiving_secret(case.plan.id, key)
+        if secret is None:
+            return None  # this node lost its key: no reason to complain
+        try:
+            me = Party(self.me, key)
+            opened = envelope.open_shares(case.shape, case.dealer(dealer), me, secret, raw)
+            verdict = GOOD + b"".join(opened)
+        except ValueError as error:
+            log.warning("the shares of %s are wrong: %s", self.book.name(dealer), error)
+            verdict = WRONG
+        case.vault.put(f"shares-of-{dealer}", verdict)
+        return verdict
+
+    def _own_share(self, case: Case, epoch: int, complainant: MemberId) -> bytes | None:
+        """What this node dealt to somebody, if that is what the chain has of it."""
+        if case.vault.get("keys") != case.round.submissions[self.me].keys:
+            return None
+        return self._dealing(case, epoch).shares.get(complainant)
+
+    async def _envelope(self, case: Case, dealer: MemberId) -> bytes:
+        digest = case.keys_of(dealer).envelope
+        await self._pull(case, dealer, digest, Wish(max(case.shape.size, 1)))
+        return await self.secrets.in_turn(self.store.path(digest).read_bytes)
+
+    async def _commitments(self, case: Case, dealer: MemberId) -> tuple[tuple[bytes, ...], ...]:
+        """By epoch; of an envelope that cannot be read, ones that no share is right by."""
+        raw = await self._envelope(case, dealer)
+        try:
+            return envelope.read_commitments(case.shape, case.dealer(dealer), raw)
+        except ValueError:
+            return ((b"",),) * EPOCHS
+
+    # Masking.
+
+    async def _mask(self, case: Case, command: t.Mask) -> None:
+        epoch, contributors = command.epoch, command.contributors
+        kept = await self.secrets.in_turn(case.vault.get, f"masked-{epoch}")
+        if kept is None:
+            sums = await self._sums(case)
+            kept = await self.secrets.in_turn(self._write_masked, case, sums, epoch, contributors)
+        made = t.MaskedUpdate(int.from_bytes(kept[:32], "big"), Digest(kept[32:64]), kept[64:])
+        self.blobs.note(case.round.number, made.digest)
+        self.held.masked[case.attempt, epoch] = made
+
+    def _write_masked(self, case: Case, sums: Sums, epoch: int, contributors: MemberSet) -> bytes:
+        """Mask this site's update among these; keep what for, then let others have it."""
+        round, vault = case.round, case.vault
+        secret = vault.get("secret")
+        if secret is None or vault.get("keys") != round.submissions[self.me].keys:
+            raise LocalError("the keys of this attempt are gone: this site sits it out")
+        rounding = _once(vault, "rounding", partial(self.secrets.entropy, derivation.KEY_BYTES))
+        weight = case.weight(1 << self.me) if sums.base is not None else 1.0
+        words = sums.encode(self._own_update(case), weight, masks.RandomWords(rounding))
+        occasion, me = case.occasion.at(epoch, contributors), case.dealer(self.me).party
+        others = [case.dealer(i).party for i in members_in(contributors & ~(1 << self.me))]
+        seed = self._dealing(case, epoch).secret
+        own = derivation.self_key(occasion, self.me, me.public, seed)
+        pairs = [
+            (derivation.pair_key(occasion, me, secret, o), masks.sign_of(self.me, o.member))
+            for o in others
+        ]
+        masks.add_masks(words, [(own, 1), *pairs])
+        out = self.store.scratch(f"masked-{round.number}-{round.attempt}-{epoch}")
+        write_words(words, out)
+        digest = self.store.add(out, Origin(self.plan, round.number, self.me))
+        codes = (
+            derivation.pair_code(
+                derivation.pair_key(occasion, me, secret, o, derivation.CODE),
+                *(self.me, epoch, digest),
+            )
+            for o in others
+        )
+        kept = contributors.to_bytes(32, "big") + digest + b"".join(codes)
+        vault.put(f"masked-{epoch}", kept)
+        return kept
+
+    def _own_update(self, case: Case) -> TensorFile:
+        kept = self.secrets.update(case.plan.id, case.round.number, case.round.base).get(UPDATE)
+        if kept is None:
+            raise LocalError("what this site trained is not here any more")
+        return read_update(kept[ABOUT_BYTES:])
+
+    async def _add_up(self, case: Case, posted: Mapping[MemberId, Digest]) -> Words:
+        """The sum of what was posted; it is pulled first."""
+        sums = await self._sums(case)
+        layout, number = sums.words_layout, case.round.number
+        async with trio.open_nursery() as nursery:
+            for member, digest in posted.items():
+                wish = Wish(layout.file_bytes, layout, origin=Origin(self.plan, number, member))
+                nursery.start_soon(self._try_pull, case, member, digest, wish)
+        if not all(self.store.has(digest) for digest in posted.values()):
+            raise RemoteError("some masked updates are not here yet")
+        return await self.secrets.in_turn(
+            add_up, [self.store.path(d) for d in posted.values()], sums
+        )
+
+    # After the lock.
+
+    def _find_reveal(self, case: Case, command: t.FindReveal) -> None:
+        alone = case.plan.id if case.plan.rules.reopens else None
+        if not self.secrets.may_open(command.base, command.slot, command.owners, alone):
+            log.error("round %d: another set was opened over this base", case.round.number)
+            return
+        revealed = case.vault.get("reveal")
+        if revealed is None:
+            parts = []
+            for owner in members_in(command.owners):
+                verdict = case.vault.get(f"shares-of-{owner}") or WRONG
+                share = command.answers.get((command.epoch, owner, self.me), t.NO_SHARE)
+                if verdict[:1] == GOOD:
+                    share = verdict[1 + command.epoch * SHARE_BYTES :][:SHARE_BYTES]
+                parts.append(share)
+            revealed = b"".join(parts)
+            case.vault.put("reveal", revealed)
+        self.held.reveals[command.attempt] = revealed
+
+    async def _open_sum(self, case: Case, command: t.OpenSum) -> None:
+        """Take the self masks off, if every owner has enough good shares; write the output."""
+        masking = case.round.masking
+        if masking is None:
+            return
+        occasion = case.occasion.at(command.epoch, command.owners)
+        keys = []
+        for at, owner in enumerate(members_in(command.owners)):
+            points = (await self._commitments(case, owner))[command.epoch]
+            given = {i: raw[SHARE_BYTES * at :][:SHARE_BYTES] for i, raw in command.reveals.items()}
+            seed = await self.secrets.in_turn(self._combine, points, given, case.needed)
+            if seed is None:
+                log.warning("too few shares of %s are right so far", self.book.name(owner))
+                return
+            public = case.keys_of(owner).public
+            keys.append(derivation.self_key(occasion, owner, public, seed))
+        sums, total = await self._sums(case), await self._add_up(case, masking.posted)
+        model = await self.secrets.in_turn(
+            self._write_model, case, sums, total, keys, command.owners
+        )
+        self.held.models[command.attempt] = model
+
+    def _combine(
+        self, points: tuple[bytes, ...], given: Mapping[MemberId, bytes], needed: int
+    ) -> bytes | None:
+        """The secret behind shares; None if too few are right by its commitments."""
+        good: dict[int, bytes] = {}
+        for member, share in given.items():
+            if len(good) < needed and shares.is_good(share, member, points):
+                good[member] = share
+            elif share != t.NO_SHARE and len(good) < needed:
+                log.warning("%s has revealed a wrong share", self.book.name(member))
+        return shares.combine(good) if len(good) == needed else None
+
+    def _write_model(
+        self, case: Case, sums: Sums, total: Words, keys: list[bytes], owners: MemberSet
+    ) -> Digest:
+        masks.add_masks(total, [(key, -1) for key in keys])
+        weight = case.weight(owners) if sums.base is not None else 1.0
+        out = self.store.scratch(f"opened-{case.round.number}-{case.round.attempt}")
+        if not sums.decode(total, weight, owners.bit_count(), out):
+            log.error("the masked sum of round %d was spoiled", case.round.number)
+            return NO_DIGEST
+        model = self.store.add(out)
+        self.blobs.note(case.round.number, model)
+        return model
+
+    # Shared by these.
+
+    async def _sums(self, case: Case) -> Sums:
+        """How this round's updates become words and an output."""
+        round, members = case.round, case.round.roster.bit_count()
+        if self._stage(round.number).slot != MODEL_SLOT:
+            own = await self.secrets.in_turn(self._own_update, case)
+            return Sums(grid_of(self._stage(round.number), members), own.layout, None, members)
+        return await self._sums_of_model(round.number, round.base, members)
+
+    async def _sums_of_model(self, number: int, base: Digest, members: int) -> Sums:
+        layout = (await self.layouts.folding(number)).up
+        if not self.store.has(base):
+            raise RemoteError("the model that this round began from is not here yet")
+        began = await trio.to_thread.run_sync(open_file, self.store.path(base))
+        return Sums(grid_of(self._stage(number), members), layout, began, members)
+
+    def _stage(self, number: int) -> Stage:
+        place = self.program.place(number)
+        if place is None:
+            raise RemoteError(f"the plan has no round {number}")
+        return place.stage
+
+    async def _try_pull(self, case: Case, owner: MemberId, blob: Digest, wish: Wish) -> None:
+        try:
+            await self._pull(case, owner, blob, wish)
+        except SwarmError as error:
+            log.warning("the masked update of %s: %s", self.book.name(owner), error)
+
+    async def _pull(self, case: Case, owner: MemberId, blob: Digest, wish: Wish) -> None:
+        if not self.store.has(blob):
+            peers = self.book.addresses([owner]) + self.book.others()
+            await self.exchange.pull(
+                blob, peers, patience_s=PATIENCE_S, within_s=WITHIN_S, wish=wish
+            )
+        self.blobs.note(case.round.number, blob)
+
+
+def _once(vault: Vault, entry: str, make: Callable[[], bytes]) -> bytes:
+    """An entry of a vault, made now if there is none: the same for ever after."""
+    found = vault.get(entry)
+    if found is None:
+        found = make()
+        vault.put(entry, found)
+    return found
