@@ -6,7 +6,7 @@ import os
 import socket
 import stat
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,14 @@ import pytest
 import trio
 
 from swarm.errors import ConfigurationError, LocalError, SwarmError
-from swarm.node.commands.control import MAX_MESSAGE_BYTES, Running, ask, only_node_in, open_control
+from swarm.node.commands.control import (
+    MAX_CONNECTIONS,
+    MAX_MESSAGE_BYTES,
+    Running,
+    ask,
+    only_node_in,
+    open_control,
+)
 
 
 async def add(a: int, b: int) -> int:
@@ -34,7 +41,14 @@ async def break_down() -> None:
     raise KeyError("peers")
 
 
-HANDLERS = {"add": add, "refuse": refuse, "fail": fail, "break_down": break_down}
+UNWRITABLE: dict[str, object] = {"torn": "\udcff", "odd": object()}
+
+
+async def tell(which: str) -> object:
+    return UNWRITABLE[which]
+
+
+HANDLERS = {"add": add, "tell": tell, "refuse": refuse, "fail": fail, "break_down": break_down}
 
 
 @asynccontextmanager
@@ -83,6 +97,38 @@ def test_a_fault_inside_a_request_ends_the_request_and_not_the_node(
     with pytest.raises(LocalError, match="break_down failed inside the node: see its log"):
         run(tmp_path, "break_down")
     assert "KeyError: 'peers'" in caplog.text
+
+
+def test_an_answer_that_cannot_be_written_ends_the_request_and_not_the_node(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> int:
+        async with serving(tmp_path):
+            for which in UNWRITABLE:
+                with pytest.raises(LocalError, match="cannot be written"):
+                    await asked(tmp_path, "tell", which=which)
+            return int(await asked(tmp_path, "add", a=1, b=1))
+
+    assert trio.run(main) == 2
+    assert "an answer cannot be written" in caplog.text
+
+
+def test_connections_beyond_the_bound_are_closed_unread_until_others_end(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with serving(tmp_path) as path, AsyncExitStack() as stack:
+            for _ in range(MAX_CONNECTIONS):
+                await stack.enter_async_context(await trio.open_unix_socket(path))
+            with pytest.raises(LocalError):
+                await asked(tmp_path, "add", a=1, b=1)
+            await stack.aclose()
+            with trio.fail_after(10):
+                while True:
+                    with suppress(LocalError):
+                        assert await asked(tmp_path, "add", a=1, b=1) == 2
+                        return
+                    await trio.sleep(0.05)
+
+    trio.run(main)
 
 
 def test_what_a_node_does_not_know_is_said(tmp_path: Path) -> None:

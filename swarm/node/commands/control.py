@@ -24,6 +24,8 @@ from swarm.errors import UNREADABLE, ConfigurationError, LocalError, SwarmError,
 
 log = logging.getLogger("swarm.node")
 
+MAX_CONNECTIONS = 64
+"""At once; further ones are closed unread. The socket is for this node's own people alone."""
 MAX_MESSAGE_BYTES = 16 * 2**20
 MAX_BRACKETS = 2000
 """In one request. py-evm raises Python's recursion limit to a depth at which decoding nested JSON
@@ -163,7 +165,9 @@ async def open_control(directory: Path, handlers: Mapping[str, Handler]) -> Asyn
     listener.listen(16)
     try:
         async with trio.open_nursery() as nursery:
-            serve = partial(_answer, handlers=handlers)
+            serve = partial(
+                _answer, handlers=handlers, places=trio.CapacityLimiter(MAX_CONNECTIONS)
+            )
             nursery.start_soon(trio.serve_listeners, serve, [trio.SocketListener(listener)])
             yield str(path)
             nursery.cancel_scope.cancel()
@@ -173,14 +177,29 @@ async def open_control(directory: Path, handlers: Mapping[str, Handler]) -> Asyn
             os.rmdir(private)
 
 
-async def _answer(stream: trio.SocketStream, handlers: Mapping[str, Handler]) -> None:
+async def _answer(
+    stream: trio.SocketStream, handlers: Mapping[str, Handler], places: trio.CapacityLimiter
+) -> None:
     async with stream:
-        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-            body = await _read(stream)
-            if body is not None:
-                answer = msgspec.json.encode(await _perform(body, handlers), enc_hook=_encode)
-                with trio.move_on_after(REQUEST_DEADLINE_S):
-                    await stream.send_all(len(answer).to_bytes(4, "big") + answer)
+        if places.available_tokens < 1:
+            return
+        async with places:
+            with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                body = await _read(stream)
+                if body is not None:
+                    answer = _written(await _perform(body, handlers))
+                    with trio.move_on_after(REQUEST_DEADLINE_S):
+                        await stream.send_all(len(answer).to_bytes(4, "big") + answer)
+
+
+def _written(reply: Reply) -> bytes:
+    """The reply as JSON; where it holds what JSON cannot, that is a fault inside the request."""
+    try:
+        return msgspec.json.encode(reply, enc_hook=_encode)
+    except Exception:
+        log.exception("an answer cannot be written")
+        fault = Reply(error="the answer cannot be written: see the node's log", exit_status=1)
+        return msgspec.json.encode(fault)
 
 
 async def _read(stream: trio.SocketStream) -> bytes | None:
