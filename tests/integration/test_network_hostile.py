@@ -10,7 +10,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 
 import psutil
@@ -30,7 +30,7 @@ from swarm.network import multistream as ms
 from swarm.network.identity import Identity
 from swarm.network.muxer import Muxer, Stream
 from swarm.network.peers import Peer
-from swarm.network.secure import MemberNoise, connect
+from swarm.network.secure import HANDSHAKE_ERRORS, MemberNoise, connect
 from swarm.network.tcp import TcpStream, dial, parse_endpoint
 from swarm.network.wire import (
     BLOB,
@@ -526,6 +526,21 @@ def test_answers_nobody_waits_for_are_dropped() -> None:
             answer = await read_frame(control, control_decoder, 10_000, 2)
             assert answer == Response(1, b"ping")
             assert score(a) == {}
+
+    run(scenario)
+
+
+def test_of_one_members_connections_few_run_at_once_and_one_stays() -> None:
+    async def scenario() -> None:
+        async with honest_pair() as (a, _), AsyncExitStack() as stack:
+            most = 0
+            for _ in range(3 * NetworkLimits().max_connections):
+                with suppress(*HANDSHAKE_ERRORS, PeerUnreachable):
+                    muxer = await stack.enter_async_context(hostile_member(a))
+                    await open_control(muxer)
+                most = max(most, a._peers[ADDRESSES[1]].running)
+            assert 0 < most <= NetworkLimits().max_connections
+            await until(lambda: a._peers[ADDRESSES[1]].running == 1)
 
     run(scenario)
 
