@@ -2,6 +2,7 @@
 
     python -m tests.campaigns fuzz --seconds 60 --seed 7        every protocol, a minute in all
     python -m tests.campaigns fuzz --protocol control --seconds 600
+    python -m tests.campaigns fuzz --guided --seconds 600       decoders alone, by coverage
 
 A *target* is one place where bytes from outside come in. What it is offered are mutations of what
 real code sends (`mutations`), because noise alone never gets past the first check. It may accept

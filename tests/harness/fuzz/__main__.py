@@ -6,11 +6,14 @@ import argparse
 import faulthandler
 import json
 import logging
+import subprocess
 import sys
 import tempfile
 import traceback
 import warnings
+from collections.abc import Sequence
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import trio
@@ -32,9 +35,14 @@ def main(given: list[str] | None = None) -> int:
     arguments.add_argument("--protocol", choices=sorted(targets), help="only this one")
     arguments.add_argument("--seconds", type=float, default=60, help="for all together (60)")
     arguments.add_argument("--seed", type=int, default=1)
+    arguments.add_argument(
+        "--guided", action="store_true", help="by coverage, those that wait for nothing (atheris)"
+    )
     arguments.add_argument("--json", type=Path, help="write what was tried here")
     chosen = arguments.parse_args(given)
     wanted = [targets[chosen.protocol]] if chosen.protocol else list(targets.values())
+    if chosen.guided:
+        return _guide([target for target in wanted if target.is_pure], chosen.seconds, chosen.seed)
     quiet_libp2p()
     logging.getLogger("swarm").setLevel(logging.CRITICAL)
     warnings.simplefilter("ignore")
@@ -65,6 +73,25 @@ def main(given: list[str] | None = None) -> int:
     if chosen.json is not None:
         chosen.json.write_text(json.dumps(told))
     return 1 if findings else 0
+
+
+def _guide(wanted: Sequence[Target], seconds: float, seed: int) -> int:
+    """Each in a process of its own, which libFuzzer ends; 1 if any found something."""
+    if find_spec("atheris") is None:
+        print("coverage-guided inputs need atheris: pip install atheris", file=sys.stderr)
+        return 2
+    found = 0
+    for target in wanted:
+        each_s = max(1, round(seconds / len(wanted)))
+        command = [sys.executable, "-m", "harness.guided", target.name, str(each_s), str(seed)]
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=each_s + HANG_S, check=False
+        )
+        found += done.returncode != 0
+        print(f"{target.name:20}{'holds' if done.returncode == 0 else 'FAILS'}", flush=True)
+        if done.returncode != 0:
+            print(done.stdout[-4000:], done.stderr[-4000:], file=sys.stderr)
+    return 1 if found else 0
 
 
 def run(target: Target, seed: int, *, seconds: float, inputs: int = UNBOUNDED) -> Tally:

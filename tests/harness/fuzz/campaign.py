@@ -42,6 +42,8 @@ class Target:
     open: Callable[[Path], AbstractAsyncContextManager[Session]]
     deadline_s: float = 3.0
     """For one answer, on a busy machine."""
+    is_pure: bool = False
+    """Whether it waits for nothing but its input."""
 
 
 @dataclass

@@ -114,7 +114,7 @@ def pure(
 
         yield Session(lambda: valid, offer, check)
 
-    return Target(name, shape, opened)
+    return Target(name, shape, opened, is_pure=True)
 
 
 def from_file(
