@@ -32,6 +32,7 @@ from swarm.learning.simulation.references import (
     merged_statistics,
     train_alone,
     train_pooled,
+    training_sites,
 )
 
 HERE = Path(__file__).parent
@@ -39,10 +40,14 @@ HERE = Path(__file__).parent
 
 @dataclass(frozen=True)
 class Search:
-    """All combinations of `grid`, each scored on every one of `folds` held-back folds."""
+    """All combinations of `grid`, each scored on every one of `folds` held-back folds by the plan's
+    `metric`, the larger the better, for each of `seeds`."""
 
     grid: dict[str, list]
     folds: int = 5
+    seeds: int = 5
+    """One is enough where the seed does not decide which rows are test rows."""
+    metric: str = "auc"
     peers: int | None = None
     strata: Callable = lambda *columns: columns[-1]
     """Of a site's columns, what each fold must hold its share of: as a rule the label."""
@@ -72,6 +77,72 @@ SEARCHES = {
         },
         strata=lambda expression, cohort, tb: 2 * cohort + tb,
     ),
+    "leukaemia": Search(
+        grid={
+            "learning_rate": [1e-3, 3e-3, 1e-2],
+        },
+        folds=3,
+        seeds=3,
+        metric="accuracy",
+    ),
+    "survival": Search(
+        grid={
+            "learning_rate": [0.1, 0.3, 1.0],
+        },
+        folds=3,
+        metric="c_index",
+    ),
+    "solubility": Search(
+        grid={
+            "rate": [1e-3, 3e-3],
+        },
+        folds=2,
+        seeds=1,
+        metric="r2",
+        strata=lambda bits, descriptors, log_s: np.digitize(log_s, [-6, -4, -2, 0]),
+    ),
+    "qsar": Search(
+        grid={
+            "rate": [1e-3, 3e-3],
+        },
+        folds=2,
+        seeds=1,
+        metric="thrombin",
+        strata=lambda bits, target, affinity: target,
+    ),
+    "proteins": Search(
+        grid={
+            "rate": [1e-3, 3e-3],
+        },
+        folds=2,
+        seeds=1,
+        metric="pearson",
+        strata=lambda rna, protein: np.zeros(len(rna)),
+    ),
+    "xray": Search(
+        grid={
+            "learning_rate": [1e-3, 3e-3],
+        },
+        folds=2,
+        seeds=1,
+    ),
+    "recovery": Search(
+        grid={
+            "learning_rate": [3e-3, 1e-2],
+        },
+        folds=2,
+        seeds=3,
+        metric="kappa",
+    ),
+    "nuclei": Search(
+        grid={
+            "learning_rate": [3e-3, 1e-2],
+        },
+        folds=2,
+        seeds=3,
+        metric="dice",
+        strata=lambda image, mask: np.zeros(len(image)),
+    ),
 }
 
 
@@ -82,6 +153,8 @@ def fold_plan(example: str, settings: dict, fold: int) -> swarm.Plan:
     class Fold(type(load_plan(HERE / example))):
         def data(self, site):
             known = super().data(site)
+            if known.train is None:
+                return known
             both = zip(known.train, known.validation, strict=True)
             columns = [np.concatenate(pair) for pair in both]
             shares = [1 / search.folds] * (search.folds - 1)
@@ -98,28 +171,30 @@ def fold_plan(example: str, settings: dict, fold: int) -> swarm.Plan:
 
 
 def score(example: str, settings: dict, seed: int) -> dict[str, list[float]]:
-    """The merged model's AUC on each fold's rows of all sites."""
+    """The merged model's score on each fold's rows of all sites."""
     search, folder = SEARCHES[example], HERE / example
     found = []
     for fold in range(search.folds):
         plan = fold_plan(example, settings, fold)
-        sites = open_sites(plan, folder, seed, search.peers)
-        found.append(run_federated(folder, plan=plan, sites=sites).score()["auc"])
+        sites = training_sites(open_sites(plan, folder, seed, search.peers))
+        found.append(run_federated(folder, plan=plan, sites=sites).score()[search.metric])
     return {"swarm": found}
 
 
 def score_references(example: str, settings: dict, seed: int) -> dict[str, list[float]]:
-    """On each fold's rows of all sites: the mean AUC of the models trained alone, and the pooled
+    """On each fold's rows of all sites: the mean score of the models trained alone, and the pooled
     one's."""
     search, folder = SEARCHES[example], HERE / example
     found = {"alone": [], "pooled": []}
     for fold in range(search.folds):
         plan = fold_plan(example, settings, fold)
-        sites = open_sites(plan, folder, seed, search.peers)
+        # A site that only tests has no part in a choice.
+        sites = training_sites(open_sites(plan, folder, seed, search.peers))
         sums = merged_statistics(sites)
-        alone = [train_alone(site, sites, plan.rounds, sums)["auc"] for site in sites]
+        metric = search.metric
+        alone = [train_alone(site, sites, plan.rounds, sums)[metric] for site in sites]
         found["alone"].append(np.mean(alone))
-        found["pooled"].append(train_pooled(sites, sums, plan.rounds)["auc"])
+        found["pooled"].append(train_pooled(sites, sums, plan.rounds)[metric])
     return found
 
 
@@ -134,14 +209,15 @@ def choose(scores: list[list[float]]) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("example", choices=SEARCHES)
-    parser.add_argument("--seeds", type=int, default=5, help="0, 1, ... (default: %(default)s)")
+    parser.add_argument("--seeds", type=int, help="0, 1, ... (default: the search's own number)")
     parser.add_argument("--references", action="store_true", help="write references.toml")
     given = parser.parse_args()
-    grid = SEARCHES[given.example].grid
+    search = SEARCHES[given.example]
+    grid, seeds = search.grid, given.seeds or search.seeds
     tried = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
     scored = score_references if given.references else score
     chosen = {}
-    for seed in range(given.seeds):
+    for seed in range(seeds):
         scores = {}
         for settings in tried:
             for name, folds in scored(given.example, settings, seed).items():
@@ -159,7 +235,7 @@ def main() -> None:
         return
     shipped = {name: getattr(load_plan(HERE / given.example), name) for name in grid}
     agreed = sum(settings == shipped for settings in chosen["swarm"])
-    print(f"{agreed} of {given.seeds} seeds choose what plan.py ships: {shipped}")
+    print(f"{agreed} of {seeds} seeds choose what plan.py ships: {shipped}")
 
 
 def write_references(example: str, chosen: dict[str, list[dict]]) -> Path:

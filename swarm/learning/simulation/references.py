@@ -222,13 +222,33 @@ def train_alone(
     return _score(own, *_train(own, merged, rounds), sites, merged)
 
 
+def train_alone_across(
+    training: LocalTraining,
+    sites: Sequence[LocalTraining],
+    rounds: int,
+    merged: Sums | None,
+    settings: References = NO_SETTINGS,
+) -> dict[str, Metrics]:
+    """As `train_alone`, once, but scored on each site's held-back rows by themselves: a line of a
+    cross-site table, by the name of the site that is scored."""
+    own = training.with_settings(settings.alone)
+    state, kept = _train(own, merged, rounds)
+    return {
+        other.site.name: _score(own, state, kept, [other], merged)
+        for other in sites
+        if other.samples().test
+    }
+
+
 def train_pooled(
     sites: Sequence[LocalTraining],
     merged: Sums | None,
     rounds: int,
     settings: References = NO_SETTINGS,
+    judged: Sequence[LocalTraining] = (),
 ) -> Metrics:
-    """Train on all rows in one place: what a swarm is measured against, and must never do."""
+    """Train on all rows in one place: what a swarm is measured against, and must never do. Scored
+    on the held-back rows of all sites, or of those `judged`."""
     prepared = [site.prepared(merged) for site in sites]  # those that only test add test rows
     data = Data(*(concatenate([getattr(d, part) for d in prepared]) for part in PARTS))
     first = sites[0]
@@ -240,7 +260,7 @@ def train_pooled(
         device=str(first.device),
         prepared=data,
     ).with_settings(settings.pooled)
-    return _score(pooled, *_train(pooled, None, rounds), sites, merged)
+    return _score(pooled, *_train(pooled, None, rounds), judged or sites, merged)
 
 
 def merged_statistics(sites: Sequence[LocalTraining]) -> dict[str, NDArray[np.float64]] | None:
