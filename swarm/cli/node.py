@@ -169,6 +169,11 @@ def _why_away(peer: dict[str, Any]) -> str:
     return f"{peer['name']} ({'; '.join(dials) or 'no address of it is known here'})"
 
 
+def _privacy(told: dict[str, Any]) -> str:
+    most = "no limit" if told["epsilon"] is None else f"at most {told['epsilon']:g}"
+    return f"spent ε = {told['spent']:.3g} ({most}, δ = {told['delta']:g})"
+
+
 def _print_status(answer: dict[str, Any]) -> None:
     chain = answer["chain"]
     print_table(
@@ -195,6 +200,8 @@ def _print_status(answer: dict[str, Any]) -> None:
     reach = answer["sandbox"]["reach"]
     if reach:
         click.echo(f"\nPlan code can reach {', and '.join(reach)}")
+    if answer["privacy"]["spent"]:
+        click.echo(f"\nPrivacy of this site's rows, all plans: {_privacy(answer['privacy'])}")
     for plan in answer["plans"]:
         click.echo(
             f"\nplan {plan['id']} {plan.get('name', '')}: {plan.get('status', 'starting')}, "
@@ -205,6 +212,8 @@ def _print_status(answer: dict[str, Any]) -> None:
             away = {peer["name"] for peer in answer["peers"] if not peer["connected"]}
             waits = [n + " (not connected)" * (n in away) for n in plan["waits_for"]]
             click.echo(f"  waits for {', '.join(waits)}")
+        if plan.get("privacy"):
+            click.echo(f"  privacy {_privacy(plan['privacy'])} of each training row here")
         if plan.get("halted"):
             click.echo(f"  training has stopped here: {plan['halted']}")
         rows = [

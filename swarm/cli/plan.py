@@ -206,6 +206,8 @@ def show(node: Path, plan: int, with_trial: bool, try_for: int, as_json: bool) -
     click.echo(f"begins from {answer['begins'] or 'model ' + answer['base']}")
     for line in _stages(answer):
         click.echo(line)
+    said = answer["privacy"]
+    click.echo(f"privacy {said} per training row" if said else "privacy none: updates tell of rows")
     for name, text in code.items():
         click.echo(f"\n----- {visible(name)}")
         # Numbered, so that no line of code looks like the beginning of another file.

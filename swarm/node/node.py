@@ -28,7 +28,14 @@ import trio
 from swarm.blobs.store import BlobStore
 from swarm.box.process import try_out
 from swarm.chain.contract import outcome
-from swarm.errors import ChainError, ConfigurationError, PlanError, RemoteError, SwarmError
+from swarm.errors import (
+    ChainError,
+    ConfigurationError,
+    LocalError,
+    PlanError,
+    RemoteError,
+    SwarmError,
+)
 from swarm.learning.folds.golden import self_check
 from swarm.learning.metrics.wire import read_told
 from swarm.learning.plans.stages import check_known
@@ -46,7 +53,8 @@ from swarm.node.commands.zoo import ZooCommands
 from swarm.node.consent.admission import Admission
 from swarm.node.consent.confirmations import Confirmations
 from swarm.node.consent.policy import site_policy
-from swarm.node.home.config import NodeConfig, load_config
+from swarm.node.home.config import NodeConfig, data_path, load_config
+from swarm.node.home.data_set import data_set_in
 from swarm.node.home.keys import address_of
 from swarm.node.home.password import open_key
 from swarm.node.http_door import open_http
@@ -67,11 +75,13 @@ from swarm.node.status import (
     notes_of,
     peer_statuses,
     plan_status,
+    privacy_status,
     sandbox_status,
 )
 from swarm.node.zoo.zoo import LIST as LIST_METHOD
 from swarm.node.zoo.zoo import SIGN as SIGN_METHOD
 from swarm.node.zoo.zoo import Zoo
+from swarm.privacy.charges import Budget
 from swarm.protocol.attestation import domain_of
 from swarm.protocol.awaited_calls import Waiting, is_more_awaited
 from swarm.protocol.machine import MergeAnnounced
@@ -90,6 +100,7 @@ from swarm.rounds.joint_scores import METHOD as SCORES_METHOD
 from swarm.rounds.masked_secrets import MaskedSecrets
 from swarm.rounds.outgoing import Purpose
 from swarm.rounds.participation import Participation, Stage, open_participation
+from swarm.rounds.privacy_ledger import PrivacyLedger
 from swarm.rounds.records import Records
 from swarm.rounds.retention import Retention
 from swarm.types import Address, Digest, MemberId, PlanId, to_hex
@@ -102,6 +113,7 @@ CHAIN_RETRY_S = 1.0
 NOTES_EVERY_S = 2.0
 CONSENT_RETRY_S = 10.0
 RUNNING = "running.json"
+PRIVACY = "privacy.jsonl"
 
 Consent = Callable[[PlanId, str | None], Awaitable[object]]
 
@@ -369,6 +381,8 @@ class Node:
             own_model=self.directory / "own" / f"plan-{plan.id}.safetensors",
             keep_models=self.config.storage.keep_models,
             kept_state=self.directory / "kept" / f"plan-{plan.id}",
+            privacy=self.admission.ledger,
+            data_set=self.admission.data_set,
             traffic=self._traffic,
             secrets=self.secrets,
             genesis=domain_of(self.chain.client.chain_id, self.chain.client.contract),
@@ -376,7 +390,24 @@ class Node:
         )
         self.participations[plan_id] = part
         await part.observe(self.plans[plan_id], self.members, [])
-        await part.run()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._recount, part, plan)
+            await part.run()
+            nursery.cancel_scope.cancel()
+
+    async def _recount(self, part: Participation, plan: Plan) -> None:
+        """Count what the chain shows that this site's rows have spent, also for plans that are
+        over: before its next training, each plan does so for itself."""
+        while True:
+            try:
+                loaded = await (await self.trainers.of(plan.digest)).describe()
+                await part.recount_privacy(plan, loaded.rules)
+                return
+            except (ChainError, LocalError) as error:
+                log.info("what plan %d has spent cannot be counted yet: %s", plan.id, error)
+                await trio.sleep(CODE_RETRY_S)
+            except SwarmError:
+                return  # its code cannot be asked, and so not be trained
 
     async def _find_program(self, plan: Plan) -> Program:
         """What the plan's rounds are for: the blob that was written when this member consented, or
@@ -516,6 +547,7 @@ class Node:
             bytes_sent=traffic.sent_bytes,
             bytes_received=traffic.received_bytes,
             sandbox=sandbox_status(self.trainers.sandbox),
+            privacy=privacy_status(self.admission.ledger, self.config.data.name),
             plans=[plan_status(part) for part in parts],
             refused_plans={str(n): why for n, why in self._refusals().items()},
         )
@@ -570,6 +602,10 @@ async def open_node(directory: Path, password: str | None = None) -> AsyncIterat
         # From here on others may come in: everything that answers them is in place.
         network.set_members({a: texts for a, texts in addresses.items() if a != network.address})
         policy = site_policy(directory, config)
+        budget = Budget(config.privacy.epsilon, config.privacy.delta)
+        spent = partial(PrivacyLedger, directory / PRIVACY, budget)
+        ledger = await trio.to_thread.run_sync(spent)
+        data_set = data_set_in(config.data.name, data_path(directory, config))
         client = opened.link.client
         confirmations = Confirmations(
             directory / "confirmations",
@@ -593,7 +629,7 @@ async def open_node(directory: Path, password: str | None = None) -> AsyncIterat
             library=library,
             programs=programs,
             trainers=Trainers(directory, config, library, stack, sandbox, policy),
-            admission=Admission(policy, confirmations),
+            admission=Admission(policy, confirmations, ledger, data_set),
             outgoing=outgoing,
             known_addresses=addresses,
         )

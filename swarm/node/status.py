@@ -15,6 +15,7 @@ from swarm.network.network import NOT_COUNTED
 from swarm.node.members.greetings import Acquaintance, Greetings
 from swarm.protocol.state import Member, Plan, Round, RoundStatus, members_in
 from swarm.rounds.participation import Participation
+from swarm.rounds.privacy_ledger import PrivacyLedger
 from swarm.rounds.records import RECENT_ROUNDS
 from swarm.types import NO_DIGEST, Address, Digest, MemberId, to_hex
 
@@ -31,6 +32,16 @@ class StartingPlan(msgspec.Struct, frozen=True):
     """A plan that this node has joined and not looked at yet."""
 
     id: int
+
+
+class PrivacyStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """What a plan, or all plans together, have spent of this site's rows' privacy."""
+
+    spent: float
+    """ε so far."""
+    epsilon: float | None
+    """What the plan promises, or this site allows all plans; None: no limit."""
+    delta: float
 
 
 class PlanStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,6 +76,8 @@ class PlanStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Of training; 0 before the first."""
     model_held: bool
     statistics: str | None
+    privacy: PrivacyStatus | None
+    """None for a plan without."""
     halted: str | None
     """Why this node has stopped training it, if it has."""
     last_report: str
@@ -126,6 +139,8 @@ class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
     bytes_sent: int
     bytes_received: int
     sandbox: SandboxStatus
+    privacy: PrivacyStatus
+    """Of all plans with privacy together."""
     plans: list[PlanStatus | StartingPlan]
     refused_plans: dict[str, str]
     """By number, the plans that this member has joined and its node takes no part in: why."""
@@ -214,9 +229,24 @@ def plan_status(part: Participation) -> PlanStatus | StartingPlan:
         model_round=part.program.number_of(plan.model_round) or 0,
         model_held=part.holds(plan.model),
         statistics=_hex_or_none(plan.statistics),
+        privacy=_privacy(part),
         halted=part.halted,
         last_report=part.last_report,
         records=part.rounds(RECENT_ROUNDS),
+    )
+
+
+def _privacy(part: Participation) -> PrivacyStatus | None:
+    if part.privacy is None:
+        return None
+    promised, spent = part.privacy
+    return PrivacyStatus(spent=spent, epsilon=promised.epsilon, delta=promised.delta)
+
+
+def privacy_status(ledger: PrivacyLedger, data_set: str) -> PrivacyStatus:
+    budget = ledger.budget
+    return PrivacyStatus(
+        spent=ledger.spent(data_set, ""), epsilon=budget.epsilon, delta=budget.delta
     )
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from swarm.errors import UNREADABLE, BlobError
 
@@ -25,6 +26,9 @@ class Meta:
     task: Annotated[str, msgspec.Meta(max_length=32)]
     steps: Annotated[int, msgspec.Meta(ge=0)] = 0
     train_s: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    epsilon: Annotated[float, msgspec.Meta(ge=0)] | UnsetType = UNSET
+    """What a plan with privacy has spent of it here, this update included."""
+    delta: Annotated[float, msgspec.Meta(gt=0, lt=1)] | UnsetType = UNSET
 
 
 _decoder = msgspec.json.Decoder(Meta)

@@ -18,7 +18,8 @@ import trio
 
 from swarm.blobs.store import BlobStore
 from swarm.learning.supervisor.supervisor import Trainer
-from swarm.learning.supervisor.trainer_messages import Progress
+from swarm.learning.supervisor.trainer_messages import Progress, Rules
+from swarm.privacy.accountant import Guarantee
 from swarm.protocol import machine as m
 from swarm.protocol.program import Program
 from swarm.protocol.state import (
@@ -48,6 +49,8 @@ from swarm.rounds.layouts import Layouts
 from swarm.rounds.masked_secrets import MaskedSecrets
 from swarm.rounds.masked_work import MaskedWork
 from swarm.rounds.merging import Merging
+from swarm.rounds.privacy_ledger import PrivacyLedger
+from swarm.rounds.private_rounds import DataSet, PrivateRounds
 from swarm.rounds.records import KEPT_ROUNDS, Meters, Records
 from swarm.rounds.retention import PlanBlobs, last_over
 from swarm.rounds.serving import Serving
@@ -82,6 +85,7 @@ class Participation:
     blobs: PlanBlobs
     kept: KeptState
     masked_work: MaskedWork
+    private: PrivateRounds
     stage: Stage | None = None
     """Where the plan's newest round stands; None before its first."""
     _fault: str | None = None
@@ -126,7 +130,18 @@ class Participation:
         """A merge waits for a block. It is in order to miss that: the block will tell of it."""
         self.inbox.offer(merge)
 
+    async def recount_privacy(self, plan: Plan, rules: Rules) -> None:
+        """Charge what the chain shows that a plan with privacy has spent here, and is not listed.
+        Raises ChainError, LocalError."""
+        await self.private.recount(plan, rules)
+
     # What people and the rest of the node may ask.
+
+    @property
+    def privacy(self) -> tuple[Guarantee, float] | None:
+        """What the plan promises and has spent here; None without privacy."""
+        promised = self.private.guarantee
+        return None if promised is None else (promised, self.private.spent(promised))
 
     @property
     def id(self) -> PlanId:
@@ -235,6 +250,8 @@ def open_participation(
     own_model: Path,
     keep_models: int,
     kept_state: Path,
+    privacy: PrivacyLedger,
+    data_set: DataSet,
     traffic: Callable[[], tuple[int, int]],
     secrets: MaskedSecrets,
     genesis: Digest,
@@ -243,9 +260,9 @@ def open_participation(
     """Put together one node's part in one plan, and have the exchange serve by its rules.
 
     `own_model` is where this site's own model is kept, if the plan makes one, and `kept_state` the
-    folder for what it keeps of rounds. `traffic` is (bytes sent, bytes received) by this node so
-    far; `secrets` are those of masked rounds on the chain that `genesis` names; `limits` are the
-    site's own.
+    folder for what it keeps of rounds. `privacy` is charged for `data_set`. `traffic` is (bytes
+    sent, bytes received) by this node so far; `secrets` are those of masked rounds on the chain
+    that `genesis` names; `limits` are the site's own.
     """
 
     def read_meters() -> Meters:
@@ -260,9 +277,13 @@ def open_participation(
     kept = KeptState(me, kept_state, chain)
     masked = MaskedWork(plan, me, genesis, program, book, store, exchange, layouts, blobs, secrets)
     hidden = HiddenUpdates(plan, secrets, masked) if program.is_masked else None
-    training = Training(
-        plan, me, trainer, store, collection, blobs, kept, records, inbox, own_model, limits, hidden
+    private = PrivateRounds(
+        plan, me, program, store, chain, privacy, data_set, lambda: machine.plan
     )
+    training = Training(
+        plan, me, trainer, store, collection, blobs, kept, records, inbox, private, own_model,
+        limits, hidden,
+    )  # fmt: skip
     joint = JointScores(plan, book, records, requests)
     evaluating = Evaluating(
         trainer, store, layouts, collection, kept, records, joint, limits.min_count
@@ -285,5 +306,5 @@ def open_participation(
     history = History(records, chain, read_meters)
     return Participation(
         machine, driver, inbox, book, layouts, collection, training, evaluating, joint,
-        history, records, blobs, kept, masked,
+        history, records, blobs, kept, masked, private,
     )  # fmt: skip

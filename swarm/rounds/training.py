@@ -18,7 +18,7 @@ from swarm.blobs.store import BlobStore
 from swarm.errors import LocalError, PlanError, SwarmError
 from swarm.learning.plans.stages import PERSONALISE, STATISTICS
 from swarm.learning.supervisor.supervisor import Trainer
-from swarm.learning.supervisor.trainer_messages import Personalised, Progress, Trained
+from swarm.learning.supervisor.trainer_messages import Loaded, Personalised, Progress, Trained
 from swarm.protocol import machine as m
 from swarm.rounds.collection import Collection
 from swarm.rounds.figures import write_figures
@@ -26,6 +26,7 @@ from swarm.rounds.hidden_updates import HiddenUpdates
 from swarm.rounds.inbox import Inbox
 from swarm.rounds.kept_state import KeptState
 from swarm.rounds.metas import Meta, encode_meta
+from swarm.rounds.private_rounds import PrivateRounds
 from swarm.rounds.records import Records, known
 from swarm.rounds.retention import PlanBlobs
 from swarm.rounds.site_limits import NO_LIMITS, SiteLimits
@@ -52,6 +53,7 @@ class Training:
     kept: KeptState
     records: Records
     inbox: Inbox
+    private: PrivateRounds
     own_model: Path
     """Where this site's own model is kept, if the plan makes one. It never leaves."""
     limits: SiteLimits = NO_LIMITS
@@ -96,7 +98,7 @@ class Training:
         out = self.store.scratch(f"update-{command.number}")
         await trio.to_thread.run_sync(partial(out.unlink, missing_ok=True))
         meta = Meta(to_hex(command.base), command.task)
-        keeps = False
+        keeps, promised = False, None
         if command.task == STATISTICS:
             await self.trainer.compute_statistics(out)
             samples = UNIT_WEIGHT
@@ -107,21 +109,37 @@ class Training:
             samples = UNIT_WEIGHT
             meta = replace(meta, steps=personal.steps, train_s=round(personal.train_s, 3))
         else:
-            keeps = (await self.trainer.describe()).keeps_state
-            trained = await self._trained(command, out, keeps)
+            loaded = await self.trainer.describe()
+            keeps, promised = loaded.keeps_state, loaded.rules.privacy
+            if promised is not None:
+                made = await trio.to_thread.run_sync(self.private.made_before, number, base)
+                if made is not None:
+                    self.blobs.note(number, made.update)
+                    samples = self.private.declared_rows()
+                    return m.TrainingFinished(number, base, made.update, samples, made.meta)
+            trained = await self._trained(command, out, loaded)
             samples = trained.samples
             self.records.at(command.number).loss = trained.loss
             meta = replace(meta, steps=trained.steps, train_s=round(trained.train_s, 3))
+            if promised is not None:
+                samples = self.private.declared_rows()
+                spent = await trio.to_thread.run_sync(self.private.spent, promised)
+                meta = replace(meta, epsilon=round(spent, 4), delta=promised.delta)
         self._refuse_large(out.stat().st_size)
         if self.hidden is not None:
             described = await self._describe(command, meta)
             await self.hidden.keep(command, out, samples, described)
+            if promised is not None:  # nobody else has it, and it may leave in sums from now on
+                note = partial(self.private.made, number, base, NO_DIGEST, described)
+                await trio.to_thread.run_sync(note)
             return m.TrainingFinished(number, base, NO_DIGEST, samples, described)
         origin = Origin(self.plan, command.number, self.me)
         update = await trio.to_thread.run_sync(self.store.add, out, origin)
         if keeps:
             await trio.to_thread.run_sync(self.kept.note, command.number, update)
         described = await self._describe(command, meta)
+        if promised is not None:
+            await trio.to_thread.run_sync(self.private.made, number, base, update, described)
         self.blobs.note(command.number, update)
         return m.TrainingFinished(number, base, update, samples, described)
 
@@ -132,13 +150,19 @@ class Training:
         self.records.save()
         return described
 
-    async def _trained(self, command: m.Train, out: Path, keeps: bool) -> Trained:
+    async def _trained(self, command: m.Train, out: Path, loaded: Loaded) -> Trained:
         """Train within what this site allows. Raises PlanError if that is not enough."""
+        keeps = loaded.keeps_state
         if keeps:
             await trio.to_thread.run_sync(self.kept.check_settled, command.number)
         given = await self._given(command, out)
         if self.hidden is not None:
             given["entropy"] = await self.hidden.entropy_for(command.number, command.base)
+        if loaded.rules.privacy is not None:
+            await self.private.recount(self.private.observed(), loaded.rules)
+            given["noise"] = await trio.to_thread.run_sync(
+                self.private.charge, command.number, command.base, loaded.rules
+            )
         if keeps:
             given["kept_out"] = await trio.to_thread.run_sync(self.kept.scratch)
         trained = await self._in_time(command, partial(self.trainer.train, **given))

@@ -176,6 +176,7 @@ def test_a_health_check_names_the_members_to_whom_there_is_no_connection(
         "name": "mary", "height": 3, "rpc_url": "", "chain": {}, "plans": [],
         "members": ["basel", "mary", "turin"], "connected": ["turin"],
         "sandbox": {"reach": []}, "refused_plans": {}, "notes": ["the clock is wrong"],
+        "privacy": {"spent": 0.0, "epsilon": None, "delta": 1e-5},
         "peers": [
             {"name": "basel", "connected": False, "failed_dials": {"/ip4/1.2.3.4": "refused"},
              "notes": []},

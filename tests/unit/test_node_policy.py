@@ -10,6 +10,7 @@ import trio
 import trio.testing
 from eth_account import Account
 from harness.admission import OWN, admission_by
+from msgspec import structs
 
 from swarm.errors import ConfigurationError, PeerUnreachable
 from swarm.learning.code.import_reader import Import
@@ -17,7 +18,10 @@ from swarm.learning.supervisor.trainer_messages import Loaded, Rules, Tensor
 from swarm.node.consent.confirmations import sign
 from swarm.node.home.config import Policy, load_config
 from swarm.node.node import CONSENT_RETRY_S, Node
+from swarm.privacy.accountant import Guarantee, dp
+from swarm.privacy.charges import Budget
 from swarm.protocol import state
+from swarm.protocol.program import federated_averaging
 from swarm.protocol.state import Member, Plan, PlanStatus
 from swarm.types import NO_DIGEST, Address, Digest, MemberId, PlanId, to_hex
 
@@ -255,3 +259,25 @@ def test_consent_by_policy_is_tried_again_while_peers_are_away_and_ends_with_a_r
     assert CONSENT_RETRY_S == 10
     assert consenting.asked == [3, 3, 3, 3]
     assert node.against_policy == {3: "the plan's code imports socket"}
+
+
+# The budget of privacy.
+
+
+def described(privacy: Guarantee | None) -> Loaded:
+    said = loaded_with((3,))
+    return structs.replace(said, rules=structs.replace(said.rules, privacy=privacy, batch_size=20))
+
+
+def test_a_site_with_a_budget_refuses_what_has_no_privacy_or_asks_for_too_much(
+    tmp_path: Path,
+) -> None:
+    admission = admission_by(home=tmp_path, budget=Budget(4.0))
+    program = federated_averaging(3)
+    admission.require_privacy(described(dp(epsilon=3)), program, 200)
+    admission.require_privacy(described(None), program, 0)  # it only tests
+    with pytest.raises(ConfigurationError, match="no differential privacy"):
+        admission.require_privacy(described(None), program, 200)
+    with pytest.raises(ConfigurationError, match=r"`privacy\.epsilon` in node\.toml allows 4"):
+        admission.require_privacy(described(dp(epsilon=8)), program, 200)
+    admission_by(home=tmp_path).require_privacy(described(None), program, 200)

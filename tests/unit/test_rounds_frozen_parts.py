@@ -126,7 +126,7 @@ class Node:
         self.collection = Collection(PlanId(1), book, ours, exchange, self.layouts, blobs)
         self.training = Training(
             PlanId(1), book.me, trainer, ours, self.collection, blobs, kept, records, Inbox(),
-            directory / "own",
+            cast(Any, None), directory / "own",
         )  # fmt: skip
         joint = JointScores(PlanId(1), book, records, SimpleNamespace())  # type: ignore[arg-type]
         self.evaluating = Evaluating(

@@ -29,6 +29,8 @@ from swarm.protocol.state import (
 from swarm.rounds.exchange import Exchange
 from swarm.rounds.masked_secrets import MaskedSecrets
 from swarm.rounds.participation import Participation, open_participation
+from swarm.rounds.privacy_ledger import PrivacyLedger
+from swarm.rounds.private_rounds import DataSet
 from swarm.rounds.records import Records
 from swarm.types import NO_DIGEST, Address, Digest, MemberId, PlanId
 
@@ -91,6 +93,8 @@ def part_in(directory: Path, chain: Chain) -> tuple[Participation, Exchange]:
         own_model=directory / "own",
         keep_models=2,
         kept_state=directory / "kept",
+        privacy=PrivacyLedger(directory / "privacy.jsonl"),
+        data_set=DataSet("data", lambda: ""),
         traffic=lambda: (100, 200),
         secrets=MaskedSecrets(directory / "masked", bytes(32)),
         genesis=NO_DIGEST,

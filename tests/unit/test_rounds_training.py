@@ -41,7 +41,7 @@ class Trainer:
         self.seconds, self.values = seconds, values
 
     async def describe(self) -> Any:
-        return SimpleNamespace(keeps_state=False)
+        return SimpleNamespace(keeps_state=False, rules=SimpleNamespace(privacy=None))
 
     async def compute_statistics(self, out: Path) -> None:
         await trio.sleep(self.seconds)
@@ -83,6 +83,7 @@ def run(folder: Path, trainer: Trainer, limits: SiteLimits, task: str) -> tuple[
         KeptState(MemberId(0), folder / "kept", nobody),
         records,
         Inbox(),
+        nobody,
         folder / "own",
         limits,
     )

@@ -154,7 +154,9 @@ PLAN = {
     "code": {HOSTILE: f"x = 1 # {HOSTILE}\n----- model.py\n"},
     "imports": [{"module": HOSTILE, "file": HOSTILE, "line": 1}],
     "policy": [HOSTILE],
+    "privacy": HOSTILE,
 }
+SPENT = {"spent": 1.0, "epsilon": 10.0, "delta": 1e-5}
 RECORD = {
     "round": 1,
     "title": HOSTILE,
@@ -197,9 +199,13 @@ ANSWERS: dict[tuple[str, ...], Any] = {
         "notes": [HOSTILE],
         "peers": [PEER],
         "rpc_url": HOSTILE,
-        "plans": [PLAN | {"halted": HOSTILE, "records": [RECORD], "waits_for": [HOSTILE]}],
+        "plans": [
+            PLAN
+            | {"halted": HOSTILE, "records": [RECORD], "waits_for": [HOSTILE], "privacy": SPENT}
+        ],
         "sandbox": {"stand": {}, "missing": {}, "reach": [HOSTILE]},
         "refused_plans": {"2": HOSTILE},
+        "privacy": SPENT,
     },
     ("model", "list"): {"models": [{"round": 1, "number": 1, "bytes": 2, "digest": HOSTILE}]},
 }

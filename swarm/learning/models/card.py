@@ -43,6 +43,15 @@ class Scores(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     metrics: dict[Text, Score]
 
 
+class CardPrivacy(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """Differential privacy per training row: what the plan promises over all its rounds, and what
+    the rounds up to this model have spent, at the site with most."""
+
+    epsilon: float
+    delta: float
+    spent: float
+
+
 class Card(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
     """Digests and accounts are `0x` and hexadecimal; empty where there is none."""
 
@@ -69,6 +78,7 @@ class Card(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True
     rounds: int
     sites: tuple[CardSite, ...] = ()
     scores: tuple[Scores, ...] = ()
+    privacy: CardPrivacy | None = None
     files: dict[Text, Text] = {}
     """The SHA-256 of each file beside the card; of the plan's code under "plan" its digest."""
     made_by: Text = ""
@@ -123,6 +133,7 @@ def write_markdown(card: Card) -> str:
                     if card.own_parts
                     else []
                 ),
+                ("privacy of each training row", _privacy(card.privacy)),
                 ("licence", _plain(card.licence) or "not stated: ask the members"),
                 ("written by", f"swarm {card.made_by}"),
             ],
@@ -149,6 +160,12 @@ def write_markdown(card: Card) -> str:
         "`plan` is the code, under the digest to which the members consented.",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _privacy(told: CardPrivacy | None) -> str:
+    if told is None:
+        return "no differential privacy"
+    return f"ε = {told.spent:.3g} of {told.epsilon:g}, δ = {told.delta:g}"
 
 
 def _shown(score: Score) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,14 +12,18 @@ import trio
 from swarm.blobs.store import BlobStore
 from swarm.errors import ConfigurationError
 from swarm.learning.code.bundle import Bundle
-from swarm.learning.models.card import Card, CardSite, describe_plan
+from swarm.learning.models.card import Card, CardPrivacy, CardSite, describe_plan
 from swarm.learning.models.model_folder import check_free, write_folder
+from swarm.learning.supervisor.trainer_messages import Rules
 from swarm.node.chain.link import ChainLink
 from swarm.node.commands.control import Handler
 from swarm.node.plans.library import Library
 from swarm.node.plans.trainers import Trainers
+from swarm.privacy.accountant import epsilon_of
+from swarm.protocol.program import Program
 from swarm.protocol.state import Plan
 from swarm.rounds.participation import Participation
+from swarm.rounds.private_rounds import round_mechanism
 from swarm.types import NO_DIGEST, Digest, PlanId, to_hex
 
 
@@ -120,6 +124,7 @@ class ModelCommands:
             round=part.program.number_of(round) or 0,
             rounds=part.program.training_rounds,
             sites=tuple(sites),
+            privacy=_privacy(loaded.rules, part.program, sites, part.program.number_of(round) or 0),
         )
 
     async def evaluate(self, plan: int, round: int) -> object:
@@ -137,6 +142,20 @@ class ModelCommands:
                 f"this node takes no part in plan {plan}; it takes part in: {known}"
             )
         return part
+
+
+def _privacy(
+    rules: Rules, program: Program, sites: Sequence[CardSite], rounds: int
+) -> CardPrivacy | None:
+    """What so many rounds have spent at the site with most: it follows from what sites declared."""
+    promised = rules.privacy
+    if promised is None:
+        return None
+    each = [round_mechanism(rules, program, site.rows) for site in sites if site.rows]
+    spent = [epsilon_of([one] * rounds, promised.delta) for one in each if one is not None]
+    return CardPrivacy(
+        epsilon=promised.epsilon, delta=promised.delta, spent=max(spent, default=0.0)
+    )
 
 
 def _model(part: Participation, round: int) -> Digest:

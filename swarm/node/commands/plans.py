@@ -16,6 +16,7 @@ from swarm.errors import ConfigurationError, PeerUnreachable, PlanError
 from swarm.learning.code import bundle
 from swarm.learning.code.bundle import Bundle
 from swarm.learning.code.import_reader import Import, read_imports
+from swarm.learning.code.privacy_reader import read_privacy
 from swarm.learning.plans.stages import check_known
 from swarm.node.chain.link import ChainLink
 from swarm.node.commands.common import transact
@@ -94,6 +95,7 @@ class PlanCommands:
             "before": await self._read_before(found),
             "imports": to_builtins(imports),
             "policy": refusals + self.admission.against_imports(imports),
+            "privacy": read_privacy(code),
         }
 
     async def consent(self, plan: int, path: str | None) -> object:
@@ -124,6 +126,8 @@ class PlanCommands:
         samples = await trainer.count_samples()
         self.admission.require_rows(samples.train)
         most = self.max_samples or samples.train if samples.train else 0
+        require_privacy = self.admission.require_privacy
+        await trio.to_thread.run_sync(require_privacy, loaded, program or said, most)
         commitment = commitment_to(secret_for(self.election_secret, found.id, *found.place))
         # A site without training rows tests what the others have trained.
         duties = Duty.TRAIN if most else Duty.TEST

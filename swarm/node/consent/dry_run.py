@@ -24,9 +24,11 @@ from swarm.learning.code import bundle
 from swarm.learning.code.import_reader import Import, read_imports
 from swarm.learning.supervisor.supervisor import Trainer, TrainerConfig, open_trainer
 from swarm.learning.supervisor.trainer_messages import Progress, Samples, Trained
+from swarm.privacy.accountant import Guarantee, Mechanism
 from swarm.protocol.program import parse
 from swarm.protocol.state import STATISTICS_SLOT
 from swarm.rounds.layouts import update_layout_of
+from swarm.rounds.private_rounds import round_mechanism
 from swarm.tensors import Layout, TensorSpec
 from swarm.types import to_hex
 
@@ -60,6 +62,9 @@ class Findings(msgspec.Struct, frozen=True, kw_only=True):
     """Names of scores; the scores stay here, and the counts behind some are told."""
     minutes: float
     """Of one round's training here."""
+    noise: Mechanism | None = None
+    """What each round takes here, if the plan has privacy."""
+    privacy: Guarantee | None = None
     is_whole: bool
     """Whether a whole round was trained, or `minutes` is worked out from a part of one."""
 
@@ -83,6 +88,9 @@ async def try_plan(config: TrainerConfig, within_s: float = WITHIN_S) -> Finding
             if has_statistics:
                 await trainer.compute_statistics(sums)
             layout = update_layout_of(loaded)
+            # Before anything is trained: no noise may be enough.
+            rows = max(1, samples.train)
+            noise = round_mechanism(loaded.rules, parse(loaded.program), rows)
             initial = model0 if loaded.initial else None
             of_sums = Layout.read(sums) if has_statistics else None
             minutes, is_whole, trained = 0.0, True, None
@@ -104,6 +112,8 @@ async def try_plan(config: TrainerConfig, within_s: float = WITHIN_S) -> Finding
         metrics=sorted(trained.metrics) if trained else [],
         minutes=minutes,
         is_whole=is_whole,
+        noise=noise,
+        privacy=loaded.rules.privacy,
     )
 
 
@@ -159,6 +169,14 @@ def in_words(found: Findings) -> list[str]:
         f"scores   {', '.join(found.metrics) or 'none seen'}",
         f"takes    {found.minutes:.2f} minutes a round here ({found.device}){whole}",
     ]
+    if found.privacy is not None and found.noise is not None:
+        told, each = found.privacy, found.noise
+        lines.append(
+            f"privacy  ε = {told.epsilon:g}, δ = {told.delta:g} per training row over all rounds: "
+            f"{each.steps} steps a round, a row in {each.rate:.1%} of them, noise {each.noise:.3g}"
+        )
+    else:
+        lines.append("privacy  none: what its updates tell of a training row has no bound")
     if found.reach:
         lines.append(f"could reach {', and '.join(found.reach)}")
     return lines

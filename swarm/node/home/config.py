@@ -5,6 +5,7 @@
       key.json           the node key, encrypted (keystore v3), mode 600
       password           optional: opens key.json unattended, mode 600
       network.json       the genesis: who founded the consortium
+      privacy.jsonl      what this site's rows have spent of their privacy: back it up
       chain/ blobs/ plans/ trainer/ node.log       what the node keeps
 
 Unknown keys and wrong types are refused with the key's path, because a typing error in a security
@@ -85,6 +86,9 @@ class Http(_Section, frozen=True):
 
 
 class DataSource(_Section, frozen=True):
+    name: Name = "data"
+    """Of whose rows these are: what plans with privacy spend is counted under it. Another name is
+    for other people's rows, not for more of them."""
     path: str | None = None
     options: dict[str, str | int | float | bool] = {}
     read: tuple[str, ...] = ()
@@ -128,6 +132,15 @@ class Policy(_Section, frozen=True):
     """Accounts of other people, one of whom must confirm a plan before this node consents."""
 
 
+class Privacy(_Section, frozen=True):
+    """How much of its rows' privacy this site spends, over all plans."""
+
+    epsilon: AboveZero | None = None
+    """The most; a plan without differential privacy is refused then. No limit by default."""
+    delta: Annotated[float, msgspec.Meta(gt=0, le=0.01)] = 1e-5
+    """The δ at which it is counted."""
+
+
 class Storage(_Section, frozen=True):
     keep_models: Annotated[int, msgspec.Meta(ge=1)] = 3
     """How many of the newest final models are kept."""
@@ -148,6 +161,7 @@ class NodeConfig(_Section, frozen=True):
     data: DataSource = DataSource()
     training: Training = Training()
     policy: Policy = Policy()
+    privacy: Privacy = Privacy()
     storage: Storage = Storage()
 
 

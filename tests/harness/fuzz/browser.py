@@ -22,7 +22,7 @@ from swarm.dashboard.pages import PAGES
 from swarm.dashboard.serving import serve
 from swarm.errors import ConfigurationError
 from swarm.node.commands.control import Running, open_control
-from swarm.node.status import NodeStatus, SandboxStatus
+from swarm.node.status import NodeStatus, PrivacyStatus, SandboxStatus
 
 MOMENT_S = 0.2
 ANSWER_S = 10.0
@@ -45,6 +45,7 @@ async def _watched(seen: str) -> object:
         rpc_url="", dir="", contract="0x", chain_id=7, height=1, round=None, chain={},
         members=["Basel"], connected=[], peers=[], notes=[], bytes_sent=0, bytes_received=0,
         sandbox=SandboxStatus(stand={}, missing={}, reach=[]), plans=[], refused_plans={},
+        privacy=PrivacyStatus(spent=0.0, epsilon=None, delta=1e-5),
     )  # fmt: skip
     return {"version": "1", "status": msgspec.to_builtins(status)}
 
