@@ -236,7 +236,8 @@ class StaleCommitment(Ledger):
         *rest: Any,
     ) -> None:
         """Submit, and pretend that the reveal was committed to."""
-        consent = self.plans[plan_id].consents.get(self._operator(sender).id)
+        plan = self.plans.get(plan_id)  # a liar may name one that there is not
+        consent = None if plan is None else plan.consents.get(self._operator(sender).id)
         if consent is not None and reveal != bytes(32):
             consent.commitment = commitment_to(reveal)
         super().submit(sender, now, plan_id, number, attempt, update, samples, reveal, *rest)

@@ -239,7 +239,10 @@ class SimValidator:
 
     def _gossip(self, peers: Iterable[Address]) -> None:
         if self.pool:
-            message = Transactions(tuple(n.to_bytes(4, "big") for n in sorted(self.pool)[:64]))
+            # As a node does: first what a block could contain now, or what is beyond a budget
+            # would keep the rest from being heard of.
+            told = list(dict.fromkeys((*self.affordable(self.head.timestamp), *sorted(self.pool))))
+            message = Transactions(tuple(n.to_bytes(4, "big") for n in told[:64]))
             for peer in peers:
                 if peer != self.port.name:
                     self.port.send(peer, message)
