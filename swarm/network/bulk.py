@@ -31,22 +31,32 @@ import msgspec
 import outcome
 import trio
 
-from swarm.errors import UNREADABLE, PeerUnreachable, ProtocolViolation, RemoteError
+from swarm.errors import (
+    UNREADABLE,
+    LocalError,
+    PeerUnreachable,
+    ProtocolViolation,
+    RemoteError,
+)
 from swarm.network.bulk_connections import BulkConnections, BulkUnavailable, Way
 from swarm.network.bulk_transfer import Buffers, ChunkReader, Receiving, Sending, Take, sever
 from swarm.network.connection import Connection
 from swarm.network.identity import Identity
 from swarm.network.limits import NetworkLimits
 from swarm.network.pacing import Pacer
+from swarm.network.peer_standing import Standing
 from swarm.network.peers import Peer
+from swarm.network.stream_relay import Relay, StreamEnd, StreamHost
 from swarm.network.tickets import TOKEN_BYTES, Tickets
 from swarm.network.tls import TlsIdentity, Trust, handshake, read_exactly, send_all
 from swarm.network.wire import (
     BulkGrant,
     BulkWanted,
+    StreamWanted,
     call_decoder,
     grant_decoder,
     short,
+    stream_decoder,
     want_decoder,
 )
 from swarm.types import Address, Digest, to_hex
@@ -54,10 +64,12 @@ from swarm.types import Address, Digest, to_hex
 log = logging.getLogger("swarm.network")
 
 GRANT_METHOD = "blob.bulk"
+STREAM_METHOD = "stream.open"
 KEEP_S = 60.0
 """How long an unused connection is kept by the side that serves."""
 FETCHES_AT_ONCE = 32
 SENDERS_AT_ONCE = 256
+STREAMS_AT_ONCE = 256
 """Threads. Members share the link, not these: one that reads slowly keeps no other waiting."""
 T = TypeVar("T")
 
@@ -91,6 +103,8 @@ class BulkChannel:
         self._fetches = trio.CapacityLimiter(FETCHES_AT_ONCE)
         self._senders = trio.CapacityLimiter(SENDERS_AT_ONCE)
         self._receivers = trio.CapacityLimiter(2 * FETCHES_AT_ONCE)
+        self._relays = trio.CapacityLimiter(STREAMS_AT_ONCE)
+        self._host: StreamHost | None = None
 
     # Members
 
@@ -131,6 +145,19 @@ class BulkChannel:
         token = self._tickets.issue(sender, Digest(wanted.root), wanted.indices, now)
         return msgspec.msgpack.encode(BulkGrant(token, self._identity.der, self._ports))
 
+    def host(self, host: StreamHost) -> None:
+        self._host = host
+
+    async def grant_stream(self, sender: Address, payload: bytes) -> bytes:
+        """Answer STREAM_METHOD: a token for this stream."""
+        wanted = stream_decoder.decode(payload)
+        if self._host is None or sender not in self._peers:
+            raise RemoteError("no streams end here for you")
+        self._host.admit(sender, wanted.name)
+        self._trust.note(sender, wanted.certificate)
+        token = self._tickets.issue_stream(sender, wanted.name, trio.current_time())
+        return msgspec.msgpack.encode(BulkGrant(token, self._identity.der, self._ports))
+
     async def welcome(self, raw: socket.socket) -> tuple[ssl.SSLSocket, Peer]:
         """Accept TLS from a member. Raises OSError; the caller sets the deadline."""
         secured = await handshake(raw, self._trust.server_context, server_side=True)
@@ -162,6 +189,8 @@ class BulkChannel:
             pass  # the peer ended it, left it or came too late: its right
         except ProtocolViolation as error:
             peer.blame("bad bulk token", error)
+        except (RemoteError, LocalError) as error:
+            log.info("a stream of %s ended: %s", to_hex(member), short(error))
         except Exception:
             # A fault of ours that a fetch brings to light ends the fetch.
             if not self._fault_logged:
@@ -198,9 +227,13 @@ class BulkChannel:
 
     async def _redeem_tokens(self, secured: ssl.SSLSocket, peer: Peer, token: bytes) -> None:
         while True:
-            if self._reader is None or self._peers.get(peer.address) is not peer:
+            if self._peers.get(peer.address) is not peer:
                 return
             ticket = self._tickets.redeem(token, peer.address, trio.current_time())
+            if ticket.stream and self._host is not None:
+                await self._relay(secured, peer, self._host.join(peer.address, ticket.stream))
+            if ticket.stream or self._reader is None:
+                return
             sending = Sending(
                 secured, peer, ticket, self._reader, self._pacer, self._limits.write_stall_s
             )
@@ -271,10 +304,50 @@ class BulkChannel:
             raise BulkUnavailable(short(receiving.fault))
         await self._fetch(connection, root, indices, take, stall_s)  # with the next, or a new one
 
-    async def _ask(self, connection: Connection, wanted: BulkWanted, stall_s: float) -> BulkGrant:
+    # Streams
+
+    async def carry(
+        self, connection: Connection, name: bytes, end: StreamEnd, patience_s: float
+    ) -> None:
+        """Open the stream of this name to the peer, and carry it until either side ends it.
+
+        Raises BulkUnavailable if there is no connection or the peer refuses, and what a `Relay`
+        does; a ProtocolViolation has been scored.
+        """
+        wanted = StreamWanted(name, self._identity.der)
+        grant = await self._ask(connection, wanted, patience_s, STREAM_METHOD)
+        wait_s = min(self._limits.handshake_s, patience_s)
+        secured = await self._connections.connect(connection, grant.ports, wait_s)
+        try:
+            with trio.fail_after(self._limits.handshake_s):
+                await send_all(secured, grant.token)
+            await self._relay(secured, connection.peer, end)
+        except (OSError, trio.TooSlowError) as error:
+            raise PeerUnreachable(f"the stream broke: {short(error)}") from error
+        finally:
+            secured.close()
+
+    async def _relay(self, secured: ssl.SSLSocket, peer: Standing, end: StreamEnd) -> None:
+        relay = Relay(end, secured, peer, self._pacer, self._limits.read_stall_s)
+        try:
+            with self._alive(secured, peer.address):
+                await _in_thread(relay.run, relay.stop, self._relays)
+        except ProtocolViolation as error:
+            peer.blame("broke the protocol of streams", error)
+            raise RemoteError(str(error)) from error
+        finally:
+            end.near.close()
+
+    async def _ask(
+        self,
+        connection: Connection,
+        wanted: BulkWanted | StreamWanted,
+        stall_s: float,
+        method: str = GRANT_METHOD,
+    ) -> BulkGrant:
         with trio.move_on_after(stall_s) as patience:
             try:
-                answer = await connection.request(GRANT_METHOD, msgspec.msgpack.encode(wanted))
+                answer = await connection.request(method, msgspec.msgpack.encode(wanted))
                 grant = grant_decoder.decode(answer)
             except PeerUnreachable:
                 raise

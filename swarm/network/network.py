@@ -27,7 +27,7 @@ import trio
 from swarm.errors import ConfigurationError, LocalError, PeerUnreachable
 from swarm.network import tcp
 from swarm.network.blob_exchange import MANIFEST_METHOD, BlobProvider, BlobServer, fetch_chunks
-from swarm.network.bulk import GRANT_METHOD, BulkChannel
+from swarm.network.bulk import GRANT_METHOD, STREAM_METHOD, BulkChannel
 from swarm.network.bulk_connections import CALL_METHOD, BulkUnavailable
 from swarm.network.bulk_transfer import Take
 from swarm.network.connection import Connection, Handlers, MessageHandler, RequestHandler
@@ -40,6 +40,7 @@ from swarm.network.pacing import Pacer
 from swarm.network.peers import FailedDial, Peer, PeerTraffic, Traffic
 from swarm.network.secure import HANDSHAKE_ERRORS, MemberNoise, NotAMember, connect, welcome
 from swarm.network.signals import Signal
+from swarm.network.stream_relay import StreamEnd, StreamHost
 from swarm.network.wire import BLOB, short
 from swarm.types import Address, Digest, to_hex
 
@@ -231,6 +232,28 @@ class Network:
                     await self._bulk.fetch(connection, root, part, take, stall_s)
                 except BulkUnavailable:
                     await fetch_chunks(connection, root, part, take, limits, stall_s)
+
+    # Streams
+
+    def serve_streams(self, host: StreamHost) -> None:
+        """Let members open streams to this node; the host decides which."""
+        self._bulk.host(host)
+        self._handlers.requests[STREAM_METHOD] = self._bulk.grant_stream
+
+    async def carry_stream(
+        self, peer: Address, name: bytes, end: StreamEnd, *, deadline_s: float
+    ) -> None:
+        """Open a stream to a member, and carry it until either side ends it; `end.near` is closed
+        if it was opened.
+
+        `deadline_s` is for the opening. Raises PeerUnreachable if it cannot be opened, or breaks;
+        RemoteError if the peer refuses it, or sends what the protocol does not allow; LocalError.
+        """
+        connection = await self._connection_to(peer)
+        try:
+            await self._bulk.carry(connection, name, end, deadline_s)
+        except BulkUnavailable as error:
+            raise PeerUnreachable(f"no stream: {error}") from error
 
     # Figures
 

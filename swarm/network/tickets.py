@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from swarm.errors import ProtocolViolation
-from swarm.types import Address, Digest, to_hex
+from swarm.types import NO_DIGEST, Address, Digest, to_hex
 
 TOKEN_BYTES = 32
 LIFETIME_S = 10.0
@@ -31,6 +31,8 @@ class Ticket:
     root: Digest
     indices: Sequence[int]
     expires_at: float
+    stream: bytes = b""
+    """The name of a stream, if it is good for that and no fetch."""
 
 
 class Tickets:
@@ -40,7 +42,16 @@ class Tickets:
         self._open: OrderedDict[bytes, Ticket] = OrderedDict()
 
     def issue(self, member: Address, root: Digest, indices: Sequence[int], now: float) -> bytes:
-        """A new token; a member that has too many loses its oldest."""
+        """A new token for chunks; a member that has too many tokens loses its oldest."""
+        # Four bytes each: they are kept for minutes, and Python's own numbers take ten times that.
+        return self._add(Ticket(member, root, array("I", indices), now + LIFETIME_S), now)
+
+    def issue_stream(self, member: Address, name: bytes, now: float) -> bytes:
+        """As `issue`, for a stream."""
+        return self._add(Ticket(member, NO_DIGEST, (), now + LIFETIME_S, name), now)
+
+    def _add(self, issued: Ticket, now: float) -> bytes:
+        member = issued.member
         for token, ticket in list(self._open.items()):
             if now >= ticket.expires_at + REMEMBERED_S:
                 del self._open[token]
@@ -48,8 +59,7 @@ class Tickets:
         for token in theirs[: max(0, len(theirs) + 1 - MAX_TICKETS_PER_MEMBER)]:
             del self._open[token]
         token = secrets.token_bytes(TOKEN_BYTES)
-        # Four bytes each: they are kept for minutes, and Python's own numbers take ten times that.
-        self._open[token] = Ticket(member, root, array("I", indices), now + LIFETIME_S)
+        self._open[token] = issued
         return token
 
     def redeem(self, token: bytes, member: Address, now: float) -> Ticket:

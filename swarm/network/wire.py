@@ -77,6 +77,14 @@ class BulkWanted(msgspec.Struct, array_like=True, forbid_unknown_fields=True, fr
     certificate: Annotated[bytes, msgspec.Meta(max_length=MAX_CERTIFICATE_BYTES)]
 
 
+class StreamWanted(msgspec.Struct, array_like=True, forbid_unknown_fields=True, frozen=True):
+    """Grant me the stream of this name over the bulk channel, where I shall show this certificate
+    (DER)."""
+
+    name: Annotated[bytes, msgspec.Meta(min_length=1, max_length=64)]
+    certificate: Annotated[bytes, msgspec.Meta(max_length=MAX_CERTIFICATE_BYTES)]
+
+
 class BulkGrant(msgspec.Struct, array_like=True, forbid_unknown_fields=True, frozen=True):
     """A token for them, the certificate that I shall show (DER), and the ports where I listen."""
 
@@ -104,6 +112,7 @@ _encoder = msgspec.msgpack.Encoder()
 control_decoder: msgspec.msgpack.Decoder[ControlFrame] = msgspec.msgpack.Decoder(ControlFrame)
 wanted_decoder = msgspec.msgpack.Decoder(ChunksWanted)
 want_decoder = msgspec.msgpack.Decoder(BulkWanted)
+stream_decoder = msgspec.msgpack.Decoder(StreamWanted)
 grant_decoder = msgspec.msgpack.Decoder(BulkGrant)
 call_decoder = msgspec.msgpack.Decoder(BulkCall)
 

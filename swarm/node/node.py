@@ -68,6 +68,7 @@ from swarm.node.plans.library import METHOD as BUNDLE_METHOD
 from swarm.node.plans.library import Library
 from swarm.node.plans.programs import METHOD as PROGRAM_METHOD
 from swarm.node.plans.programs import Programs, check_program
+from swarm.node.plans.stream_host import StreamsOfPlans
 from swarm.node.plans.trainers import Trainers
 from swarm.node.status import (
     NodeStatus,
@@ -376,7 +377,9 @@ class Node:
             store=self.store,
             exchange=self.exchange,
             requests=ListedScores(self.network, self.outgoing),
+            carrier=self.network,
             trainer=await self.trainers.of(plan.digest),
+            holder=await self.trainers.for_role(plan.digest),
             records=Records(self.directory / "records" / f"plan-{plan.id}.jsonl"),
             own_model=self.directory / "own" / f"plan-{plan.id}.safetensors",
             keep_models=self.config.storage.keep_models,
@@ -636,6 +639,7 @@ async def open_node(directory: Path, password: str | None = None) -> AsyncIterat
         exchange.allow(node.may_read, purpose=node.purpose_of)
         network.handle(GREETING_METHOD, node.greetings.answer)
         network.on_connect(node.greetings.connected)
+        network.serve_streams(StreamsOfPlans(node.participations))
         network.handle(SCORES_METHOD, outgoing.listed_scores(node.hear_scores))
         outgoing.name_of_node = node.name_of_node
         outgoing.name_of_member = node.name_of_member

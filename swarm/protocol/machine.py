@@ -11,7 +11,8 @@ no round runs, one may open           `open`, the first in member order first
 somebody invited is undecided         wait, for as long as the invitation lasts
 a newer final model or statistics     Fetch it, from anyone who has it
 OPEN, a trainer, no result yet        Train; `check_in` before the liveness interval runs out
-OPEN, holds the plan's role           `check_in`, too; its silence may void the attempt
+OPEN, holds the plan's role           Hold it, and `check_in`; its silence may void the attempt
+no longer so                          Release the role
 OPEN, result ready                    `submit` with the reveal and the next commitment
 OPEN, submitted, nobody live missing  `close`
 CLOSED, a submitter, level FULL       Merge, to know what every candidate must be
@@ -134,6 +135,15 @@ class TrainingFailed:
 
 
 @dataclass(frozen=True)
+class HoldingEnded:
+    """The role is not held any more; `fault` says why, if it was not released."""
+
+    number: int
+    attempt: int
+    fault: str | None = None
+
+
+@dataclass(frozen=True)
 class BlobHeld:
     """A model or statistics record is now complete in the blob store."""
 
@@ -225,6 +235,7 @@ Event = (
     | TrainingProgressed
     | TrainingFinished
     | TrainingFailed
+    | HoldingEnded
     | BlobHeld
     | FetchFailed
     | Merged
@@ -253,6 +264,25 @@ class Train:
     """The round's number within its stage: what the trainer, and whatever is seeded, are told."""
     epochs: int = 0
     """Passes over the site's rows; 0: as many as the plan says."""
+    holder: MemberId | None = None
+    """Who holds the plan's role in this attempt."""
+
+
+@dataclass(frozen=True)
+class Hold:
+    """Hold the plan's role in an attempt that begins with `base`, until Release."""
+
+    number: int
+    attempt: int
+    task: str
+    base: Digest
+    statistics: Digest
+    within: int
+
+
+@dataclass(frozen=True)
+class Release:
+    """The attempt in which this node holds the role is over."""
 
 
 @dataclass(frozen=True)
@@ -382,6 +412,8 @@ class Report:
 
 Command = (
     Train
+    | Hold
+    | Release
     | StopTraining
     | Fetch
     | Merge
@@ -439,6 +471,10 @@ class RoundMachine:
     _training: tuple[int, Digest] | None = None
     """What the trainer does until it says that this has ended, even if it was told to stop."""
     _stopping: bool = False
+    _training_attempt: int = 0
+    _holding: tuple[int, int] | None = None
+    """The attempt in which this node holds the role, until it says that this has ended."""
+    _releasing: bool = False
     _permille: int = 0
     _training_failures: int = 0
     _merged: dict[tuple[int, int], Merged] = field(default_factory=dict)
@@ -495,6 +531,11 @@ class RoundMachine:
                     self._plan_failures += fault_of_plan
                     if self._plan_failures >= PLAN_FAILURES_ALLOWED:
                         self.halted = reason
+            case HoldingEnded(number, attempt, fault):
+                self._holding, self._releasing = None, False
+                self._fail(("hold", number, attempt), now)
+                if fault is not None and self._is_running(number, attempt):
+                    self._report(f"holding the role in {self._title(number)} failed: {fault}")
             case BlobHeld(digest):
                 self._settle(("fetch", digest))
             case FetchFailed(digest, reason):
@@ -589,6 +630,7 @@ class RoundMachine:
 
     def _decide(self, plan: Plan, now: float) -> None:
         self._consider_evaluating(plan)
+        self._consider_holding(plan, now)
         if not self.members & (1 << self.me):
             self._drop_training(None)
             return
@@ -684,8 +726,10 @@ class RoundMachine:
 
     def _train(self, plan: Plan, round: Round, now: float) -> None:
         wanted = (round.number, round.base)
-        if not self._on_probation:
-            self._drop_training(wanted)
+        # What was asked of a role's holder is of no use once another holds it.
+        is_stale = round.holder is not None and self._training_attempt != round.attempt
+        if not self._on_probation or is_stale:
+            self._drop_training(None if is_stale else wanted)
         if self._training is not None:
             return  # this one, or one that was told to stop and has not yet
         place = self._place(round)
@@ -697,9 +741,30 @@ class RoundMachine:
             plan.statistics,
             place.within,
             place.stage.epochs,
+            round.holder,
         )
         if self._ask(("train", *wanted), now, train):
             self._training, self._permille = wanted, 0
+            self._training_attempt = round.attempt
+
+    def _consider_holding(self, plan: Plan, now: float) -> None:
+        round, wanted = plan.round, None
+        if plan.status is PlanStatus.RUNNING and round is not None and not self.halted:
+            is_held = round.status is RoundStatus.OPEN and round.holder == self.me
+            if is_held and present_in(round, self.members) >> self.me & 1:
+                wanted = (round.number, round.attempt)
+        if self._holding not in (None, wanted) and not self._releasing:
+            self._releasing = True
+            self._commands.append(Release())
+        if wanted is None or round is None or self._holding is not None:
+            return
+        needed = [round.base, *([plan.statistics] if plan.statistics != NO_DIGEST else [])]
+        if not self._is_in_program(round) or not all(self.holds(digest) for digest in needed):
+            return
+        place = self._place(round)
+        hold = Hold(*wanted, place.stage.task, round.base, plan.statistics, place.within)
+        if self._ask(("hold", *wanted), now, hold):
+            self._holding = wanted
 
     def _makes_headway(self, needed: Iterable[Digest]) -> bool:
         """Whether the others should wait for this node: not if what it tries keeps failing."""

@@ -21,6 +21,7 @@ from swarm.rounds.checking import Checking
 from swarm.rounds.collection import Collection
 from swarm.rounds.evaluating import Evaluating
 from swarm.rounds.following import Following
+from swarm.rounds.holding import Holding
 from swarm.rounds.inbox import Inbox
 from swarm.rounds.masked_work import MaskedWork
 from swarm.rounds.merging import Merging
@@ -39,6 +40,7 @@ class Driver:
     on_observed: Callable[[], None]
     """Called when the machine has taken in a new head."""
     training: Training
+    holding: Holding
     collection: Collection
     merging: Merging
     checking: Checking
@@ -64,6 +66,10 @@ class Driver:
             case m.Train():
                 nursery.start_soon(self._perform, self.training.train, command)
                 nursery.start_soon(self.merging.prepare, command)
+            case m.Hold():
+                nursery.start_soon(self._perform, self.holding.hold, command)
+            case m.Release():
+                self.holding.release()
             case m.StopTraining():
                 self.training.stop()
             case m.Fetch():

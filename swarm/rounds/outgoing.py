@@ -15,6 +15,7 @@ class Purpose:
     kind    "update", "statistics": of one site; "model", "sums": merged of many, or model 0;
             "published": of a model that this node offers to all members
             "shares": of the secrets of a masked round, each sealed to one member
+            "stream": to or from the holder of the plan's role, of the asking site's rows
             "timings": seconds and steps of a training; "other": no plan knows it any more
     """
 

@@ -42,6 +42,7 @@ from swarm.rounds.exchange import Exchange
 from swarm.rounds.following import Following
 from swarm.rounds.hidden_updates import HiddenUpdates
 from swarm.rounds.history import History, Past
+from swarm.rounds.holding import Holding
 from swarm.rounds.inbox import Inbox
 from swarm.rounds.joint_scores import JointScores, Requests
 from swarm.rounds.kept_state import KeptState
@@ -55,6 +56,7 @@ from swarm.rounds.records import KEPT_ROUNDS, Meters, Records
 from swarm.rounds.retention import PlanBlobs, last_over
 from swarm.rounds.serving import Serving
 from swarm.rounds.site_limits import NO_LIMITS, SiteLimits
+from swarm.rounds.streams import StreamCarrier, StreamEnd, StreamName, Streams
 from swarm.rounds.training import Training
 from swarm.rounds.transactions import Sender, Transactions
 from swarm.types import Address, Digest, MemberId, PlanId
@@ -86,6 +88,7 @@ class Participation:
     kept: KeptState
     masked_work: MaskedWork
     private: PrivateRounds
+    streams: Streams
     stage: Stage | None = None
     """Where the plan's newest round stands; None before its first."""
     _fault: str | None = None
@@ -125,6 +128,14 @@ class Participation:
     def hear_scores(self, sender: Address, told: bytes) -> bytes:
         """Take what another site says of a model; the answer is this site's own word of it."""
         return self.joint_scores.hear(sender, told)
+
+    def admit_stream(self, sender: Address, name: StreamName) -> None:
+        """Raise RemoteError unless a member may ask this node as the role's holder, now."""
+        self.streams.admit(sender, name)
+
+    def join_stream(self, sender: Address, name: StreamName) -> StreamEnd:
+        """The end here of a member's stream."""
+        return self.streams.join(sender, name)
 
     def announce(self, merge: m.MergeAnnounced) -> None:
         """A merge waits for a block. It is in order to miss that: the block will tell of it."""
@@ -245,7 +256,9 @@ def open_participation(
     store: BlobStore,
     exchange: Exchange,
     requests: Requests,
+    carrier: StreamCarrier,
     trainer: Trainer,
+    holder: Trainer,
     records: Records,
     own_model: Path,
     keep_models: int,
@@ -259,10 +272,11 @@ def open_participation(
 ) -> Participation:
     """Put together one node's part in one plan, and have the exchange serve by its rules.
 
-    `own_model` is where this site's own model is kept, if the plan makes one, and `kept_state` the
-    folder for what it keeps of rounds. `privacy` is charged for `data_set`. `traffic` is (bytes
-    sent, bytes received) by this node so far; `secrets` are those of masked rounds on the chain
-    that `genesis` names; `limits` are the site's own.
+    `holder` is the process for the plan's role, if it has one: without the site's rows. `own_model`
+    is where this site's own model is kept, if the plan makes one, and `kept_state` the folder for
+    what it keeps of rounds. `privacy` is charged for `data_set`. `traffic` is (bytes sent, bytes
+    received) by this node so far; `secrets` are those of masked rounds on the chain that `genesis`
+    names; `limits` are the site's own.
     """
 
     def read_meters() -> Meters:
@@ -277,12 +291,13 @@ def open_participation(
     kept = KeptState(me, kept_state, chain)
     masked = MaskedWork(plan, me, genesis, program, book, store, exchange, layouts, blobs, secrets)
     hidden = HiddenUpdates(plan, secrets, masked) if program.is_masked else None
+    streams = Streams(plan, me, machine, book, carrier, records, limits, exchange.on_leaving)
     private = PrivateRounds(
         plan, me, program, store, chain, privacy, data_set, lambda: machine.plan
     )
     training = Training(
-        plan, me, trainer, store, collection, blobs, kept, records, inbox, private, own_model,
-        limits, hidden,
+        plan, me, trainer, store, collection, blobs, kept, records, inbox, private, streams,
+        own_model, limits, hidden,
     )  # fmt: skip
     joint = JointScores(plan, book, records, requests)
     evaluating = Evaluating(
@@ -293,6 +308,7 @@ def open_participation(
         inbox,
         exchange.rules_changed,
         training,
+        Holding(holder, store, collection, streams),
         collection,
         Merging(book, store, layouts, collection, drafts, blobs, records),
         Checking(book, store, exchange, layouts, collection, drafts, blobs),
@@ -306,5 +322,5 @@ def open_participation(
     history = History(records, chain, read_meters)
     return Participation(
         machine, driver, inbox, book, layouts, collection, training, evaluating, joint,
-        history, records, blobs, kept, masked, private,
+        history, records, blobs, kept, masked, private, streams,
     )  # fmt: skip

@@ -17,6 +17,7 @@ import msgspec
 
 from swarm.errors import UNREADABLE
 from swarm.protocol.state import Candidate, Omission, Round, members_in
+from swarm.protocol.streams import Conversation
 from swarm.types import Digest, MemberId, to_digest, to_hex
 
 log = logging.getLogger("swarm.node")
@@ -49,6 +50,24 @@ class JointScore:
 
 
 @dataclass(slots=True)
+class StreamRecord:
+    """What this node and a member said to each other over streams in a round, one being the role's
+    holder. `fault` is the first that the member did wrong."""
+
+    questions: int = 0
+    answers: int = 0
+    sent_bytes: int = 0
+    received_bytes: int = 0
+    """Contents of frames."""
+    fault: str | None = None
+
+    def note(self, book: Conversation, asks: bool) -> None:
+        """Take over the figures of a stream's book."""
+        self.questions, self.answers = book.asked, book.answered
+        self.received_bytes = book.answered_bytes if asks else book.asked_bytes
+
+
+@dataclass(slots=True)
 class RoundRecord:
     """One round as this node lived through it."""
 
@@ -67,6 +86,10 @@ class RoundRecord:
     score that cannot be given, such as an AUC of one class, is None."""
     joint: dict[str, dict[str, JointScore]] = field(default_factory=dict)
     """Of the merged model on all sites' rows, by part and metric, as far as they have told."""
+    holder: int | None = None
+    """Who held the plan's role."""
+    talks: dict[int, StreamRecord] = field(default_factory=dict)
+    """What went over streams within the round, by member."""
     loss: float | None = None
     train_s: float = 0.0
     exchange_s: float = 0.0
@@ -129,6 +152,7 @@ class Records:
         """A round was seen open; a further attempt keeps the first one's meters."""
         record = self.at(round.number)
         record.attempt = round.attempt
+        record.holder = round.holder
         self._opened.setdefault(round.number, meters)
 
     def closed(self, round: Round, meters: Meters) -> None:
@@ -210,6 +234,8 @@ class Records:
             | {
                 "leader": name(record.leader),
                 "contributors": [name(m) for m in record.contributors],
+                "holder": name(record.holder),
+                "talks": {name(m): msgspec.to_builtins(s) for m, s in record.talks.items()},
                 "omitted": {name(m): why for m, why in record.omitted.items()},
                 "joint": {
                     part: {metric: _by_name(score, name) for metric, score in scores.items()}

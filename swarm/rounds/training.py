@@ -31,6 +31,7 @@ from swarm.rounds.records import Records, known
 from swarm.rounds.retention import PlanBlobs
 from swarm.rounds.site_limits import NO_LIMITS, SiteLimits
 from swarm.rounds.small_counts import withhold
+from swarm.rounds.streams import Streams
 from swarm.tensors import move_durably
 from swarm.types import NO_DIGEST, Digest, MemberId, PlanId, to_hex
 
@@ -54,6 +55,7 @@ class Training:
     records: Records
     inbox: Inbox
     private: PrivateRounds
+    streams: Streams
     own_model: Path
     """Where this site's own model is kept, if the plan makes one. It never leaves."""
     limits: SiteLimits = NO_LIMITS
@@ -165,7 +167,12 @@ class Training:
             )
         if keeps:
             given["kept_out"] = await trio.to_thread.run_sync(self.kept.scratch)
-        trained = await self._in_time(command, partial(self.trainer.train, **given))
+
+        async def train(stream: int | None) -> Trained:
+            work = partial(self.trainer.train, **given, stream=stream)
+            return await self._in_time(command, work)
+
+        trained = await self.streams.asking(command, train)
         if trained.samples < self.limits.min_rows:
             raise PlanError(
                 f"the plan trained on {trained.samples} rows of this site, and its "

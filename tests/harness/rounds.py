@@ -131,6 +131,7 @@ class Site:
         self._wake_at = float("inf")
         self._training: m.Train | None = None
         self._stopping = False
+        self._holding = (0, 0)
         self.foreign = self.foreign_class(node.id, node.secret)
         self._following: set[tuple[int, int, MemberId]] = set()
         self._evaluated: set[int] = set()
@@ -172,6 +173,11 @@ class Site:
         match command:
             case m.Train():
                 self._train(command)
+            case m.Hold(number, attempt):
+                self._holding = (number, attempt)
+            case m.Release():
+                ended = m.HoldingEnded(*self._holding)
+                self.port.call_later(rng.uniform(0.01, 2), partial(self.event, ended))
             case m.StopTraining():
                 self._stopping = True
                 self.port.call_later(rng.uniform(0.01, 2), partial(self._stopped, self._training))

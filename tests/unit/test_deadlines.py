@@ -39,6 +39,8 @@ POSITIONAL = "its deadline is an argument without a name"
 ENDED = "in the benchmark's own process, which is ended with the benchmark"
 STOPPED = "for a chunk, or until whoever asked for the merge stops it"
 TURNS = "as long as other sites of the same run train, in the same process"
+POLLED = "the socket does not block: `poll` before it has the deadline"
+HELD = "its socket ends with the round, or with the node"
 LAUNCHER = "in the launcher, which ends the box with its node; the node sets the deadline"
 ACCOUNTED = {
     "box.frames:_exactly:recv": LAUNCHER,
@@ -72,6 +74,16 @@ ACCOUNTED = {
     "learning.simulation.turns:run:wait": TURNS,
     "learning.simulation.turns:work:acquire": TURNS,
     "learning.simulation.worker:main:read_frame": "in a worker, which ends with its input",
+    "learning.training.asking:_read:recv_into": POLLED,
+    "learning.training.holding:_exactly:recv_into": HELD,
+    "learning.training.holding:run:join": "its stream was shut down just before",
+    "learning.training.holding:run:receive": HELD,
+    "network.stream_relay:_read:recv_into": POLLED,
+    "network.stream_relay:_send_out:wait": "for as long as the pace asks, as an argument",
+    "network.bulk:carry:connect": "its patience, as an argument",
+    "rounds.streams:_carry:wait_readable": "until the training ends, which cancels it",
+    "rounds.streams:_carry_to:wait": "`_carry` sets the deadline",
+    "rounds.holding:hold:wait": "until the round machine says that the attempt is over",
     "learning.supervisor.supervisor:_final_reply:receive": "its argument is the longest silence",
     "learning.training.trainer:alive:join": "the thread looks every second whether it is over",
     "learning.training.trainer:beat:wait": "a second at a time",

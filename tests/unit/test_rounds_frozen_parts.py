@@ -27,6 +27,7 @@ from swarm.rounds.kept_state import KeptState
 from swarm.rounds.layouts import Layouts, initial_layout_of, update_layout_of
 from swarm.rounds.records import Records
 from swarm.rounds.retention import PlanBlobs
+from swarm.rounds.streams import Streams
 from swarm.rounds.training import Training
 from swarm.tensors import Layout, TensorSpec, create_file
 from swarm.types import NO_DIGEST, Address, Digest, MemberId, PlanId
@@ -126,7 +127,7 @@ class Node:
         self.collection = Collection(PlanId(1), book, ours, exchange, self.layouts, blobs)
         self.training = Training(
             PlanId(1), book.me, trainer, ours, self.collection, blobs, kept, records, Inbox(),
-            cast(Any, None), directory / "own",
+            cast(Any, None), Streams(*(cast(Any, None) for _ in range(8))), directory / "own",
         )  # fmt: skip
         joint = JointScores(PlanId(1), book, records, SimpleNamespace())  # type: ignore[arg-type]
         self.evaluating = Evaluating(

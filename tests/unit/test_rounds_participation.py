@@ -88,7 +88,9 @@ def part_in(directory: Path, chain: Chain) -> tuple[Participation, Exchange]:
         store=store,
         exchange=exchange,
         requests=SimpleNamespace(),  # type: ignore[arg-type]
+        carrier=SimpleNamespace(),  # type: ignore[arg-type]
         trainer=trainer,
+        holder=trainer,
         records=Records(directory / "records.jsonl"),
         own_model=directory / "own",
         keep_models=2,

@@ -24,6 +24,7 @@ from swarm.rounds.metas import Meta, decode_meta, encode_meta
 from swarm.rounds.records import Records
 from swarm.rounds.retention import PlanBlobs
 from swarm.rounds.site_limits import NO_LIMITS, SiteLimits
+from swarm.rounds.streams import Streams
 from swarm.rounds.training import Training
 from swarm.tensors import Layout, TensorSpec, create_file, open_file
 from swarm.types import NO_DIGEST, Digest, MemberId, PlanId, to_hex
@@ -84,6 +85,7 @@ def run(folder: Path, trainer: Trainer, limits: SiteLimits, task: str) -> tuple[
         records,
         Inbox(),
         nobody,
+        Streams(*(nobody for _ in range(8))),
         folder / "own",
         limits,
     )

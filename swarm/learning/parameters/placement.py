@@ -285,7 +285,7 @@ def _sentence(place: Place) -> str:
         case Gathered():
             return "travel, and are kept side by side"
         case At(role):
-            return f"live with the {role}"
+            return f"change at whoever holds {role!r}, which no check of a merge can repeat"
 
 
 def _check_pattern(pattern: object) -> None:

@@ -51,7 +51,7 @@ def _faults(plan: Plan, planned: Sequence[Planned]) -> list[tuple[str, str]]:
         found.append(("roles", "asks nobody else within a round: leave `roles` out"))
     if plan.privacy is not None:
         found.append(
-            ("privacy", "adds no noise of its own yet: choose `secure` or `privacy` for now")
+            ("privacy", "adds no noise of its own yet: choose `secure` or `privacy` for now"),
         )
     if plan.optimizer_state != "reset":
         found.append(

@@ -25,7 +25,7 @@ import msgspec
 import trio
 
 from swarm.box.description import Sandbox
-from swarm.errors import ConfigurationError, LocalError, PlanError, TrainerError
+from swarm.errors import ConfigurationError, LocalError, NoAnswer, PlanError, TrainerError
 from swarm.learning.supervisor.trainer_messages import (
     Alive,
     ComputeStatistics,
@@ -37,6 +37,8 @@ from swarm.learning.supervisor.trainer_messages import (
     EvaluateFile,
     Export,
     Failed,
+    Held,
+    Hold,
     Initialise,
     Load,
     Loaded,
@@ -53,6 +55,7 @@ from swarm.learning.supervisor.trainer_messages import (
     Written,
 )
 from swarm.learning.supervisor.trainer_process import (
+    NO_SOCKETS,
     Died,
     Handover,
     TrainerProcess,
@@ -164,6 +167,7 @@ class Trainer:
         round_in_all: int = 0,
         noise: Mechanism | None = None,
         entropy: bytes = b"",
+        stream: int | None = None,
     ) -> Trained:
         """Train one round from the model file `base`; the update is then in `out`.
 
@@ -173,6 +177,7 @@ class Trainer:
         site has kept of an earlier round; what it is to keep of this one is then in `kept_out`.
         `noise` is what a plan with privacy asks for here.
         With `entropy`, which only this site knows, the order of rows follows from it as well.
+        `stream` is the descriptor of a socket to the holder of the plan's role.
         `progress` is called about twice a second.
         """
         request = Train(
@@ -187,8 +192,32 @@ class Trainer:
             kept_out=_text(kept_out),
             noise=noise,
             entropy=entropy,
+            stream=None if stream is None else "the stream to the role's holder",
         )
-        return await self._ask(request, Trained, progress)
+        sockets = {} if stream is None else {"stream": stream}
+        return await self._ask(request, Trained, progress, sockets)
+
+    async def hold(
+        self,
+        round: int,
+        base: Path,
+        door: int,
+        *,
+        initial: Path | None = None,
+        statistics: Path | None = None,
+        round_in_all: int = 0,
+    ) -> Held:
+        """Hold the plan's role in a round that begins with the model file `base`, until the socket
+        with the descriptor `door` ends: by it, streams are handed in (`box.frames`)."""
+        request = Hold(
+            round=round,
+            round_in_all=round_in_all,
+            base=str(base),
+            statistics=_text(statistics),
+            door="the door of the role",
+            initial=_text(initial),
+        )
+        return await self._ask(request, Held, sockets={"door": door})
 
     async def personalise(
         self,
@@ -269,23 +298,29 @@ class Trainer:
         request: Request,
         answer: type[Answer],
         progress: Callable[[Progress], None] = lambda progress: None,
+        sockets: Mapping[str, int] = NO_SOCKETS,
     ) -> Answer:
         async with self._asking:
-            reply = await self._with_retries(request, progress)
+            reply = await self._with_retries(request, progress, sockets)
         if not isinstance(reply, answer):
             await self.stop()
             raise TrainerError(f"the trainer answered {type(request).__name__} with {reply!r:.200}")
         return reply
 
     async def _with_retries(
-        self, request: Request | None, progress: Callable[[Progress], None]
+        self,
+        request: Request | None,
+        progress: Callable[[Progress], None],
+        sockets: Mapping[str, int] = NO_SOCKETS,
     ) -> Reply:
         """Ask, in a new process after each death. `None` asks for a loaded plan only."""
         pause_s = FIRST_PAUSE_S
         for attempt in range(1, self.config.attempts + 1):
             try:
                 process, loaded = await self._running()
-                return await self._exchange(process, request, progress) if request else loaded
+                if request is None:
+                    return loaded
+                return await self._exchange(process, request, progress, sockets)
             except Died as death:
                 place = "" if self._process is None else self._process.place
                 asked = type(request or Load).__name__
@@ -368,10 +403,14 @@ class Trainer:
         return workspace.with_name(f"{workspace.name}.msgpack")
 
     async def _exchange(
-        self, process: TrainerProcess, request: Request, progress: Callable[[Progress], None]
+        self,
+        process: TrainerProcess,
+        request: Request,
+        progress: Callable[[Progress], None],
+        sockets: Mapping[str, int] = NO_SOCKETS,
     ) -> Reply:
         """Send one request, and read until its final reply."""
-        handover = await trio.to_thread.run_sync(Handover, process.boxed, request)
+        handover = await trio.to_thread.run_sync(Handover, process.boxed, request, sockets)
         try:
             process.busy, process.place = True, ""
             await process.send(request, handover)
@@ -409,6 +448,8 @@ class Trainer:
                     raise PlanError(message)
                 case Failed(kind="configuration", message=message):
                     raise ConfigurationError(message)
+                case Failed(kind="holder", message=message):
+                    raise NoAnswer(message)
                 case Failed(message=message):
                     raise LocalError(message)
                 case _:

@@ -105,9 +105,9 @@ class Train(_Message, frozen=True):
     `base_digest` names the base: a checkpoint is resumed only on the same one. `initial` is the
     file of model 0, where it has tensors that do not travel. `kept` is what this site kept of an
     earlier round, and `kept_out` where to write what it is to keep of this one, if the plan keeps
-    anything. `noise` is what the plan's guarantee asks for here, and has been charged.
-    anything. `entropy` is this site's own, from which the order of rows follows in secure plans; it
-    is in no output.
+    anything. `noise` is what the plan's guarantee asks for here, and has been charged. `entropy` is
+    this site's own, from which the order of rows follows in secure plans; it is in no output.
+    `stream` is a socket that leads to the holder of the plan's role, if it has one.
     """
 
     round: int
@@ -121,6 +121,21 @@ class Train(_Message, frozen=True):
     kept_out: str | None = None
     noise: Mechanism | None = None
     entropy: bytes = b""
+    stream: str | None = None
+
+
+class Hold(_Message, frozen=True):
+    """Hold the plan's role in a round that begins with the model in `base`.
+
+    `door` is a socket by which streams come, a descriptor each; its end is the end of the round.
+    """
+
+    round: int
+    round_in_all: int
+    base: str
+    statistics: str | None
+    door: str
+    initial: str | None = None
 
 
 class Personalise(_Message, frozen=True):
@@ -184,6 +199,7 @@ Request = (
     | Initialise
     | ComputeStatistics
     | Train
+    | Hold
     | Personalise
     | Evaluate
     | Export
@@ -192,8 +208,9 @@ Request = (
 )
 
 WRITTEN = ("out", "kept_out")
-FILES = ("base", "model", "initial", "statistics", "kept", *WRITTEN)
-"""The fields of requests that name files; the last ones are to be written."""
+SOCKETS = ("stream", "door")
+FILES = ("base", "model", "initial", "statistics", "kept", *SOCKETS, *WRITTEN)
+"""The fields of requests that name files, and sockets; the last ones are to be written."""
 
 
 def files_of(request: Request) -> dict[str, str]:
@@ -237,6 +254,9 @@ class Loaded(_Message, frozen=True):
     device: str
     initial: tuple[Tensor, ...] = ()
     keeps_state: bool = False
+    role: str = ""
+    """The name of the plan's role, if it has one; `role_needs_rows` of its holder."""
+    role_needs_rows: bool = False
     places: dict[str, str] = {}
     licence: str = ""
 
@@ -262,6 +282,14 @@ class Trained(_Message, frozen=True):
     metrics: dict[str, float]
     train_s: float
     resumed_epochs: int
+
+
+class Held(_Message, frozen=True):
+    """The round in which the role was held is over. `refused` questions could not be answered."""
+
+    streams: int
+    questions: int
+    refused: int
 
 
 class Personalised(_Message, frozen=True):
@@ -306,12 +334,13 @@ class EvaluatedFile(_Message, frozen=True):
 
 
 class Failed(_Message, frozen=True):
-    """The request came to nothing. `kind` says whose fault: the plan's, the user's, the machine's.
+    """The request came to nothing. `kind` says whose fault: the plan's, the user's, the machine's,
+    the holder's of the plan's role.
 
     `message` is one sentence that names place and remedy.
     """
 
-    kind: Literal["plan", "configuration", "local"]
+    kind: Literal["plan", "configuration", "local", "holder"]
     message: str
 
 
@@ -322,6 +351,7 @@ Reply = (
     | Counted
     | Written
     | Trained
+    | Held
     | Personalised
     | Evaluated
     | Predicted

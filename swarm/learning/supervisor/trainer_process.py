@@ -16,6 +16,7 @@ import signal
 import socket
 import sys
 import tempfile
+from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ from swarm.box.process import BoxedProcess, check, left_out, start
 from swarm.errors import ConfigurationError, LocalError, PlanError, TrainerError
 from swarm.learning.supervisor.trainer_messages import (
     LENGTH_BYTES,
+    SOCKETS,
     WRITTEN,
     Reply,
     Request,
@@ -39,6 +41,7 @@ from swarm.learning.supervisor.trainer_messages import (
 )
 from swarm.tensors import MAX_FILE_BYTES, copy_file
 
+NO_SOCKETS: Mapping[str, int] = {}
 TRAINER = "swarm.learning.training.trainer"
 EXIT_STATUS_WAIT_S = 1.0
 WRITE_DEADLINE_S = 10.0
@@ -68,12 +71,15 @@ class Died(Exception):
 
 
 class Handover:
-    """The files of one request, open. Made in a worker thread; ends with `close`.
+    """The files of one request, open, and its `sockets` by field. Made in a worker thread; ends
+    with `close`.
 
     Raises LocalError if one cannot be read, or a result cannot be written where it belongs.
     """
 
-    def __init__(self, boxed: BoxedProcess, request: Request) -> None:
+    def __init__(
+        self, boxed: BoxedProcess, request: Request, sockets: Mapping[str, int] = NO_SOCKETS
+    ) -> None:
         self.descriptors: list[int] = []
         self._written: list[tuple[int, Path]] = []
         try:
@@ -81,6 +87,8 @@ class Handover:
                 if field in WRITTEN:
                     self.descriptors.append(_unnamed_beside(Path(name)))
                     self._written.append((self.descriptors[-1], Path(name)))
+                elif field in SOCKETS:
+                    self.descriptors.append(os.dup(sockets[field]))
                 else:
                     self.descriptors.append(boxed.open(Path(name)))
         except BaseException:

@@ -35,7 +35,7 @@ from swarm.learning.parameters.named_tensors import (
     state_of,
 )
 from swarm.learning.parameters.placement import RESERVED, At
-from swarm.learning.parameters.travel import Types, freeze, ways_of
+from swarm.learning.parameters.travel import freeze, ways_of
 from swarm.learning.plans.plan import Data, Plan, Site
 from swarm.learning.plans.plan_faults import plan_faults
 from swarm.learning.plans.settings import placement_in, role_in, rules_of
@@ -92,7 +92,10 @@ class SitePlan:
             ways = ways_of(self.model, state, plan.wire_dtype, self.placement)
             self.travels, self.stays = ways.travels, ways.stays
             self._specs = specs_of(state)
-            self._held = specs_of(state, self._travels_at_role())
+            self.held_names = [
+                n for n in self.travels if isinstance(self.placement.place_of(n), At)
+            ]
+            """The tensors that live at the plan's role."""
             layout_of(self._specs)
             self._refuse_broken_model(state)
             check_put_back(self.model)
@@ -241,25 +244,21 @@ class SitePlan:
                 layout_of(specs_of(state))
             return state
 
-    def _travels_at_role(self) -> Types:
-        travels = self.travels.items()
-        return {n: kind for n, kind in travels if isinstance(self.placement.place_of(n), At)}
-
     def held(self) -> State:
         """What of the model lives at the plan's role, copied. Raises PlanError naming a tensor that
         is not finite."""
         state = state_of(self.model)
-        held = copy_state({spec.name: state[spec.name] for spec in self._held})
+        held = copy_state({name: state[name] for name in self.held_names})
         self.refuse_non_finite(held, "at the role's holder")
         return held
 
     def take_held(self, held: Mapping[str, torch.Tensor]) -> None:
         """Take what lives at the plan's role from its holder. Raises NoAnswer for other tensors."""
         state = state_of(self.model)
-        for spec in self._held:
-            found, own = held.get(spec.name), state[spec.name]
+        for name in self.held_names:
+            found, own = held.get(name), state[name]
             if found is None or (found.dtype, found.shape) != (own.dtype, own.shape):
-                raise NoAnswer(f"the role's holder has not given {spec.name!r} as the model has it")
+                raise NoAnswer(f"the role's holder has not given {name!r} as the model has it")
             own.detach().copy_(found)
 
     def has_file(self, name: str) -> bool:

@@ -35,7 +35,7 @@ import torch
 from numpy.typing import NDArray
 
 from swarm.box import frames
-from swarm.errors import ConfigurationError, LocalError, PlanError, RemoteError
+from swarm.errors import ConfigurationError, LocalError, NoAnswer, PlanError, RemoteError
 from swarm.learning.code import bundle
 from swarm.learning.code.import_guard import guard_imports, guard_imports_of_worker
 from swarm.learning.code.importer import use_modules_of
@@ -62,7 +62,7 @@ from swarm.learning.plans.plan_faults import (
     valid_text,
 )
 from swarm.learning.plans.program_of_plan import program_of
-from swarm.learning.plans.settings import rules_of
+from swarm.learning.plans.settings import role_in, rules_of
 from swarm.learning.supervisor.trainer_messages import (
     Alive,
     ComputeStatistics,
@@ -74,6 +74,8 @@ from swarm.learning.supervisor.trainer_messages import (
     EvaluateFile,
     Export,
     Failed,
+    Held,
+    Hold,
     Initialise,
     Load,
     Loaded,
@@ -92,7 +94,10 @@ from swarm.learning.supervisor.trainer_messages import (
     files_of,
     frame,
 )
+from swarm.learning.training.answering import Answering
+from swarm.learning.training.asking import SocketLink
 from swarm.learning.training.checkpoint import Workplace
+from swarm.learning.training.holding import Holding
 from swarm.learning.training.loop import LocalTraining
 from swarm.learning.training.personal import personalise
 from swarm.learning.training.predicting import evaluate_rows, predict, write_predictions
@@ -184,6 +189,7 @@ class Wire:
 
 
 METHODS: dict[type[Request], str] = {
+    Hold: "answer",
     CountSamples: "data",
     Initialise: "model",
     ComputeStatistics: "statistics",
@@ -216,10 +222,10 @@ class Trainer:
         torch.use_deterministic_algorithms(True, warn_only=True)
         site = Site(load.site, Path(load.data) if load.data else None, load.options)
         self.training = LocalTraining(plan, site, code, seed=load.seed, device=load.device)
-        if self.training.role is not None:
-            raise PlanError(f"plan.py has the role {self.training.role!r}: nodes hold none yet")
         self.rules = msgspec.structs.replace(rules, seed=self.training.seed)
         self.program = program_of(plan)
+        named = role_in(plan)
+        self.role = None if named is None else named[1]
         self.workplace = Workplace(workspace, digest, rules.optimizer_state == "keep")
 
     def loaded(self) -> Loaded:
@@ -236,6 +242,8 @@ class Trainer:
             tensors=travels,
             initial=() if initial == travels else initial,
             keeps_state=bool(training.kept_names),
+            role=training.role or "",
+            role_needs_rows=self.role is not None and self.role.needs_rows,
             device=str(self.training.device),
             places={kind.__name__: self.place_of(kind) for kind in (Train, *METHODS)},
             licence=valid_text(str(self.training.plan.licence)),
@@ -271,6 +279,8 @@ class Trainer:
                 return Written()
             case Train():
                 return self._train(request, files, wire)
+            case Hold():
+                return self._hold(request, files)
             case Personalise():
                 return self._personalise(request, files, wire)
             case Evaluate():
@@ -314,24 +324,45 @@ class Trainer:
             rows=found.rows,
         )
 
+    def _hold(self, request: Hold, files: Files) -> Held:
+        base, statistics = _whole("base", files), _statistics(files)
+        held = Holding(
+            Answering(self.training, base, request.round, request.round_in_all, statistics)
+        )
+        with socket.socket(fileno=os.dup(files["door"].descriptor)) as door:
+            held.run(door)
+        return Held(streams=held.streams, questions=held.questions, refused=held.refused)
+
+    @contextmanager
+    def _link(self, files: Files) -> Iterator[SocketLink | None]:
+        """The way to the holder of the plan's role, if it has one."""
+        if "stream" not in files or self.role is None:
+            yield None
+            return
+        with socket.socket(fileno=os.dup(files["stream"].descriptor)) as connection:
+            yield SocketLink(connection, self.role.answer_s, self.training.held_names)
+
     def _train(self, request: Train, files: Files, wire: Wire) -> Trained:
         statistics = _statistics(files)
         base = _whole("base", files)
-        update = self.training.train(
-            request.round,
-            base,
-            statistics,
-            base_digest=request.base_digest,
-            # A checkpoint is the update itself, in clear: a secure plan's would outlast its round.
-            workplace=None if request.entropy else self.workplace,
-            progress=wire.progress,
-            own_copy=False,
-            round_in_all=request.round_in_all,
-            kept=self._kept(files),
-            rows=rows_of(read_state(files["base"])),
-            noise=request.noise,
-            entropy=request.entropy,
-        )
+        with self._link(files) as link:
+            update = self.training.train(
+                request.round,
+                base,
+                statistics,
+                base_digest=request.base_digest,
+                # A checkpoint is the update itself, in clear: a secure plan's would outlast its
+                # round.
+                workplace=None if request.entropy else self.workplace,
+                progress=wire.progress,
+                own_copy=False,
+                round_in_all=request.round_in_all,
+                kept=self._kept(files),
+                rows=rows_of(read_state(files["base"])),
+                noise=request.noise,
+                entropy=request.entropy,
+                link=link,
+            )
         travels = to_wire(update.state, self.training.travels)
         write_state(files["out"], travels)
         if "kept_out" in files:
@@ -404,6 +435,8 @@ def serve(wire: Wire) -> None:
                 reply = Failed(kind="plan", message=valid_text(str(error)))
             except ConfigurationError as error:
                 reply = Failed(kind="configuration", message=valid_text(str(error)))
+            except NoAnswer as error:
+                reply = Failed(kind="holder", message=valid_text(str(error)))
             except (LocalError, RemoteError, OSError) as error:
                 reply = Failed(kind="local", message=valid_text(str(error)))
             except KeyboardInterrupt:  # nobody else's: the signal is ignored here

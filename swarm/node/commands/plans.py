@@ -131,6 +131,8 @@ class PlanCommands:
         commitment = commitment_to(secret_for(self.election_secret, found.id, *found.place))
         # A site without training rows tests what the others have trained.
         duties = Duty.TRAIN if most else Duty.TEST
+        if loaded.role and (most or not loaded.role_needs_rows):
+            duties |= Duty.HOLD
         key = NO_DIGEST
         if found.is_masked:
             key = Digest(await self.secrets.in_turn(self.secrets.new_receiving_key, found.id))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from swarm.errors import ConfigurationError, PlanError
 from swarm.learning.supervisor.trainer_messages import Loaded
 from swarm.protocol.program import Program, parse
-from swarm.protocol.state import PLAIN, Plan, Rules, VerifyLevel
+from swarm.protocol.state import DRAWN, NO_ROLE, PLAIN, Plan, Rules, VerifyLevel
 from swarm.rounds.layouts import folding_of
 
 FULL_BELOW_BYTES = 16 * 2**20
@@ -41,6 +41,7 @@ def chain_rules(loaded: Loaded, program: Program, members: int) -> Rules:
         colluders=colluders,
         min_rows=said.min_rows,
         verify_level=levels[said.verify],
+        holder=DRAWN if loaded.role else NO_ROLE,
         max_round_s=max_round_s,
         # A leader that is still pulling is not a dead one; recent merges widen the slots further.
         slot_s=min(max_round_s, Rules.slot_s + round(size_bytes / SLOT_BYTES_PER_S)),
@@ -82,6 +83,11 @@ def check_rules(plan: Plan, loaded: Loaded) -> None:
         "min_rows": (plan.rules.min_rows, asked.min_rows),
         "verify level": (plan.rules.verify_level, asked.verify_level),
     }
+    if plan.rules.holder != asked.holder:
+        raise ConfigurationError(
+            f"plan {plan.id} ({plan.name}) was proposed with a role held otherwise than its code "
+            "says. Do not join it, and ask its proposer to propose it again"
+        )
     weaker = [
         f"{name} {_told(given)} where its code asks for {_told(wanted)}"
         for name, (given, wanted) in promises.items()

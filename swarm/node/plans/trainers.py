@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import trio
@@ -29,6 +29,7 @@ class Trainers:
     """How plan code is boxed on this machine."""
     policy: SitePolicy
     _opened: dict[Digest, Trainer] = field(default_factory=dict)
+    _holders: dict[Digest, Trainer] = field(default_factory=dict)
 
     async def of(self, code: Digest) -> Trainer:
         """The trainer for the plan with this code.
@@ -42,6 +43,16 @@ class Trainers:
             opened = open_trainer(self._config_of(code))
             self._opened[code] = await self.resources.enter_async_context(opened)
         return self._opened[code]
+
+    async def for_role(self, code: Digest) -> Trainer:
+        """The process that holds the role of the plan with this code: it sees no rows."""
+        if code not in self._holders:
+            await self.of(code)  # which looks whether this site allows what the code imports
+            own = self._config_of(code)
+            folder = own.workspace.with_name(f"{own.workspace.name}-role")
+            opened = open_trainer(replace(own, workspace=folder, data=None, read=()))
+            self._holders[code] = await self.resources.enter_async_context(opened)
+        return self._holders[code]
 
     async def dry_run_of(self, code: Digest) -> TrainerConfig:
         """What a dry run of the plan with this code is to be started with."""
