@@ -73,6 +73,19 @@ def test_an_interrupted_run_goes_on_and_a_changed_source_begins_anew(
     assert journal().missing([first, second]) == [first, second]
 
 
+def test_what_a_test_runs_is_remembered_until_its_text_changes(
+    write: Write, tmp_path: Path
+) -> None:
+    write("a.py", "C = 1\n")
+    write("t.py", TEST)
+    runs = {"t.py::test_a[1]": (0.5, {("a.py", "f", 1)}), "t.py::test_b": (0.25, {("everywhere",)})}
+    for test, (seconds, places) in runs.items():
+        Journal("a", ["a.py"], ["t.py"], tmp_path).note_run(test, seconds, places)
+    assert Journal("a", ["a.py"], ["t.py"], tmp_path).runs() == runs
+    write("t.py", TEST.replace("one", "1"))
+    assert Journal("a", ["a.py"], ["t.py"], tmp_path).runs().keys() == {"t.py::test_b"}
+
+
 def test_a_mutant_has_one_name_wherever_its_line_stands(write: Write) -> None:
     def only() -> Mutant:
         (found,) = mutants_of("a.py")

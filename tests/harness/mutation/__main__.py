@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import random
 import sys
@@ -99,7 +100,7 @@ def main(arguments: list[str] | None = None) -> int:
     if waiting := journal.missing(mutants):
         # In a process of its own: those tried after it must load everything anew.
         own = get_context("fork").Process(
-            target=_try_warm, args=(given.of, waiting, given.jobs, tell)
+            target=_try_warm, args=(given.of, waiting, given.jobs, journal, tell)
         )
         own.start()
         own.join()
@@ -120,23 +121,24 @@ def main(arguments: list[str] | None = None) -> int:
     return 0 if outcome["holds"] else 1
 
 
-def _try_warm(of: str, mutants: list[Mutant], jobs: int, tell: Callable[[Verdict], None]) -> None:
+def _try_warm(
+    of: str, mutants: list[Mutant], jobs: int, journal: Journal, tell: Callable[[Verdict], None]
+) -> None:
     # What it loads must not be loaded where mutants are tried cold.
-    from harness.mutation.warm import try_warm
+    from harness.mutation.warm import Bench, try_warm
 
     subject = SUBJECTS[of]
-    if of == "specification":
-        from harness.mutation.functions import Functions
+    with contextlib.ExitStack() as stack:
+        if of == "specification":
+            from harness.mutation.functions import Functions
 
-        try_warm(mutants, Functions(), subject.arguments(), subject.left_out, WALK, jobs, tell)
-        return
-    from harness.mutation.solidity import Contracts
+            bench: Bench = Functions()
+        else:
+            from harness.mutation.solidity import Contracts
 
-    bench = Contracts()
-    try:
-        try_warm(mutants, bench, subject.arguments(), subject.left_out, WALK, jobs, tell)
-    finally:
-        bench.close()
+            bench = stack.enter_context(contextlib.closing(Contracts()))
+        tests, left_out = subject.arguments(), subject.left_out
+        try_warm(mutants, bench, tests, left_out, WALK, jobs, journal, tell)
 
 
 class _Progress:

@@ -1,4 +1,5 @@
-"""What became of which mutant, written down at once: an interrupted run goes on from there."""
+"""What became of which mutant, and what each test runs, written down at once: an interrupted run
+goes on from there."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ import json
 from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from harness.mutation.mutants import ROOT, Mutant, Verdict
 
@@ -26,7 +28,10 @@ class Journal:
     ) -> None:
         folder.mkdir(exist_ok=True)
         self.path = folder / f"{of}-{_digest(sources)}.jsonl"
+        self._runs = self.path.with_suffix(".runs.jsonl")
+        """What each test runs without any mutant: long lines."""
         self.path.touch()
+        self._runs.touch()
         self._tests = tests
 
     def write(self, verdict: Verdict) -> None:
@@ -54,6 +59,21 @@ class Journal:
         """The mutants of which nothing is known."""
         done = {verdict.mutant.key for verdict in self.verdicts(mutants)}
         return [mutant for mutant in mutants if mutant.key not in done]
+
+    def note_run(self, test: str, seconds: float, places: Iterable[Any]) -> None:
+        """A test passed without any mutant: how long it took, and to which places it came."""
+        line = {"text": self._text_behind(test), "seconds": seconds, "places": sorted(places)}
+        with self._runs.open("a") as file:
+            file.write(json.dumps({"test": test} | line) + "\n")
+
+    def runs(self) -> dict[str, tuple[float, set[Any]]]:
+        """What `note_run` was told, by the test; of tests whose text is the same."""
+        lines = map(json.loads, self._runs.read_text().splitlines())
+        return {
+            line["test"]: (line["seconds"], {tuple(place) for place in line["places"]})
+            for line in lines
+            if line["text"] == self._text_behind(line["test"])
+        }
 
     def _text_behind(self, found_by: str | None) -> str:
         """What must not change for a verdict to count."""

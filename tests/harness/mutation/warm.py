@@ -21,6 +21,7 @@ from typing import Any, Protocol
 
 import pytest
 
+from harness.mutation.journal import Journal
 from harness.mutation.mutants import Mutant, Verdict
 from harness.mutation.trial import LeaveOut
 
@@ -30,7 +31,8 @@ One that runs into a loop without end is found by that. Seconds of the processor
 a busy machine must find no mutant."""
 PATIENCE_S = 3600.0
 """For a process that does not even use the processor."""
-EVERYWHERE = "everywhere"
+NOT_INSTALLED = b"not installed"
+EVERYWHERE = ("everywhere",)
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,7 @@ class Warm:
     walk: str
     """In the names of tests that come everywhere, and take too long to be watched."""
     jobs: int
+    journal: Journal
     tell: Callable[[Verdict], None]
     _by_place: dict[Any, set[int]] = field(default_factory=dict)
     _took_s: list[float] = field(default_factory=list)
@@ -75,15 +78,11 @@ class Warm:
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         """In the place of pytest's own loop."""
+        known = self.journal.runs()
         for index, item in enumerate(session.items):
-            began = time.process_time()
-            comes_everywhere = self.walk in item.nodeid
-            with nullcontext(set()) if comes_everywhere else self.bench.watch() as places:
-                good = passes(item)
-            if not good:
-                raise RuntimeError(f"{item.nodeid} fails without any mutant")
-            self._took_s.append(time.process_time() - began)
-            for place in {EVERYWHERE} if comes_everywhere else places:
+            took_s, places = known.get(item.nodeid) or self._watch(item)
+            self._took_s.append(took_s)
+            for place in places:
                 self._by_place.setdefault(place, set()).add(index)
         for mutant in self.mutants:
             began = time.monotonic()
@@ -97,6 +96,18 @@ class Warm:
         while self._running:
             self._wait(session)
         return True
+
+    def _watch(self, item: pytest.Item) -> tuple[float, set[Any]]:
+        """What a test takes, and to which places it comes."""
+        began = time.process_time()
+        comes_everywhere = self.walk in item.nodeid
+        with nullcontext({EVERYWHERE}) if comes_everywhere else self.bench.watch() as places:
+            good = passes(item)
+        if not good:
+            raise RuntimeError(f"{item.nodeid} fails without any mutant")
+        took_s = time.process_time() - began
+        self.journal.note_run(item.nodeid, took_s, places)
+        return took_s, places
 
     def _order(self, places: set[Any]) -> list[int]:
         """The tests to run: first those that come to these places, the quick ones first."""
@@ -112,9 +123,12 @@ class Warm:
             os.close(theirs)
             self._running[ours] = (mutant, child, began)
             return
+        answer = NOT_INSTALLED
         with contextlib.suppress(BaseException):
             ready.install()
-            os.write(theirs, str(self._first_failure(session, ready)).encode())
+            answer = b""
+            answer = str(self._first_failure(session, ready)).encode()
+        os.write(theirs, answer)
         os._exit(0)
 
     def _first_failure(self, session: pytest.Session, ready: Ready) -> int | None:
@@ -136,6 +150,8 @@ class Warm:
         if not ready:
             os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
+        if answer == NOT_INSTALLED.decode():
+            raise RuntimeError(f"{mutant.name} could not be put in place")
         if answer == "None":
             found_by = None
         elif answer:
@@ -163,11 +179,12 @@ def try_warm(
     left_out: Sequence[str],
     walk: str,
     jobs: int,
+    journal: Journal,
     tell: Callable[[Verdict], None],
 ) -> None:
     """Tell the verdict of each mutant that can be tried so. The modules that tests import are
     changed afterwards: run it in a process of its own."""
-    plugin = Warm(mutants, bench, walk, jobs, tell)
+    plugin = Warm(mutants, bench, walk, jobs, journal, tell)
     arguments = ["-q", "-n0", "-p", "no:cacheprovider", *tests]
     if pytest.main(arguments, plugins=[LeaveOut(left_out), plugin]) not in (0, 5):
         raise RuntimeError("the tests could not be run")
