@@ -61,6 +61,7 @@ from swarm.node.http_door import open_http
 from swarm.node.members.contacts import addresses_of, contact_owed, dial_rules, is_stated
 from swarm.node.members.greetings import METHOD as GREETING_METHOD
 from swarm.node.members.greetings import Greetings
+from swarm.node.members.notes import ToldNotes
 from swarm.node.members.standing import keep_up
 from swarm.node.outgoing.log import OUTGOING, OutgoingLog
 from swarm.node.outgoing.recorder import ListedScores, Outgoing
@@ -511,14 +512,13 @@ class Node:
 
     async def _tell_notes(self) -> None:
         """Log what is wrong, by name, whenever that changes."""
-        told: set[str] = set()
+        told = ToldNotes()
         while True:
             await trio.sleep(NOTES_EVERY_S)
             status = self.status()
             notes = {*status.notes, *(f"{p.name}: {n}" for p in status.peers for n in p.notes)}
-            for note in sorted(notes - told):
+            for note in told.fresh(notes, trio.current_time()):
                 log.warning("%s", note)
-            told = notes
 
     def status(self) -> NodeStatus:
         """What this node says of itself; nothing secret is in it."""
