@@ -199,7 +199,7 @@ class Part(Participation):
 
     def __init__(self, machine: Any, driver: Any) -> None:
         nothing: Any = SimpleNamespace()
-        super().__init__(machine, driver, *[nothing] * 13)
+        super().__init__(machine, driver, *[nothing] * 14)
         self.blobs: Any = SimpleNamespace(are_known=False)
         self.observed = 0
 
