@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -137,6 +138,61 @@ def transfer(
         ],
     )
     report("transfer", results, report_file)
+
+
+@command.command()
+@click.option("--size", callback=sizes, default="64KB", show_default=True, help="Each way.")
+@click.option("--large", callback=sizes, default="16MB", show_default=True, help="One way.")
+@click.option(
+    "--trips", type=click.IntRange(10, 100_000), default=500, show_default=True,
+    help="Round trips of the size.",
+)  # fmt: skip
+@click.option(
+    "--repeat", type=click.IntRange(1, 1000), default=10, show_default=True,
+    help="How many large ones.",
+)  # fmt: skip
+@directory_option
+@report_option
+def stream(
+    size: list[int],
+    large: list[int],
+    trips: int,
+    repeat: int,
+    directory: Path | None,
+    report_file: Path | None,
+) -> None:
+    """Tensors from trainer to trainer within a round, beside a transfer and a raw TLS 1.3 socket.
+
+    \b
+    swarm bench stream --size 64KB --large 16MB
+    """
+    from swarm.bench.machine import tell_size, working_directory
+    from swarm.bench.stream import measure_stream
+
+    results = []
+    for small, big in itertools.product(size, large):
+        with working_directory(directory) as folder:
+            results.append(measure_stream(small, big, trips, repeat, folder))
+    print_table(
+        (
+            *("size", "round trips/s", "8 under way", "large", "stream MB/s"),
+            *("transfer MB/s", "raw TLS MB/s", "ratio"),
+        ),
+        [
+            (
+                tell_size(r["small_bytes"]),
+                r["round_trips_per_s"],
+                r["round_trips_per_s_eight_under_way"],
+                tell_size(r["large_bytes"]),
+                r["mb_per_s"],
+                r["transfer_mb_per_s"],
+                r["raw_mb_per_s"],
+                r["ratio_to_transfer"],
+            )
+            for r in results
+        ],
+    )
+    report("stream", results, report_file)
 
 
 @command.command("round")
