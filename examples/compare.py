@@ -46,6 +46,8 @@ class Compared:
     sites: dict[str, float]
     """Of the swarm's model, on each site's held-back rows by themselves; NaN where they are of one
     class."""
+    interval: tuple[float | None, float | None] | None
+    """Of the swarm's score, 95%, where it comes of counts that sites add up."""
     cpu_s: float
     """Of the swarm's run."""
 
@@ -67,9 +69,11 @@ def compare(
     settings, sums, rounds = read_references(folder), run.statistics, plan.rounds
     judged = [site for site in sites if only is None or site.site.name in only]
     names = {site.site.name for site in judged}
+    counts = {name: c[metric] for name, c in run.counts().items() if name in names and metric in c}
+    of_all = merge(list(counts.values())).figure if counts else None
     if has_own_models(run):
-        counts = {name: c[metric] for name, c in run.counts().items() if name in names}
-        swarm, by_site = float(merge(list(counts.values()))), _numbers(counts)
+        assert of_all is not None, f"{metric} must be counts: each site has a model of its own"
+        swarm, by_site = _number(of_all.value), _numbers(counts)
         own = {
             site.site.name: train_alone_across(site, [site], rounds, sums, settings)
             for site in training_sites(judged)
@@ -87,7 +91,9 @@ def compare(
             _number(train_alone(site, judged, rounds, sums, settings)[metric]) for site in trained
         ]
     pooled = _number(train_pooled(sites, sums, rounds, settings, judged)[metric])
-    return Compared(float(np.average(alone, weights=weights)), swarm, pooled, by_site, cpu_s)
+    interval = None if of_all is None else (of_all.low, of_all.high)
+    mean = float(np.average(alone, weights=weights))
+    return Compared(mean, swarm, pooled, by_site, interval, cpu_s)
 
 
 def has_own_models(run: FederatedRun) -> bool:

@@ -33,6 +33,8 @@ class Recipe:
     to_reach: float | None = None
     peers: int | None = None
     seeds: int = 3
+    folder: str = ""
+    """The recipe's name if empty."""
 
 
 RECIPES = {
@@ -40,6 +42,7 @@ RECIPES = {
     "stroke": Recipe("auc", peers=24),
     "tuberculosis": Recipe("auc"),
     "leukaemia": Recipe("accuracy", 0.97),
+    "lineage": Recipe("lineage", folder="leukaemia"),
     "survival": Recipe("c_index", 0.766, seeds=5),
     "solubility": Recipe("r2", 0.779),
     "qsar": Recipe("thrombin", 0.768),
@@ -71,9 +74,9 @@ def score(name: str, seeds: int | None) -> list[Compared]:
     if name == "small_hospitals":
         with small_hospitals() as (folder, small):
             return _seeds(folder, recipe, seeds, small)
-    folder = HERE / name
+    folder = HERE / (recipe.folder or name)
     if not (folder / "data").is_dir():
-        raise FileNotFoundError(f"python examples/prepare.py {name} --from FOLDER")
+        raise FileNotFoundError(f"python examples/prepare.py {folder.name} --from FOLDER")
     return _seeds(folder, recipe, seeds, None)
 
 

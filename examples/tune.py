@@ -131,7 +131,7 @@ SEARCHES = {
             "learning_rate": [3e-3, 1e-2],
         },
         folds=2,
-        seeds=3,
+        seeds=1,
         metric="kappa",
     ),
     "nuclei": Search(
@@ -139,7 +139,7 @@ SEARCHES = {
             "learning_rate": [3e-3, 1e-2],
         },
         folds=2,
-        seeds=3,
+        seeds=1,
         metric="dice",
         strata=lambda image, mask: np.zeros(len(image)),
     ),
