@@ -11,11 +11,14 @@ import click
 from swarm.cli.options import (
     FILE,
     NUMBER,
+    account_options,
+    ask_governor,
     ask_node,
     for_people,
     goes_on,
     json_option,
     node_option,
+    open_account,
     print_json,
     print_table,
 )
@@ -50,9 +53,16 @@ def members(node: Path, as_json: bool) -> None:
         print_json(answer)
         return
     print_table(
-        ("id", "name", "account", "node", "validator"),
+        ("id", "name", "account", "node", "validator", "standby"),
         [
-            (m["id"], m["name"], m["account"], m["node"], "yes" if m["validator"] else "no")
+            (
+                m["id"],
+                m["name"],
+                m["account"],
+                m["node"],
+                "yes" if m["validator"] else "no",
+                m["standby"] or "",
+            )
             for m in answer["members"]
             if m["present"]
         ],
@@ -73,7 +83,14 @@ def members(node: Path, as_json: bool) -> None:
 @node_option
 @click.option("--admit", type=FILE, help="The newcomer's join card.")
 @click.option("--remove", metavar="NAME_OR_ID", help="The member to remove.")
-def propose(node: Path, admit: Path | None, remove: str | None) -> None:
+@account_options
+def propose(
+    node: Path,
+    admit: Path | None,
+    remove: str | None,
+    account: Path | None,
+    account_password_file: Path | None,
+) -> None:
     """Propose to admit or to remove a member; this counts as the first vote for it.
 
     \b
@@ -83,8 +100,9 @@ def propose(node: Path, admit: Path | None, remove: str | None) -> None:
     if (admit is None) == (remove is None):
         raise click.UsageError("name either --admit CARD or --remove MEMBER")
     card = None if admit is None else str(admit.resolve())
+    key = open_account(account, account_password_file)
     with goes_on("`swarm contract members` shows it, and `swarm contract cancel` takes it back"):
-        answer = ask_node(node, "propose_member", card=card, remove=remove)
+        answer = ask_governor(node, key, "propose_member", card=card, remove=remove)
     _tell(answer)
 
 
@@ -92,22 +110,64 @@ def propose(node: Path, admit: Path | None, remove: str | None) -> None:
 @node_option
 @click.argument("proposal", type=NUMBER)
 @click.option("--against", is_flag=True, help="Vote against it.")
-def vote(node: Path, proposal: int, against: bool) -> None:
+@account_options
+def vote(
+    node: Path,
+    proposal: int,
+    against: bool,
+    account: Path | None,
+    account_password_file: Path | None,
+) -> None:
     """Vote on a PROPOSAL. More than half of the members admit or remove; a validator's removal
     takes two thirds."""
+    key = open_account(account, account_password_file)
     with goes_on("`swarm contract members` shows it, and nothing takes a vote back"):
-        answer = ask_node(node, "vote", proposal=proposal, support=not against)
+        answer = ask_governor(node, key, "vote", proposal=proposal, support=not against)
     _tell(answer)
 
 
 @command.command()
 @node_option
 @click.argument("proposal", type=NUMBER)
-def cancel(node: Path, proposal: int) -> None:
+@account_options
+def cancel(
+    node: Path, proposal: int, account: Path | None, account_password_file: Path | None
+) -> None:
     """Take back a PROPOSAL of this institution's own that is not decided yet."""
+    key = open_account(account, account_password_file)
     with goes_on("`swarm contract members` shows it; then only a new proposal can be voted on"):
-        answer = ask_node(node, "cancel", proposal=proposal)
+        answer = ask_governor(node, key, "cancel", proposal=proposal)
     _tell(answer)
+
+
+@command.command()
+@node_option
+@click.argument("card", type=FILE, required=False)
+@click.option("--none", "no_standby", is_flag=True, help="There is no standby any more.")
+@account_options
+def standby(
+    node: Path,
+    card: Path | None,
+    no_standby: bool,
+    account: Path | None,
+    account_password_file: Path | None,
+) -> None:
+    """Name a second node of this institution, by its join CARD: it follows the chain, does nothing
+    else, and takes over with `swarm node take-over`.
+
+    \b
+    swarm contract standby standby/card.json
+    """
+    if (card is None) != no_standby:
+        raise click.UsageError("name either the standby's CARD or --none")
+    from swarm.chain.genesis import read_card
+
+    named = None if card is None else "0x" + read_card(card).node.hex()
+    key = open_account(account, account_password_file)
+    with goes_on("`swarm contract members` shows it, and a standby that is named anew replaces it"):
+        answer = ask_governor(node, key, "set_standby", node=named)
+    answer = for_people(answer)
+    click.echo(f"{answer['member']}: standby {answer['standby'] or 'none'}")
 
 
 def _tell(answer: dict[str, Any]) -> None:
@@ -123,12 +183,14 @@ def _tell(answer: dict[str, Any]) -> None:
 @command.command()
 @node_option
 @click.option("--yes", is_flag=True, help="Do not ask.")
-def leave(node: Path, yes: bool) -> None:
+@account_options
+def leave(node: Path, yes: bool, account: Path | None, account_password_file: Path | None) -> None:
     """End this institution's membership."""
     if not yes and not sys.stdin.isatty():
         raise click.UsageError("nobody is here to confirm it: give --yes")
     if not yes:
         click.confirm("End the membership? Coming back takes the others' votes", abort=True)
+    key = open_account(account, account_password_file)
     with goes_on("`swarm contract members` shows it; stop the node now to prevent it"):
-        ask_node(node, "leave")
+        ask_governor(node, key, "leave")
     click.echo("This institution is no member any more; its node may be stopped.")

@@ -12,14 +12,17 @@ from swarm.cli.options import (
     DIRECTORY,
     FILE,
     NUMBER,
+    account_options,
     for_people,
     json_option,
+    open_account,
     print_json,
     print_table,
     short,
     typed_new_password,
     typed_password,
 )
+from swarm.visible import visible
 
 
 @click.group("node")
@@ -72,6 +75,65 @@ def password(directory: Path, new_password_file: Path | None) -> None:
     if config.key.password_file is not None:
         click.echo(f"{directory / config.key.password_file}: holds the new password")
     click.echo("Old copies of these files still open with the old password: delete them.")
+
+
+@command.command()
+@click.argument("directory", type=DIRECTORY, envvar="SWARM_NODE", default=Path("."))
+@account_options
+@click.option(
+    "--finish",
+    is_flag=True,
+    help="For a stopped node whose next key the others have already: put it into place.",
+)
+def rotate(
+    directory: Path, account: Path | None, account_password_file: Path | None, finish: bool
+) -> None:
+    """Give the node that runs in DIRECTORY a new key, which the institution's account names.
+
+    The node goes on with it by itself, and validates again as soon as the others have answered it.
+    At the first time the old key stays the account: it is kept as account.json, for decisions with
+    --account, and may be taken away from this machine. If the command is interrupted, give it
+    again.
+
+    \b
+    swarm node rotate hospital
+    swarm node rotate hospital --account account.json
+    """
+    if finish:
+        from swarm.node.commands.control import only_node_in
+        from swarm.node.home.config import load_config
+        from swarm.node.home.rotation import take_next_key
+
+        with only_node_in(directory):
+            take_next_key(directory, load_config(directory), governs=account is None)
+        click.echo(f"{directory} has its new key; start the node now")
+        return
+    from swarm.node.commands.account import rotate_key
+
+    key = open_account(account, account_password_file)
+    address = rotate_key(directory, typed_password(directory), key)
+    click.echo(f"the node's key is 0x{address.hex()} now")
+    if account is None:
+        click.echo(f"{directory}/account.json  the account's key: needed for votes, with --account")
+
+
+@command.command("take-over")
+@click.argument("directory", type=DIRECTORY, envvar="SWARM_NODE", default=Path("."))
+@account_options
+def take_over(directory: Path, account: Path | None, account_password_file: Path | None) -> None:
+    """Make the standby that runs in DIRECTORY the institution's node, in the place of the one that
+    was: that one is cut off at once by all others.
+
+    \b
+    swarm node take-over standby --account account.json
+    """
+    from swarm.node.commands.account import take_over
+
+    key = open_account(account, account_password_file)
+    if key is None:
+        raise click.UsageError("give the key of the institution's account, with --account FILE")
+    name = take_over(directory, typed_password(directory), key)
+    click.echo(visible(f"this is the node of {name} now: consents hold; check its data.path"))
 
 
 @command.command()

@@ -88,6 +88,45 @@ def goes_on(then: str) -> Iterator[None]:
         ) from None
 
 
+def account_options(function: F) -> F:
+    """`--account FILE`: the key that decides, where that is another than the node's."""
+    function = click.option(
+        "--account-password-file",
+        type=FILE,
+        help="What opens the account's key; otherwise it is asked for.",
+    )(function)
+    return click.option(
+        "--account",
+        type=FILE,
+        help="The key of this institution's account (a keystore file), where the node's is "
+        "another. It stays in this command.",
+    )(function)
+
+
+def open_account(account: Path | None, password_file: Path | None) -> bytes | None:
+    """The key that `--account` names, opened; None without the option."""
+    from swarm.node.home.keys import load_key, read_password
+
+    if account is None:
+        return None
+    if password_file is not None:
+        return load_key(account, read_password(password_file))
+    if not sys.stdin.isatty():
+        raise click.UsageError(
+            "nobody is here to type the account's password: give --account-password-file FILE"
+        )
+    return load_key(account, str(click.prompt("Password of the account's key", hide_input=True)))
+
+
+def ask_governor(node: Path, account: bytes | None, method: str, /, **arguments: Any) -> Any:
+    """Have an institution's account decide: by its own key, or by the node's if that is its own."""
+    if account is None:
+        return ask_node(node, method, **arguments)
+    from swarm.node.commands.account import ask_as
+
+    return ask_as(node, account, method, **arguments)
+
+
 def for_people(answer: Any) -> Any:
     """A node's answer as it is printed: names in it are others', and must not hide anything."""
     return visible_in(answer)

@@ -55,6 +55,8 @@ class Handlers:
     requests: dict[str, RequestHandler] = field(default_factory=dict)
     messages: dict[str, MessageHandler] = field(default_factory=dict)
     streams: dict[str, StreamHandler] = field(default_factory=dict)
+    for_observers: set[str] = field(default_factory=set)
+    """The topics and methods that are for members' standbys, too."""
     faulty: set[str] = field(default_factory=set)
     """Those of them that failed by a fault of this node's, which is logged once for each.
 
@@ -313,7 +315,7 @@ class Connection:
             message = self._inbound.popleft()
             self._inbound_bytes -= len(message.payload)
             handler = self._handlers.messages.get(message.topic)
-            if handler is None:
+            if handler is None or not self._may_use(message.topic):
                 self.peer.blame("unknown topic", message.topic)
                 continue
             try:
@@ -331,6 +333,9 @@ class Connection:
             handler = self._handlers.requests.get(request.method)
             if handler is None:
                 await self._refuse(request, f"this node does not answer to {request.method!r}")
+                return
+            if not self._may_use(request.method):
+                await self._refuse(request, f"a standby may not use {request.method!r}")
                 return
             try:
                 payload = await handler(self.peer.address, request.payload)
@@ -352,6 +357,9 @@ class Connection:
             await self._queue_frame(encode_frame(Response(request.id, payload))).wait()
         finally:
             self._handling -= 1
+
+    def _may_use(self, name: str) -> bool:
+        return not self.peer.observes or name in self._handlers.for_observers
 
     def _is_news(self, name: str) -> bool:
         """Whether what answers to this name fails for the first time."""
@@ -388,7 +396,7 @@ class Connection:
         try:
             while True:
                 stream = await self._muxer.accept()
-                if self._streams >= self._limits.max_inbound_streams:
+                if self.peer.observes or self._streams >= self._limits.max_inbound_streams:
                     self.peer.blame("too many streams at once", "reset")
                     await stream.reset()
                 else:

@@ -89,9 +89,13 @@ class Network:
     # Members
 
     def set_members(
-        self, members: Mapping[Address, Sequence[str]], stated: Collection[Address] = ()
+        self,
+        members: Mapping[Address, Sequence[str]],
+        stated: Collection[Address] = (),
+        observers: Collection[Address] = (),
     ) -> None:
         """Say who may connect, and where each member is dialled (multiaddrs, possibly none).
+        `observers` among them are answered what `serve_observers` says, and nothing else.
 
         Whoever is no longer listed is cut off at once. A multiaddr that cannot be used is skipped
         and logged. Those of `stated` members are the members' own word: the dial rules bound them.
@@ -112,6 +116,7 @@ class Network:
                 peer.failed_dials.clear()
                 peer.changed.notify()
             peer.rules = self._rules if address in stated else None
+            peer.observes = address in observers
 
     @property
     def members(self) -> frozenset[Address]:
@@ -147,6 +152,10 @@ class Network:
         """Answer requests for `method`; a SwarmError that the handler raises refuses the request,
         and its words go to the asking peer."""
         self._handlers.requests[method] = handler
+
+    def serve_observers(self, *names: str) -> None:
+        """The topics and methods that members' standbys may use."""
+        self._handlers.for_observers.update(names)
 
     async def request(
         self, peer: Address, method: str, payload: bytes, *, deadline_s: float

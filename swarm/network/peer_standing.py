@@ -17,6 +17,8 @@ class Standing:
     """Outlives a member's connections."""
 
     address: Address
+    observes: bool = False
+    """Whether it is no member's node, and may follow the chain only."""
     sent_bytes: int = 0
     received_bytes: int = 0
     received_chunk_bytes: int = 0

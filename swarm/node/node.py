@@ -42,6 +42,7 @@ from swarm.learning.plans.stages import check_known
 from swarm.network.limits import NetworkLimits
 from swarm.network.network import Network, open_network
 from swarm.node.chain.link import ChainLink, WaitingCall
+from swarm.node.chain.source import TOPIC as CHAIN_TOPIC
 from swarm.node.chain.source import OpenedChain, open_node_chain, read_network
 from swarm.node.commands.common import NodeCommands
 from swarm.node.commands.control import Handler, Running, only_node_in, open_control
@@ -57,6 +58,7 @@ from swarm.node.home.config import NodeConfig, data_path, load_config
 from swarm.node.home.data_set import data_set_in
 from swarm.node.home.keys import address_of
 from swarm.node.home.password import open_key
+from swarm.node.home.rotation import next_address
 from swarm.node.http_door import open_http
 from swarm.node.members.contacts import addresses_of, contact_owed, dial_rules, is_stated
 from swarm.node.members.greetings import METHOD as GREETING_METHOD
@@ -74,6 +76,7 @@ from swarm.node.plans.trainers import Trainers
 from swarm.node.status import (
     NodeStatus,
     name_validators,
+    names_of_keys,
     notes_of,
     peer_statuses,
     plan_status,
@@ -105,7 +108,7 @@ from swarm.rounds.participation import Participation, Stage, open_participation
 from swarm.rounds.privacy_ledger import PrivacyLedger
 from swarm.rounds.records import Records
 from swarm.rounds.retention import Retention
-from swarm.types import Address, Digest, MemberId, PlanId, to_hex
+from swarm.types import NO_ADDRESS, Address, Digest, MemberId, PlanId, to_hex
 from swarm.visible import name_addresses
 
 log = logging.getLogger("swarm.node")
@@ -158,6 +161,8 @@ class Node:
     """Proposed plans that this site's policy does not consent to, and why."""
     consent: Consent | None = None
     """How this node consents by itself, where its policy lets it."""
+    _former_keys: dict[str, str] = field(default_factory=dict)
+    _new_keys: dict[Address, str] = field(default_factory=dict)
     _joining: set[PlanId] = field(default_factory=set)
     _considered: set[PlanId] = field(default_factory=set)
     _stages: set[Stage | None] = field(default_factory=set)
@@ -198,8 +203,21 @@ class Node:
         }
         return True if True in answers else False if answers == {False} else None
 
+    @property
+    def governs(self) -> bool:
+        """Whether the node's key is, or was, its member's account, too."""
+        return any(m.present and m.account == self.address for m in self.members.values())
+
+    def _is_succeeded(self) -> bool:
+        """Whether the chain has this node's next key in the place of the one that it uses."""
+        if self.me is not None:
+            return False
+        successor = next_address(self.directory)
+        return successor is not None and member_with_node(self.members, successor) is not None
+
     async def run(self) -> None:
-        """Follow the chain, and take part in every plan that this member joined."""
+        """Follow the chain, and take part in every plan that this member joined. Returns when the
+        node is to go on with its next key."""
         self.chain.on_waiting = self._saw_waiting
         self.chain.awaits_more = self._awaits_more
         async with trio.open_nursery() as nursery:
@@ -215,12 +233,16 @@ class Node:
                     log.warning("the chain cannot be read: %s", error)
                     await trio.sleep(CHAIN_RETRY_S)
                     continue
+                if self._is_succeeded():
+                    nursery.cancel_scope.cancel()
+                    return
                 await self.chain.wait_for_head(self.height)
 
     async def _observe(self, nursery: trio.Nursery) -> None:
         """Take in what the blocks since the last look have changed."""
         news = await self.chain.news(self.height, self.members, self.plans)
         if news.members is not None:
+            self._note_new_keys(news.members, news.height)
             self.members = news.members
             self._admit_members()
         for number, why in news.unreadable.items():
@@ -280,13 +302,29 @@ class Node:
                 log.info("plan %d cannot be consented to yet: %s", plan_id, error)
                 await trio.sleep(CONSENT_RETRY_S)
 
+    def _note_new_keys(self, members: Mapping[MemberId, Member], height: int) -> None:
+        """Tell of members that another key works for from now on."""
+        for before in self.members.values():
+            after = members[before.id]
+            if before.present and after.present and before.node != after.node:
+                told = (
+                    f"its node key is {to_hex(after.node)} since block {height}, in the place of "
+                    f"{to_hex(before.node)}"
+                )
+                log.warning("%s: %s", after.name, told)
+                self._former_keys[to_hex(before.node)] = f"{after.name}, by a former key"
+                self._new_keys[after.node] = told
+
     def _admit_members(self) -> None:
-        present = [m for m in self.members.values() if m.present and m.node != self.address]
+        present = [m for m in self.members.values() if m.present]
         configured, founding = self.config.network.peers, self.known_addresses
-        name_addresses({to_hex(m.node): m.name for m in self.members.values()})
+        name_addresses(self._former_keys | names_of_keys(self.members.values()))
+        standbys = {m.standby for m in present if m.standby != NO_ADDRESS}
         self.network.set_members(
-            {m.node: addresses_of(m, configured, founding) for m in present},
+            dict.fromkeys(standbys, ())
+            | {m.node: addresses_of(m, configured, founding) for m in present},
             stated={m.node for m in present if is_stated(m, configured, founding)},
+            observers=standbys,
         )
 
     def _contact_owed(self, me: Member) -> bytes | None:
@@ -527,7 +565,7 @@ class Node:
         rounds = [part.plan.round for part in parts if part.plan is not None]
         traffic = network.traffic()
         present = [m for m in self.members.values() if m.present]
-        peers = peer_statuses(present, network.status(), self.greetings)
+        peers = peer_statuses(present, network.status(), self.greetings, self._new_keys)
         return NodeStatus(
             name=self.config.name,
             pid=os.getpid(),
@@ -546,7 +584,9 @@ class Node:
             members=[m.name for m in self.members.values() if m.present],
             connected=[m.name for m in self.members.values() if m.node in network.connected],
             peers=peers,
-            notes=notes_of(self.address, self.members, peers, self._greeted_notes()),
+            notes=notes_of(
+                self.config.name, self.address, self.members, peers, self._greeted_notes()
+            ),
             bytes_sent=traffic.sent_bytes,
             bytes_received=traffic.received_bytes,
             sandbox=sandbox_status(self.trainers.sandbox),
@@ -575,9 +615,11 @@ async def open_node(directory: Path, password: str | None = None) -> AsyncIterat
         stack.enter_context(only_node_in(directory))
         limits = NetworkLimits(max_upload_bytes_per_s=config.network.max_upload_bytes_per_s)
         founders = () if genesis is None else genesis.founders
+        # By account, too: where a founder was is where its next key is, until it says otherwise.
         addresses = {
-            founder.node: config.network.peers.get(founder.name, founder.addresses)
+            key: config.network.peers.get(founder.name, founder.addresses)
             for founder in founders
+            for key in (founder.account, founder.node)
         }
         said = config.network
         rules = dial_rules(
@@ -603,7 +645,7 @@ async def open_node(directory: Path, password: str | None = None) -> AsyncIterat
             open_node_chain(directory, config, key, network, genesis)
         )
         # From here on others may come in: everything that answers them is in place.
-        network.set_members({a: texts for a, texts in addresses.items() if a != network.address})
+        network.set_members({f.node: addresses[f.node] for f in founders})
         policy = site_policy(directory, config)
         budget = Budget(config.privacy.epsilon, config.privacy.delta)
         spent = partial(PrivacyLedger, directory / PRIVACY, budget)
@@ -640,6 +682,7 @@ async def open_node(directory: Path, password: str | None = None) -> AsyncIterat
         network.handle(GREETING_METHOD, node.greetings.answer)
         network.on_connect(node.greetings.connected)
         network.serve_streams(StreamsOfPlans(node.participations))
+        network.serve_observers(CHAIN_TOPIC, GREETING_METHOD)
         network.handle(SCORES_METHOD, outgoing.listed_scores(node.hear_scores))
         outgoing.name_of_node = node.name_of_node
         outgoing.name_of_member = node.name_of_member

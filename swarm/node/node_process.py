@@ -13,6 +13,7 @@ from typing import Any
 import trio
 
 from swarm.errors import MACHINE_FAULTS, SwarmError
+from swarm.node.home.rotation import take_next_key
 from swarm.node.node import open_node
 from swarm.visible import log_to_stderr
 
@@ -32,8 +33,16 @@ async def run_node(directory: Path, password: str | None = None) -> None:
                     nursery.cancel_scope.cancel()
 
             nursery.start_soon(stop_on_signal)
-            async with open_node(directory, password) as node:
-                await node.run()
+            await keep_running(directory, password)
+
+
+async def keep_running(directory: Path, password: str | None = None) -> None:
+    """Run a node, with one key after the other, until cancelled. Raises what ends it."""
+    while True:
+        async with open_node(directory, password) as node:
+            await node.run()
+        take_next_key(directory, node.config, governs=node.governs)
+        log.info("the node goes on with its new key")
 
 
 def start_node(directory: Path, password: str | None = None) -> None:

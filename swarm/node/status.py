@@ -17,7 +17,7 @@ from swarm.protocol.state import Member, Plan, Round, RoundStatus, members_in
 from swarm.rounds.participation import Participation
 from swarm.rounds.privacy_ledger import PrivacyLedger
 from swarm.rounds.records import RECENT_ROUNDS
-from swarm.types import NO_DIGEST, Address, Digest, MemberId, to_hex
+from swarm.types import NO_ADDRESS, NO_DIGEST, Address, Digest, MemberId, to_hex
 
 
 class TrainingStatus(msgspec.Struct, frozen=True):
@@ -147,7 +147,10 @@ class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def peer_statuses(
-    members: Iterable[Member], network: Mapping[str, Any], greetings: Greetings
+    members: Iterable[Member],
+    network: Mapping[str, Any],
+    greetings: Greetings,
+    new_keys: Mapping[Address, str],
 ) -> list[PeerStatus]:
     """Each of these members, by what the network and its own greetings tell."""
     found = []
@@ -163,18 +166,40 @@ def peer_statuses(
                     failed_dials=said["failed_dials"],
                     release=known.version,
                     clock_s=known.clock_s,
-                    notes=greetings.notes_about(member.node),
+                    notes=[
+                        *greetings.notes_about(member.node),
+                        *([new_keys[member.node]] if member.node in new_keys else []),
+                    ],
                 )
             )
     return found
 
 
+def names_of_keys(members: Iterable[Member]) -> dict[str, str]:
+    """Whose each key is, by its address in hex."""
+    named: dict[str, str] = {}
+    for member in members:
+        named[to_hex(member.account)] = f"{member.name}'s account"
+        if member.standby != NO_ADDRESS:
+            named[to_hex(member.standby)] = f"{member.name}'s standby"
+        named[to_hex(member.node)] = member.name
+    return named
+
+
 def notes_of(
-    node: Address, members: Mapping[MemberId, Member], peers: Sequence[PeerStatus], said: list[str]
+    name: str,
+    node: Address,
+    members: Mapping[MemberId, Member],
+    peers: Sequence[PeerStatus],
+    said: list[str],
 ) -> list[str]:
-    """What is wrong with this node: `said` by greetings, and by where it stands."""
+    """What is wrong with the node of this name and key: `said` by greetings, and by where it
+    stands."""
     mine = [m for m in members.values() if m.node == node]
-    if members and not mine:
+    standing = _standing_of(name, node, members.values())
+    if not any(m.present for m in mine) and standing is not None:
+        said = [standing, *said]
+    elif members and not mine:
         said = [
             "this node is no member yet: have a member propose its card.json with `swarm contract "
             "propose --admit`, and more than half of the members vote for it",
@@ -197,6 +222,24 @@ def notes_of(
             *said,
         ]
     return said
+
+
+def _standing_of(name: str, node: Address, members: Iterable[Member]) -> str | None:
+    """What this key is to a member whose node has another one."""
+    for member in members:
+        if member.present and member.standby == node:
+            return (
+                f"this node is the standby of {member.name}: it follows the chain, and "
+                "`swarm node take-over` makes it the member's node"
+            )
+    for member in members:
+        if member.present and (member.account == node or member.name == name):
+            return (
+                f"this machine's key is not the node key of {member.name}, which is "
+                f"{to_hex(member.node)}: stop this node if another machine has taken over; if it "
+                "is to have a new key that the others know, `swarm node rotate --finish`"
+            )
+    return None
 
 
 def plan_status(part: Participation) -> PlanStatus | StartingPlan:

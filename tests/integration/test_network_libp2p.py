@@ -472,3 +472,30 @@ def test_an_error_inside_the_block_comes_out_as_itself() -> None:
         assert caught.group_contains(ConfigurationError, match="stop")
 
     run(scenario)
+
+
+def test_a_standby_is_answered_what_is_meant_for_it_and_nothing_else() -> None:
+    async def scenario() -> None:
+        heard: list[bytes] = []
+        async with open_network(KEYS[0]) as a, open_network(KEYS[1]) as standby:
+            a.handle("greeting", echo)
+            a.handle("code", echo)
+            a.on_message("chain", lambda sender, payload: heard.append(payload))
+            a.on_message("gossip", lambda sender, payload: heard.append(payload))
+            a.serve_observers("greeting", "chain")
+            a.set_members({standby.address: ()}, observers=[standby.address])
+            standby.set_members({a.address: a.addresses})
+            await standby.wait_connected([a.address], 5)
+            assert await standby.request(a.address, "greeting", b"a", deadline_s=5)
+            with pytest.raises(RemoteError, match="a standby may not use 'code'"):
+                await standby.request(a.address, "code", b"", deadline_s=5)
+            with pytest.raises((PeerUnreachable, RemoteError)):
+                await standby.fetch_chunks(a.address, ROOT, [0], lambda chunks: None, stall_s=1)
+            standby.send(a.address, "gossip", b"no")
+            standby.send(a.address, "chain", b"yes")
+            await until(lambda: b"yes" in heard)
+            assert heard == [b"yes"]
+            a.set_members({standby.address: ()})  # it has taken over
+            assert await standby.request(a.address, "code", b"a", deadline_s=5)
+
+    run(scenario)

@@ -9,6 +9,7 @@ from typing import Any
 
 import trio
 
+from swarm.chain.client import Receipt
 from swarm.chain.contract import UnreadableAnswer
 from swarm.chain.genesis import Founder, read_card
 from swarm.errors import ConfigurationError
@@ -18,7 +19,7 @@ from swarm.node.commands.control import Handler
 from swarm.protocol.ledger import Kind, Proposal, votes_for, votes_needed
 from swarm.protocol.names import lookalike_key
 from swarm.protocol.state import Member
-from swarm.types import NO_ADDRESS, MemberId, to_hex
+from swarm.types import NO_ADDRESS, MemberId, to_address, to_hex
 
 Members = Mapping[MemberId, Member]
 
@@ -37,6 +38,7 @@ class MemberCommands:
             "propose_member": self.propose_member,
             "vote": self.vote,
             "cancel": self.cancel,
+            "set_standby": self.set_standby,
             "leave": self.leave,
         }
 
@@ -66,6 +68,7 @@ class MemberCommands:
                     "name": m.name,
                     "account": to_hex(m.account),
                     "node": to_hex(m.node),
+                    "standby": None if m.standby == NO_ADDRESS else to_hex(m.standby),
                     "present": m.present,
                     "validator": m.validator,
                 }
@@ -82,21 +85,49 @@ class MemberCommands:
         else:
             member = find_member(str(remove), await self.chain.members())
             arguments = (Kind.REMOVE, NO_ADDRESS, NO_ADDRESS, "", member.id, 0)
-        receipt = await transact(self.chain, "propose", *arguments)
+        receipt = await self._govern("propose", *arguments)
         return await self._describe(number_in(receipt, "Proposed", "proposal"))
 
     async def vote(self, proposal: int, support: bool) -> object:
-        await transact(self.chain, "vote", proposal, support)
+        await self._govern("vote", proposal, support)
         return await self._describe(proposal)
 
     async def cancel(self, proposal: int) -> object:
         """Take back a proposal of this member's own that is still open."""
-        await transact(self.chain, "cancel", proposal)
+        await self._govern("cancel", proposal)
         return await self._describe(proposal)
 
     async def leave(self) -> object:
-        await transact(self.chain, "leave")
+        await self._govern("leave")
         return {}
+
+    async def set_standby(self, node: str | None) -> object:
+        """Name the key of a second node, which may follow the chain; None: no such node any more.
+        The member's name and its standby, as they are then."""
+        key = NO_ADDRESS if node is None else to_address(node)
+        await self._govern("setStandby", key)
+        [me] = [m for m in (await self.chain.members()).values() if self._is_governed(m)]
+        return {"member": me.name, "standby": node}
+
+    async def set_node(self, node: str, proof: str) -> object:
+        """Name another node key, which has signed that it is to be this member's."""
+        await self._govern("setNode", to_address(node), bytes.fromhex(proof.removeprefix("0x")))
+        return {}
+
+    def _is_governed(self, member: Member) -> bool:
+        return member.present and member.account == self.chain.client.account
+
+    async def _govern(self, function: str, *arguments: object) -> Receipt:
+        """Send what only an account may decide. Raises ConfigurationError where the key that signs
+        here is a node's whose account is another, and as `transact`."""
+        for member in (await self.chain.members()).values():
+            is_node = member.present and member.node == self.chain.client.account
+            if is_node and not self._is_governed(member):
+                raise ConfigurationError(
+                    f"{member.name} decides by its account {to_hex(member.account)}, whose key "
+                    "this node does not use: give that key's file with --account"
+                )
+        return await transact(self.chain, function, *arguments)
 
     async def _describe(self, proposal: int) -> object:
         found = (await self.chain.proposals())[proposal]

@@ -72,20 +72,7 @@ def encrypt_key(secret: bytes, password: str, cost: int) -> bytes:
 def load_key(path: Path, password: str) -> bytes:
     """The 32-byte secret in `path`. Raises ConfigurationError: no file, no keystore, or wrong
     password."""
-    try:
-        with path.open("rb") as file:
-            content = file.read(MAX_KEY_FILE_BYTES)
-        if content.count(b"[") + content.count(b"{") > MAX_BRACKETS:
-            raise _no_keystore(path, "it is nested too deeply")
-        document = msgspec.json.decode(content)
-    except FileNotFoundError:
-        raise ConfigurationError(
-            f"{path} does not exist: restore it from a backup, or make a new node with `swarm init`"
-        ) from None
-    except OSError as error:
-        raise ConfigurationError(f"cannot read the key file {system_fault(error)}") from None
-    except UNREADABLE as error:
-        raise _no_keystore(path, str(error)) from None
+    document = _read_keystore(path)
     _require_bounded(path, document)
     try:
         return bytes(Account.decrypt(document, password))
@@ -104,6 +91,31 @@ def load_key(path: Path, password: str) -> bytes:
 
 def _no_keystore(path: Path, why: str) -> ConfigurationError:
     return ConfigurationError(f"{path} is no keystore v3 file: {why}; restore it from a backup")
+
+
+def address_in(path: Path) -> Address:
+    """The address that a keystore names, which needs no password. Raises ConfigurationError."""
+    try:
+        return to_address(_lower(_read_keystore(path))["address"].removeprefix("0x"))
+    except (KeyError, AttributeError, ValueError):
+        raise ConfigurationError(f"{path} names no address, as a keystore v3 file does") from None
+
+
+def _read_keystore(path: Path) -> Any:
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_KEY_FILE_BYTES)
+        if content.count(b"[") + content.count(b"{") > MAX_BRACKETS:
+            raise _no_keystore(path, "it is nested too deeply")
+        return msgspec.json.decode(content)
+    except FileNotFoundError:
+        raise ConfigurationError(
+            f"{path} does not exist: restore it from a backup, or make a new node with `swarm init`"
+        ) from None
+    except OSError as error:
+        raise ConfigurationError(f"cannot read the key file {system_fault(error)}") from None
+    except UNREADABLE as error:
+        raise _no_keystore(path, str(error)) from None
 
 
 def _require_bounded(path: Path, document: object) -> None:

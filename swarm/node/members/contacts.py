@@ -47,14 +47,14 @@ def addresses_of(
     the network file says."""
     if member.name in configured:
         return tuple(configured[member.name])
-    return decode_contact(member.contact) or founding.get(member.node, ())
+    return decode_contact(member.contact) or _founding(member, founding)
 
 
 def is_stated(
     member: Member, configured: Mapping[str, Sequence[str]], founding: Mapping[Address, Addresses]
 ) -> bool:
     """Whether `addresses_of` has any that are nothing but the member's own word."""
-    known = founding.get(member.node, ())
+    known = _founding(member, founding)
     return member.name not in configured and not set(decode_contact(member.contact)) <= set(known)
 
 
@@ -76,5 +76,10 @@ def contact_owed(
 ) -> bytes | None:
     """What this node should state now; None if the others know where it is."""
     wanted = encode_contact(announced)
-    known = me.contact or encode_contact(founding.get(me.node, ()))
+    known = me.contact or encode_contact(_founding(me, founding))
     return None if not wanted or wanted == known else wanted
+
+
+def _founding(member: Member, founding: Mapping[Address, Addresses]) -> Addresses:
+    """Where the network file says that a member is, whichever key its node has now."""
+    return founding.get(member.node) or founding.get(member.account, ())

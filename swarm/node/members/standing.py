@@ -43,7 +43,7 @@ async def keep_up(
                 await _send(chain, function, *arguments)
         except ChainError as error:
             log.warning("the members cannot be read: %s", error)
-        await trio.sleep(CHECK_EVERY_S if me is None or me.validator else QUIET_S)
+        await trio.sleep(CHECK_EVERY_S if me is not None and me.validator else QUIET_S)
 
 
 def due(

@@ -1,0 +1,121 @@
+"""What an institution's account decides where the node does not have its key.
+
+The key stays with whoever governs: it signs in the process of the command, and the running node's
+JSON-RPC carries what it signed, as it would for any wallet. A new node key, and a standby's taking
+over, are such decisions.
+"""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from swarm.chain.client import ConsortiumClient
+from swarm.chain.genesis import CONTRACT_ADDRESS
+from swarm.errors import ChainError, ConfigurationError, LocalError
+from swarm.node.chain.link import ChainLink, polling
+from swarm.node.commands.control import ask, read_running
+from swarm.node.commands.members import MemberCommands
+from swarm.node.home.config import external_contract, load_config
+from swarm.node.home.keys import address_of
+from swarm.node.home.password import open_key
+from swarm.node.home.rotation import make_next_key
+from swarm.protocol.attestation import domain_of, node_key_digest, sign
+from swarm.protocol.state import Member
+from swarm.types import Address, to_hex
+
+RESTART_S = 60.0
+LOOK_EVERY_S = 0.2
+
+
+def ask_as(directory: Path, key: bytes, method: str, /, **arguments: object) -> Any:
+    """One of `MemberCommands`, for the account with this key, over the chain that the node which
+    runs in `directory` follows. Raises as they do."""
+    commands = MemberCommands(_link_to(directory, key))
+    return trio.run(partial(commands.by_name[method], **arguments))
+
+
+def rotate_key(directory: Path, password: str | None, account: bytes | None) -> Address:
+    """Make a new key the node's, and wait until the node that runs in `directory` has it.
+
+    `account` is the governing account's key; by default the node's own, which the first rotation
+    keeps as the account's. May be given again if it was interrupted. Returns the new address.
+    Raises ConfigurationError, ChainError, LocalError.
+    """
+    config = load_config(directory)
+    read_running(directory)
+    governor = open_key(directory, config, password) if account is None else account
+    secret = make_next_key(directory, config, password)
+    fault: ChainError | None = None
+    try:
+        name_node(directory, governor, secret)
+    except ChainError as error:
+        # The node ends as soon as its chain has the new key, and may do so before it tells.
+        fault = error
+    until = time.monotonic() + RESTART_S
+    while time.monotonic() < until:
+        if _address_of_node(directory) == address_of(secret):
+            return address_of(secret)
+        time.sleep(LOOK_EVERY_S)
+    raise fault or LocalError(
+        f"the chain has the new key, and the node in {directory} has not taken it within "
+        f"{RESTART_S:.0f} s: see its log, and start it again"
+    )
+
+
+def take_over(directory: Path, password: str | None, account: bytes) -> str:
+    """Make the standby that runs in `directory` its member's node; that member's name.
+
+    Raises ConfigurationError, ChainError.
+    """
+    return name_node(directory, account, open_key(directory, load_config(directory), password))
+
+
+def name_node(directory: Path, account: bytes, node: bytes) -> str:
+    """Have the account say that its node has the key `node` from now on, which signs that it
+    agrees; nothing if that is so already. The member's name."""
+    link = _link_to(directory, account)
+
+    async def send() -> str:
+        me = await _governed(link)
+        if me.node != address_of(node):
+            digest = node_key_digest(domain_of(link.client.chain_id, link.client.contract), me.id)
+            proof = sign(node, digest)
+            await MemberCommands(link).set_node(to_hex(address_of(node)), "0x" + proof.hex())
+        return me.name
+
+    return trio.run(send)
+
+
+async def _governed(link: ChainLink) -> Member:
+    account = link.client.account
+    for member in (await link.members()).values():
+        if member.present and member.account == account:
+            return member
+    raise ConfigurationError(
+        f"{'nobody' if account is None else to_hex(account)} is no member's account: give the file "
+        "of the account's key with --account; `swarm contract members` lists the accounts"
+    )
+
+
+def _link_to(directory: Path, key: bytes) -> ChainLink:
+    config, running = load_config(directory), read_running(directory)
+    contract = external_contract(config)
+    if contract is None:
+        client = ConsortiumClient.connect(running.rpc_url, CONTRACT_ADDRESS, key)
+    else:
+        assert config.chain.rpc_url is not None
+        client = ConsortiumClient.connect(config.chain.rpc_url, contract, key)
+    return ChainLink(client, polling(client))
+
+
+def _address_of_node(directory: Path) -> Address | None:
+    """The key of the node that runs there; None while none answers."""
+    try:
+        return Address(bytes.fromhex(ask(directory, "status")["account"].removeprefix("0x")))
+    except (ConfigurationError, LocalError):
+        return None

@@ -1,0 +1,75 @@
+"""A node's next key takes the place of the one in use, whenever that is interrupted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from swarm.errors import ConfigurationError
+from swarm.node.home.config import load_config
+from swarm.node.home.keys import address_in, address_of
+from swarm.node.home.password import ACCOUNT_KEY, NEXT_KEY, find_passwords, open_key, open_with
+from swarm.node.home.rotation import make_next_key, next_address, take_next_key
+from swarm.node.home.setup import create_node
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    create_node(tmp_path / "mary", "St. Mary", password=None)
+    return tmp_path / "mary"
+
+
+def test_a_next_key_is_made_once_and_named_without_its_password(home: Path) -> None:
+    config = load_config(home)
+    assert next_address(home) is None
+    secret = make_next_key(home, config, None)
+    assert make_next_key(home, config, None) == secret
+    assert next_address(home) == address_of(secret)
+    assert open_key(home, config) != secret
+
+
+def test_the_first_rotation_keeps_the_old_key_as_the_accounts(home: Path) -> None:
+    config = load_config(home)
+    old, secret = open_key(home, config), make_next_key(home, config, None)
+    take_next_key(home, config, governs=True)
+    assert open_key(home, config) == secret
+    assert open_with(home / ACCOUNT_KEY, find_passwords(home, config, None)) == old
+    assert not (home / NEXT_KEY).exists()
+
+
+def test_a_later_rotation_deletes_the_old_key_and_leaves_the_accounts(home: Path) -> None:
+    config = load_config(home)
+    account = open_key(home, config)
+    for governs in (True, False):
+        make_next_key(home, config, None)
+        take_next_key(home, config, governs=governs)
+    assert address_in(home / ACCOUNT_KEY) == address_of(account)
+    assert sorted(path.name for path in home.glob("*key*.json")) == ["key.json"]
+
+
+def test_a_rotation_that_was_killed_between_its_two_steps_is_completed(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = load_config(home)
+    old, secret = open_key(home, config), make_next_key(home, config, None)
+    with monkeypatch.context() as killing:
+
+        def killed(self: Path, target: Path) -> None:
+            raise KeyboardInterrupt
+
+        killing.setattr(Path, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            take_next_key(home, config, governs=True)
+    assert open_key(home, config) == old  # the node starts, and looks again
+    take_next_key(home, config, governs=True)
+    assert open_key(home, config) == secret
+    assert address_in(home / ACCOUNT_KEY) == address_of(old)
+
+
+def test_without_a_next_key_nothing_is_taken(home: Path) -> None:
+    before = (home / "key.json").read_bytes()
+    with pytest.raises(ConfigurationError, match=r"next-key\.json does not exist: no other key"):
+        take_next_key(home, load_config(home), governs=True)
+    assert (home / "key.json").read_bytes() == before
+    assert not (home / ACCOUNT_KEY).exists()
