@@ -81,6 +81,11 @@ class PeerConnected:
     peer: Address
 
 
+@dataclass(frozen=True)
+class KeyIsUnshared:
+    """This node was restored from a backup, and no other machine uses its key."""
+
+
 Event = (
     HeadAdvanced
     | TransactionsPending
@@ -90,6 +95,7 @@ Event = (
     | VoteStored
     | TimerExpired
     | PeerConnected
+    | KeyIsUnshared
 )
 
 # Commands.

@@ -54,6 +54,7 @@ from swarm.chain.consensus_steps import (
     Event,
     ExecuteBlock,
     HeadAdvanced,
+    KeyIsUnshared,
     MessageReceived,
     PeerConnected,
     Report,
@@ -156,6 +157,11 @@ class QBFT:
         """The first height at which this node may vote; None while the others have not answered."""
         return self._resume
 
+    @property
+    def is_held(self) -> bool:
+        """Whether this node was restored from a backup and waits for KeyIsUnshared."""
+        return self._check.is_held
+
     def proposer(self, round_number: int) -> Address:
         """Who proposes in this round of the current height."""
         if not self.validators:
@@ -201,6 +207,11 @@ class QBFT:
                 if self._timers.get(event.name) == event.token:
                     del self._timers[event.name]
                     self._expired(event.name)
+            case KeyIsUnshared():
+                self._check.release()
+                self._settle_startup()
+                self._do(Broadcast(GetStatus()))
+                self._propose_or_begin(now_s)
             case PeerConnected():
                 self._do(Send(event.peer, GetStatus()))
                 if event.peer in self.validators:
@@ -713,7 +724,9 @@ class QBFT:
             return
         self._resume = self._check.resume_height(self.height - 1, self.validators)
         if self._resume is not None and self._resume > self._record.resume:
-            self._record = msgspec.structs.replace(self._record, resume=self._resume)
+            self._record = msgspec.structs.replace(
+                self._record, resume=self._resume, restored=False
+            )
             self._store_record()
             self._report(
                 self.address,

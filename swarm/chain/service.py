@@ -129,6 +129,18 @@ def recover_votes(votes: VoteStore, head_height: int) -> None:
     votes.put(VOTE_KEY, encode_record(recovered_record(head_height)))
 
 
+def distrust_votes(votes: VoteStore) -> None:
+    """Have a node that was restored from a backup vote only once no other machine uses its key,
+    and the others have told how far they are."""
+    votes.put(VOTE_KEY, encode_record(VoteRecord(restored=True)))
+
+
+def forget_votes(votes: VoteStore) -> None:
+    """Those of a key that is not used any more: the next one has none to miss, and asks the others
+    all the same."""
+    votes.delete(VOTE_KEY)
+
+
 def _read_record(votes: VoteStore) -> VoteRecord | None:
     raw = votes.get(VOTE_KEY)
     return None if raw is None else decode_record(raw)
@@ -273,6 +285,15 @@ class ChainService:
             return "follower"
         resume = machine.resume_height
         return "observer" if resume is None or machine.height < resume else "validator"
+
+    @property
+    def is_held(self) -> bool:
+        """Whether this node was restored, and votes only after `trust_votes`."""
+        return self._machine.is_held
+
+    def trust_votes(self) -> None:
+        """No other machine uses this node's key: it may vote once the others have answered."""
+        self._raise(steps.KeyIsUnshared())
 
     def reconsider(self) -> None:
         """`expects_more` may answer otherwise now."""

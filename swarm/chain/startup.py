@@ -51,7 +51,9 @@ class VoteRecord(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
     """All that this node must remember of its votes: those of its latest height and round.
 
     `resume` is the first height at which it may vote (0: no restriction). `recovered` says that an
-    operator vouches for the record; the next vote clears it.
+    operator vouches for the record; the next vote clears it. `restored` says that the node comes
+    from a backup: its votes since then are not known, and another machine may still vote with its
+    key.
     """
 
     height: Counter = 0
@@ -63,6 +65,7 @@ class VoteRecord(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
     lock: Lock | None = None
     resume: Counter = 0
     recovered: bool = False
+    restored: bool = False
 
     def lacks(self, vote: Prepare | Commit | RoundChange) -> bool:
         """Whether this vote, signed with our key, is later than or contradicts the record."""
@@ -117,7 +120,9 @@ class StartupCheck:
         self._address = address
         self._record = record or VoteRecord()
         self._missing = record is None
-        self._lost = sealed_height > self._record.height
+        self._lost = self._record.restored or sealed_height > self._record.height
+        self.is_held = self._record.restored
+        """Whether this node is not to vote, whatever the others have answered."""
         self._answers: dict[Address, Status] = {}
 
     @property
@@ -128,6 +133,12 @@ class StartupCheck:
     def note_first_head(self, height: int) -> None:
         """The head at the start: a node that is new, at genesis, has no votes to miss."""
         self._lost = self._lost or (self._missing and height > 0)
+
+    def release(self) -> None:
+        """No other machine votes with this key any more. It may have until now, so what the others
+        answered before does not count."""
+        self.is_held = False
+        self._answers.clear()
 
     def heard_from(self) -> frozenset[Address]:
         """Who has answered so far."""
@@ -145,11 +156,14 @@ class StartupCheck:
             self._lost = True
 
     def resume_height(self, head_height: int, validators: Sequence[Address]) -> int | None:
-        """The first height at which this node may vote, or None while answers are missing.
+        """The first height at which this node may vote, or None while answers are missing or it is
+        held.
 
         An answer counts once our own chain has caught up with what it says: nobody can hold us
         back with an invented height.
         """
+        if self.is_held:
+            return None
         others = [v for v in validators if v != self._address]
         if not others or self._record.recovered:
             return self._record.resume

@@ -13,6 +13,7 @@ from swarm.cli.options import (
     FILE,
     NUMBER,
     account_options,
+    at_time,
     for_people,
     json_option,
     open_account,
@@ -102,10 +103,10 @@ def rotate(
     if finish:
         from swarm.node.commands.control import only_node_in
         from swarm.node.home.config import load_config
-        from swarm.node.home.rotation import take_next_key
+        from swarm.node.node_process import change_key
 
         with only_node_in(directory):
-            take_next_key(directory, load_config(directory), governs=account is None)
+            change_key(directory, load_config(directory), governs=account is None)
         click.echo(f"{directory} has its new key; start the node now")
         return
     from swarm.node.commands.account import rotate_key
@@ -115,6 +116,48 @@ def rotate(
     click.echo(f"the node's key is 0x{address.hex()} now")
     if account is None:
         click.echo(f"{directory}/account.json  the account's key: needed for votes, with --account")
+
+
+@command.command()
+@click.argument("directory", type=DIRECTORY)
+@click.argument("file", type=FILE)
+def backup(directory: Path, file: Path) -> None:
+    """Write what only this institution has of the node in DIRECTORY into FILE, a new one; the node
+    may run meanwhile.
+
+    In it: the encrypted keys, the configuration, what this site keeps of its own, its records, the
+    list of what left. Not in it: the password, the site's data, the node's votes, and what the
+    other members have: chain, models, code.
+
+    \b
+    swarm node backup hospital hospital.tar.gz
+    """
+    from swarm.node.home.backup import write_backup
+
+    for name in write_backup(directory, file):
+        click.echo(visible(f"not in it: {name}, which lies outside of {directory}"))
+    click.echo(f"{file}: written; keep the password apart from it")
+
+
+@command.command()
+@click.argument("file", type=FILE)
+@click.argument("directory", type=DIRECTORY)
+def restore(file: Path, directory: Path) -> None:
+    """Make the node's directory DIRECTORY, a new one, from the backup in FILE.
+
+    The node then copies the chain from the others. It votes only after it has seen that no other
+    machine uses its key, and from a height on at which it cannot contradict earlier votes.
+
+    \b
+    swarm node restore hospital.tar.gz hospital
+    """
+    from swarm.node.home.backup import read_backup
+
+    restored = read_backup(file, directory)
+    click.echo(visible(f"{directory}: {restored.name}, as of {at_time(restored.made_at)}"))
+    if restored.password_file is not None:
+        click.echo(f"Put its password into {restored.password_file} (mode 600).")
+    click.echo(f"Make sure that the old machine is off; then `swarm node start {directory}`.")
 
 
 @command.command("take-over")

@@ -41,7 +41,7 @@ from swarm.learning.metrics.wire import read_told
 from swarm.learning.plans.stages import check_known
 from swarm.network.limits import NetworkLimits
 from swarm.network.network import Network, open_network
-from swarm.node.chain.link import ChainLink, WaitingCall
+from swarm.node.chain.link import UNDER_WAY, ChainLink, WaitingCall
 from swarm.node.chain.source import TOPIC as CHAIN_TOPIC
 from swarm.node.chain.source import OpenedChain, open_node_chain, read_network
 from swarm.node.commands.common import NodeCommands
@@ -54,15 +54,15 @@ from swarm.node.commands.zoo import ZooCommands
 from swarm.node.consent.admission import Admission
 from swarm.node.consent.confirmations import Confirmations
 from swarm.node.consent.policy import site_policy
-from swarm.node.home.config import NodeConfig, data_path, load_config
+from swarm.node.home.config import NodeConfig, data_path, load_config, missing_data
 from swarm.node.home.data_set import data_set_in
 from swarm.node.home.keys import address_of
 from swarm.node.home.password import open_key
 from swarm.node.home.rotation import next_address
 from swarm.node.http_door import open_http
 from swarm.node.members.contacts import addresses_of, contact_owed, dial_rules, is_stated
+from swarm.node.members.greetings import ALONE_S, Greetings
 from swarm.node.members.greetings import METHOD as GREETING_METHOD
-from swarm.node.members.greetings import Greetings
 from swarm.node.members.notes import ToldNotes
 from swarm.node.members.standing import keep_up
 from swarm.node.outgoing.log import OUTGOING, OutgoingLog
@@ -226,6 +226,8 @@ class Node:
             nursery.start_soon(self.outgoing.keep)
             nursery.start_soon(self.greetings.run, self.network)
             nursery.start_soon(self._tell_notes)
+            nursery.start_soon(self._trust_votes)
+            nursery.start_soon(self.trainers.end_idle, self._is_trained)
             while True:
                 try:
                     await self._observe(nursery)
@@ -237,6 +239,26 @@ class Node:
                     nursery.cancel_scope.cancel()
                     return
                 await self.chain.wait_for_head(self.height)
+
+    def _is_trained(self, code: Digest) -> bool:
+        """Whether a plan with this code is under way with this member in it."""
+        me = self.me
+        return me is not None and any(
+            plan.digest == code and plan.status in UNDER_WAY and plan.participants >> me.id & 1
+            for plan in self.plans.values()
+        )
+
+    async def _trust_votes(self) -> None:
+        """Let a node that was restored from a backup vote once its key is on this machine only."""
+        if self.chain.trust_votes is None:
+            return
+        log.warning(
+            "this node was restored from a backup: it does not vote before it has seen for %.0f s "
+            "that no other machine uses its key",
+            ALONE_S,
+        )
+        await self.greetings.wait_alone(self.network)
+        self.chain.trust_votes()
 
     async def _observe(self, nursery: trio.Nursery) -> None:
         """Take in what the blocks since the last look have changed."""
@@ -586,7 +608,8 @@ class Node:
             peers=peers,
             notes=notes_of(
                 self.config.name, self.address, self.members, peers, self._greeted_notes()
-            ),
+            )
+            + missing_data(self.directory, self.config),
             bytes_sent=traffic.sent_bytes,
             bytes_received=traffic.received_bytes,
             sandbox=sandbox_status(self.trainers.sandbox),

@@ -6,13 +6,16 @@ import ctypes
 import logging
 import signal
 import sys
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
 import trio
 
+from swarm.chain.service import forget_votes
+from swarm.chain.store import VoteStore
 from swarm.errors import MACHINE_FAULTS, SwarmError
+from swarm.node.home.config import NodeConfig
 from swarm.node.home.rotation import take_next_key
 from swarm.node.node import open_node
 from swarm.visible import log_to_stderr
@@ -41,8 +44,16 @@ async def keep_running(directory: Path, password: str | None = None) -> None:
     while True:
         async with open_node(directory, password) as node:
             await node.run()
-        take_next_key(directory, node.config, governs=node.governs)
+        await trio.to_thread.run_sync(change_key, directory, node.config, node.governs)
         log.info("the node goes on with its new key")
+
+
+def change_key(directory: Path, config: NodeConfig, governs: bool) -> None:
+    """Put the next key of a node that does not run into place, without the votes of the old one."""
+    if config.chain.rpc_url is None:
+        with closing(VoteStore(directory / "chain" / "votes.db")) as votes:
+            forget_votes(votes)
+    take_next_key(directory, config, governs=governs)
 
 
 def start_node(directory: Path, password: str | None = None) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from swarm.errors import ConfigurationError
-from swarm.node.home.config import data_path, external_contract, load_config
+from swarm.node.home.config import data_path, external_contract, load_config, missing_data
 
 CONTRACT = "0x00000000000000000000000000000000000000aa"
 
@@ -42,6 +42,17 @@ def test_relative_data_starts_at_the_nodes_directory(home: Path) -> None:
     assert data_path(home, load_config(home)) == home / "rows.csv"
 
 
+def test_data_that_are_not_there_are_named_and_keep_no_node_from_starting(home: Path) -> None:
+    (home / "node.toml").write_text('name = "x"\n[data]\npath = "gone.csv"\nread = ["weights"]')
+    config = load_config(home)
+    rows, weights = missing_data(home, config)
+    assert f"`data.path` in {home}/node.toml names {home}/gone.csv, which does not exist" in rows
+    assert "`data.read`" in weights
+    for name in ("gone.csv", "weights"):
+        (home / name).write_text("a")
+    assert missing_data(home, config) == []
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -61,7 +72,6 @@ def test_relative_data_starts_at_the_nodes_directory(home: Path) -> None:
         ('name = "x"\n[training]\ndevice = ""', "`training.device`"),
         ('name = "x"\n[network.peers]\nbasel = ["basel:4001"]', "`network.peers.basel`"),
         ('name = "x"\n[http]\nlisten = "8545"', "`http.listen`: '8545' cannot"),
-        ('name = "x"\n[data]\npath = "gone.csv"', "`data.path` names"),
         ('name = "x"\n[chain]\nrpc_url = "http://127.0.0.1:1"', "belong together"),
         (f'name = "x"\n[chain]\ncontract = "{CONTRACT}"', "belong together"),
         (f'name = "x"\n[chain]\nrpc_url = "ws://h"\ncontract = "{CONTRACT}"', "http://"),

@@ -12,7 +12,7 @@ import trio.testing
 
 from swarm.errors import ProtocolViolation
 from swarm.network.network import NOT_COUNTED
-from swarm.node.members.greetings import METHOD, TWICE_FOR_S, Greeting, Greetings
+from swarm.node.members.greetings import ALONE_S, METHOD, TWICE_FOR_S, Greeting, Greetings
 from swarm.node.status import PeerStatus, notes_of
 from swarm.protocol.state import Member
 from swarm.types import Address, MemberId
@@ -139,6 +139,47 @@ def test_restarts_of_a_node_are_no_second_machine() -> None:
     run(scenario)
 
 
+def test_a_restored_node_waits_until_nobody_sees_its_key_on_another_machine() -> None:
+    async def scenario() -> None:
+        old, restored, third = node(), node(), node()
+        alone_at: list[float] = []
+
+        async def wait() -> None:
+            await restored.wait_alone(Side(Net({B: third}), A))
+            alone_at.append(trio.current_time())
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait)
+            for _ in range(5):  # the two push each other off the third
+                for each in (old, restored):
+                    await trio.sleep(ALONE_S / 20)
+                    await greet(each, A, third, B)
+            assert restored.say_twice() == [B]
+            stopped_at = trio.current_time()  # the old one
+            await trio.sleep(TWICE_FOR_S)
+            assert not alone_at
+        assert alone_at[0] > stopped_at + TWICE_FOR_S
+
+    run(scenario)
+
+
+def test_a_restored_node_that_reaches_nobody_goes_on_waiting() -> None:
+    async def scenario() -> None:
+        with trio.move_on_after(20 * ALONE_S) as patience:
+            await node().wait_alone(Side(Net({}), A))
+        assert patience.cancelled_caught
+
+    run(scenario)
+
+
+def test_a_restored_node_that_is_alone_with_its_key_goes_on_soon() -> None:
+    async def scenario() -> None:
+        await node().wait_alone(Side(Net({B: node()}), A))
+        assert ALONE_S <= trio.current_time() <= 2 * ALONE_S
+
+    trio.run(scenario, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
 @pytest.mark.parametrize("ahead_s", [float("nan"), float("inf")])
 def test_a_time_that_is_no_number_is_refused(ahead_s: float) -> None:
     async def scenario() -> None:
@@ -163,8 +204,8 @@ def member(present: bool) -> dict[MemberId, Member]:
 
 
 def test_a_node_says_that_it_is_no_member_yet_or_any_more_and_what_to_do() -> None:
-    assert "contract propose --admit" in notes_of(C, member(True), [], [])[0]
-    assert "no member any more" in notes_of(A, member(False), [], [])[0]
+    assert "contract propose --admit" in notes_of("Turin", C, member(True), [], [])[0]
+    assert "no member any more" in notes_of("St. Mary", A, member(False), [], [])[0]
     away = peer(False, place=f"the handshake was ended there: no node listens, or {NOT_COUNTED}")
-    assert "no member lets this node in" in notes_of(A, member(True), [away], [])[0]
-    assert notes_of(A, member(True), [away, peer(True)], ["said"]) == ["said"]
+    assert "no member lets this node in" in notes_of("St. Mary", A, member(True), [away], [])[0]
+    assert notes_of("St. Mary", A, member(True), [away, peer(True)], ["said"]) == ["said"]

@@ -616,6 +616,27 @@ def test_an_operators_word_replaces_the_others_answers():
     assert node.machine.may_vote
 
 
+def test_a_restored_node_votes_once_no_other_machine_has_its_key_and_the_others_answered_since():
+    head = block_of(A, 1)
+    node = Node(record=VoteRecord(restored=True), head=head, answers=False)
+    for peer in (A, C, D):
+        node.hear(peer, Status(1, 2))
+    assert node.machine.resume_height is None
+    assert node.machine.is_held
+    node.step(steps.KeyIsUnshared())
+    assert node.machine.resume_height is None  # the other machine may have voted meanwhile
+    for peer in (A, C):
+        node.hear(peer, Status(1, 2))
+    assert node.machine.resume_height == 4
+    [stored] = node.did(steps.StoreVote)[-1:]
+    assert (stored.record.resume, stored.record.restored) == (4, False)
+
+
+def test_a_node_that_was_killed_while_it_was_held_is_held_again():
+    node = Node(record=VoteRecord(restored=True), answers=False)
+    assert not node.did(steps.StoreVote)  # the record on the disk still says that it was restored
+
+
 def test_a_record_never_lets_a_machine_vote_below_it():
     node = Node(record=VoteRecord(5))
     node.hear(A, proposal(A, block_of(A, 1)))

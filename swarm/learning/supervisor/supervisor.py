@@ -119,6 +119,8 @@ class Trainer:
         self._loaded: Loaded | None = None
         self._described: Loaded | None = None
         self._asking = trio.Lock()
+        self._is_stale = False
+        self._asked_at = -math.inf
 
     @property
     def pid(self) -> int | None:
@@ -287,6 +289,18 @@ class Trainer:
         request = EvaluateFile(model=str(model), statistics=_text(statistics))
         return await self._ask(request, EvaluatedFile)
 
+    def read_data_anew(self) -> None:
+        """Have the next request see the data as they are then, in a new process."""
+        self._is_stale = True
+
+    async def end_idle(self, idle_s: float) -> None:
+        """End the process if nothing was asked of it for so long. The next request starts another,
+        which reads the data anew."""
+        rests = trio.current_time() >= self._asked_at + idle_s
+        if self._process is not None and rests and not self._asking.locked():
+            async with self._asking:
+                await self.stop()
+
     async def stop(self) -> None:
         """End the process and what it started. The next request starts another."""
         process, self._process = self._process, None
@@ -301,7 +315,10 @@ class Trainer:
         sockets: Mapping[str, int] = NO_SOCKETS,
     ) -> Answer:
         async with self._asking:
-            reply = await self._with_retries(request, progress, sockets)
+            try:
+                reply = await self._with_retries(request, progress, sockets)
+            finally:
+                self._asked_at = trio.current_time()
         if not isinstance(reply, answer):
             await self.stop()
             raise TrainerError(f"the trainer answered {type(request).__name__} with {reply!r:.200}")
@@ -350,10 +367,13 @@ class Trainer:
 
     async def _running(self) -> tuple[TrainerProcess, Loaded]:
         """The process with its plan loaded, started if there is none."""
-        if self._process is not None and self._loaded is not None and self._process.lives():
+        lives = self._process is not None and self._process.lives() and not self._is_stale
+        if self._process is not None and self._loaded is not None and lives:
             return self._process, self._loaded
         await self.stop()
+        self._is_stale = False
         config = self.config
+        _require_paths(config)
         config.workspace.mkdir(mode=0o700, parents=True, exist_ok=True)
         readable = [config.plan, *([config.data] if config.data else []), *config.read]
         described = describe_box(config.workspace, readable, config.device, config.log, config.nice)
@@ -468,6 +488,16 @@ async def open_trainer(config: TrainerConfig) -> AsyncIterator[Trainer]:
     finally:
         with trio.CancelScope(shield=True):
             await trainer.stop()
+
+
+def _require_paths(config: TrainerConfig) -> None:
+    """Raise LocalError while what the plan may read is not there: it may come back."""
+    for path in (*([] if config.data is None else [config.data]), *config.read):
+        if not path.exists():
+            raise LocalError(
+                f"{path} does not exist, so {config.site!r} trains nothing: put this site's data "
+                "there, or correct `data.path` or `data.read` in node.toml and restart the node"
+            )
 
 
 def _text(path: Path | None) -> str | None:

@@ -86,6 +86,9 @@ class ChainLink:
     """Asked, before this node makes a block of these, whether more belong in it; None: unknown."""
     on_observed: Callable[[], None] = lambda: None
     """To be called when `awaits_more` may have changed its mind."""
+    trust_votes: Callable[[], None] | None = None
+    """To be called once no other machine uses this node's key, where it was restored from a backup:
+    it does not vote before."""
     on_sent: OnSent | None = None
     """Hears of each transaction of this member's, in a worker thread."""
     _threads: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(THREADS))

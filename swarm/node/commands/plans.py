@@ -117,6 +117,7 @@ class PlanCommands:
             program = await self.bring_program(found)
             check_known(program)
         trainer = await self.trainers.of(found.digest)
+        trainer.read_data_anew()  # they may have grown since an earlier consent
         loaded = await trainer.describe()
         said = parse(loaded.program)
         check_program(found, program or said, said)

@@ -232,16 +232,9 @@ def _check(path: Path, directory: Path, config: NodeConfig) -> None:
         )
     _check_policy(path, config.policy)
     data = data_path(directory, config)
-    named = {f"`data.path` names {data}": data} if data is not None else {}
-    named |= {f"`data.read` names {more}": more for more in readable_paths(directory, config)}
-    for words, readable in named.items():
-        if not os.path.exists(readable):
-            raise ConfigurationError(
-                f"{path}: {words}, which does not exist: "
-                "put this site's data there, or correct the path"
-            )
+    readable = (*([] if data is None else [data]), *readable_paths(directory, config))
     try:
-        check_apart(named.values(), private_paths(directory, config))
+        check_apart(readable, private_paths(directory, config))
     except ConfigurationError as error:
         raise ConfigurationError(f"{path}: {error}") from None
 
@@ -311,6 +304,21 @@ def data_path(directory: Path, config: NodeConfig) -> Path | None:
 def readable_paths(directory: Path, config: NodeConfig) -> tuple[Path, ...]:
     """What plans may read beside this site's data."""
     return tuple(directory / name for name in config.data.read)
+
+
+def missing_data(directory: Path, config: NodeConfig) -> list[str]:
+    """What keeps this site from training: a sentence for each path to its data that leads nowhere.
+    The node runs all the same: it validates, and merges."""
+    data = data_path(directory, config)
+    named = {} if data is None else {"data.path": [data]}
+    named["data.read"] = list(readable_paths(directory, config))
+    return [
+        f"this site trains nothing: `{key}` in {directory / 'node.toml'} names {path}, which does "
+        "not exist: put it there, or correct the path and restart the node"
+        for key, paths in named.items()
+        for path in paths
+        if not os.path.exists(path)
+    ]
 
 
 def private_paths(directory: Path, config: NodeConfig) -> tuple[Path, ...]:

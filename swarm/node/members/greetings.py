@@ -31,6 +31,9 @@ DEADLINE_S = 5.0
 CLOCK_S = 2.0
 """Clocks that differ by more are worth a word: validators refuse blocks beyond it."""
 TWICE_FOR_S = 60.0
+ALONE_S = 30.0
+"""Two machines with one key push each other off the same peers: within seconds a peer sees both."""
+LOOK_EVERY_S = 1.0
 MAX_PROCESSES = 16
 MAX_HALTED = 64
 
@@ -159,6 +162,22 @@ class Greetings:
         known = self.peers.get(peer)
         return known is not None and trio.current_time() < known.twice_at + TWICE_FOR_S
 
+    def say_twice(self) -> list[Address]:
+        """The peers that say that another machine uses this node's key."""
+        now = trio.current_time()
+        return [p for p, known in self.peers.items() if now < known.says_twice_at + TWICE_FOR_S]
+
+    async def wait_alone(self, network: Requests) -> None:
+        """Return once this node has been connected to others for ALONE_S, and none of them says
+        that another machine uses its key."""
+        alone_s = 0.0
+        while alone_s < ALONE_S:
+            await trio.sleep(LOOK_EVERY_S)
+            if self.say_twice():
+                alone_s = 0.0
+            elif network.connected:
+                alone_s += LOOK_EVERY_S
+
     def own_clock_s(self) -> float | None:
         """How far this machine's clock is ahead, if it differs from those of most of the others,
         two at least, to the same side: otherwise it is theirs that is wrong."""
@@ -192,12 +211,7 @@ class Greetings:
                 f"this machine's clock is {_seconds(ahead_s)} the other members': set it, and keep "
                 "it set by NTP"
             )
-        now = trio.current_time()
-        saying = [
-            names.get(peer, "another member")
-            for peer, known in self.peers.items()
-            if now < known.says_twice_at + TWICE_FOR_S
-        ]
+        saying = [names.get(peer, "another member") for peer in self.say_twice()]
         if saying:
             notes.append(
                 f"another machine uses this node's key at the same time, says {', '.join(saying)}: "

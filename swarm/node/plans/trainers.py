@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,6 +16,10 @@ from swarm.node.consent.policy import SitePolicy, require
 from swarm.node.home.config import NodeConfig, data_path, readable_paths
 from swarm.node.plans.library import Library
 from swarm.types import Digest
+
+IDLE_S = 30.0
+"""Longer than the pauses between a person's commands about one plan."""
+LOOK_EVERY_S = 5.0
 
 
 @dataclass
@@ -53,6 +58,15 @@ class Trainers:
             opened = open_trainer(replace(own, workspace=folder, data=None, read=()))
             self._holders[code] = await self.resources.enter_async_context(opened)
         return self._holders[code]
+
+    async def end_idle(self, is_trained: Callable[[Digest], bool]) -> None:
+        """End the processes of plans that are over, or that were only looked at, for as long as the
+        node runs. Whatever still needs one, such as an evaluation, starts another."""
+        while True:
+            await trio.sleep(LOOK_EVERY_S)
+            for code, trainer in [*self._opened.items(), *self._holders.items()]:
+                if not is_trained(code):
+                    await trainer.end_idle(IDLE_S)
 
     async def dry_run_of(self, code: Digest) -> TrainerConfig:
         """What a dry run of the plan with this code is to be started with."""
