@@ -8,6 +8,7 @@ Every character that does not show itself is written as `\\x1b` or `\\u202e` ins
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import unicodedata
@@ -17,6 +18,8 @@ from types import TracebackType
 from typing import Any
 
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+NAMED_FROM = "0x"
+"""What no text without an address lacks."""
 
 _CONTROLS = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 _INVISIBLE_LETTERS = frozenset(
@@ -95,6 +98,11 @@ def name_addresses(names: Mapping[str, str]) -> None:
     _names.update(names)
 
 
+def with_names(text: str) -> str:
+    """The text with the name of its member before each address, as `name_addresses` was told."""
+    return _ADDRESS.sub(_named, text) if NAMED_FROM in text else text
+
+
 def _named(found: re.Match[str]) -> str:
     name = _names.get(found[0])
     return found[0] if name is None else f"{name} ({found[0]})"
@@ -109,11 +117,10 @@ class VisibleFormatter(logging.Formatter):
     def formatTime(  # noqa: N802
         self, record: logging.LogRecord, datefmt: str | None = None
     ) -> str:
-        """With the zone: members in several compare their logs."""
-        return datetime.fromtimestamp(record.created).astimezone().isoformat(" ", "milliseconds")
+        return _time_of(record)
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
-        return visible(_ADDRESS.sub(_named, super().formatMessage(record)))
+        return visible(with_names(super().formatMessage(record)))
 
     def formatException(  # noqa: N802
         self,
@@ -126,11 +133,25 @@ class VisibleFormatter(logging.Formatter):
         return _indented(super().formatStack(stack_info))
 
 
-def log_to_stderr() -> None:
-    """What a node does with its log."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(VisibleFormatter())
-    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+class JsonFormatter(logging.Formatter):
+    """Log lines for programs: a JSON object each, with `time` (ISO 8601, with the zone), `level`,
+    `logger`, `message`, and `exception` where there is one."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        said = {
+            "time": _time_of(record),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": with_names(record.getMessage()),
+        }
+        if record.exc_info:
+            said["exception"] = self.formatException(record.exc_info)
+        return visible_json(json.dumps(said, ensure_ascii=False))
+
+
+def _time_of(record: logging.LogRecord) -> str:
+    """With the zone: members in several compare their logs."""
+    return datetime.fromtimestamp(record.created).astimezone().isoformat(" ", "milliseconds")
 
 
 def _indented(text: str) -> str:

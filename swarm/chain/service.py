@@ -286,6 +286,10 @@ class ChainService:
         resume = machine.resume_height
         return "observer" if resume is None or machine.height < resume else "validator"
 
+    def missing(self) -> list[Address]:
+        """The validators whose vote or answer is missing for the next step."""
+        return list(self._machine.waiting_for())
+
     @property
     def is_held(self) -> bool:
         """Whether this node was restored, and votes only after `trust_votes`."""

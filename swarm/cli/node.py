@@ -33,7 +33,17 @@ def command() -> None:
 
 @command.command()
 @click.argument("directory", type=DIRECTORY, envvar="SWARM_NODE", default=Path("."))
-def start(directory: Path) -> None:
+@click.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    help="The least that is written to the log; node.toml's `log.level` otherwise.",
+)
+@click.option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    help="One line of text for each event, or one JSON object; `log.format` otherwise.",
+)
+def start(directory: Path, log_level: str | None, log_format: str | None) -> None:
     """Run the node in DIRECTORY until it is interrupted.
 
     It registers nothing and trains nothing by itself: `swarm plan consent` decides that. After a
@@ -44,7 +54,9 @@ def start(directory: Path) -> None:
     """
     from swarm.node.node_process import start_node
 
-    start_node(directory, typed_password(directory))
+    given = {"level": log_level, "format": log_format}
+    log_settings = {key: value for key, value in given.items() if value is not None}
+    start_node(directory, typed_password(directory), **log_settings)
 
 
 @command.command()
@@ -316,7 +328,9 @@ def _print_status(answer: dict[str, Any]) -> None:
         if plan.get("waits_for"):
             away = {peer["name"] for peer in answer["peers"] if not peer["connected"]}
             waits = [n + " (not connected)" * (n in away) for n in plan["waits_for"]]
-            click.echo(f"  waits for {', '.join(waits)}")
+            click.echo(f"  waits for {', '.join(waits)}: {plan['waits_why']}")
+        elif plan.get("waits_why"):
+            click.echo(f"  waits: {plan['waits_why']}")
         if plan.get("privacy"):
             click.echo(f"  privacy {_privacy(plan['privacy'])} of each training row here")
         if plan.get("halted"):

@@ -109,7 +109,7 @@ from swarm.rounds.privacy_ledger import PrivacyLedger
 from swarm.rounds.records import Records
 from swarm.rounds.retention import Retention
 from swarm.types import NO_ADDRESS, Address, Digest, MemberId, PlanId, to_hex
-from swarm.visible import name_addresses
+from swarm.visible import name_addresses, with_names
 
 log = logging.getLogger("swarm.node")
 
@@ -615,7 +615,7 @@ class Node:
             sandbox=sandbox_status(self.trainers.sandbox),
             privacy=privacy_status(self.admission.ledger, self.config.data.name),
             plans=[plan_status(part) for part in parts],
-            refused_plans={str(n): why for n, why in self._refusals().items()},
+            refused_plans={str(n): with_names(why) for n, why in self._refusals().items()},
         )
 
     def _refusals(self) -> dict[PlanId, str]:

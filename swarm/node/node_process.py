@@ -10,15 +10,16 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import trio
 
 from swarm.chain.service import forget_votes
 from swarm.chain.store import VoteStore
 from swarm.errors import MACHINE_FAULTS, SwarmError
-from swarm.node.home.config import NodeConfig
+from swarm.node.home.config import NodeConfig, load_config
 from swarm.node.home.rotation import take_next_key
+from swarm.node.log_output import open_log
 from swarm.node.node import open_node
-from swarm.visible import log_to_stderr
 
 log = logging.getLogger("swarm.node")
 
@@ -56,12 +57,15 @@ def change_key(directory: Path, config: NodeConfig, governs: bool) -> None:
     take_next_key(directory, config, governs=governs)
 
 
-def start_node(directory: Path, password: str | None = None) -> None:
-    """Blocks; the entry of `swarm node start`.
+def start_node(directory: Path, password: str | None = None, **log_settings: str) -> None:
+    """Blocks; the entry of `swarm node start`. `log_settings` come before those of node.toml.
 
     Raises SwarmError or OSError (a full disk, say) for what a person can mend.
     """
-    log_to_stderr()
+    settings = msgspec.structs.replace(load_config(directory).log, **log_settings)
+    path = open_log(directory, settings)
+    if path is not None:
+        print(f"the log is in {path}", file=sys.stderr)
     # Training competes for the processor: let threads take turns faster than every 5 ms.
     sys.setswitchinterval(1e-3)
     _share_memory()

@@ -13,11 +13,23 @@ from swarm.box.description import Report
 from swarm.learning.supervisor.trainer_messages import Progress
 from swarm.network.network import NOT_COUNTED
 from swarm.node.members.greetings import Acquaintance, Greetings
-from swarm.protocol.state import Member, Plan, Round, RoundStatus, members_in
+from swarm.protocol.state import (
+    Duty,
+    Member,
+    MemberSet,
+    Plan,
+    Round,
+    RoundStatus,
+    members_in,
+    undecided,
+    willing_with,
+)
+from swarm.protocol.state import PlanStatus as PlanState
 from swarm.rounds.participation import Participation
 from swarm.rounds.privacy_ledger import PrivacyLedger
 from swarm.rounds.records import RECENT_ROUNDS
 from swarm.types import NO_ADDRESS, NO_DIGEST, Address, Digest, MemberId, to_hex
+from swarm.visible import with_names
 
 
 class TrainingStatus(msgspec.Struct, frozen=True):
@@ -63,6 +75,8 @@ class PlanStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Of a closed round, whose slot it is."""
     waits_for: list[str]
     """Whose answer, update or merge comes next."""
+    waits_why: str
+    """What they are waited for; or what is missing, where nobody is waited for by name."""
     trainers: list[str]
     """Who trains in the round."""
     submitted: list[str]
@@ -163,7 +177,7 @@ def peer_statuses(
                     name=member.name,
                     connected=said["connected"],
                     remote=said["remote"],
-                    failed_dials=said["failed_dials"],
+                    failed_dials={at: with_names(why) for at, why in said["failed_dials"].items()},
                     release=known.version,
                     clock_s=known.clock_s,
                     notes=[
@@ -259,6 +273,7 @@ def plan_status(part: Participation) -> PlanStatus | StartingPlan:
         phase=None if round is None else round.status.name.lower(),
         leader=_leader(plan, names),
         waits_for=[names.get(i, str(i)) for i in members_in(part.waited_for(int(time.time())))],
+        waits_why=waits_why(plan, part.present, int(time.time())),
         submitted=[]
         if round is None
         else [names.get(i, str(i)) for i in sorted(round.submissions)],
@@ -273,8 +288,8 @@ def plan_status(part: Participation) -> PlanStatus | StartingPlan:
         model_held=part.holds(plan.model),
         statistics=_hex_or_none(plan.statistics),
         privacy=_privacy(part),
-        halted=part.halted,
-        last_report=part.last_report,
+        halted=None if part.halted is None else with_names(part.halted),
+        last_report=with_names(part.last_report),
         records=part.rounds(RECENT_ROUNDS),
     )
 
@@ -291,6 +306,25 @@ def privacy_status(ledger: PrivacyLedger, data_set: str) -> PrivacyStatus:
     return PrivacyStatus(
         spent=ledger.spent(data_set, ""), epsilon=budget.epsilon, delta=budget.delta
     )
+
+
+def waits_why(plan: Plan, members: MemberSet, now: int) -> str:
+    """What a plan waits for; empty if it is over. `members` are the present ones."""
+    round = plan.round
+    willing = willing_with(plan, Duty.TRAIN, members, now).bit_count()
+    missing = max(0, plan.rules.min_peers - willing)
+    more = f"{missing} more that consent{'s' * (missing == 1)} to train" if missing else ""
+    if plan.status is PlanState.PROPOSED:
+        if now < plan.until and undecided(plan, members):
+            return f"`swarm plan consent {plan.id}` or `swarm plan decline {plan.id}` there"
+        return more or "the first round, which any of them may open"
+    if plan.status is not PlanState.RUNNING or round is None:
+        return ""
+    if round.status is RoundStatus.OPEN:
+        return "the update of each of them"
+    if round.status is RoundStatus.CLOSED:
+        return "checks of the merge by more than half" if round.candidates else "the merge"
+    return more or "the next round, which any of them may open"
 
 
 def sandbox_status(report: Report) -> SandboxStatus:

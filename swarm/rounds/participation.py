@@ -174,6 +174,11 @@ class Participation:
         return 0 if plan is None else waited_for(plan, self.machine.members, now)
 
     @property
+    def present(self) -> MemberSet:
+        """The members of this moment, as the round machine knows them."""
+        return self.machine.members
+
+    @property
     def halted(self) -> str | None:
         """Why this node has stopped training the plan, or working on it at all, if it has."""
         return self._fault or self.machine.halted

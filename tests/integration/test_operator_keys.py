@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import pytest
 import trio
 from harness.consortium import Consortium, open_consortium
 
 from swarm.node.home.config import load_config
 from swarm.node.home.keys import address_of
 from swarm.node.home.password import open_key
+from swarm.node.members import greetings
 from swarm.types import to_hex
 
 FOUNDERS = ("kyoto", "mary", "turin")
@@ -18,7 +21,7 @@ FOUNDERS = ("kyoto", "mary", "turin")
 
 def run(folder: Path, story: Callable[[Consortium], Awaitable[None]]) -> None:
     async def live() -> None:
-        with trio.fail_after(180):
+        with trio.fail_after(240):
             async with open_consortium(folder, *FOUNDERS) as consortium:
                 await story(consortium)
 
@@ -94,5 +97,38 @@ def test_a_standby_follows_takes_over_and_the_former_node_is_told(tmp_path: Path
             return bool((await consortium.status("standby"))["chain"]["role"] == "validator")
 
         await consortium.until("the standby validates", validates)
+
+    run(tmp_path, story)
+
+
+def test_a_restore_beside_the_running_node_is_named_and_votes_only_when_that_has_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("EVERY_S", "TWICE_FOR_S", "SAID_FOR_S", "ALONE_S"):
+        monkeypatch.setattr(greetings, name, getattr(greetings, name) / 10)
+
+    async def story(consortium: Consortium) -> None:
+        mary, again, file = tmp_path / "mary", tmp_path / "again", tmp_path / "mary.tar.gz"
+        await consortium.command("contract", "propose", "--remove", "turin", "--node", mary)
+        await consortium.command("node", "backup", mary, file)
+        await consortium.command("node", "restore", file, again)
+        shutil.copy(mary / "password", again / "password")
+        settings = again / "node.toml"
+        port = consortium.cards["mary"].addresses[0]
+        settings.write_text(settings.read_text().replace(port, "/ip4/127.0.0.1/tcp/0"))
+        consortium.start("again")
+        await consortium.says("kyoto", "mary: its key is used on two machines at once")
+        for directory in ("mary", "again"):
+            await consortium.says(directory, "another machine uses this node's key")
+        assert (await consortium.status("again"))["chain"]["votes_from"] is None
+        await consortium.end("mary")
+
+        async def votes() -> bool:
+            return (await consortium.status("again"))["chain"]["votes_from"] is not None
+
+        await consortium.until("the restored node votes", votes)
+        await consortium.command("contract", "vote", "1", "--node", tmp_path / "kyoto")
+        status = await consortium.status("again")
+        assert status["chain"]["votes_from"] > 1
 
     run(tmp_path, story)

@@ -128,6 +128,7 @@ ACCOUNTED = {
     "node.commands.control:ask:connect": SOCKET,
     "node.commands.control:ask:sendall": SOCKET,
     "node.commands.control:only_node_in:flock": "LOCK_NB: it does not wait",
+    "node.commands.account:_link_to:connect": "the provider has a timeout",
     "node.home.password:_only_change_in:flock": "LOCK_NB: it does not wait",
     "node.chain.source:_next_head:wait_for_head": IDLE,
     "node.commands.common:wait_for_head:wait_for_head": "`control` gives every answer a deadline",

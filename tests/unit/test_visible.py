@@ -175,7 +175,14 @@ PEER = {
     "notes": [HOSTILE],
 }
 PROPOSAL = {"id": 1, "what": HOSTILE, "status": "open", "ayes": 1, "noes": 0, "needed": 2}
-MEMBER = {"id": 0, "name": HOSTILE, "account": "0x", "node": "0x", "validator": True}
+MEMBER = {
+    "id": 0,
+    "name": HOSTILE,
+    "account": "0x",
+    "node": "0x",
+    "validator": True,
+    "standby": None,
+}
 ANSWERS: dict[tuple[str, ...], Any] = {
     ("plan", "list"): [PLAN, {"id": 2, "unreadable": HOSTILE}],
     ("plan", "show", "1"): PLAN,
@@ -201,7 +208,13 @@ ANSWERS: dict[tuple[str, ...], Any] = {
         "rpc_url": HOSTILE,
         "plans": [
             PLAN
-            | {"halted": HOSTILE, "records": [RECORD], "waits_for": [HOSTILE], "privacy": SPENT}
+            | {
+                "halted": HOSTILE,
+                "records": [RECORD],
+                "waits_for": [HOSTILE],
+                "waits_why": HOSTILE,
+                "privacy": SPENT,
+            }
         ],
         "sandbox": {"stand": {}, "missing": {}, "reach": [HOSTILE]},
         "refused_plans": {"2": HOSTILE},

@@ -89,6 +89,8 @@ class ChainLink:
     trust_votes: Callable[[], None] | None = None
     """To be called once no other machine uses this node's key, where it was restored from a backup:
     it does not vote before."""
+    missing: Callable[[], list[Address]] = list
+    """The validators without whom no block is made now, where this node replicates the chain."""
     on_sent: OnSent | None = None
     """Hears of each transaction of this member's, in a worker thread."""
     _threads: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(THREADS))

@@ -97,6 +97,7 @@ async def open_embedded(
             link = ChainLink(client, partial(_next_head, chain))
             chain.on_admitted, chain.expects_more = link.saw_waiting, link.expects_more
             link.on_observed = chain.reconsider
+            link.missing = chain.missing
             if chain.is_held:
                 link.trust_votes = chain.trust_votes
             described = partial(describe_blocks, engine)

@@ -95,9 +95,11 @@ async def transact(chain: ChainLink, function: str, *arguments: object) -> Recei
     except ContractError as error:
         raise in_words(error) from error
     except ChainError as error:
+        missing = ", ".join(map(to_hex, chain.missing()))
+        waits = f"The chain waits for {missing}. " if missing else ""
         raise ChainError(
-            f"{error}. It has expired: no block from now on will carry it out. Ask again once the "
-            "chain goes on; `swarm node status` says whom it waits for"
+            f"{error}. It has expired: no block from now on will carry it out. {waits}Ask again "
+            "once the chain goes on; `swarm node status` says whom it waits for"
         ) from error
 
 

@@ -21,6 +21,7 @@ import msgspec
 import trio
 
 from swarm.errors import UNREADABLE, ConfigurationError, LocalError, SwarmError, system_fault
+from swarm.visible import with_names
 
 log = logging.getLogger("swarm.node")
 
@@ -229,7 +230,7 @@ async def _perform(body: bytes, handlers: Mapping[str, Handler]) -> Reply:
         with trio.fail_after(ANSWER_DEADLINE_S):
             return Reply(result=await handler(**request.arguments))
     except SwarmError as error:
-        return Reply(error=str(error), exit_status=error.exit_status)
+        return Reply(error=with_names(str(error)), exit_status=error.exit_status)
     except TypeError as error:
         return Reply(error=f"{request.method}: {error}", exit_status=2)
     except trio.TooSlowError:

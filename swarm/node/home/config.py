@@ -141,6 +141,19 @@ class Privacy(_Section, frozen=True):
     """The δ at which it is counted."""
 
 
+class Log(_Section, frozen=True):
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least that is written."""
+    format: Literal["text", "json"] = "text"
+    """"json" writes one object a line, for programs that collect logs."""
+    file: str | None = None
+    """Written here instead of to the terminal."""
+    max_mb: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 16
+    """At this size the file is moved to FILE.1, and that to FILE.2."""
+    keep: Annotated[int, msgspec.Meta(ge=1, le=100)] = 4
+    """How many moved files are kept: the log takes `max_mb` × (`keep` + 1) at most."""
+
+
 class Storage(_Section, frozen=True):
     keep_models: Annotated[int, msgspec.Meta(ge=1)] = 3
     """How many of the newest final models are kept."""
@@ -163,6 +176,7 @@ class NodeConfig(_Section, frozen=True):
     policy: Policy = Policy()
     privacy: Privacy = Privacy()
     storage: Storage = Storage()
+    log: Log = Log()
 
 
 def load_config(directory: Path) -> NodeConfig:

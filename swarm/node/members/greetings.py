@@ -31,6 +31,8 @@ DEADLINE_S = 5.0
 CLOCK_S = 2.0
 """Clocks that differ by more are worth a word: validators refuse blocks beyond it."""
 TWICE_FOR_S = 60.0
+SAID_FOR_S = 2.5 * EVERY_S
+"""What a peer says with each greeting holds until it has not said it twice."""
 ALONE_S = 30.0
 """Two machines with one key push each other off the same peers: within seconds a peer sees both."""
 LOOK_EVERY_S = 1.0
@@ -165,7 +167,7 @@ class Greetings:
     def say_twice(self) -> list[Address]:
         """The peers that say that another machine uses this node's key."""
         now = trio.current_time()
-        return [p for p, known in self.peers.items() if now < known.says_twice_at + TWICE_FOR_S]
+        return [p for p, known in self.peers.items() if now < known.says_twice_at + SAID_FOR_S]
 
     async def wait_alone(self, network: Requests) -> None:
         """Return once this node has been connected to others for ALONE_S, and none of them says

@@ -1,0 +1,115 @@
+"""Wherever something waits, it is said what for, and who is missing by name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+import trio
+import trio.testing
+from test_node_commands import Client, never
+
+from swarm.errors import ChainError, PeerUnreachable
+from swarm.node.chain.link import ChainLink
+from swarm.node.commands.common import transact
+from swarm.node.commands.control import Request, _perform
+from swarm.node.status import waits_why
+from swarm.protocol.state import (
+    Candidate,
+    Consent,
+    Duty,
+    Plan,
+    PlanStatus,
+    Round,
+    RoundStatus,
+    Rules,
+)
+from swarm.types import Address, Digest, MemberId, PlanId, to_hex
+from swarm.visible import name_addresses
+
+NOW = 1_000_000
+ALL = 0b111
+
+
+def plan(**fields: Any) -> Plan:
+    settings: dict[str, Any] = {
+        "participants": ALL,
+        "consents": {
+            MemberId(i): Consent(MemberId(i), Duty.TRAIN, 5, Digest(bytes(32))) for i in range(3)
+        },
+        "invited": ALL,
+        "until": NOW + 60,
+        "rules": Rules(rounds=3, min_peers=2),
+    } | fields
+    digest = Digest(b"\x01" * 32)
+    return Plan(PlanId(3), MemberId(0), "heart", digest, digest, digest, **settings)
+
+
+def in_round(status: RoundStatus, **fields: Any) -> Plan:
+    return plan(status=PlanStatus.RUNNING, round=Round(1, 1, status), **fields)
+
+
+def candidate() -> Candidate:
+    outcome: Any = None
+    return Candidate(MemberId(0), outcome, 1, NOW)
+
+
+@pytest.mark.parametrize(
+    ("found", "why"),
+    [
+        (plan(participants=0b001), "`swarm plan consent 3` or `swarm plan decline 3` there"),
+        (plan(participants=0b001, until=NOW - 1), "1 more that consents to train"),
+        (plan(participants=0, until=NOW - 1), "2 more that consent to train"),
+        (plan(), "the first round, which any of them may open"),
+        (in_round(RoundStatus.OPEN), "the update of each of them"),
+        (in_round(RoundStatus.CLOSED), "the merge"),
+        (in_round(RoundStatus.FINAL), "the next round, which any of them may open"),
+        (in_round(RoundStatus.VOID, participants=0b001), "1 more that consents to train"),
+        (plan(status=PlanStatus.COMPLETED), ""),
+        (plan(status=PlanStatus.STOPPED), ""),
+    ],
+)
+def test_a_plan_says_what_it_waits_for(found: Plan, why: str) -> None:
+    assert waits_why(found, ALL, NOW) == why
+
+
+def test_a_merge_that_stands_waits_for_checks() -> None:
+    found = in_round(RoundStatus.CLOSED)
+    assert found.round is not None
+    found.round.candidates.append(candidate())
+    assert waits_why(found, ALL, NOW) == "checks of the merge by more than half"
+
+
+KYOTO = Address(b"\x07" * 20)
+
+
+def test_a_command_that_was_not_carried_out_names_the_validators_that_are_missing() -> None:
+    async def ask() -> None:
+        link: Any = ChainLink(Client(0), never, missing=lambda: [KYOTO])  # type: ignore[arg-type]
+
+        async def at_once(function: Any, *arguments: Any) -> Any:
+            await trio.lowlevel.checkpoint()
+            return function(*arguments)
+
+        link.ask = at_once
+        await transact(link, "consent", 3)
+
+    with pytest.raises(ChainError, match=f"The chain waits for {to_hex(KYOTO)}"):
+        trio.run(ask, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+def test_an_error_tells_a_persons_command_no_key_without_its_name() -> None:
+    async def refuse() -> object:
+        await trio.lowlevel.checkpoint()
+        raise PeerUnreachable(f"no connection to {to_hex(KYOTO)}")
+
+    async def story() -> None:
+        reply = await _perform(msgspec.json.encode(Request("ask")), {"ask": refuse})
+        assert reply.error == f"no connection to Kyoto ({to_hex(KYOTO)})"
+
+    name_addresses({to_hex(KYOTO): "Kyoto"})
+    try:
+        trio.run(story)
+    finally:
+        name_addresses({})
