@@ -320,11 +320,7 @@ def _print_status(answer: dict[str, Any]) -> None:
     if answer["privacy"]["spent"]:
         click.echo(f"\nPrivacy of this site's rows, all plans: {_privacy(answer['privacy'])}")
     for plan in answer["plans"]:
-        click.echo(
-            f"\nplan {plan['id']} {plan.get('name', '')}: {plan.get('status', 'starting')}, "
-            f"{plan.get('title') or 'no round yet'}, {plan.get('rounds')} rounds in all "
-            f"({plan.get('phase')})"
-        )
+        click.echo(f"\n{_heading(plan)}")
         if plan.get("waits_for"):
             away = {peer["name"] for peer in answer["peers"] if not peer["connected"]}
             waits = [n + " (not connected)" * (n in away) for n in plan["waits_for"]]
@@ -351,6 +347,16 @@ def _print_status(answer: dict[str, Any]) -> None:
 
     for number, why in answer["refused_plans"].items():
         click.echo(f"\nplan {number}: this node takes no part: {why}")
+
+
+def _heading(plan: dict[str, Any]) -> str:
+    """Where a plan stands, in one line."""
+    if "status" not in plan:
+        return f"plan {plan['id']}: this node takes it up"
+    line = f"plan {plan['id']} {plan['name']}: {plan['status']}"
+    if plan["title"] is None:
+        return f"{line}, no round yet, {plan['rounds']} rounds in all"
+    return f"{line}, {plan['title']}, {plan['rounds']} rounds in all ({plan['phase']})"
 
 
 def _number(value: float | None) -> str:

@@ -582,7 +582,8 @@ class Node:
 
     def status(self) -> NodeStatus:
         """What this node says of itself; nothing secret is in it."""
-        parts, network, client = self.participations.values(), self.network, self.chain.client
+        parts = [self.participations[number] for number in sorted(self.participations)]
+        network, client = self.network, self.chain.client
         pids = [part.trainer_pid for part in parts]
         rounds = [part.plan.round for part in parts if part.plan is not None]
         traffic = network.traffic()
@@ -615,7 +616,7 @@ class Node:
             sandbox=sandbox_status(self.trainers.sandbox),
             privacy=privacy_status(self.admission.ledger, self.config.data.name),
             plans=[plan_status(part) for part in parts],
-            refused_plans={str(n): with_names(why) for n, why in self._refusals().items()},
+            refused_plans={str(n): with_names(why) for n, why in sorted(self._refusals().items())},
         )
 
     def _refusals(self) -> dict[PlanId, str]:

@@ -220,7 +220,11 @@ ANSWERS: dict[tuple[str, ...], Any] = {
         "refused_plans": {"2": HOSTILE},
         "privacy": SPENT,
     },
-    ("model", "list"): {"models": [{"round": 1, "number": 1, "bytes": 2, "digest": HOSTILE}]},
+    ("model", "list"): {
+        "plan": 1,
+        "name": HOSTILE,
+        "models": [{"round": 1, "number": 1, "bytes": 2, "digest": HOSTILE}],
+    },
 }
 
 

@@ -51,7 +51,11 @@ class ModelCommands:
 
     async def models(self, plan: int | None) -> object:
         """Of the newest plan in which this node takes part, unless one is named."""
-        plan = max(self.participations, default=0) if plan is None else plan
+        if plan is None and not self.participations:
+            raise ConfigurationError(
+                "this node takes part in no plan yet: `swarm plan list` shows what is proposed"
+            )
+        plan = max(self.participations) if plan is None else plan
         part = self._part_in(plan)
         statistics = NO_DIGEST if part.plan is None else part.plan.statistics
         return {
@@ -137,7 +141,7 @@ class ModelCommands:
     def _part_in(self, plan: int) -> Participation:
         part = self.participations.get(PlanId(plan))
         if part is None:
-            known = ", ".join(map(str, self.participations)) or "none"
+            known = ", ".join(map(str, sorted(self.participations))) or "none"
             raise ConfigurationError(
                 f"this node takes no part in plan {plan}; it takes part in: {known}"
             )
