@@ -29,6 +29,12 @@ from swarm.cli.options import DIRECTORY, FILE, typed_new_password
 @click.option("--http", default="127.0.0.1:8545", show_default=True, help="JSON-RPC and status.")
 @click.option("--password-file", type=FILE, help="Read the key's password from here.")
 @click.option(
+    "--account",
+    metavar="ADDRESS",
+    help="Who decides for this institution, by a key that lies elsewhere (`swarm plan signer` "
+    "makes one); the node's own key by default.",
+)
+@click.option(
     "--unattended", is_flag=True, help="Make a random password and keep it in the directory."
 )
 def command(
@@ -39,6 +45,7 @@ def command(
     announce: tuple[str, ...],
     http: str,
     password_file: Path | None,
+    account: str | None,
     unattended: bool,
 ) -> None:
     """Make DIRECTORY with a new encrypted key, node.toml, and a join card for the others.
@@ -46,11 +53,17 @@ def command(
     \b
     swarm init hospital --name "St. Mary" --data patients.csv
     """
+    from swarm.errors import ConfigurationError
     from swarm.node.home.keys import read_password
     from swarm.node.home.setup import create_node
+    from swarm.types import to_address
 
     if unattended and password_file is not None:
         raise click.UsageError("give --password-file or --unattended, not both")
+    try:
+        governor = None if account is None else to_address(account)
+    except ValueError as error:
+        raise ConfigurationError(f"--account: {error}") from None
     if unattended:
         password = None
     elif password_file is not None:
@@ -67,6 +80,7 @@ def command(
         announce=announce,
         http=http,
         data=None if data is None else data.resolve(),
+        account=governor,
     )
     click.echo(f"{directory}/card.json  the join card: give it to the other founders or members")
     click.echo(f"{directory}/node.toml  the configuration: read it through")

@@ -250,7 +250,7 @@ def test_whoever_is_invited_and_has_not_answered_is_named_until_it_declines(
         ("plan withdraw 7", "there is no plan 7"),
         ("plan stop 1", "completed"),
         ("model list --plan 7", "takes no part in plan 7"),
-        ("model export --round 7 x", "rounds that are: 1, 2, 3"),
+        ("model export --round 7 x", "there are: 1, 2, 3"),
         ("model export {testnet}/none/x", "make it first"),
         ("plan propose {testnet}/site0/data", "plan.py"),
     ],

@@ -52,7 +52,7 @@ def test_a_node_goes_on_with_a_new_key_and_the_old_one_governs(tmp_path: Path) -
         elsewhere = tmp_path / "safe.json"
         (mary / "account.json").rename(elsewhere)
         propose = ("contract", "propose", "--remove", "turin", "--node", mary)
-        assert f"by its account {old}" in await consortium.command(*propose, status=2)
+        assert f"signed by mary's account ({old})" in await consortium.command(*propose, status=2)
         account = ("--account", elsewhere, "--account-password-file", mary / "password")
         assert "remove turin: open, 1 for" in await consortium.command(*propose, *account)
         assert "taken back" in await consortium.command(

@@ -6,11 +6,15 @@ import stat
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from eth_account import Account
 
+from swarm.chain.genesis import read_card
+from swarm.cli import main
 from swarm.errors import ConfigurationError
 from swarm.node.home.keys import (
     RANDOM_PASSWORD_COST,
+    address_in,
     address_of,
     create_key,
     load_key,
@@ -121,3 +125,15 @@ def test_a_directory_that_is_in_use_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="not empty"):
         create_node(tmp_path, "mary", password=None)
     assert [p.name for p in tmp_path.iterdir()] == ["letter.txt"]
+
+
+def test_an_account_apart_governs_from_the_beginning(tmp_path: Path) -> None:
+    account = "0x" + "ab" * 20
+    arguments = ["init", str(tmp_path / "mary"), "--name", "St. Mary", "--unattended"]
+    assert CliRunner().invoke(main, [*arguments, "--account", account]).exit_code == 0
+    card = read_card(tmp_path / "mary" / "card.json")
+    assert card.account.hex() == "ab" * 20
+    assert card.node == address_in(tmp_path / "mary" / "key.json") != card.account
+    wrong = CliRunner().invoke(main, [*arguments, "--account", "0xab"])
+    assert wrong.exit_code == 2
+    assert "--account" in wrong.output

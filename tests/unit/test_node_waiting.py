@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -10,8 +11,9 @@ import trio
 import trio.testing
 from test_node_commands import Client, never
 
-from swarm.errors import ChainError, PeerUnreachable
+from swarm.errors import ChainError, ConfigurationError, PeerUnreachable
 from swarm.node.chain.link import ChainLink
+from swarm.node.commands import account
 from swarm.node.commands.common import transact
 from swarm.node.commands.control import Request, _perform
 from swarm.node.status import waits_why
@@ -113,3 +115,26 @@ def test_an_error_tells_a_persons_command_no_key_without_its_name() -> None:
         trio.run(story)
     finally:
         name_addresses({})
+
+
+@pytest.mark.parametrize(
+    ("validators", "connected", "away"),
+    [
+        (["mary", "kyoto", "turin"], ["kyoto", "turin"], ""),
+        (["mary", "kyoto", "turin"], ["kyoto"], "turin is not connected"),
+        (["mary", "kyoto", "turin", "basel"], ["kyoto", "basel"], ""),
+        (["mary", "kyoto", "turin", "basel"], ["basel"], "kyoto, turin are not connected"),
+        (["kyoto", "turin"], ["kyoto", "turin"], ""),
+        (["mary"], [], ""),  # the contract's to refuse
+    ],
+)
+def test_a_key_is_not_changed_while_the_chain_would_stand_still(
+    monkeypatch: pytest.MonkeyPatch, validators: list[str], connected: list[str], away: str
+) -> None:
+    status = {"chain": {"validators": validators}, "connected": connected}
+    monkeypatch.setattr(account, "ask", lambda directory, method: status)
+    if not away:
+        account._require_quorum(Path("mary"), "mary")
+        return
+    with pytest.raises(ConfigurationError, match=away):
+        account._require_quorum(Path("mary"), "mary")

@@ -25,7 +25,7 @@ from swarm.node.home.keys import address_of
 from swarm.node.home.password import open_key
 from swarm.node.home.rotation import make_next_key
 from swarm.protocol.attestation import domain_of, node_key_digest, sign
-from swarm.protocol.state import Member
+from swarm.protocol.state import Member, two_thirds
 from swarm.types import Address, to_hex
 
 RESTART_S = 60.0
@@ -79,16 +79,27 @@ def name_node(directory: Path, account: bytes, node: bytes) -> str:
     """Have the account say that its node has the key `node` from now on, which signs that it
     agrees; nothing if that is so already. The member's name."""
     link = _link_to(directory, account)
+    me = trio.run(_governed, link)
+    if me.node != address_of(node):
+        _require_quorum(directory, me.name)
+        digest = node_key_digest(domain_of(link.client.chain_id, link.client.contract), me.id)
+        proof = "0x" + sign(node, digest).hex()
+        trio.run(MemberCommands(link).set_node, to_hex(address_of(node)), proof)
+    return me.name
 
-    async def send() -> str:
-        me = await _governed(link)
-        if me.node != address_of(node):
-            digest = node_key_digest(domain_of(link.client.chain_id, link.client.contract), me.id)
-            proof = sign(node, digest)
-            await MemberCommands(link).set_node(to_hex(address_of(node)), "0x" + proof.hex())
-        return me.name
 
-    return trio.run(send)
+def _require_quorum(directory: Path, name: str) -> None:
+    """Raise ConfigurationError if the chain would stand still without this member, whose new key
+    validates only after a block that the others make."""
+    status = ask(directory, "status")
+    others = [v for v in status["chain"].get("validators", ()) if v != name]
+    away = [v for v in others if v not in status["connected"]]
+    if len(others) - len(away) < two_thirds(len(others)):
+        raise ConfigurationError(
+            f"{', '.join(away)} {'is' if len(away) == 1 else 'are'} not connected to this node: a "
+            f"new key of {name} takes a block that two thirds of the other validators make. Wait "
+            "until they are back"
+        )
 
 
 async def _governed(link: ChainLink) -> Member:

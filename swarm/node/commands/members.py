@@ -124,8 +124,8 @@ class MemberCommands:
             is_node = member.present and member.node == self.chain.client.account
             if is_node and not self._is_governed(member):
                 raise ConfigurationError(
-                    f"{member.name} decides by its account {to_hex(member.account)}, whose key "
-                    "this node does not use: give that key's file with --account"
+                    f"what {member.name} decides is signed by {to_hex(member.account)}, whose key "
+                    "this node does not have: give that key's file with --account"
                 )
         return await transact(self.chain, function, *arguments)
 

@@ -23,6 +23,7 @@ from swarm.node.home.keys import (
     generate_password,
     write_secret,
 )
+from swarm.types import Address
 
 CARD = "card.json"
 NETWORK = "network.json"
@@ -40,11 +41,13 @@ def create_node(
     data: Path | None = None,
     seed: int | None = None,
     keep_models: int = 3,
+    account: Address | None = None,
 ) -> Founder:
     """Make `directory` with a new key, `node.toml` and the join card; return the card.
 
     Without `password`, a random one is made and kept in the file `password`. `announce` are the
-    addresses under which others can reach this node, `listen` by default.
+    addresses under which others can reach this node, `listen` by default. `account` governs, and
+    its key lies elsewhere; the node's own by default.
     Raises ConfigurationError, and then leaves nothing behind.
     """
     for address in (listen, *announce):
@@ -66,7 +69,7 @@ def create_node(
             password, cost = generate_password(), RANDOM_PASSWORD_COST
             write_secret(directory / "password", password.encode() + b"\n")
         key = create_key(directory / "key.json", password, cost=cost)
-        card = Founder(name, key, key, tuple(announce or [listen]))
+        card = Founder(name, account or key, key, tuple(announce or [listen]))
         write_card(directory / CARD, card)
         unattended = (directory / "password").exists()
         text = _config(name, listen, announce, http, data, seed, keep_models, unattended)
