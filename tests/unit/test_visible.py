@@ -214,6 +214,8 @@ ANSWERS: dict[tuple[str, ...], Any] = {
                 "waits_for": [HOSTILE],
                 "waits_why": HOSTILE,
                 "privacy": SPENT,
+                "title": HOSTILE,
+                "phase": HOSTILE,
             }
         ],
         "sandbox": {"stand": {}, "missing": {}, "reach": [HOSTILE]},
