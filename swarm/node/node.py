@@ -117,6 +117,7 @@ CODE_RETRY_S = 1.0
 CHAIN_RETRY_S = 1.0
 NOTES_EVERY_S = 2.0
 CONSENT_RETRY_S = 10.0
+NEWS_FOR_S = 86400.0
 RUNNING = "running.json"
 PRIVACY = "privacy.jsonl"
 
@@ -162,7 +163,8 @@ class Node:
     consent: Consent | None = None
     """How this node consents by itself, where its policy lets it."""
     _former_keys: dict[str, str] = field(default_factory=dict)
-    _new_keys: dict[Address, str] = field(default_factory=dict)
+    _new_keys: dict[Address, tuple[str, float]] = field(default_factory=dict)
+    """What is told of nodes whose key is new, and until when."""
     _joining: set[PlanId] = field(default_factory=set)
     _considered: set[PlanId] = field(default_factory=set)
     _stages: set[Stage | None] = field(default_factory=set)
@@ -335,7 +337,7 @@ class Node:
                 )
                 log.warning("%s: %s", after.name, told)
                 self._former_keys[to_hex(before.node)] = f"{after.name}, by a former key"
-                self._new_keys[after.node] = told
+                self._new_keys[after.node] = told, trio.current_time() + NEWS_FOR_S
 
     def _admit_members(self) -> None:
         present = [m for m in self.members.values() if m.present]
@@ -588,7 +590,9 @@ class Node:
         rounds = [part.plan.round for part in parts if part.plan is not None]
         traffic = network.traffic()
         present = [m for m in self.members.values() if m.present]
-        peers = peer_statuses(present, network.status(), self.greetings, self._new_keys)
+        now = trio.current_time()
+        news = {key: told for key, (told, until) in self._new_keys.items() if now < until}
+        peers = peer_statuses(present, network.status(), self.greetings, news)
         return NodeStatus(
             name=self.config.name,
             pid=os.getpid(),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -126,12 +126,14 @@ def free_port() -> int:
 
 
 @asynccontextmanager
-async def open_consortium(folder: Path, *founders: str) -> AsyncIterator[Consortium]:
-    """A consortium of these founders, whose nodes run and are connected."""
+async def open_consortium(
+    folder: Path, *founders: str, data: Mapping[str, Path] | None = None
+) -> AsyncIterator[Consortium]:
+    """A consortium of these founders, whose nodes run and are connected; each with its `data`."""
     async with trio.open_nursery() as nursery:
         made = Consortium(folder, nursery)
         for name in founders:
-            made.make(name)
+            made.make(name, data=(data or {}).get(name))
         made.found(founders)
         for name in founders:
             made.start(name)
