@@ -133,7 +133,7 @@ def run(desk: Desk) -> Result:
 
     with (
         patch("swarm.node.node.Node.run", end),
-        patch("swarm.node.node_process.log_to_stderr"),
+        patch("swarm.node.node_process.open_log", return_value=None),
         desk.around(),
     ):
         result = CliRunner().invoke(swarm, desk.words, input=desk.typed, prog_name="swarm")

@@ -81,7 +81,7 @@ def test_a_plan_goes_on_through_a_new_key_missing_data_and_grown_data(
             file.writelines(mary.read_text().splitlines(keepends=True)[1:21])
         await consortium.command("plan", "propose", plan, "--rounds", "1", *homes["kyoto"])
         said = await consortium.command("plan", "consent", "2", *homes["mary"])
-        assert "up to 45 samples" in said
+        assert "up to 46 samples" in said
         await consortium.command("plan", "decline", "2", *homes["turin"])
         await consortium.command("plan", "consent", "2", *homes["kyoto"])
         await consortium.until("plan 2 has a model", lambda: has_model(consortium), LONG_S)
