@@ -54,6 +54,7 @@ from swarm.node.commands.zoo import ZooCommands
 from swarm.node.consent.admission import Admission
 from swarm.node.consent.confirmations import Confirmations
 from swarm.node.consent.policy import site_policy
+from swarm.node.home.backup import PRIVACY
 from swarm.node.home.config import NodeConfig, data_path, load_config, missing_data
 from swarm.node.home.data_set import data_set_in
 from swarm.node.home.keys import address_of
@@ -119,7 +120,6 @@ NOTES_EVERY_S = 2.0
 CONSENT_RETRY_S = 10.0
 NEWS_FOR_S = 86400.0
 RUNNING = "running.json"
-PRIVACY = "privacy.jsonl"
 
 Consent = Callable[[PlanId, str | None], Awaitable[object]]
 

@@ -30,6 +30,7 @@ KEPT = {
     "own/plan-1.safetensors": "numbers",
     "overrides/override.json": "{}",
     "network.json": "{}",
+    "privacy.jsonl": '{"epsilon":1}\n',
 }
 LEFT_OUT = {
     "chain/chain.db": "blocks",

@@ -50,9 +50,10 @@ FOLDERS = (
     "kept",
     "own",
     "vault",
-    "budget",
 )
 """What a node keeps and no other member has."""
+PRIVACY = "privacy.jsonl"
+"""What this site's rows have spent of their privacy."""
 MAX_FILES = 100_000
 MAX_BYTES = 2**40
 MAX_MANIFEST_BYTES = 64 * 2**20
@@ -140,7 +141,7 @@ def read_backup(file: Path, directory: Path) -> Restored:
 
 def _files_of(directory: Path, config: NodeConfig) -> tuple[list[Path], list[Path]]:
     """The files to keep, as paths in `directory`; and those that lie elsewhere."""
-    names = ["node.toml", CARD, config.key.file, ACCOUNT_KEY, NEXT_KEY]
+    names = ["node.toml", CARD, config.key.file, ACCOUNT_KEY, NEXT_KEY, PRIVACY]
     if config.chain.rpc_url is None:
         names.append(config.chain.network)
     there = [directory / name for name in names if (directory / name).exists()]
