@@ -26,7 +26,13 @@ def test_a_plan_before_its_first_round_has_none_and_says_no_none() -> None:
 def test_what_is_waited_for_is_said_with_and_without_names(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    usual = {"halted": None, "records": [], "waits_for": ["Kyoto"], "waits_why": "the merge"}
+    usual: dict[str, Any] = {
+        "halted": None,
+        "records": [],
+        "waits_for": ["Kyoto"],
+        "waits_why": "the merge",
+    }
+    usual["privacy"] = None
     nameless = {"waits_for": [], "waits_why": "1 more that consents to train"}
     plan = (
         PLAN | {"name": "heart", "status": "running", "title": "round 1", "phase": "closed"} | usual
