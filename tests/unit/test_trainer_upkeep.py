@@ -48,7 +48,7 @@ def started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Process]:
         made.append(Process(data))
         return made[-1]
 
-    async def exchange(self: Trainer, process: Process, request: Any, progress: object) -> Any:
+    async def exchange(self: Trainer, process: Process, request: Any, *_: object) -> Any:
         await trio.lowlevel.checkpoint()
         if type(request).__name__ == "Load":
             return Loaded("tiny", b"", None, b"", (), "cpu")  # type: ignore[arg-type]
