@@ -73,6 +73,8 @@ class PlanStatus(msgspec.Struct, frozen=True, kw_only=True):
     phase: str | None
     leader: str | None
     """Of a closed round, whose slot it is."""
+    holder: str | None = None
+    """Who holds the plan's role in this attempt."""
     waits_for: list[str]
     """Whose answer, update or merge comes next."""
     waits_why: str
@@ -272,6 +274,7 @@ def plan_status(part: Participation) -> PlanStatus | StartingPlan:
         attempt=None if round is None else round.attempt,
         phase=None if round is None else round.status.name.lower(),
         leader=_leader(plan, names),
+        holder=None if round is None or round.holder is None else names.get(round.holder),
         waits_for=[names.get(i, str(i)) for i in members_in(part.waited_for(int(time.time())))],
         waits_why=waits_why(plan, part.present, int(time.time())),
         submitted=[]

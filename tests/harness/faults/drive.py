@@ -181,6 +181,8 @@ class Drive:
             match target:
                 case "leader":
                     found.append(self.watch.leader())
+                case "holder":
+                    found.append(self.watch.holder())
                 case "proposer":
                     found.append(self.watch.proposer())
                 case "anyone":

@@ -28,7 +28,8 @@ import msgspec
 
 from swarm.errors import ConfigurationError
 
-Target = Annotated[int, msgspec.Meta(ge=0)] | Literal["leader", "proposer", "anyone", "liar", "all"]
+Who = Literal["leader", "holder", "proposer", "anyone", "liar", "all"]
+Target = Annotated[int, msgspec.Meta(ge=0)] | Who
 Seconds = Annotated[float, msgspec.Meta(ge=0)]
 Disk = Literal["votes deleted", "votes saved", "votes rolled back", "chain deleted"]
 

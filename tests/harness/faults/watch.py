@@ -117,6 +117,14 @@ class Watch:
         led = (s.plan["leader"] for s in newest if s.plan and s.plan["round"] == place.round)
         return next((name for name in led if name), None)
 
+    def holder(self) -> str | None:
+        """Who holds the plan's role in the round that is open, by the newest answer."""
+        place = self.place()
+        newest = sorted(self.fresh(0.5).values(), key=lambda s: -s.at)
+        open_ = (s.plan for s in newest if s.plan and s.plan["phase"] == "open")
+        held = (plan["holder"] for plan in open_ if plan["round"] == place.round)
+        return next((name for name in held if name), None)
+
     def proposer(self) -> str | None:
         """Whose turn it is to propose a block, by the newest answer."""
         newest = sorted(self.fresh(1.0).values(), key=lambda s: -s.at)
