@@ -435,6 +435,47 @@ def box(plan: Path, turns: int, directory: Path | None, report_file: Path | None
     report("box", [found], report_file)
 
 
+@command.command()
+@click.argument("plan", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option(
+    "--epsilon", type=click.FloatRange(0, 1000, min_open=True),
+    help="What it is tried with beside no privacy; by default what the plan says.",
+)  # fmt: skip
+@click.option("--seeds", type=click.IntRange(1, 100), default=1, show_default=True)
+@report_option
+def privacy(plan: Path, epsilon: float | None, seeds: int, report_file: Path | None) -> None:
+    """What an attacker gets out of PLAN, a folder with its data: without and with privacy.
+
+    Whether a row was trained on is guessed from a site's update and from the model: an AUC of .5
+    is a coin. Canaries, each in or out by a coin, refute small epsilons from one run.
+
+    \b
+    swarm bench privacy examples/heart --epsilon 8
+    """
+    from swarm.bench.privacy import measure_privacy
+    from swarm.privacy.accountant import dp
+
+    promised = None if epsilon is None else dp(epsilon=epsilon)
+    results = measure_privacy(plan, range(seeds), promised)
+    print_table(
+        ("privacy", "from update", "worst", "from model", "worst", "canaries refute ε below"),
+        [
+            (
+                r["protection"],
+                *(_auc(r[key]) for key in ("update_auc", "worst_update_auc")),
+                *(_auc(r[key]) for key in ("model_auc", "worst_model_auc")),
+                f"{r['audited_epsilon']:.2f} ({r['right']} of {r['guesses']} right)",
+            )
+            for r in results
+        ],
+    )
+    report("privacy", results, report_file)
+
+
+def _auc(value: float | None) -> str:
+    return "too few rows" if value is None else f"{value:.3f}"
+
+
 def _times(models: float | None) -> str:
     return "" if models is None else f"{models:.2f}×"
 
