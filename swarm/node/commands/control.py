@@ -157,12 +157,14 @@ async def open_control(directory: Path, handlers: Mapping[str, Handler]) -> Asyn
         private = tempfile.mkdtemp(prefix="swarm-")
         path = Path(private) / "control.sock"
     path.unlink(missing_ok=True)
-    listener = trio.socket.socket(socket.AF_UNIX)
+    bound = socket.socket(socket.AF_UNIX)
+    # At once: whatever else this process made meanwhile would have that mode, too.
     before = os.umask(0o177)
     try:
-        await listener.bind(str(path))
+        bound.bind(str(path))
     finally:
         os.umask(before)
+    listener = trio.socket.from_stdlib_socket(bound)
     listener.listen(16)
     try:
         async with trio.open_nursery() as nursery:
