@@ -10,7 +10,6 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -44,8 +43,15 @@ class MaskedSecrets:
 
     async def in_turn(self, work: Callable[..., Done], *arguments: object) -> Done:
         """Have blocking work done in a thread, one after the other: two must not both find a vault
-        without a key, and make one."""
-        return await trio.to_thread.run_sync(partial(work, *arguments), limiter=self._turn)
+        without a key, and make one. Raises LocalError for what the disk refuses."""
+
+        def work_on_disk() -> Done:
+            try:
+                return work(*arguments)
+            except OSError as error:
+                raise LocalError(f"{error.filename}: {error.strerror}") from error
+
+        return await trio.to_thread.run_sync(work_on_disk, limiter=self._turn)
 
     def new_receiving_key(self, plan: PlanId) -> bytes:
         """The public key to which shares for this site may be sealed from now on."""

@@ -335,13 +335,13 @@ class MaskedWork:
     async def _add_up(self, case: Case, posted: Mapping[MemberId, Digest]) -> Words:
         """The sum of what was posted; it is pulled first."""
         sums = await self._sums(case)
-        layout, number = sums.words_layout, case.round.number
+        layout, number, came = sums.words_layout, case.round.number, list[MemberId]()
         async with trio.open_nursery() as nursery:
             for member, digest in posted.items():
                 wish = Wish(layout.file_bytes, layout, origin=Origin(self.plan, number, member))
-                nursery.start_soon(self._try_pull, case, member, digest, wish)
-        if not all(self.store.has(digest) for digest in posted.values()):
-            raise RemoteError("some masked updates are not here yet")
+                nursery.start_soon(self._try_pull, case, member, digest, wish, came)
+        if len(came) < len(posted):
+            raise RemoteError("some masked updates are not here, or not their members'")
         return await self.secrets.in_turn(
             add_up, [self.store.path(d) for d in posted.values()], sums
         )
@@ -436,9 +436,12 @@ class MaskedWork:
             raise RemoteError(f"the plan has no round {number}")
         return place.stage
 
-    async def _try_pull(self, case: Case, owner: MemberId, blob: Digest, wish: Wish) -> None:
+    async def _try_pull(
+        self, case: Case, owner: MemberId, blob: Digest, wish: Wish, came: list[MemberId]
+    ) -> None:
         try:
             await self._pull(case, owner, blob, wish)
+            came.append(owner)
         except SwarmError as error:
             log.warning("the masked update of %s: %s", self.book.name(owner), error)
 
@@ -448,6 +451,10 @@ class MaskedWork:
             await self.exchange.pull(
                 blob, peers, patience_s=PATIENCE_S, within_s=WITHIN_S, wish=wish
             )
+        # What is here already may be another's, or something else, that somebody posted as its own.
+        self.store.manifest(blob).require(
+            max_bytes=wish.max_bytes, layout=wish.layout, origin=wish.origin
+        )
         self.blobs.note(case.round.number, blob)
 
 
