@@ -11,6 +11,7 @@ import sys
 
 VARIABLE = "SWARM_WHOLE"
 TESTS = (
+    "tests/e2e/test_e2e_firewalled.py",
     "tests/contracts/test_contract_stateful.py",
     "tests/simulation/test_rounds_joint.py",
     "tests/unit/test_heart_example.py",
@@ -26,7 +27,7 @@ def is_whole() -> bool:
 
 def main(arguments: list[str]) -> int:
     """The campaign: pytest's exit status. `arguments` are handed to pytest."""
-    command = [sys.executable, "-m", "pytest", "-q", "--durations=10", *TESTS, *arguments]
+    command = [sys.executable, "-m", "pytest", "-q", "-rP", "--durations=10", *TESTS, *arguments]
     everything = {**os.environ, VARIABLE: "1"}
     with subprocess.Popen(command, env=everything, stdout=subprocess.PIPE, text=True) as tests:
         assert tests.stdout is not None

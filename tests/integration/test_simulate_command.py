@@ -20,7 +20,7 @@ from swarm.testnet.workers import WorkerProcess
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 MANY = Simulation(
-    EXAMPLES / "heart", clients=300, sample=0.05, drop=0.2, partition="dirichlet:0.3", rounds=3
+    EXAMPLES / "heart", clients=300, sample=0.05, drop=0.2, partition="dirichlet:0.3", rounds=2
 )
 
 FEDERATED = """
@@ -88,11 +88,10 @@ class DyingWorker(WorkerProcess):
         return super().ask(raw)
 
 
-def test_many_clients_make_the_same_model_in_one_process_two_or_dying_ones() -> None:
+def test_many_clients_make_the_same_model_in_one_process_and_in_two_dying_ones() -> None:
     one = simulate(MANY, processes=1)
     assert 2 <= min(r["contributors"] for r in one["rounds"]) <= 15
     assert any(r["lost"] for r in one["rounds"])
-    assert digest_of(simulate(MANY, processes=2)) == digest_of(one)
     assert digest_of(simulate(MANY, processes=2, start=DyingWorker)) == digest_of(one)
     assert "too few for 300 clients" in one["notes"][0]
 
