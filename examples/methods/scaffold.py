@@ -13,7 +13,7 @@ import swarm
 
 class Scaffold(Task):
     tensors = {"own.*": swarm.local()}
-    rate: float = 0.2
+    learning_rate = 0.2
 
     def model(self):
         model = super().model()
@@ -38,6 +38,6 @@ class Scaffold(Task):
                 c.copy_(mean)
                 p.grad.add_(add)
 
-        optimizer = torch.optim.SGD(parameters, lr=self.rate, momentum=0.0)
+        optimizer = torch.optim.SGD(parameters, lr=self.learning_rate, momentum=0.0)
         optimizer.register_step_pre_hook(correct)
         return optimizer

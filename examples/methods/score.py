@@ -14,6 +14,7 @@ import argparse
 import json
 import shutil
 import time
+import tomllib
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -33,6 +34,7 @@ METHODS = {
 }  # fmt: skip
 """By file: what an earlier release reached on the first task by hand."""
 ROBUST = ("fedavg", "trimmed", "median", "krum", "multi_krum", "geometric_median")
+RATES_FILE = "rates.toml"
 HOSPITALS = 8
 LIE = -10.0
 
@@ -89,9 +91,21 @@ def written(method: str, task: str, make_data):
         yield folder
 
 
-def run(folder: Path, seed: int, liar: bool = False):
+def rate_of(task: str, method: str) -> float:
+    """The learning rate that choose.py found."""
+    rates = tomllib.loads((HERE / RATES_FILE).read_text()).get(task, {})
+    if method not in rates:
+        raise SystemExit(
+            f"{HERE / RATES_FILE} has no rate of {method} on {task}: "
+            f"run choose.py --data FOLDER --task {task} --method {method} first"
+        )
+    return rates[method]
+
+
+def run(folder: Path, seed: int, rate: float, liar: bool = False):
     """One run. The liar is the first site: it sends ten times the opposite of what it learnt."""
     plan = load_plan(folder)
+    plan.learning_rate = rate
     sites = open_sites(plan, folder, seed)
     if liar:
         sites[0].train = lying(sites[0].train)
@@ -115,7 +129,7 @@ def score(method: str, task: str, data: Path, seeds: int) -> dict:
     values, worst, began = [], [], time.process_time()
     with written(method, task, lambda folder: TASKS[task](data, folder)) as folder:
         for seed in range(seeds):
-            done = run(folder, seed)
+            done = run(folder, seed, rate_of(task, method))
             (merged,) = done.result().values()
             values.append(float(merged))
             worst.append(min(float(c) for told in done.counts().values() for c in told.values()))
@@ -137,7 +151,8 @@ def score_lie(method: str, data: Path, seeds: int) -> dict:
             each = []
             for seed in range(seeds):
                 try:
-                    told = list(run(folder, seed, liar).counts().values())
+                    done = run(folder, seed, rate_of("activity", method), liar)
+                    told = list(done.counts().values())
                 except PlanError:  # a variance below 0: what is computed from it is NaN
                     each.append(0.0)
                     continue

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import math
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -18,16 +19,18 @@ from swarm.learning.simulation.whole_run import FederatedRun
 METHODS = Path(__file__).parents[2] / "examples" / "methods"
 
 
-def read_score() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("methods_score", METHODS / "score.py")
+def read(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, METHODS / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # choose.py imports score.py, as a script beside it does
     spec.loader.exec_module(module)
     return module
 
 
-SCORE = read_score()
+SCORE, CHOOSE = read("score"), read("choose")
+RATE = 0.003
 
 
 def eight_people(folder: Path) -> None:
@@ -41,12 +44,28 @@ def eight_people(folder: Path) -> None:
 def run(method: str) -> FederatedRun:
     with SCORE.written(method, "activity", eight_people) as folder:
         (folder / "plan.py").write_text((folder / "plan.py").read_text() + "    rounds = 2\n")
-        done: FederatedRun = SCORE.run(folder, 0)
+        done: FederatedRun = SCORE.run(folder, 0, RATE)
     return done
 
 
+def test_rates_are_chosen_on_training_rows_alone_and_no_window_is_in_both_parts() -> None:
+    y = np.repeat(np.arange(2), 20)
+    rows = {"x": np.arange(40.0)[:, None], "y": y, "is_test": np.arange(40) % 20 >= 10}
+    held = CHOOSE.hold_back(rows)
+    known = set(rows["x"][~rows["is_test"], 0])
+    assert set(held["x"][:, 0]) < known
+    assert held["is_test"].tolist() == ([False] * 6 + [True] * 3) * 2
+    trained, scored = (held["x"][held["is_test"] == part, 0] for part in (False, True))
+    assert np.abs(trained[:, None] - scored).min() > 1  # windows that follow each other overlap
+
+
+def test_a_method_without_a_chosen_rate_is_refused_by_name() -> None:
+    with pytest.raises(SystemExit, match="no rate of novel on xray: run"):
+        SCORE.rate_of("xray", "novel")
+
+
 def test_every_plan_of_the_folder_is_in_the_table() -> None:
-    others = {"activity", "xray", "score"}
+    others = {"activity", "xray", "score", "choose"}
     assert {file.stem for file in METHODS.glob("*.py")} - others == set(SCORE.METHODS)
 
 
@@ -96,7 +115,7 @@ def test_after_fine_tuning_each_site_scores_its_copy_and_before_it_the_shared_mo
 def test_the_liar_sends_ten_times_the_opposite() -> None:
     with SCORE.written("fedavg", "activity", eight_people) as folder:
         (folder / "plan.py").write_text((folder / "plan.py").read_text() + "    rounds = 1\n")
-        honest, lied = SCORE.run(folder, 0), SCORE.run(folder, 0, liar=True)
+        honest, lied = SCORE.run(folder, 0, RATE), SCORE.run(folder, 0, RATE, liar=True)
     before, name = honest.models[0], "head.weight"
     truth, lie = (run.models[-1][name] - before[name] for run in (honest, lied))
     update = honest.sites[0].train(1, before, honest.statistics).state[name] - before[name]
