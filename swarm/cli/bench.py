@@ -450,7 +450,7 @@ def privacy(plan: Path, epsilon: float | None, seeds: int, report_file: Path | N
     is a coin. Canaries, each in or out by a coin, refute small epsilons from one run.
 
     \b
-    swarm bench privacy examples/heart --epsilon 8
+    swarm bench privacy my-plan --epsilon 8
     """
     from swarm.bench.privacy import measure_privacy
     from swarm.privacy.accountant import dp

@@ -56,9 +56,9 @@ class Stage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
     """Rounds of it that another plan has run, which this one continues."""
     epochs: Count = 0
     """Passes over a site's rows in a round; 0: the plan's own number."""
-    clip: Annotated[float, Meta(ge=0, le=MOST_CLIP)] = 0.0
+    clip: Annotated[float, Meta(gt=0, le=MOST_CLIP)] | None = None
     """Of a masked plan, how far a number may move in a round, or, of statistics, the most that one
-    may be at a site; 0: updates are not masked."""
+    may be at a site; None: updates are not masked."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Program(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
     @property
     def is_masked(self) -> bool:
         """Whether only sums of what sites make come out."""
-        return all(stage.clip > 0 for stage in self.stages)
+        return all(stage.clip is not None for stage in self.stages)
 
     @property
     def rounds(self) -> int:

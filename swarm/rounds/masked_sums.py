@@ -96,6 +96,7 @@ class Sums:
 
 def grid_of(stage: Stage, members: int) -> Grid:
     """The grid of a masked stage: of means of moves, or of sums of statistics."""
+    assert stage.clip is not None, "a secure plan's stages have it"
     kind = mean_grid if stage.slot == MODEL_SLOT else sum_grid
     return kind(stage.clip, members)
 

@@ -220,6 +220,29 @@ def test_what_would_leave_without_noise_is_refused_with_what_to_do(
         rules_of(plan())
 
 
+class ScaledTogether(Private):
+    """Its rows are scaled by their own mean, as many plans do where no noise is asked for."""
+
+    def prepare(self, data: swarm.Data, statistics: Any) -> swarm.Data:
+        return data.map(lambda x, y: ((x - x.mean(0)) / x.std(0), y))
+
+
+class ScaledAlone(Private):
+    def prepare(self, data: swarm.Data, statistics: Any) -> swarm.Data:
+        return data.map(lambda x, y: ((x - x.mean(1, keepdims=True)) / 10, y))
+
+
+def test_a_row_that_is_in_what_others_become_is_refused_where_privacy_is_promised() -> None:
+    with pytest.raises(PlanError, match=r"training row 0 comes out of `prepare` otherwise"):
+        at_site(ScaledTogether()).prepared(None)
+    ScaledTogether.privacy, kept = None, ScaledTogether.privacy
+    try:
+        at_site(ScaledTogether()).prepared(None)
+    finally:
+        ScaledTogether.privacy = kept
+    at_site(ScaledAlone()).prepared(None)
+
+
 def model_of(*layers: nn.Module) -> swarm.Plan:
     class Layers(Private):
         def model(self) -> nn.Module:

@@ -76,6 +76,7 @@ GOLDEN = ["0x782e0653", "0xcc8d5cbe"]
         {"written": 5},
         {"before": 5},
         {"epochs": 5},
+        {"clip": 0.5},
     ],
 )
 def test_every_field_of_a_stage_is_in_the_digest(change: dict[str, Any]) -> None:
@@ -146,6 +147,7 @@ def test_a_program_with_a_changed_byte_is_another_or_none(
         (b"{" + b" " + LONG.blob[1:], "not written as programs are"),
         (msgspec.json.encode({"stages": []}), "length"),
         (LONG.blob.replace(b'"epochs"', b'"streams"'), "`streams`.*update swarm"),
+        (LONG.blob.replace(b'"rounds":3', b'"clip":0.0,"rounds":3'), "> 0"),
         (LONG.blob.replace(b'"rounds":3', b'"rounds":0'), ">= 1"),
         (LONG.blob.replace(b'"rounds":3', b'"rounds":999999'), "has more than 1000000"),
         (LONG.blob.replace(b'"slot":3', b'"slot":4'), "<= 3"),

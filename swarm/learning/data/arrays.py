@@ -79,6 +79,18 @@ def frame_like(frame: Any, columns: dict[str, NDArray[Any]]) -> Any:
     return made
 
 
+def part_of(columns: Any, rows: NDArray[np.int64]) -> Any:
+    """Some rows, in this order, of what `Data` takes: an array, a tensor, a frame, or a tuple or a
+    dict of them. In the same form."""
+    if isinstance(columns, dict):
+        return {name: part_of(column, rows) for name, column in columns.items()}
+    if isinstance(columns, tuple):
+        return tuple(part_of(column, rows) for column in columns)
+    if is_frame(columns):
+        return _read_frame(columns)[rows].to_native()
+    return [columns[row] for row in rows] if isinstance(columns, list) else columns[rows]
+
+
 def _read_frame(frame: Any) -> Any:
     """A frame or a column as narwhals reads it."""
     try:

@@ -79,7 +79,7 @@ def _fields(planned: Planned, plan: Plan, merge: str) -> dict[str, Any]:
     }
 
 
-def _clip_of(planned: Planned, plan: Plan) -> float:
+def _clip_of(planned: Planned, plan: Plan) -> float | None:
     if not plan.secure:
-        return 0.0
+        return None
     return float(plan.statistics_bound if planned.slot == STATISTICS_SLOT else plan.clip)

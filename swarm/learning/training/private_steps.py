@@ -29,6 +29,7 @@ _STATE_BYTES = 5056
 """How torch writes the state of a generator of the CPU: a head, then the Mersenne Twister's words,
 each in 8 bytes."""
 PROBED_ROWS = 4
+COMPARED_ROWS = 50
 PROBE_TOLERANCE = 1e-3
 
 _INSTEAD = {
@@ -41,6 +42,34 @@ _INSTEAD = {
     "MultiheadAttention": "opacus.layers.DPMultiheadAttention",
 }
 """What to write in the place of layers by the beginning of their names."""
+
+
+def check_rows_alone(whole: Any, some: Any, rows: NDArray[np.int64]) -> None:
+    """Whether rows that were prepared without the others are as they are among all: if not, noise
+    in the gradients does not hide one row, because it is in others, too.
+
+    `some` are the `rows` of the whole part, prepared alone. Raises PlanError.
+    """
+    for place, row in enumerate(rows[:COMPARED_ROWS]):
+        among, alone = (
+            _columns(take(part, np.array([at]))) for part, at in ((whole, row), (some, place))
+        )
+        same = len(among) == len(alone) and all(
+            one.shape == other.shape and torch.allclose(one, other, 1e-4, 1e-6, equal_nan=True)
+            for one, other in zip(among, alone, strict=True)
+        )
+        if not same:
+            raise PlanError(
+                f"training row {row} comes out of `prepare` otherwise if half of the rows are not "
+                "there, so a row is in what others become, and `privacy` would promise too much: "
+                "scale with numbers that are public, or each row by itself"
+            )
+
+
+def _columns(batch: Any) -> list[torch.Tensor]:
+    if isinstance(batch, dict):
+        return list(batch.values())
+    return list(batch) if isinstance(batch, tuple | list) else [batch]
 
 
 def check_private_model(model: torch.nn.Module) -> None:

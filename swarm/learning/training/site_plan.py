@@ -19,8 +19,10 @@ from typing import Any, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.utils.data import Dataset
 
 from swarm.errors import ConfigurationError, NoAnswer, PlanError
+from swarm.learning.data.arrays import part_of
 from swarm.learning.data.batches import as_tensors, derive_seed, rows_in
 from swarm.learning.parameters.named_tensors import (
     State,
@@ -41,7 +43,7 @@ from swarm.learning.plans.plan_faults import plan_faults
 from swarm.learning.plans.settings import placement_in, role_in, rules_of
 from swarm.learning.supervisor.trainer_messages import Samples
 from swarm.learning.training.frozen_files import read_frozen
-from swarm.learning.training.private_steps import check_private_model
+from swarm.learning.training.private_steps import check_private_model, check_rows_alone
 from swarm.tensors import TensorSpec
 
 PARTS = ("train", "validation", "test")
@@ -213,10 +215,23 @@ class SitePlan:
             with self.deterministic("prepare"), self.faults("preparing the data", "prepare"):
                 ready = self.plan.prepare(data, statistics or {})
                 _check_data(ready, "prepare")
-                self._prepared = self._tensors(ready)
+                prepared = self._tensors(ready)
+                if self.plan.privacy is not None:
+                    self._check_rows_alone(prepared.train, statistics or {})
+                self._prepared = prepared
             self._prepared_for = fingerprint_of(statistics)
             self.statistics_used = statistics or {}
         return self._prepared
+
+    def _check_rows_alone(self, whole: Any, statistics: Mapping[str, NDArray[Any]]) -> None:
+        """Prepare every other training row without the rest, and compare; of a `Dataset`, whose
+        rows come one by one, nothing."""
+        data, rows = self.data, np.arange(0, rows_in(whole), 2)
+        if isinstance(data.train, Dataset) or type(self.plan).prepare is Plan.prepare:
+            return
+        some = part_of(data.train, rows)
+        ready = self.plan.prepare(Data(some, data.validation, data.test), statistics)
+        check_rows_alone(whole, self._tensors(ready).train, rows)
 
     def _new_model(self) -> torch.nn.Module:
         with self.deterministic("initialise"), self.faults("building the model", "model"):
