@@ -17,7 +17,7 @@ import pytest
 import trio
 from harness.plans import write_tiny_plan
 
-from swarm.errors import ConfigurationError, LocalError, PlanError, TrainerError
+from swarm.errors import LocalError, PlanError, TrainerError
 from swarm.learning.code import bundle
 from swarm.learning.parameters.next_file import Contribution, fold_whole
 from swarm.learning.supervisor.supervisor import Trainer, TrainerConfig, open_trainer
@@ -344,7 +344,7 @@ def test_every_fault_becomes_one_sentence_of_the_right_kind(tmp_path: Path) -> N
                 await trainer.count_samples()
 
     missing = config(tmp_path / "a", data=tmp_path / "a" / "patients.csv")
-    with pytest.raises(ConfigurationError, match=r"patients\.csv does not exist"):
+    with pytest.raises(LocalError, match=r"patients\.csv does not exist"):
         trio.run(load, missing)
     other = config(tmp_path / "b", digest=Digest(b"\1" * 32))
     with pytest.raises(PlanError, match="consented to 0x0101"):

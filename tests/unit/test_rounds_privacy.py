@@ -28,6 +28,7 @@ from swarm.rounds.privacy_ledger import PrivacyLedger
 from swarm.rounds.private_rounds import DataSet, PrivateRounds
 from swarm.rounds.records import Records
 from swarm.rounds.retention import PlanBlobs
+from swarm.rounds.streams import Streams
 from swarm.rounds.training import Training
 from swarm.tensors import Layout, TensorSpec, create_file
 from swarm.types import NO_DIGEST, Digest, MemberId, PlanId, to_hex
@@ -120,7 +121,8 @@ def train(
     told: Any = trainer
     training = Training(
         PLAN, ME, told, private.store, collection, PlanBlobs(private.store, records, PROGRAM, 1),
-        KeptState(ME, folder / "kept", nobody), records, Inbox(), private, folder / "own",
+        KeptState(ME, folder / "kept", nobody), records, Inbox(), private,
+        Streams(*(nobody for _ in range(8))), folder / "own",
     )  # fmt: skip
     return trio.run(training.train, m.Train(number, 1, "train", base, NO_DIGEST, number))
 
