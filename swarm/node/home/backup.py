@@ -6,8 +6,10 @@
       backup.json                                     at the end: every file with its SHA-256
 
 Not in it: the password, which would make it the institution; the site's data; what the other
-members have. And no votes: an old copy of them could make a node contradict itself. So a restored
-node is marked as one whose votes are not known (`swarm.chain.startup`).
+members have. Nor the secrets of masked rounds, whose copy would outlive their erasure: a restored
+node sits such a round out, and knows by `masked/opened` whose sums it has helped to open. And no
+votes: an old copy of them could make a node contradict itself. So a restored node is marked as one
+whose votes are not known (`swarm.chain.startup`).
 
 A backup is written beside its place and renamed; a directory is restored beside its place, checked
 file by file, and renamed. What is cut short or was changed is refused whole.
@@ -49,7 +51,7 @@ FOLDERS = (
     "outgoing",
     "kept",
     "own",
-    "vault",
+    "masked/opened",
 )
 """What a node keeps and no other member has."""
 PRIVACY = "privacy.jsonl"
@@ -233,7 +235,7 @@ def _entries(archive: tarfile.TarFile, file: Path) -> Iterator[tuple[tarfile.Tar
         path = PurePosixPath(entry.name)
         total_bytes += entry.size
         content = archive.extractfile(entry) if entry.isreg() else None
-        is_ours = path.parts and (len(path.parts) == 1 or path.parts[0] in FOLDERS)
+        is_ours = len(path.parts) == 1 or any(path.is_relative_to(folder) for folder in FOLDERS)
         if content is None or not is_ours or path.is_absolute() or ".." in path.parts:
             raise ConfigurationError(f"{file}: {entry.name!r} belongs in no backup of a node")
         if count > MAX_FILES or total_bytes > MAX_BYTES:
