@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from swarm.learning.plans.roles import elected
     from swarm.learning.plans.stages import personalise, statistics, train
     from swarm.learning.simulation.whole_run import FederatedRun, open_sites, run_federated
-    from swarm.privacy.accountant import dp
+    from swarm.privacy.guarantee import dp
 
 __all__ = [
     "Context",
@@ -101,7 +101,7 @@ _HOMES = {
     "Table": "swarm.learning.data.tables",
     "adam": "swarm.learning.folds",
     "at": "swarm.learning.parameters.placement",
-    "dp": "swarm.privacy.accountant",
+    "dp": "swarm.privacy.guarantee",
     "elected": "swarm.learning.plans.roles",
     "frozen": "swarm.learning.parameters.placement",
     "gathered": "swarm.learning.parameters.placement",

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from swarm.errors import UNREADABLE, LocalError, PlanError
-from swarm.privacy.accountant import Guarantee
+from swarm.privacy.guarantee import Guarantee
 
 LONGEST_S = 6 * 3600
 

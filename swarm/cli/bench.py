@@ -453,7 +453,7 @@ def privacy(plan: Path, epsilon: float | None, seeds: int, report_file: Path | N
     swarm bench privacy my-plan --epsilon 8
     """
     from swarm.bench.privacy import measure_privacy
-    from swarm.privacy.accountant import dp
+    from swarm.privacy.guarantee import dp
 
     promised = None if epsilon is None else dp(epsilon=epsilon)
     results = measure_privacy(plan, range(seeds), promised)

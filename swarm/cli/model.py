@@ -60,6 +60,7 @@ def list_models(node: Path, plan: int | None, as_json: bool) -> None:
     if as_json:
         print_json(answer)
         return
+    click.echo(f"plan {answer['plan']}")
     print_table(
         ("round", "bytes", "digest"),
         [(m["number"], m["bytes"], m["digest"]) for m in answer["models"]],

@@ -17,13 +17,12 @@ import math
 from collections import Counter
 from collections.abc import Iterable
 from functools import lru_cache
-from typing import Annotated
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from swarm.errors import UNREADABLE, PlanError
+from swarm.errors import PlanError
+from swarm.privacy.guarantee import Guarantee, Mechanism
 
 ORDERS = np.array(
     [1 + x / 10 for x in range(1, 100)] + list(range(11, 64)) + [80, 128, 256, 512, 1024]
@@ -36,42 +35,6 @@ STEPS_OF_SIGMA = 12
 """Points of the integral in each σ. It is smooth and falls off on both sides, so the sum over such
 a grid errs by less than 1e-12 (Trefethen, Weideman, SIAM Review 56, 2014)."""
 TAIL_SIGMAS = 14
-
-
-class Guarantee(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What a plan promises to each training row of each site, over all its rounds together."""
-
-    epsilon: Annotated[float, msgspec.Meta(gt=0, le=1e3)]
-    delta: Annotated[float, msgspec.Meta(gt=0, le=1e-2)]
-    max_grad_norm: Annotated[float, msgspec.Meta(gt=0, le=1e6)] = 1.0
-    """To which length each row's gradient is clipped."""
-
-
-_guarantees = msgspec.json.Decoder(Guarantee)
-
-
-class Mechanism(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Steps of DP-SGD that are alike."""
-
-    noise: Annotated[float, msgspec.Meta(gt=0)]
-    """σ, in units of the clipping length."""
-    rate: Annotated[float, msgspec.Meta(ge=0, le=1)]
-    """With which probability a row is in a step."""
-    steps: Annotated[int, msgspec.Meta(ge=1)]
-
-
-def dp(epsilon: float, delta: float = 1e-5, max_grad_norm: float = 1.0) -> Guarantee:
-    """Differential privacy per training row: `privacy = swarm.dp(epsilon=8)` in a plan.
-
-    Whatever a site sends in all rounds of the plan together changes the odds of any statement
-    about one row by at most a factor of e^epsilon, but for a probability of `delta`. Raises
-    PlanError for numbers that promise nothing.
-    """
-    given = {"epsilon": epsilon, "delta": delta, "max_grad_norm": max_grad_norm}
-    try:
-        return _guarantees.decode(msgspec.json.encode(given))
-    except (*UNREADABLE, TypeError) as error:
-        raise PlanError(f"swarm.dp promises nothing so: {str(error).replace('$.', '')}") from None
 
 
 def mechanism_for(

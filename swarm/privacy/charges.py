@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from swarm.privacy.accountant import Mechanism
+from swarm.privacy.guarantee import Mechanism
 
 
 class Charged(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True, kw_only=True):

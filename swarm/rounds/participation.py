@@ -19,7 +19,7 @@ import trio
 from swarm.blobs.store import BlobStore
 from swarm.learning.supervisor.supervisor import Trainer
 from swarm.learning.supervisor.trainer_messages import Progress, Rules
-from swarm.privacy.accountant import Guarantee
+from swarm.privacy.guarantee import Guarantee
 from swarm.protocol import machine as m
 from swarm.protocol.program import Program
 from swarm.protocol.state import (

@@ -19,8 +19,9 @@ from pathlib import Path
 import msgspec
 
 from swarm.errors import UNREADABLE, ConfigurationError, LocalError, PlanError
-from swarm.privacy.accountant import Mechanism, epsilon_of
+from swarm.privacy.accountant import epsilon_of
 from swarm.privacy.charges import NO_BUDGET, Budget, Charged, Entry
+from swarm.privacy.guarantee import Mechanism
 
 _decoder: msgspec.json.Decoder[Entry] = msgspec.json.Decoder(Entry)
 

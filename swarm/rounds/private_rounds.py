@@ -11,8 +11,9 @@ import trio
 
 from swarm.blobs.store import BlobStore
 from swarm.learning.supervisor.trainer_messages import Rules
-from swarm.privacy.accountant import Guarantee, Mechanism, epsilon_of, mechanism_for
+from swarm.privacy.accountant import epsilon_of, mechanism_for
 from swarm.privacy.charges import Charged, Made
+from swarm.privacy.guarantee import Guarantee, Mechanism
 from swarm.protocol.program import Program
 from swarm.protocol.state import Plan, Round
 from swarm.rounds.privacy_ledger import PrivacyLedger

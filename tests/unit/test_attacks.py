@@ -11,7 +11,7 @@ import pytest
 from swarm.learning.attacks.audit import CONFIDENCE, epsilon_refuted, guess
 from swarm.learning.attacks.measure import Job, measure
 from swarm.learning.attacks.membership import auc_of
-from swarm.privacy.accountant import dp
+from swarm.privacy.guarantee import dp
 
 OVERFITTED = '''
 import numpy as np

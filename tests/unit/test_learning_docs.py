@@ -33,7 +33,7 @@ def test_the_page_names_every_method_and_setting_with_its_default() -> None:
     for name in Rules.__struct_fields__:
         default = getattr(Plan, name)
         told = f'`"{default}"`' if isinstance(default, str) else f"{default or 0:g}"
-        told = "none" if default is None else told
+        told = "none" if default is None else "off" if default is False else told
         assert f"| `{name}` | {told} |" in PAGE, f"{name} = {default} is not on the page"
 
 

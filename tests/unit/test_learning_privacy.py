@@ -19,7 +19,7 @@ from swarm.learning.training import private_steps
 from swarm.learning.training.checkpoint import Workplace
 from swarm.learning.training.loop import LocalTraining
 from swarm.learning.training.private_steps import BatchesByChance, fill_with_entropy
-from swarm.privacy.accountant import Mechanism
+from swarm.privacy.guarantee import Mechanism
 from swarm.types import NO_DIGEST
 
 ROWS = 60

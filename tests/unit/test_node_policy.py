@@ -18,8 +18,8 @@ from swarm.learning.supervisor.trainer_messages import Loaded, Rules, Tensor
 from swarm.node.consent.confirmations import sign
 from swarm.node.home.config import Policy, load_config
 from swarm.node.node import CONSENT_RETRY_S, Node
-from swarm.privacy.accountant import Guarantee, dp
 from swarm.privacy.charges import Budget
+from swarm.privacy.guarantee import Guarantee, dp
 from swarm.protocol import state
 from swarm.protocol.program import federated_averaging
 from swarm.protocol.state import Member, Plan, PlanStatus

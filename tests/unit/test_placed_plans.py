@@ -110,7 +110,7 @@ def test_what_cannot_be_kept_is_refused_with_its_place(
         ('"*": swarm.shared(swarm.krum(1))', "krum needs 5 updates.*set min_peers to 5"),
         ('"*": swarm.shared(swarm.median())', "median needs 3 updates"),
         ('"*": swarm.shared(step=swarm.adam())', "running_mean' is a buffer, and adam is for par"),
-        ('"*": swarm.at("server")', "no roles yet"),
+        ('"*": swarm.at("server")', "which is no role of the plan"),
         ('"*": swarm.mean()', "must be a place"),
         ('"*": swarm.shared(swarm.sum(), step=swarm.adam())', "a sum of models"),
     ],

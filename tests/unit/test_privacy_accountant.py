@@ -10,7 +10,8 @@ import pytest
 from dp_accounting import pld, rdp
 
 from swarm.errors import PlanError
-from swarm.privacy.accountant import ORDERS, Mechanism, dp, epsilon_of, mechanism_for
+from swarm.privacy.accountant import ORDERS, epsilon_of, mechanism_for
+from swarm.privacy.guarantee import Mechanism, dp
 
 DELTA = 1e-5
 GRID = list(product((0.01, 0.1, 0.3, 1.0), (0.7, 1.0, 3.0), (1, 20, 260)))

@@ -15,8 +15,9 @@ from swarm.blobs.store import BlobStore
 from swarm.errors import ConfigurationError, PlanError
 from swarm.learning.supervisor.trainer_messages import Rules, Trained
 from swarm.node.home.data_set import data_set_in
-from swarm.privacy.accountant import Mechanism, epsilon_of
+from swarm.privacy.accountant import epsilon_of
 from swarm.privacy.charges import Budget, Charged, Made
+from swarm.privacy.guarantee import Mechanism
 from swarm.protocol import machine as m
 from swarm.protocol import state
 from swarm.protocol.program import federated_averaging

@@ -23,7 +23,7 @@ from swarm.learning.plans.loading import load_plan
 from swarm.learning.plans.plan import Data, Plan, Site
 from swarm.learning.simulation.whole_run import open_sites, run_federated
 from swarm.learning.training.loop import LocalTraining
-from swarm.privacy.accountant import Guarantee
+from swarm.privacy.guarantee import Guarantee
 
 AUDIT_ROUNDS = 5
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from swarm.learning.metrics.counts import Counts
     from swarm.learning.parameters.placement import Place
-    from swarm.privacy.accountant import Guarantee
+    from swarm.privacy.guarantee import Guarantee
 
 Option = str | int | float | bool
 Statistics = Mapping[str, Any]

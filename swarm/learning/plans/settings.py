@@ -161,7 +161,7 @@ def role_in(plan: Plan) -> tuple[str, Role] | None:
                 )
         return found
     except PlanError as error:
-        place = place_of_setting(plan, "roles")
+        place = place_of_setting(plan, "roles") or place_of_setting(plan, "tensors")
         raise PlanError(f"{place}{type(plan).__name__}: {error}") from None
 
 

@@ -62,7 +62,7 @@ from swarm.learning.supervisor.trainer_process import (
     describe_box,
     start_process,
 )
-from swarm.privacy.accountant import Mechanism
+from swarm.privacy.guarantee import Mechanism
 from swarm.types import NO_DIGEST, Digest
 
 START_S = 120.0

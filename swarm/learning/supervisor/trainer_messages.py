@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from swarm.errors import UNREADABLE, TrainerError
-from swarm.privacy.accountant import Guarantee, Mechanism
+from swarm.privacy.guarantee import Guarantee, Mechanism
 
 MAX_MESSAGE_BYTES = 16 * 2**20
 LENGTH_BYTES = 4

@@ -42,7 +42,8 @@ from swarm.learning.training.private_steps import (
 )
 from swarm.learning.training.seeded_steps import SeededSteps, Steps
 from swarm.learning.training.site_plan import PARTS, SitePlan, describe, fingerprint_of
-from swarm.privacy.accountant import Mechanism, mechanism_for
+from swarm.privacy.accountant import mechanism_for
+from swarm.privacy.guarantee import Mechanism
 
 PROGRESS_EVERY_S = 0.5
 NO_ROWS: Rows = MappingProxyType({})

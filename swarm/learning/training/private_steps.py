@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from swarm.errors import ConfigurationError, LocalError, PlanError
 from swarm.learning.data.batches import HasLoss, rows_in, take, to_device
-from swarm.privacy.accountant import Guarantee, Mechanism
+from swarm.privacy.guarantee import Guarantee, Mechanism
 
 _HEAD_BYTES, _WORDS = 24, 624
 _STATE_BYTES = 5056

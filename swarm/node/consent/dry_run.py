@@ -24,7 +24,7 @@ from swarm.learning.code import bundle
 from swarm.learning.code.import_reader import Import, read_imports
 from swarm.learning.supervisor.supervisor import Trainer, TrainerConfig, open_trainer
 from swarm.learning.supervisor.trainer_messages import Progress, Samples, Trained
-from swarm.privacy.accountant import Guarantee, Mechanism
+from swarm.privacy.guarantee import Guarantee, Mechanism
 from swarm.protocol.program import parse
 from swarm.protocol.state import STATISTICS_SLOT
 from swarm.rounds.layouts import update_layout_of

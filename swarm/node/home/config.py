@@ -247,10 +247,23 @@ def _check(path: Path, directory: Path, config: NodeConfig) -> None:
     _check_policy(path, config.policy)
     data = data_path(directory, config)
     readable = (*([] if data is None else [data]), *readable_paths(directory, config))
+    for place in readable:
+        _check_path(place, f"{path}: `data.path` or `data.read`")
     try:
         check_apart(readable, private_paths(directory, config))
     except ConfigurationError as error:
         raise ConfigurationError(f"{path}: {error}") from None
+
+
+def _check_path(path: Path, where: str) -> None:
+    """Refuse what can be no path on this machine; whether anything is there, is another matter."""
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else str(error)
+        raise ConfigurationError(f"{where} cannot be a path here ({why}): correct it") from None
 
 
 def _check_policy(path: Path, policy: Policy) -> None:
