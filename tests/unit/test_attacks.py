@@ -58,7 +58,7 @@ def overfitted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_plan_that_learns_rows_by_heart_is_caught_and_privacy_makes_it_a_coin(
     overfitted: Path,
 ) -> None:
-    bare, private = measure(Job(str(overfitted), (0,), dp(epsilon=8)))
+    bare, private = measure(Job(str(overfitted), (0,), dp(epsilon=1)))
     assert bare.model_auc is not None
     assert private.model_auc is not None
     assert private.update_auc is not None
@@ -67,10 +67,11 @@ def test_a_plan_that_learns_rows_by_heart_is_caught_and_privacy_makes_it_a_coin(
     assert bare.update_auc > 0.8
     assert bare.audited_epsilon > 0
     # 60 rows against 60, at two sites: a coin's AUC has a standard error of .04 at both together,
-    # and the noise is another each time.
-    assert abs(private.model_auc - 0.5) < 0.16
-    assert abs(private.update_auc - 0.5) < 0.16
-    assert private.audited_epsilon <= 8.0
+    # and the noise is another each time. So five of them. (At ε = 8 a plan that learns by heart is
+    # no coin: .72 was seen, and the promise allows it.)
+    assert abs(private.model_auc - 0.5) < 0.2
+    assert abs(private.update_auc - 0.5) < 0.2
+    assert private.audited_epsilon <= 1.0
 
 
 def test_an_auc_counts_ties_by_half() -> None:
