@@ -11,13 +11,16 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
 import trio
 from harness.evm import LedgerContract
 
+from swarm.blobs.manifest import Origin
 from swarm.blobs.store import BlobStore
 from swarm.errors import ContractError, RemoteError
 from swarm.privacy.masks import RandomWords
 from swarm.protocol import machine as m
+from swarm.protocol import masked_table as t
 from swarm.protocol.ledger import Founder
 from swarm.protocol.program import Program, Stage
 from swarm.protocol.state import Plan, PlanStatus, RoundStatus, Rules, Terms
@@ -254,6 +257,35 @@ def test_a_secure_plan_gives_the_plain_average_and_the_same_bits_to_all(tmp_path
     assert_close(world.model(*EVERYBODY), expected({1: EVERYBODY, 2: EVERYBODY}))
 
 
+def test_after_a_plan_no_secret_and_no_update_in_clear_is_left_on_any_disk(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.run(world.is_over)
+    trio.run(world.second)  # each sees that it is over
+    for member in world.members:
+        left = [f for f in (member.folder / "masked" / "plan-1").rglob("*") if f.is_file()]
+        assert left == []
+        for number in (1, 2):
+            planted = move_of(member.id, number)["w"].tobytes()
+            update = (move_of(member.id, 1)["b"] + np.arange(5, dtype=np.float32)).tobytes()
+            for other in world.members:
+                for file in other.folder.rglob("*"):
+                    content = file.read_bytes() if file.is_file() else b""
+                    assert planted not in content
+                    assert update not in content
+
+
+@pytest.mark.parametrize("work", ["Deal", "CheckShares", "Mask", "AddUp", "FindReveal", "OpenSum"])
+def test_a_node_that_restarts_after_any_step_goes_on_with_what_it_had(
+    tmp_path: Path, work: str
+) -> None:
+    world = World(tmp_path)
+    world.run(lambda: (2, work) in world.worked)
+    world.members[2].start()
+    world.run(world.is_over)
+    assert_close(world.model(*EVERYBODY), expected({1: EVERYBODY, 2: EVERYBODY}))
+    assert world.trained.count((2, 1)) == 1
+
+
 def status_is(world: World, status: RoundStatus) -> Callable[[], bool]:
     return lambda: world.plan.round is not None and world.plan.round.status is status
 
@@ -271,6 +303,33 @@ def test_one_of_four_that_dies_after_the_lock_does_not_keep_the_sum_closed(tmp_p
     assert_close(world.model(0, 1, 2), expected({1: EVERYBODY}))
 
 
+def test_one_of_four_that_dies_while_it_should_mask_is_left_behind(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.run(status_is(world, RoundStatus.MASKING))
+    kill(world, 3)
+    world.run(lambda: world.plan.model_round == 1)
+    assert_close(world.model(0, 1, 2), expected({1: (0, 1, 2)}))
+
+
+def test_a_digest_of_anothers_masked_update_is_voted_for_by_nobody(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    copied: list[object] = []
+
+    def spoil(who: int, function: str, arguments: tuple[object, ...]) -> tuple[object, ...]:
+        if function == "masked" and who == 0:
+            copied.append(arguments[1])
+        return (
+            (arguments[0], copied[0], *arguments[2:])
+            if (function == "masked" and who == 1 and copied)
+            else arguments
+        )
+
+    world.spoil = spoil
+    world.run(lambda: world.plan.place >= (1, 2))
+    assert world.plan.model_round == 0
+    assert world.book.ledger.masked_rounds.locks == {}
+
+
 def test_what_a_digest_names_that_is_no_masked_update_is_refused_and_the_node_goes_on(
     tmp_path: Path,
 ) -> None:
@@ -282,3 +341,35 @@ def test_what_a_digest_names_that_is_no_masked_update_is_refused_and_the_node_go
     )
     world.run(lambda: world.plan.place >= (1, 2))
     assert world.book.ledger.masked_rounds.locks == {}
+
+
+def test_a_lost_vault_makes_its_member_sit_the_attempt_out(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.run(status_is(world, RoundStatus.MASKING))
+    member = world.members[1]
+    if world.plan.round is not None and world.plan.round.masking is not None:
+        assert not world.plan.round.masking.posted
+    world.members[1].secrets.attempt(PLAN, 1, 1).erase()
+    member.start()
+    world.run(lambda: world.plan.model_round == 1)
+    assert_close(world.model(0, 2, 3), expected({1: (0, 2, 3)}))
+
+
+def test_a_masked_update_names_its_owner(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.run(lambda: (2, "AddUp") in world.worked)
+    round = world.plan.round
+    assert round is not None
+    assert round.masking is not None
+    for member, digest in round.masking.posted.items():
+        manifest = world.stores[node(member)].manifest(digest)
+        assert manifest.origin == Origin(PLAN, round.number, member)
+
+
+def test_every_kind_of_work_is_done_in_a_round(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.run(world.is_over)
+    kinds = {name for _, name in world.worked}
+    assert {t.Deal, t.CheckShares, t.Mask, t.AddUp, t.FindReveal, t.OpenSum} <= {
+        getattr(t, name) for name in kinds
+    }
