@@ -70,7 +70,7 @@ class When(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     """`after_s` counts from when `round` (or a later one) was first seen."""
 
     round: Annotated[int, msgspec.Meta(ge=0)] = 0
-    phase: Literal["open", "closed"] | None = None
+    phase: Literal["open", "closed", "masking", "locked"] | None = None
     after_s: Seconds = 0.0
 
 

@@ -28,7 +28,7 @@ FRESH_S = 3.0
 MAX_NODES = 64
 
 
-PHASES = ("none", "open", "closed", "void", "final")
+PHASES = ("none", "open", "closed", "masking", "locked", "void", "final")
 
 
 class Place(NamedTuple):
