@@ -212,6 +212,8 @@ class Download:
             batch = self._claim(peer, self.target.chunk_bytes)
             if batch:
                 await self._fetch_batch(peer, self.target, batch)
+            elif self._settle_held(self.target):
+                self._tell_change()
             else:
                 with trio.move_on_after(TAKE_OVER_AFTER_S / 2):
                     await self.changed.wait()
@@ -361,9 +363,16 @@ class Download:
             if self.claims.get(index, (None, 0))[0] == peer:
                 del self.claims[index]
         self.remaining.difference_update(index for index in batch if target.holds(index))
+        self._settle_held(target)
         queue = self.unclaimed if self.spread is None else self._standing(peer).queue
         queue.extendleft(index for index in reversed(batch) if index in self.remaining)
         self._tell_change()
+
+    def _settle_held(self, target: Partial | Draft) -> bool:
+        """What is here is done, also in a batch of which the rest has not come; whether any was."""
+        held = {index for index in self.claims if target.holds(index)} & self.remaining
+        self.remaining -= held
+        return bool(held)
 
     def _admit_all(self) -> None:
         """There is something to get: nobody needs to wait for a turn any more.

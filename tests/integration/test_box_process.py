@@ -157,7 +157,8 @@ def test_workers_load_data(tmp_path: Path, method: str) -> None:
         """,
     )
     assert run(described) == 0, output(tmp_path)
-    assert output(tmp_path).endswith("4950.0\n")
+    # Python 3.11's tracker of semaphores, of "spawn", may warn after it: its own race, at the end.
+    assert "4950.0" in output(tmp_path).splitlines()
 
 
 @pytest.mark.parametrize("without", [(), ("user", "pid", "net", "ipc", "mount"), WALLS])

@@ -77,7 +77,9 @@ def test_a_standby_follows_takes_over_and_the_former_node_is_told(tmp_path: Path
 
         async def follows() -> bool:
             here, there = [await consortium.status(name) for name in ("standby", "kyoto")]
-            return bool(here) and here["height"] == there["height"] > 0
+            if not here or not {"kyoto", "turin"} <= set(here["connected"]):
+                return False
+            return bool(here["height"] == there["height"] > 0)
 
         await consortium.until("the standby follows", follows)
         vote = ("contract", "propose", "--remove", "kyoto", "--node", standby)

@@ -99,6 +99,17 @@ async def hang(peers: Peers, peer: Address, index: int) -> bytes:
     raise AssertionError
 
 
+def hang_after(chunks: int) -> Behaviour:
+    given = 0
+
+    async def behave(peers: Peers, peer: Address, index: int) -> bytes:
+        nonlocal given
+        given += 1
+        return await (honest() if given <= chunks else hang)(peers, peer, index)
+
+    return behave
+
+
 async def refuse(peers: Peers, peer: Address, index: int) -> bytes:
     await trio.sleep(0.001)
     raise RemoteError("not here")
@@ -379,6 +390,16 @@ def test_a_peer_that_hangs_delays_nothing_that_another_can_give(
     fetched = run_fetch(store, peers, deadline_s=3.0)  # less than the stall time of 5 s
     assert_whole(store, origin)
     assert fetched.bytes_from == {BOB: LAYOUT.file_bytes}
+
+
+@pytest.mark.parametrize("given", [1, 10, 30])
+def test_a_peer_that_hangs_after_some_chunks_holds_up_nothing_either(
+    store: BlobStore, origin: BlobStore, given: int
+) -> None:
+    """What it gave is here, though the batch in which it came is not at its end."""
+    fetched = run_fetch(store, Peers(origin, {ALICE: honest(), BOB: hang_after(given)}))
+    assert_whole(store, origin)
+    assert fetched.faults == {}  # after the stall time of 5 s there would be one
 
 
 def test_a_slow_peer_is_not_dropped_while_it_makes_progress(
