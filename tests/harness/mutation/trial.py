@@ -40,6 +40,15 @@ PATIENCE_S = 3600.0
 """For a process that does not even use the processor."""
 
 
+def fail_at_once() -> None:
+    """Have Hypothesis end at the first failure: nobody reads a small example of a mutant. To be
+    called before tests are imported."""
+    from hypothesis import Phase, settings
+
+    settings.register_profile("fail at once", phases=(Phase.explicit, Phase.generate))
+    settings.load_profile("fail at once")
+
+
 class LeaveOut:
     """A plugin of pytest that does not run tests with one of these in their names."""
 
@@ -72,6 +81,7 @@ def try_cold(
     sys.dont_write_bytecode = True
     for module in HEAVY:
         import_module(module)
+    fail_at_once()
     waiting = iter(mutants)
     context = multiprocessing.get_context("fork")
     running: dict[Connection, tuple[Mutant, float, multiprocessing.context.ForkProcess]] = {}

@@ -23,7 +23,7 @@ import pytest
 
 from harness.mutation.journal import Journal
 from harness.mutation.mutants import Mutant, Verdict
-from harness.mutation.trial import LeaveOut
+from harness.mutation.trial import LeaveOut, fail_at_once
 
 TEST_CPU_S, TEST_TIMES = 10, 5
 """What a test may take on a mutant: so many seconds, and so many times what it takes without one.
@@ -184,6 +184,7 @@ def try_warm(
 ) -> None:
     """Tell the verdict of each mutant that can be tried so. The modules that tests import are
     changed afterwards: run it in a process of its own."""
+    fail_at_once()
     plugin = Warm(mutants, bench, walk, jobs, journal, tell)
     arguments = ["-q", "-n0", "-p", "no:cacheprovider", *tests]
     if pytest.main(arguments, plugins=[LeaveOut(left_out), plugin]) not in (0, 5):
