@@ -34,6 +34,11 @@ class Traffic:
     received_bytes: int
     peers: dict[Address, PeerTraffic]
 
+    @property
+    def total(self) -> tuple[int, int]:
+        """Bytes sent and received."""
+        return self.sent_bytes, self.received_bytes
+
 
 @dataclass(frozen=True)
 class FailedDial:

@@ -19,7 +19,7 @@ from swarm.errors import MACHINE_FAULTS, SwarmError
 from swarm.node.home.config import NodeConfig, load_config
 from swarm.node.home.rotation import take_next_key
 from swarm.node.log_output import open_log
-from swarm.node.node import open_node
+from swarm.node.wiring import open_node
 
 log = logging.getLogger("swarm.node")
 

@@ -17,7 +17,10 @@ import trio
 
 from swarm.learning.code import bundle
 from swarm.node.commands.common import number_in, transact
-from swarm.node.node import Node, open_node
+from swarm.node.node import Node
+from swarm.node.plans.library import Library
+from swarm.node.plans.programs import Programs
+from swarm.node.wiring import open_node
 from swarm.protocol.program import federated_averaging
 from swarm.protocol.state import Rules
 from swarm.types import Digest
@@ -56,8 +59,8 @@ class LiveConsortium:
     async def _propose(self, by: str, plan: Path) -> int:
         node = next(n for n in self._nodes if n.directory.name == by)
         code, program = bundle.read(plan), federated_averaging(3, statistics=True)
-        node.library.add(code)
-        node.programs.add(program)
+        Library(node.directory / "plans").add(code)
+        Programs(node.directory / "programs").add(program)
         rules = Rules(rounds=program.rounds, min_peers=2)
         what = ("Tiny", code.digest, program.digest, Digest(b"\x01" * 32), rules, 0, 0)
         receipt = await transact(node.chain, "proposePlan", *what)

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from threading import Barrier
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import trio
+from harness.joined import joined_plans
 
 from swarm.errors import ConfigurationError
 from swarm.learning.code.bundle import MAX_BUNDLE_BYTES, Bundle
 from swarm.network import open_network
-from swarm.node.node import Node
+from swarm.node.chain.seen import Seen
 from swarm.node.plans.library import METHOD, Library
 from swarm.protocol.state import Consent, Duty, Member, Plan, Rules
 from swarm.types import NO_DIGEST, Address, MemberId, PlanId
@@ -92,22 +90,11 @@ def test_a_plans_code_is_fetched_where_it_is_asked_for_from_its_proposer_first(t
         PlanId(1), MemberId(3), "p", code.digest, NO_DIGEST, NO_DIGEST, Rules(9, 2),
         consents={MemberId(2): Consent(MemberId(2), Duty.TRAIN, 1, NO_DIGEST)},
     )  # fmt: skip
-    node: Any = SimpleNamespace(
-        library=library,
-        members=members,
-        network=Others(),
-        address=members[MemberId(0)].node,
-        me=members[MemberId(0)],
-        plans={},
-        participations={},
-        refused={},
-        _joining=set(),
-        _consider=lambda *_: None,
-    )
-    node._who_know = partial(Node._who_know, node)
-    trio.run(Node._observe_plan, node, plan, [], None)  # without a nursery, nothing begins
+    seen = Seen(members[MemberId(0)].node, members, {plan.id: plan})
+    joined = joined_plans(seen, library=library, network=Others())
+    assert not trio.run(joined.observe, plan, [], None)  # without a nursery, nothing begins
     assert not library.has(code.digest)
     for _ in range(2):
-        trio.run(Node.bring_code, node, plan)
+        trio.run(joined.sources.bring_code, plan)
     assert asked == [members[MemberId(3)].node]
     assert library.read(code.digest) == code

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import trio
-from harness.admission import admission_by
 
 from swarm.node.chain.link import ChainLink, News, WaitingCall
+from swarm.node.chain.seen import Seen
 from swarm.node.node import Node
 from swarm.protocol import state
 from swarm.protocol.machine import ChainObserved
@@ -53,13 +53,8 @@ def plan_in(round: Round) -> Plan:
     )  # fmt: skip
 
 
-def node_in(round: Round, exchange: Any = NOTHING, chain: Any = NOTHING) -> Node:
-    node = Node(
-        NOTHING, NOTHING, NODES[0], b"", NOTHING, chain, NOTHING, NOTHING, NOTHING, exchange,
-        SimpleNamespace(has=lambda digest: True), NOTHING, NOTHING, admission_by(), NOTHING, {},
-    )  # fmt: skip
-    node.members, node.plans = dict(MEMBERS), {PLAN: plan_in(round)}
-    return node
+def seen_in(round: Round) -> Seen:
+    return Seen(NODES[0], dict(MEMBERS), {PLAN: plan_in(round)})
 
 
 def submit(node: Address, plan: int = PLAN) -> WaitingCall:
@@ -86,29 +81,34 @@ def vote(node: Address, function: str, omitted: int = 0) -> WaitingCall:
 def test_a_node_knows_from_what_waits_whether_a_round_waits_for_more(
     round: Round, calls: list[WaitingCall], more: bool | None
 ) -> None:
-    assert node_in(round)._awaits_more(calls) is more
+    assert seen_in(round).awaits_more(calls) is more
 
 
 def test_a_round_that_waits_for_more_decides_for_all() -> None:
-    node = node_in(OPEN)
-    node.plans[PlanId(2)] = plan_in(OPEN)
+    seen = seen_in(OPEN)
+    seen.plans[PlanId(2)] = plan_in(OPEN)
     complete = [submit(NODES[0]), submit(NODES[1])]
-    assert node._awaits_more([*complete, submit(NODES[0], plan=2)]) is True
+    assert seen.awaits_more([*complete, submit(NODES[0], plan=2)]) is True
 
 
 def test_what_a_node_has_seen_of_the_chain_is_told_to_who_waits_for_it() -> None:
     told: list[str] = []
-    exchange: Any = SimpleNamespace(rules_changed=lambda: told.append("exchange"))
     chain = ChainLink(NOTHING, NOTHING, on_observed=lambda: told.append("chain"))
 
     async def news(*_: object) -> News:
         return News(7, None, {}, {})
 
     chain.news = news  # type: ignore[assignment]
+    joined: Any = SimpleNamespace(turned=lambda: False)
+    exchange: Any = SimpleNamespace(rules_changed=lambda: told.append("exchange"))
+    node = Node(
+        NOTHING, NOTHING, chain, NOTHING, NOTHING, exchange, seen_in(OPEN), joined,
+        *[NOTHING] * 6, {},
+    )  # fmt: skip
 
     async def scenario() -> None:
         async with trio.open_nursery() as nursery:
-            await node_in(OPEN, exchange, chain)._observe(nursery)
+            await node._observe(nursery)
 
     trio.run(scenario)
     assert sorted(told) == ["chain", "exchange"]

@@ -7,24 +7,24 @@ shown as what it is, hides nothing else, and ends no node.
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import trio
 import trio.testing
-from harness.admission import admission_by
 from harness.evm import EvmContract
+from harness.joined import joined_plans
 
 from swarm.chain import contract
 from swarm.chain.contract import MAX_TEXT_BYTES, UnreadableAnswer
 from swarm.errors import ChainError, PeerUnreachable, PlanError
 from swarm.learning.supervisor.trainer_messages import Loaded
 from swarm.node.chain.link import ChainLink
+from swarm.node.chain.seen import Seen
 from swarm.node.commands.members import MemberCommands
 from swarm.node.commands.plans import PlanCommands
-from swarm.node.node import Node
+from swarm.node.plans.joined import JoinedPlans
 from swarm.protocol.membership import Founder, Kind
 from swarm.protocol.program import federated_averaging
 from swarm.protocol.state import Consent, Duty, Member, Plan, Rules, VerifyLevel
@@ -208,51 +208,44 @@ class Part(Participation):
         self.observed += self._fault is None
 
 
-def node_with(*errors: Exception | None) -> Node:
+def plans_with(*errors: Exception | None) -> JoinedPlans:
     """A node that knows two members, and trainers that raise these, one a plan."""
     trainers = iter([Trainer(error) for error in errors])
 
     async def of(code: Digest) -> Trainer:
         return next(trainers)
 
-    library = SimpleNamespace(has=lambda digest: True, read=lambda digest: None)
-    nothing: Any = SimpleNamespace()
-
     async def bring(digest: Digest, *_: Any) -> Any:
         await trio.lowlevel.checkpoint()
         raise PeerUnreachable("nobody sent the program")
 
     programs = SimpleNamespace(bring=bring, add=lambda program: None)
-    node = Node(
-        Path("nowhere"), nothing, ANNA, b"", nothing, nothing, dict, nothing, nothing, nothing,
-        library, programs, SimpleNamespace(of=of), admission_by(), nothing, {},
-    )  # type: ignore[arg-type] # fmt: skip
-    node.members = Client().members()
-    return node
+    return joined_plans(Seen(ANNA, Client().members()), of, programs=programs)
 
 
-async def join(node: Node, *plans: Plan) -> None:
+async def join(joined: JoinedPlans, *plans: Plan) -> None:
     async with trio.open_nursery() as nursery:
         for plan in plans:
-            await node._observe_plan(plan, [], nursery)
+            joined.seen.plans[plan.id] = plan
+            await joined.observe(plan, [], nursery)
             await trio.testing.wait_all_tasks_blocked()
 
 
 def test_a_plan_with_a_program_that_no_release_knows_ends_no_node() -> None:
-    node = node_with(None, PlanError("plan.py raises KeyError"))
-    trio.run(join, node, plan_number(1, Digest(b"?" * 32)), plan_number(2))
-    assert "stages other than its code says" in node.refused[PlanId(1)]
-    assert node.refused[PlanId(2)] == "plan.py raises KeyError"
+    joined = plans_with(None, PlanError("plan.py raises KeyError"))
+    trio.run(join, joined, plan_number(1, Digest(b"?" * 32)), plan_number(2))
+    assert "stages other than its code says" in joined.refused[PlanId(1)]
+    assert joined.refused[PlanId(2)] == "plan.py raises KeyError"
 
 
 def test_a_fault_that_nobody_thought_of_halts_one_plan_with_a_sentence(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    node = node_with(KeyError("odd"), PlanError("plan.py raises ValueError"))
-    trio.run(join, node, plan_number(1), plan_number(2))
-    assert "KeyError: 'odd'" in node.refused[PlanId(1)]
-    assert "please report it" in node.refused[PlanId(1)]
-    assert node.refused[PlanId(2)] == "plan.py raises ValueError"
+    joined = plans_with(KeyError("odd"), PlanError("plan.py raises ValueError"))
+    trio.run(join, joined, plan_number(1), plan_number(2))
+    assert "KeyError: 'odd'" in joined.refused[PlanId(1)]
+    assert "please report it" in joined.refused[PlanId(1)]
+    assert joined.refused[PlanId(2)] == "plan.py raises ValueError"
     told = [r for r in caplog.records if "plan 1 is halted" in r.message]
     assert len(told) == 1
     assert told[0].levelno == logging.ERROR
@@ -276,26 +269,26 @@ def part() -> Part:
 def test_a_task_of_a_plan_that_fails_halts_it_and_what_comes_later_is_not_taken_in(
     part: Part,
 ) -> None:
-    node = node_with()
+    joined = plans_with()
 
     async def scenario() -> None:
-        node.participations[PlanId(1)] = part
+        joined.parts[PlanId(1)] = part
         async with trio.open_nursery() as nursery:
-            with node._contain(PlanId(1)):
+            with joined.contained(PlanId(1)):
                 await part.run()
             assert part.halted is not None
             assert "ZeroDivisionError: division by zero" in part.halted
             for _ in range(1000):  # an inbox that nobody empties has room for fewer
-                await node._observe_plan(plan_number(1), [], nursery)
+                await joined.observe(plan_number(1), [], nursery)
         assert part.observed == 0
         assert part.knows_needs
-        assert node.refused == {}
+        assert joined.refused == {}
 
     trio.run(scenario)
 
 
 def test_a_fault_while_a_block_is_taken_in_ends_that_plans_work_only(part: Part) -> None:
-    node = node_with()
+    joined = plans_with()
 
     async def fail(*arguments: object) -> None:
         raise TypeError("unsupported")
@@ -303,10 +296,10 @@ def test_a_fault_while_a_block_is_taken_in_ends_that_plans_work_only(part: Part)
     async def scenario() -> None:
         part.driver = SimpleNamespace(run=trio.sleep_forever)  # type: ignore[assignment]
         part.observe = fail  # type: ignore[method-assign]
-        node.participations[PlanId(1)] = part
+        joined.parts[PlanId(1)] = part
         async with trio.open_nursery() as nursery:
             nursery.start_soon(part.run)
-            await node._observe_plan(plan_number(1), [], nursery)
+            await joined.observe(plan_number(1), [], nursery)
             # The nursery ends by itself: the work of the halted plan does.
         assert "TypeError: unsupported" in str(part.halted)
 
@@ -314,16 +307,16 @@ def test_a_fault_while_a_block_is_taken_in_ends_that_plans_work_only(part: Part)
 
 
 def test_a_chain_that_does_not_answer_halts_no_plan(part: Part) -> None:
-    node = node_with()
+    joined = plans_with()
 
     async def fail(*arguments: object) -> None:
         raise ChainError("the endpoint does not answer")
 
     async def scenario() -> None:
         part.observe = fail  # type: ignore[method-assign]
-        node.participations[PlanId(1)] = part
+        joined.parts[PlanId(1)] = part
         async with trio.open_nursery() as nursery:
-            await node._observe_plan(plan_number(1), [], nursery)
+            await joined.observe(plan_number(1), [], nursery)
 
     with pytest.raises(ExceptionGroup) as raised:
         trio.run(scenario)

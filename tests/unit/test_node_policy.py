@@ -15,9 +15,10 @@ from msgspec import structs
 from swarm.errors import ConfigurationError, PeerUnreachable
 from swarm.learning.code.import_reader import Import
 from swarm.learning.supervisor.trainer_messages import Loaded, Rules, Tensor
+from swarm.node.chain.seen import Seen
+from swarm.node.consent.answering import RETRY_S, Answering
 from swarm.node.consent.confirmations import sign
 from swarm.node.home.config import Policy, load_config
-from swarm.node.node import CONSENT_RETRY_S, Node
 from swarm.privacy.charges import Budget
 from swarm.privacy.guarantee import Guarantee, dp
 from swarm.protocol import state
@@ -212,39 +213,36 @@ class Consenting:
         return {}
 
 
-def observed(policy: Policy, consenting: Consenting | None, *plans: Plan) -> Node:
-    nothing: Any = None
-    node = Node(
-        Path("hospital"), nothing, OWN, b"", nothing, nothing, dict, nothing, nothing, nothing,
-        nothing, nothing, nothing, admission_by(policy), nothing, {}, consent=consenting,
-    )  # fmt: skip
-    node.members = dict(MEMBERS)
+def observed(policy: Policy, consenting: Consenting | None, *plans: Plan) -> Answering:
+    seen = Seen(OWN, dict(MEMBERS))
+    answering = Answering(seen, admission_by(policy), consenting)
 
     async def observe() -> None:
         async with trio.open_nursery() as nursery:
             for plan in plans:
-                await node._observe_plan(plan, [], nursery)
+                seen.plans[plan.id] = plan
+                answering.consider(plan, MARY, nursery)
 
     trio.run(observe, clock=trio.testing.MockClock(autojump_threshold=0))
-    return node
+    return answering
 
 
 def test_a_plan_that_the_policy_allows_is_consented_to_once_and_by_itself() -> None:
     consenting = Consenting()
-    node = observed(Policy(proposers=("Kyoto",)), consenting, plan_of(), plan_of())
+    answering = observed(Policy(proposers=("Kyoto",)), consenting, plan_of(), plan_of())
     assert consenting.asked == [3]
-    assert node.against_policy == {}
+    assert answering.against_policy == {}
 
 
 def test_without_automatic_consent_nothing_is_consented_to() -> None:
     assert observed(Policy(proposers=("Kyoto",)), None, plan_of()).against_policy == {}
 
 
-def test_what_the_policy_refuses_is_never_asked_for_and_told_in_the_status() -> None:
+def test_what_the_policy_refuses_is_never_asked_for_and_told() -> None:
     consenting = Consenting()
-    node = observed(Policy(proposers=("Charité",)), consenting, plan_of())
+    answering = observed(Policy(proposers=("Charité",)), consenting, plan_of())
     assert consenting.asked == []
-    assert "proposed by Kyoto, whom `policy.proposers`" in node._refusals()[PlanId(3)]
+    assert "proposed by Kyoto, whom `policy.proposers`" in answering.against_policy[PlanId(3)]
 
 
 def test_a_plan_that_was_declined_is_not_consented_to_behind_its_back() -> None:
@@ -255,10 +253,10 @@ def test_a_plan_that_was_declined_is_not_consented_to_behind_its_back() -> None:
 
 def test_consent_by_policy_is_tried_again_while_peers_are_away_and_ends_with_a_refusal() -> None:
     consenting = Consenting(failures=3, refusal="the plan's code imports socket")
-    node = observed(Policy(), consenting, plan_of())
-    assert CONSENT_RETRY_S == 10
+    answering = observed(Policy(), consenting, plan_of())
+    assert RETRY_S == 10
     assert consenting.asked == [3, 3, 3, 3]
-    assert node.against_policy == {3: "the plan's code imports socket"}
+    assert answering.against_policy == {3: "the plan's code imports socket"}
 
 
 # The budget of privacy.

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 import trio
-from harness.admission import admission_by
+from harness.joined import joined_plans
 
 from swarm.errors import LocalError, PeerUnreachable, PlanError, RemoteError
-from swarm.node import node as node_module
-from swarm.node.node import Node
+from swarm.node.chain.seen import Seen
+from swarm.node.plans import sources
+from swarm.node.plans.joined import JoinedPlans
 from swarm.node.plans.programs import Programs
 from swarm.protocol.program import Program, Stage, federated_averaging
 from swarm.protocol.state import Consent, Duty, Member, Plan, PlanStatus, Rules
@@ -22,20 +23,13 @@ ME = Member(MemberId(0), Address(b"\1" * 20), Address(b"\1" * 20), "basel")
 CODE = Digest(b"\2" * 32)
 
 
-def node_with(describe: Any, plan: Plan, programs: Programs) -> Node:
-    nothing: Any = SimpleNamespace()
-    library: Any = SimpleNamespace(has=lambda digest: True, read=lambda digest: None)
-
+def plans_with(describe: Any, plan: Plan, programs: Programs) -> JoinedPlans:
     async def trainer_of(digest: Digest) -> Any:
         await trio.lowlevel.checkpoint()
         return SimpleNamespace(describe=describe)
 
-    made = Node(
-        nothing, nothing, ME.node, b"", nothing, nothing, nothing, nothing, nothing, nothing,
-        library, programs, SimpleNamespace(of=trainer_of), admission_by(), nothing, {},
-    )  # type: ignore[arg-type]  # fmt: skip
-    made.members, made.plans = {ME.id: ME}, {plan.id: plan}
-    return made
+    seen = Seen(ME.node, {ME.id: ME}, {plan.id: plan})
+    return joined_plans(seen, trainer_of, programs=programs)
 
 
 def plan_with(program: Digest) -> Plan:
@@ -46,13 +40,13 @@ def plan_with(program: Digest) -> Plan:
     )
 
 
-def observe(node: Node, plan: Plan) -> None:
+def observe(joined: JoinedPlans, plan: Plan) -> None:
     """What a node does when it sees the plan: with a new block, or after a restart."""
 
     async def scenario() -> None:
         with trio.fail_after(5):
             async with trio.open_nursery() as nursery:
-                await node._observe_plan(plan, [], nursery)
+                assert await joined.observe(plan, [], nursery)
 
     trio.run(scenario)
 
@@ -71,13 +65,13 @@ def test_a_node_takes_no_part_in_a_plan_whose_program_it_does_not_know_and_says_
     programs: Programs,
 ) -> None:
     plan = plan_with(Digest(b"\7" * 32))
-    node = node_with(described, plan, programs)
+    joined = plans_with(described, plan, programs)
     for _ in range(2):  # the second time, nothing is begun
-        observe(node, plan)
-        assert list(node.refused) == [plan.id]
-        assert "such as this release of swarm does not know" in node.refused[plan.id]
-    assert node.participations == {}
-    assert node._joining == set()  # so that pruning goes on
+        observe(joined, plan)
+        assert list(joined.refused) == [plan.id]
+        assert "such as this release of swarm does not know" in joined.refused[plan.id]
+    assert joined.parts == {}
+    assert joined._joining == set()  # so that pruning goes on
 
 
 def test_a_plan_whose_code_cannot_say_what_it_is_ends_no_node(programs: Programs) -> None:
@@ -86,15 +80,15 @@ def test_a_plan_whose_code_cannot_say_what_it_is_ends_no_node(programs: Programs
         raise PlanError("plan.py, line 3: no module named torchvision")
 
     plan = plan_with(federated_averaging(3).digest)
-    node = node_with(broken, plan, programs)
-    observe(node, plan)
-    assert node.refused == {plan.id: "plan.py, line 3: no module named torchvision"}
+    joined = plans_with(broken, plan, programs)
+    observe(joined, plan)
+    assert joined.refused == {plan.id: "plan.py, line 3: no module named torchvision"}
 
 
 def test_what_this_machine_cannot_do_now_is_tried_again(
     monkeypatch: pytest.MonkeyPatch, programs: Programs
 ) -> None:
-    monkeypatch.setattr(node_module, "CODE_RETRY_S", 0.01)
+    monkeypatch.setattr(sources, "RETRY_S", 0.01)
     asked: list[int] = []
 
     async def describe() -> Any:
@@ -104,12 +98,12 @@ def test_what_this_machine_cannot_do_now_is_tried_again(
         return await described()
 
     program = federated_averaging(3)
-    node = node_with(describe, plan_with(program.digest), programs)
-    assert trio.run(node._find_program, plan_with(program.digest)) == program
+    joined = plans_with(describe, plan_with(program.digest), programs)
+    assert trio.run(joined.sources.await_program, plan_with(program.digest)) == program
     assert len(asked) == 3
     # From then on the blob says it, after a restart too, and no trainer is asked.
-    again = node_with(describe, plan_with(program.digest), Programs(programs.directory))
-    assert trio.run(again._find_program, plan_with(program.digest)) == program
+    again = plans_with(describe, plan_with(program.digest), Programs(programs.directory))
+    assert trio.run(again.sources.await_program, plan_with(program.digest)) == program
     assert len(asked) == 3
 
 
@@ -148,6 +142,6 @@ def test_a_task_of_a_later_release_is_named_before_any_code_runs(programs: Progr
     program = Program(stages)
     programs.add(program)
     plan = plan_with(program.digest)
-    node = node_with(never, plan, programs)
-    observe(node, plan)
-    assert "does not know the task 'forecast'" in node.refused[plan.id]
+    joined = plans_with(never, plan, programs)
+    observe(joined, plan)
+    assert "does not know the task 'forecast'" in joined.refused[plan.id]

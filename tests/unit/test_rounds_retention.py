@@ -9,12 +9,13 @@ import pytest
 import trio
 import trio.lowlevel
 import trio.testing
+from harness.joined import joined_plans
 
-from swarm.node.node import Node
+from swarm.node.chain.seen import Seen
 from swarm.protocol.program import federated_averaging
 from swarm.protocol.state import Member, Plan, PlanStatus, Round, RoundStatus, Rules
-from swarm.rounds.retention import PRUNE_EVERY_S, PlanBlobs, Pruning
-from swarm.types import Digest, MemberId, PlanId
+from swarm.rounds.retention import PRUNE_EVERY_S, PlanBlobs, Pruning, Retention
+from swarm.types import Address, Digest, MemberId, PlanId
 
 Made = dict[int, set[Digest]]
 
@@ -129,44 +130,28 @@ def test_a_node_deletes_nothing_before_it_knows_what_it_needs(
         return function(*arguments)
 
     monkeypatch.setattr(trio.to_thread, "run_sync", run_sync)
-    nothing: Any = SimpleNamespace()
     dropped: list[set[Digest]] = []
     store: Any = SimpleNamespace(
         roots=lambda: frozenset({MODEL, OTHER}), unfinished=dict, discard=dropped.append
     )
-    node = Node(
-        nothing,
-        nothing,
-        nothing,
-        b"",
-        nothing,
-        nothing,
-        nothing,
-        nothing,
-        store,
-        nothing,
-        nothing,
-        nothing,
-        nothing,
-        nothing,
-        nothing,
-        {},
-    )
+    seen = Seen(Address(b"\1" * 20))
+    joined = joined_plans(seen)
+    retention = Retention(store, joined.know_needs, lambda: (joined.needed(), joined.take_spent()))
 
     async def scenario() -> None:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(node._retention.run)
+            nursery.start_soon(retention.run)
             await trio.sleep(10 * PRUNE_EVERY_S)
             assert not dropped  # nothing of the chain is known
-            node.height = 5
+            seen.height = 5
             await trio.sleep(10 * PRUNE_EVERY_S)
             assert not dropped  # it is no member
-            me = Member(MemberId(0), node.address, node.address, "me")
-            node.members = {me.id: me}
-            node._joining.add(PlanId(1))
+            me = Member(MemberId(0), seen.own, seen.own, "me")
+            seen.members = {me.id: me}
+            joined._joining.add(PlanId(1))
             await trio.sleep(10 * PRUNE_EVERY_S)
             assert not dropped  # its part in the plan is still being put together
-            node.participations[PlanId(1)] = ready
+            joined.parts[PlanId(1)] = ready
             await trio.sleep(10 * PRUNE_EVERY_S)
             nursery.cancel_scope.cancel()
 

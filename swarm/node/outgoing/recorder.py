@@ -42,7 +42,7 @@ Answer = Callable[[Address, bytes], Awaitable[bytes]]
 
 @dataclass
 class Outgoing:
-    """What leaves one node. The three lookups are the node's, once there is one."""
+    """What leaves one node. The three lookups are of what the chain says."""
 
     log: OutgoingLog
     traffic: Callable[[], Mapping[Address, PeerTraffic]]

@@ -72,17 +72,17 @@ class Surroundings:
 
     @property
     def plan(self) -> Plan:
-        return self.node.plans[self.number]
+        return self.node.seen.plans[self.number]
 
     @property
     def now(self) -> float:
         return time.time()
 
     def members_now(self) -> dict[MemberId, Member]:
-        return dict(self.node.members)
+        return dict(self.node.seen.members)
 
     def plan_numbers(self) -> list[PlanId]:
-        return list(self.node.plans)
+        return list(self.node.seen.plans)
 
     def known_digests(self) -> list[Digest]:
         plan = self.plan
@@ -119,9 +119,9 @@ class Hands:
         self._rng = rng
         self._told = told
         self._key = key
-        (number, *_) = node.participations
+        (number, *_) = node.joined.parts
         around = Surroundings(node, key, number)
-        me = node.me
+        me = node.seen.me
         assert me is not None
         self._around = around
         self._calls = Calls(rng, me.id, around)
@@ -308,7 +308,7 @@ class Hands:
     async def _knock(self) -> None:
         """A connection that proves nothing, held or filled with what strangers send."""
         rng = self._rng
-        me = self.node.address
+        me = self.node.seen.own
         places = [
             text for a, texts in self.node.known_addresses.items() if a != me for text in texts
         ]

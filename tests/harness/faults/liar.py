@@ -32,7 +32,8 @@ from swarm.node import node_process
 from swarm.node.chain import source
 from swarm.node.home.config import load_config
 from swarm.node.home.password import find_passwords, open_with
-from swarm.node.node import Node, open_node
+from swarm.node.node import Node
+from swarm.node.wiring import open_node
 from swarm.types import Address, Digest
 
 COUNTED = "lies.json"
@@ -91,7 +92,7 @@ class Liar:
             nursery.cancel_scope.cancel()
 
     async def _lie(self, node: Node) -> None:
-        while not node.participations or node.me is None:  # noqa: ASYNC110 (of a node's own parts)
+        while not node.joined.parts or node.seen.me is None:  # noqa: ASYNC110 (of a node's own parts)
             await trio.sleep(LOOK_S)
         config = load_config(self._directory)
         passwords = find_passwords(self._directory, config, None)
