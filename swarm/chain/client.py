@@ -21,7 +21,6 @@ from typing import Any
 from eth_account import Account
 from eth_hash.auto import keccak
 from eth_utils.address import to_checksum_address
-from web3.providers import BaseProvider
 
 from swarm.chain import contract as codec
 from swarm.chain.contract import Event, FounderCard, Snapshot, UnreadableAnswer
@@ -29,6 +28,7 @@ from swarm.chain.endpoint import (
     Endpoint,
     EndpointFault,
     InProcessProvider,
+    Provider,
     read_address,
     read_bytes,
     read_digest,
@@ -112,13 +112,13 @@ class ConsortiumClient:
     @classmethod
     def over(
         cls,
-        provider: BaseProvider,
+        provider: Provider,
         contract: Address,
         key: bytes | None = None,
         *,
         tag: str = "latest",
     ) -> ConsortiumClient:
-        """Over any web3 provider, `InProcessProvider` for one. Checked like `connect`."""
+        """Over any provider, `InProcessProvider` or one of web3.py. Checked like `connect`."""
         return cls._checked(Endpoint(provider), contract, key, tag)
 
     @classmethod
@@ -507,7 +507,7 @@ class EventFollower:
 
 
 def deploy(
-    provider: BaseProvider, key: bytes, founders: Sequence[FounderCard], *, deadline_s: float = 60
+    provider: Provider, key: bytes, founders: Sequence[FounderCard], *, deadline_s: float = 60
 ) -> Address:
     """Create the contract and its libraries on an external chain; the embedded one has them in its
     genesis.

@@ -1,21 +1,15 @@
 """One JSON-RPC endpoint of a chain: questions out, plain results or our errors back.
 
-web3.py's providers carry the bytes. Results are read raw, without its formatters: they would cost
-more than the call itself, and they refuse the long `extraData` of foreign QBFT chains, of which
-nothing here reads a byte.
+A provider as web3.py has them carries the bytes. Results are read raw, without its formatters: they
+would cost more than the call itself, and they refuse the long `extraData` of foreign QBFT chains,
+of which nothing here reads a byte.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from typing import Any, cast
-
-from requests import RequestException
-from web3 import HTTPProvider
-from web3.exceptions import Web3Exception
-from web3.providers import BaseProvider
-from web3.types import RPCEndpoint, RPCResponse
+from typing import Any, Protocol
 
 from swarm.chain import contract
 from swarm.errors import ChainError
@@ -29,20 +23,24 @@ class EndpointFault(ChainError):
     """The endpoint answered with an error of its own, or not at all."""
 
 
-class InProcessProvider(BaseProvider):
-    """A web3 provider over a function from request to response, without HTTP between."""
+class Provider(Protocol):
+    """As much of a web3 provider as is needed here."""
+
+    def make_request(self, method: Any, params: Any) -> Any:
+        """The response as JSON has it. Raises OSError or ValueError if there is none."""
+        ...
+
+
+class InProcessProvider:
+    """A provider over a function from request to response, without HTTP between."""
 
     def __init__(self, handle: Callable[[object], object]) -> None:
-        super().__init__()
         self._handle = handle
         self._ids = itertools.count(1)
 
-    def make_request(self, method: RPCEndpoint, params: Any) -> RPCResponse:
+    def make_request(self, method: Any, params: Any) -> Any:
         request = {"jsonrpc": "2.0", "id": next(self._ids), "method": method, "params": params}
-        return cast(RPCResponse, self._handle(request))
-
-    def is_connected(self, show_traceback: bool = False) -> bool:
-        return True
+        return self._handle(request)
 
     def __str__(self) -> str:
         return "this node's own chain"
@@ -51,14 +49,15 @@ class InProcessProvider(BaseProvider):
 class Endpoint:
     """Asks through one provider. Blocks the calling thread; any thread may call."""
 
-    def __init__(self, provider: BaseProvider) -> None:
+    def __init__(self, provider: Provider) -> None:
         self._provider = provider
 
     @classmethod
     def at(cls, rpc_url: str, timeout_s: float) -> Endpoint:
-        """Over HTTP. Without retries of its own: who calls knows what may be asked twice."""
-        kwargs = {"timeout": timeout_s}
-        return cls(HTTPProvider(rpc_url, kwargs, exception_retry_configuration=None))
+        """Over HTTP."""
+        from swarm.chain.external import OverHttp
+
+        return cls(OverHttp(rpc_url, timeout_s))
 
     def __str__(self) -> str:
         return str(self._provider)
@@ -69,8 +68,8 @@ class Endpoint:
         Raises ContractError if it reverted, EndpointFault for any other error or no answer.
         """
         try:
-            answer: object = self._provider.make_request(RPCEndpoint(method), list(params))
-        except (RequestException, OSError, ValueError, Web3Exception) as error:
+            answer: object = self._provider.make_request(method, list(params))
+        except (OSError, ValueError) as error:
             raise EndpointFault(f"{self} did not answer {method}: {error}") from None
         if not isinstance(answer, dict):
             raise EndpointFault(f"{self} answered {method} with something that is no JSON-RPC")

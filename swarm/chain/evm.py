@@ -11,6 +11,7 @@ Nothing in this module keeps anything: states read through an `Overlay` that col
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -36,6 +37,10 @@ from trie import HexaryTrie
 from swarm.chain.block import Block, InvalidTransaction, Transaction
 from swarm.chain.codec import MAX_HEADER_BYTES, Encoded, decode_transaction, to_block
 from swarm.types import NO_ADDRESS, Address, Digest
+
+RECURSION_LIMIT = 12 * 1024
+"""Calls within calls within Python, as py-evm needs them for 1024 frames (see `lean_imports`)."""
+sys.setrecursionlimit(max(RECURSION_LIMIT, sys.getrecursionlimit()))
 
 Slot = tuple[bytes, int]
 """A storage slot, as (contract, slot)."""

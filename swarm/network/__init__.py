@@ -4,6 +4,7 @@
 member gate, `wire` for what is said over them, `limits` for every bound.
 """
 
+from swarm import lean_imports  # noqa: F401 (before libp2p)
 from swarm.network.blob_exchange import BlobProvider
 from swarm.network.limits import NetworkLimits
 from swarm.network.network import Network, open_network

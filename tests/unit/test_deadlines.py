@@ -61,6 +61,7 @@ ACCOUNTED = {
     "chain.client:_create:wait": POSITIONAL,
     "chain.client:transact:wait": "with the deadline of the transaction",
     "chain.endpoint:ask:make_request": "the provider has a timeout, or is in this process",
+    "chain.external:make_request:make_request": "made with a timeout, which its caller gives",
     "dashboard.access:bounded:receive": "the server has a deadline for reading",
     "dashboard.serving:serve:serve_listeners": IDLE,
     "node.http_door:_next_event:receive_some": "`read_head` and `read_body` set the deadline",
