@@ -8,12 +8,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from swarm.errors import ConfigurationError, LocalError, SwarmError
 from swarm.node.commands.control import ask, read_running
+from swarm.testnet import warm
 from swarm.testnet.layout import TestnetFile, TestnetNode
 
 START_DEADLINE_S = 60.0
@@ -23,25 +24,54 @@ STOP_GRACE_S = 10.0
 POLL_S = 0.1
 
 
-def start_node(node: TestnetNode, within: Sequence[str] = ()) -> subprocess.Popen[bytes]:
+class NodeProcess(Protocol):
+    """The process of a node, as `subprocess.Popen` has it."""
+
+    @property
+    def pid(self) -> int: ...
+
+    def poll(self) -> int | None: ...
+
+    def wait(self, timeout: float) -> int: ...
+
+    def send_signal(self, number: int, /) -> None: ...
+
+    def terminate(self) -> None: ...
+
+    def kill(self) -> None: ...
+
+
+def prepare_nodes() -> None:
+    """Begin what nodes are forked from, so that it is ready when the first is started."""
+    if warm.IS_POSSIBLE:
+        warm.warm_process()
+
+
+def start_node(node: TestnetNode, within: Sequence[str] = ()) -> NodeProcess:
     """Start `swarm node start` in a session of its own, so that it outlives this command.
 
-    `within` is a command that runs another one in its place, such as `ip netns exec NAME`.
+    `within` is a command that runs another one in its place, such as `ip netns exec NAME`; without
+    it, the node is a fork of a process that is there for that (`warm`).
     """
     directory = Path(node.directory)
+    arguments = ["node", "start", str(directory)]
     with (directory / "node.log").open("ab") as log:
-        process = subprocess.Popen(
-            [*within, sys.executable, "-P", "-m", "swarm", "node", "start", str(directory)],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+        process: NodeProcess
+        if warm.IS_POSSIBLE and not within:
+            process = warm.warm_process().start(arguments, os.environ, log.fileno())
+        else:
+            process = subprocess.Popen(
+                [*within, sys.executable, "-P", "-m", "swarm", *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
     node.pid = process.pid
     return process
 
 
-def wait_ready(testnet: TestnetFile, processes: dict[str, subprocess.Popen[bytes]]) -> None:
+def wait_ready(testnet: TestnetFile, processes: Mapping[str, NodeProcess]) -> None:
     """Wait until every node answers. Raises the node's own error if it ends instead."""
     patience_s = START_DEADLINE_S + START_EACH_S * len(testnet.nodes)
     deadline = time.monotonic() + patience_s
@@ -84,7 +114,7 @@ def status_of(node: TestnetNode) -> dict[str, Any]:
     return known | answer | {"alive": True}
 
 
-def stop_nodes(testnet: TestnetFile, processes: dict[str, subprocess.Popen[bytes]]) -> None:
+def stop_nodes(testnet: TestnetFile, processes: Mapping[str, NodeProcess]) -> None:
     """End all nodes: SIGTERM, and SIGKILL for those that are still there after a grace."""
     for node in testnet.nodes:
         _signal(node, signal.SIGTERM)

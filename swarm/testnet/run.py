@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -31,7 +30,9 @@ from swarm.testnet.layout import (
     write_testnet,
 )
 from swarm.testnet.processes import (
+    NodeProcess,
     last_line,
+    prepare_nodes,
     start_node,
     status_of,
     stop_nodes,
@@ -65,7 +66,7 @@ class Testnet:
 
     directory: Path
     file: TestnetFile
-    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    processes: dict[str, NodeProcess] = field(default_factory=dict)
 
     def statuses(self) -> Statuses:
         return [status_of(node) for node in self.file.nodes]
@@ -96,6 +97,7 @@ def bring_up(
 
     Raises ConfigurationError or PlanError before anything is started, or ends what it started.
     """
+    prepare_nodes()
     sites = deal(plan, peers)
     made = create_testnet(directory, plan, sites, seed, keep_models=keep_models)
     testnet = Testnet(directory, made)
@@ -254,6 +256,7 @@ def run_testnet(
     for the models trained alone and on pooled data.
     """
     began = time.monotonic()
+    prepare_nodes()
     sites = deal(plan, peers)
     notes: list[str] = []
     with _directory(keep) as directory, open_evaluator(plan, sites, seed) as evaluator:

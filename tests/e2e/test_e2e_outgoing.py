@@ -93,7 +93,7 @@ def test_a_killed_node_has_on_its_list_all_that_others_have_received(testnet: Te
     victim, home = testnet.file.nodes[2].name, testnet.home(2)
     process = testnet.processes[victim]
     os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    process.wait(10)
     listed = entries(home)
     for index in (0, 1):
         receiver = testnet.file.nodes[index].name

@@ -138,6 +138,11 @@ ACCOUNTED = {
     "rounds.collection:use:wait": "set by a pull, which has one; its failure cancels",
     "rounds.chunk_merge:_merged_pieces:wait": STOPPED,
     "testnet.processes:stop_nodes:wait": POSITIONAL,
+    "testnet.warm:_look:select": POSITIONAL,
+    "testnet.warm:close:wait": POSITIONAL,
+    "testnet.warm:serve:receive": "in the process that is forked from, which ends with its asker",
+    "testnet.warm:serve:select": "in the process that is forked from, which ends with its asker",
+    "testnet.warm:start:receive": SOCKET,
     "testnet.workers:ask:read_frame": "as long as a client trains; whoever asked can end it",
 }
 TIMEOUTS = {"timeout", "timeout_s", "deadline_s", "within_s", "timeout_seconds"}

@@ -26,7 +26,7 @@ from swarm.learning.simulation.dealing import SiteFiles
 from swarm.node.commands.control import ask
 from swarm.node.home.setup import create_node
 from swarm.testnet.layout import ALL_MODELS, TestnetNode, create_testnet
-from swarm.testnet.processes import start_node, stop_nodes, wait_ready
+from swarm.testnet.processes import NodeProcess, start_node, stop_nodes, wait_ready
 from swarm.testnet.run import Testnet
 from swarm.types import to_hex
 
@@ -182,7 +182,7 @@ class Nodes:
                 with suppress(ProcessLookupError):
                     os.kill(pid, number)
 
-    def _start(self, node: TestnetNode, index: int) -> subprocess.Popen[bytes]:
+    def _start(self, node: TestnetNode, index: int) -> NodeProcess:
         within = ["env", *self._set, *self._within(index)]
         if node.name in self.liars:
             within += [sys.executable, "-m", "harness.faults.liar", self.liars[node.name]]
