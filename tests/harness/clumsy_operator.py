@@ -23,7 +23,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from unittest.mock import patch
 
@@ -112,8 +112,7 @@ def check(case: Case, consortia: Consortia) -> str:
         desk.words = case.task.words(desk)
         sound = tree_of(desk.folder)
         chance = random.Random(f"mistakes {case.seed}")
-        for slip in case.slips:
-            slip.make(desk, chance)
+        case = _make(case, desk, chance)
         before = Before(tree_of(desk.folder), case.task.done(desk))
         came = _judge(case, desk, before, run(desk))
         put_back(desk.folder, sound, before.tree)
@@ -139,6 +138,21 @@ def run(desk: Desk) -> Result:
         result = CliRunner().invoke(swarm, desk.words, input=desk.typed, prog_name="swarm")
     desk.said = result.output
     return result
+
+
+def _make(case: Case, desk: Desk, chance: random.Random) -> Case:
+    """Make the case's mistakes; the case as it is then. One mistake can take from the other the
+    option that it would misspell, or the line that it would change: then it is made alone."""
+    first, *others = case.slips
+    first.make(desk, chance)
+    made = [first]
+    for slip in others:
+        try:
+            slip.make(desk, chance)
+            made.append(slip)
+        except ValueError:
+            pass
+    return replace(case, slips=tuple(made))
 
 
 def _judge(case: Case, desk: Desk, before: Before, result: Result) -> str:
