@@ -31,6 +31,7 @@ from swarm.node.members.new_keys import NewKeys
 from swarm.node.members.notes import ToldNotes
 from swarm.node.members.standing import keep_up
 from swarm.node.outgoing.recorder import Outgoing
+from swarm.node.plans.figures import Figures
 from swarm.node.plans.joined import JoinedPlans
 from swarm.node.plans.trainers import Trainers
 from swarm.node.status import (
@@ -77,6 +78,7 @@ class Node:
     known_addresses: Mapping[Address, tuple[str, ...]]
     """Of the founders, by account and by node."""
     rpc_url: str = ""
+    figures: Figures | None = None
     new_keys: NewKeys = field(default_factory=NewKeys)
     unreadable: dict[PlanId, str] = field(default_factory=dict)
     """Plans that this release cannot read as the chain has them now, and why."""
@@ -104,6 +106,8 @@ class Node:
             nursery.start_soon(self._tell_notes)
             nursery.start_soon(self._trust_votes)
             nursery.start_soon(self.trainers.end_idle, self._is_trained)
+            if self.figures is not None:
+                nursery.start_soon(self.figures.run)
             while True:
                 try:
                     await self._observe(nursery)

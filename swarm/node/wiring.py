@@ -50,6 +50,7 @@ from swarm.node.members.greetings import Greetings
 from swarm.node.node import Node
 from swarm.node.outgoing.log import OUTGOING, OutgoingLog
 from swarm.node.outgoing.recorder import ListedScores, Outgoing
+from swarm.node.plans.figures import Figures, TensorBoard
 from swarm.node.plans.joined import JoinedPlans
 from swarm.node.plans.library import METHOD as BUNDLE_METHOD
 from swarm.node.plans.library import Library
@@ -194,6 +195,11 @@ async def open_node(directory: Path, password: str | None = None) -> AsyncIterat
             admission=admission,
             known_plans=seen.plans,
         )
+        board = None
+        if config.figures.tensorboard is not None:
+            board = await trio.to_thread.run_sync(
+                TensorBoard, directory / config.figures.tensorboard
+            )
         is_automatic = config.policy.consent == "automatic"
         node = Node(
             directory=directory,
@@ -211,6 +217,7 @@ async def open_node(directory: Path, password: str | None = None) -> AsyncIterat
             greetings=Greetings(version("swarm"), joined.halted),
             privacy=admission.ledger,
             known_addresses=addresses,
+            figures=None if board is None else Figures(board, joined.parts.values),
         )
         exchange.allow(public.may_read, purpose=public.purpose_of)
         chain.on_waiting, chain.awaits_more = joined.hear_waiting, seen.awaits_more

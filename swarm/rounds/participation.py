@@ -159,6 +159,11 @@ class Participation:
         return self.machine.plan_id
 
     @property
+    def title(self) -> str:
+        """The plan's number and name."""
+        return str(self.id) if self.plan is None else f"{self.id} {self.plan.name}"
+
+    @property
     def plan(self) -> Plan | None:
         """The plan as the round machine sees it; None before its first look."""
         return self.machine.plan

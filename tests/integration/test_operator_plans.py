@@ -34,6 +34,13 @@ async def completed(consortium: Consortium, number: int) -> None:
     assert len(models) == 1
 
 
+def rounds_on_board(board: Path, run: str) -> list[int]:
+    """The rounds whose loss a folder of TensorBoard has."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    return [at.step for at in EventAccumulator(str(board / run)).Reload().Scalars("loss")]
+
+
 def test_a_plan_goes_on_through_a_new_key_missing_data_and_grown_data(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -50,6 +57,8 @@ def test_a_plan_goes_on_through_a_new_key_missing_data_and_grown_data(
         # A site whose data are away runs, validates and is told; it cannot consent.
         shutil.move(mary, moved)
         await consortium.end("mary")
+        with (nodes / "mary" / "node.toml").open("a") as settings:
+            settings.write('\n[figures]\ntensorboard = "board"\n')
         consortium.start("mary")
         await consortium.connected(*FOUNDERS)
         await consortium.says("mary", "this site trains nothing: `data.path`")
@@ -71,6 +80,12 @@ def test_a_plan_goes_on_through_a_new_key_missing_data_and_grown_data(
         [*_, last] = (await plan_at(consortium, "mary", 1))["records"]
         assert last["number"] == 6
         assert "mary" in (await plan_at(consortium, "kyoto", 1))["submitted"]
+
+        async def is_on_board() -> bool:
+            rounds = rounds_on_board(nodes / "mary" / "board", "plan-1-Tiny")
+            return rounds == [1, 2, 3, 4, 5, 6]
+
+        await consortium.until("all rounds are on the board, once", is_on_board)
 
         # The trainers end; a plan that is consented to now sees the rows that have come.
         async def all_ended() -> bool:

@@ -141,6 +141,13 @@ class Privacy(_Section, frozen=True):
     """The δ at which it is counted."""
 
 
+class Figures(_Section, frozen=True):
+    """Where the figures of rounds go, beside this node's status and dashboard."""
+
+    tensorboard: str | None = None
+    """A folder for `tensorboard --logdir`, written anew at each start. Needs swarm[tensorboard]."""
+
+
 class Log(_Section, frozen=True):
     level: Literal["debug", "info", "warning", "error"] = "info"
     """The least that is written."""
@@ -177,6 +184,7 @@ class NodeConfig(_Section, frozen=True):
     privacy: Privacy = Privacy()
     storage: Storage = Storage()
     log: Log = Log()
+    figures: Figures = Figures()
 
 
 def load_config(directory: Path) -> NodeConfig:
