@@ -33,12 +33,13 @@ def command(
     from swarm.audit.words import told
 
     report = audit(directory, until)
-    for line in told(report):
-        click.echo(visible(line))
+    # First what can fail, as on a full disk: a report that was not kept is not told as one.
     if json_file is not None:
         text = msgspec.json.format(msgspec.json.encode(report), indent=2)
         json_file.write_bytes(text + b"\n")
     if html_file is not None:
         html_file.write_text(page(report), encoding="utf-8")
+    for line in told(report):
+        click.echo(visible(line))
     if report.faults:
         raise SystemExit(1)

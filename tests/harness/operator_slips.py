@@ -203,7 +203,12 @@ def _drop(word: str, count: int) -> Make:
 
 
 def _no_cards(desk: Desk, chance: random.Random) -> None:
-    desk.words = [word for word in desk.words if not word.endswith("card.json")]
+    before = ["", *desk.words]
+    desk.words = [
+        word
+        for option, word in zip(before, desk.words, strict=False)
+        if option.startswith("--") or not word.endswith("card.json")
+    ]
 
 
 def _number(*values: str) -> Make:

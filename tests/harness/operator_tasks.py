@@ -33,6 +33,8 @@ class Task:
     live: bool = False
     leaves: str = "(?!)"
     """Paths that may be there after a refusal: those that a node makes whole at each start."""
+    is_service: bool = False
+    """Whether it runs until Ctrl-C, which is its regular end then, at whatever moment."""
 
 
 # In directories of her own.
@@ -113,6 +115,7 @@ OFFLINE = [
         lambda desk: desk.was_up,
         _ran_before,
         leaves=r"mary/(lock|outgoing|chain).*",
+        is_service=True,
     ),
     Task("audit", _audit, _makes("audit.json"), _ran_before),
     Task("signer", _signer, _makes("anna.json")),
@@ -162,7 +165,9 @@ def propose_plan(by: str) -> Callable[[Desk], None]:
 
 
 def _take_back(desk: Desk) -> None:
-    """What cases before this one have proposed here."""
+    """What cases before this one have proposed here; and count what this one will."""
+    assert desk.live is not None
+    desk.live.proposed += 1
     for proposal in desk.ask("mary", "members")["proposals"]:
         if proposal["status"] == "open":
             with suppress(ConfigurationError):  # another's

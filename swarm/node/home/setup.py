@@ -50,9 +50,10 @@ def create_node(
     its key lies elsewhere; the node's own by default.
     Raises ConfigurationError, and then leaves nothing behind.
     """
-    for address in (listen, *announce):
-        check_multiaddr(address, name)
-    check_host_port(http, name)
+    check_multiaddr(listen, "`--listen`")
+    for address in announce:
+        check_multiaddr(address, "`--announce`")
+    check_host_port(http, "`--http`")
     if directory.exists() and any(directory.iterdir()):
         raise ConfigurationError(
             f"{directory} is not empty: choose a new directory, or start the node that is there"
