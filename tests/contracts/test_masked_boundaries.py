@@ -239,13 +239,15 @@ def test_a_masked_update_is_for_this_epoch_and_has_a_code_for_each_pair(
     assert site.refused(0, "masked", *site.at, epoch, digest, bytes(codes)) == error
 
 
-def test_no_leader_leaves_a_contributor_out(found: Found) -> None:
+@pytest.mark.parametrize(("omitted", "reasons"), [(1, b"\1"), (1, b""), (0, b"\1")])
+def test_no_leader_leaves_a_contributor_out(found: Found, omitted: int, reasons: bytes) -> None:
     site = found(4)
     site.close()
     site.judge()
     site.mask()
     leader = site.round.leader_at(site.now)
-    assert site.refused(leader, "merge", *site.at, Outcome(SUM, 1), b"\1") == "RoundBadOmission"
+    outcome = Outcome(SUM, omitted)
+    assert site.refused(leader, "merge", *site.at, outcome, reasons) == "RoundBadOmission"
 
 
 def test_time_voids_before_the_lock_and_never_after_it(found: Found) -> None:
