@@ -13,7 +13,7 @@ import random
 import shutil
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -267,7 +267,16 @@ def _not_ours(name: str) -> Make:
 
 
 def _other_terminal(desk: Desk, chance: random.Random) -> None:
-    desk.around = partial(only_node_in, desk.home)
+    desk.around = partial(_running, desk.home)
+
+
+@contextmanager
+def _running(home: Path) -> Iterator[None]:
+    """A node runs there; or none can, where another mistake has the lock."""
+    with ExitStack() as stack:
+        with suppress(OSError):
+            stack.enter_context(only_node_in(home))
+        yield
 
 
 def _taken(key: str) -> Make:
