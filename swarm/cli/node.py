@@ -312,6 +312,10 @@ def _print_status(answer: dict[str, Any]) -> None:
             click.echo(f"\nNot connected to {_why_away(peer)}")
         for note in peer["notes"]:
             click.echo(f"\n{peer['name']}: {note}")
+    for name, is_connected in answer["standbys"].items():
+        click.echo(f"\nStandby of {name}: {'connected' if is_connected else 'not connected'}")
+    if answer["former"]:
+        click.echo(f"\nNo members any more: {', '.join(answer['former'])}")
     if chain.get("waiting_for") and chain.get("round"):  # in round 0 that is the usual second
         click.echo(f"\nThe chain waits for: {', '.join(chain['waiting_for'])}")
     reach = answer["sandbox"]["reach"]
@@ -345,6 +349,11 @@ def _print_status(answer: dict[str, Any]) -> None:
         if rows:
             print_table(("round", "leader", "model", "validation", "all sites", "seconds"), rows)
 
+    for number, name in answer["asked"].items():
+        click.echo(
+            f"\nplan {number} {name} waits for this institution: read `swarm plan show {number}`, "
+            f"then `swarm plan consent {number}` or `swarm plan decline {number}`"
+        )
     for number, why in answer["refused_plans"].items():
         click.echo(f"\nplan {number}: this node takes no part: {why}")
 

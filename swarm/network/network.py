@@ -112,7 +112,7 @@ class Network:
                 if self._nursery is not None:
                     self._nursery.start_soon(self._keep_connected, peer)
             elif peer.endpoints != endpoints:
-                peer.endpoints = endpoints
+                peer.endpoints, peer.is_one_way = endpoints, False
                 peer.failed_dials.clear()
                 peer.changed.notify()
             peer.rules = self._rules if address in stated else None
@@ -126,6 +126,12 @@ class Network:
     @property
     def connected(self) -> frozenset[Address]:
         return frozenset(a for a, peer in self._peers.items() if peer.connection is not None)
+
+    def is_one_way(self, address: Address) -> bool:
+        """Whether this member is connected because it has dialled this node, and cannot be dialled
+        where it says that it is: behind a firewall, say."""
+        peer = self._peers.get(address)
+        return peer is not None and peer.is_one_way
 
     async def wait_connected(self, peers: Collection[Address], deadline_s: float) -> None:
         """Wait until all `peers` are connected. Raises PeerUnreachable naming those who are not."""
@@ -287,6 +293,7 @@ class Network:
                 to_hex(address): {
                     "connected": peer.connection is not None,
                     "remote": peer.connection.remote if peer.connection else None,
+                    "one_way": peer.is_one_way,
                     "failed_dials": {str(e): f.why for e, f in peer.failed_dials.items()},
                     "sent_bytes": peer.sent_bytes,
                     "received_bytes": peer.received_bytes,
@@ -367,7 +374,10 @@ class Network:
         with self._half_open.admit(host) as place:
             try:
                 with trio.fail_after(self._limits.handshake_s):
-                    if await stream.peek(len(TLS_OPENING)) == TLS_OPENING:
+                    opening = await stream.peek(len(TLS_OPENING))
+                    if not opening:
+                        return  # a member saw whether this node can be dialled (`_probe`)
+                    if opening == TLS_OPENING:
                         bulk = await self._bulk.welcome(stream.detach())
                     else:
                         muxer = await welcome(stream, self._noise, self._limits.max_buffered_bytes)
@@ -400,10 +410,16 @@ class Network:
         limits = self._limits
         backoff_s = limits.backoff_first_s
         peer.away_since = trio.current_time()
+        probed: tuple[Connection, tuple[tcp.Endpoint, ...]] | None = None
         with peer.dialling:
             while True:
-                while peer.connection is not None:
-                    await peer.changed.wait()
+                while (connection := peer.connection) is not None:
+                    place = connection, peer.endpoints
+                    if connection.dialler == peer.address and place != probed:
+                        probed = place
+                        await self._probe(peer, *place)
+                    else:
+                        await peer.changed.wait()
                 if self.address > peer.address:
                     await self._changes(peer, limits.second_dialler_s)
                 started = trio.current_time()
@@ -447,6 +463,29 @@ class Network:
             finally:
                 await stream.close()
 
+    async def _probe(
+        self, peer: Peer, connection: Connection, endpoints: tuple[tcp.Endpoint, ...]
+    ) -> None:
+        """Find out whether a member that has dialled this node could be dialled, too. Nothing is
+        sent; what came of it is for people to see, at both ends."""
+        host = connection.remote.rpartition(":")[0]
+        tried = 0
+        for endpoint in endpoints:
+            if self._rests(peer, endpoint) and endpoint.host != host:
+                continue
+            tried += 1
+            try:
+                with trio.fail_after(self._limits.dial_s):
+                    stream = await peer.reach(endpoint)
+            except (OSError, trio.TooSlowError) as error:
+                self._note_failed_dial(peer, endpoint, _why_not_reached(error, self._limits.dial_s))
+            else:
+                await stream.close()
+                peer.failed_dials.clear()
+                return
+        if peer.connection is connection and peer.endpoints == endpoints:
+            peer.is_one_way = 0 < tried == len(endpoints)
+
     def _rests(self, peer: Peer, endpoint: tcp.Endpoint) -> bool:
         """Whether a stated address that led nowhere is left alone for a while: whoever states one
         that is not its own must not have others knock there all the time."""
@@ -478,7 +517,7 @@ class Network:
         finally:
             peer.running -= 1
             if peer.connection is connection:
-                peer.connection = None
+                peer.connection, peer.is_one_way = None, False
                 peer.away_since = trio.current_time()
                 log.info("lost %s at %s", to_hex(peer.address), remote)
                 peer.changed.notify()
@@ -497,7 +536,7 @@ class Network:
             if simultaneous and old.dialler == min(self.address, peer.address):
                 return False
             old.close()
-        peer.connection = new
+        peer.connection, peer.is_one_way = new, False
         self._bulk.try_again(peer.address)
         log.info("connected to %s at %s", to_hex(peer.address), new.remote)
         peer.changed.notify()

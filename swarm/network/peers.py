@@ -62,6 +62,8 @@ class Peer(Standing):
     """Bounds on `endpoints`, where the member states them itself."""
     failed_dials: dict[Endpoint, FailedDial] = field(default_factory=dict)
     """Why each of `endpoints` led nowhere when it was last tried, if it did not."""
+    is_one_way: bool = False
+    """Whether the live connection is one that it has made, and none of `endpoints` leads to it."""
     running: int = 0
     """Connections that are being served: the live one and those being settled."""
     dialling: trio.CancelScope = field(default_factory=trio.CancelScope)

@@ -36,6 +36,8 @@ from swarm.node.plans.joined import JoinedPlans
 from swarm.node.plans.trainers import Trainers
 from swarm.node.status import (
     NodeStatus,
+    asked_of,
+    former_of,
     name_validators,
     names_of_keys,
     notes_of,
@@ -43,8 +45,9 @@ from swarm.node.status import (
     plan_status,
     privacy_status,
     sandbox_status,
+    standbys_of,
 )
-from swarm.protocol.state import Member, Plan, Round
+from swarm.protocol.state import Member, Plan, Round, member_set
 from swarm.rounds.exchange import Exchange
 from swarm.rounds.privacy_ledger import PrivacyLedger
 from swarm.rounds.retention import Retention
@@ -220,6 +223,8 @@ class Node:
             members=[m.name for m in present],
             connected=[m.name for m in seen.members.values() if m.node in network.connected],
             peers=peers,
+            standbys=standbys_of(present, network.connected),
+            former=former_of(seen.members.values()),
             notes=notes_of(self.config.name, seen.own, seen.members, peers, greeted)
             + missing_data(self.directory, self.config),
             bytes_sent=traffic.sent_bytes,
@@ -227,6 +232,7 @@ class Node:
             sandbox=sandbox_status(self.trainers.sandbox),
             privacy=privacy_status(self.privacy, self.config.data.name),
             plans=[plan_status(part) for part in parts],
+            asked=asked_of(seen.me, tuple(seen.plans.values()), member_set(m.id for m in present)),
             refused_plans={str(n): with_names(why) for n, why in sorted(self.refusals().items())},
         )
 

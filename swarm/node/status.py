@@ -4,7 +4,7 @@ may be shown all of it."""
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -150,6 +150,10 @@ class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
     members: list[str]
     connected: list[str]
     peers: list[PeerStatus]
+    standbys: dict[str, bool] = msgspec.field(default_factory=dict)
+    """Members that have a second node, and whether that is connected to this one."""
+    former: list[str] = msgspec.field(default_factory=list)
+    """Members that have left or were removed, and have not come back under their name."""
     notes: list[str]
     """What is wrong with this node itself, and what to do."""
     bytes_sent: int
@@ -158,6 +162,8 @@ class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
     privacy: PrivacyStatus
     """Of all plans with privacy together."""
     plans: list[PlanStatus | StartingPlan]
+    asked: dict[str, str] = msgspec.field(default_factory=dict)
+    """By number, the names of plans that wait for this member's consent or its declining."""
     refused_plans: dict[str, str]
     """By number, the plans that this member has joined and its node takes no part in: why."""
 
@@ -184,11 +190,28 @@ def peer_statuses(
                     clock_s=known.clock_s,
                     notes=[
                         *greetings.notes_about(member.node),
+                        *([_one_way(said["failed_dials"])] if said["one_way"] else []),
                         *([new_keys[member.node]] if member.node in new_keys else []),
                     ],
                 )
             )
     return found
+
+
+def _one_way(failed_dials: Mapping[str, str]) -> str:
+    tried = "; ".join(f"{at}: {with_names(why)}" for at, why in failed_dials.items())
+    return f"it cannot be dialled ({tried}); it is connected since it has dialled this node"
+
+
+def standbys_of(members: Iterable[Member], connected: Collection[Address]) -> dict[str, bool]:
+    """Of these members those with a standby, and whether it is among the connected."""
+    return {m.name: m.standby in connected for m in members if m.standby != NO_ADDRESS}
+
+
+def former_of(members: Collection[Member]) -> list[str]:
+    """Who was a member and is none, by names that no member bears now."""
+    present = {m.name for m in members if m.present}
+    return sorted({m.name for m in members} - present)
 
 
 def names_of_keys(members: Iterable[Member]) -> dict[str, str]:
@@ -256,6 +279,19 @@ def _standing_of(name: str, node: Address, members: Iterable[Member]) -> str | N
                 "is to have a new key that the others know, `swarm node rotate --finish`"
             )
     return None
+
+
+def asked_of(me: Member | None, plans: Iterable[Plan], members: MemberSet) -> dict[str, str]:
+    """The plans that wait for this member's answer. `members` are the present ones."""
+    now = int(time.time())
+    return {
+        str(plan.id): plan.name
+        for plan in plans
+        if me is not None
+        and plan.status is PlanState.PROPOSED
+        and now < plan.until
+        and undecided(plan, members) >> me.id & 1
+    }
 
 
 def plan_status(part: Participation) -> PlanStatus | StartingPlan:

@@ -74,7 +74,8 @@ from swarm.rounds.participation import Participation, open_participation
 from swarm.rounds.privacy_ledger import PrivacyLedger
 from swarm.rounds.records import Records
 from swarm.rounds.retention import Retention
-from swarm.types import Address, Digest
+from swarm.types import Address, Digest, to_hex
+from swarm.visible import name_addresses
 
 log = logging.getLogger("swarm.node")
 
@@ -113,6 +114,7 @@ async def open_node(directory: Path, password: str | None = None) -> AsyncIterat
         )
         # From here on others may come in: everything that answers them is in place.
         founders = () if genesis is None else genesis.founders
+        name_addresses({to_hex(f.node): f.name for f in founders})
         network.set_members({founder.node: addresses[founder.node] for founder in founders})
         chain, client = opened.link, opened.link.client
         policy = site_policy(directory, config)
@@ -214,7 +216,7 @@ async def open_node(directory: Path, password: str | None = None) -> AsyncIterat
             trainers=trainers,
             outgoing=outgoing,
             retention=Retention(store, joined.know_needs, take_needs),
-            greetings=Greetings(version("swarm"), joined.halted),
+            greetings=Greetings(version("swarm"), joined.halted, is_one_way=network.is_one_way),
             privacy=admission.ledger,
             known_addresses=addresses,
             figures=None if board is None else Figures(board, joined.parts.values),

@@ -18,6 +18,8 @@ TOOLS = {
     "scientist": "harness.clumsy_scientist",
     "operator": "harness.clumsy_operator",
     "compose": "harness.compose.__main__",
+    "clients": "harness.clients.__main__",
+    "namespaces": "harness.namespaces.__main__",
     "whole": "harness.whole",
 }
 

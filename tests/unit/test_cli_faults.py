@@ -175,6 +175,7 @@ def test_a_health_check_names_the_members_to_whom_there_is_no_connection(
     answer = {
         "name": "mary", "height": 3, "rpc_url": "", "chain": {}, "plans": [],
         "members": ["basel", "mary", "turin"], "connected": ["turin"],
+        "standbys": {"turin": False}, "former": ["kyoto"], "asked": {"4": "Tiny"},
         "sandbox": {"reach": []}, "refused_plans": {}, "notes": ["the clock is wrong"],
         "privacy": {"spent": 0.0, "epsilon": None, "delta": 1e-5},
         "peers": [
@@ -189,6 +190,9 @@ def test_a_health_check_names_the_members_to_whom_there_is_no_connection(
     assert "Attention: the clock is wrong" in shown.output
     assert "Not connected to basel (/ip4/1.2.3.4: refused)" in shown.output
     assert "turin: it is late" in shown.output
+    assert "Standby of turin: not connected" in shown.output
+    assert "No members any more: kyoto" in shown.output
+    assert "plan 4 Tiny waits for this institution" in shown.output
     result = swarm("node", "status", "--connected")
     assert result.exit_code == 1
     assert "mary is not connected to basel (/ip4/1.2.3.4: refused): " in result.output

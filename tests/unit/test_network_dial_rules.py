@@ -181,3 +181,57 @@ def test_the_status_says_why_an_address_led_nowhere() -> None:
             assert NOT_COUNTED in said[another] or "another node is there" in said[another]
 
     run(scenario)
+
+
+def test_a_member_that_dials_and_cannot_be_dialled_is_told_apart_until_its_address_is_another() -> (
+    None
+):
+    async def scenario() -> None:
+        me, member = Identity(KEYS[0]).address, Identity(KEYS[1]).address
+        taken = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        nobody = f"/ip4/127.0.0.1/tcp/{taken[0].socket.getsockname()[1]}"
+        await taken[0].aclose()
+        async with open_network(KEYS[0]) as network, open_network(KEYS[1]) as walled:
+            network.set_members({member: [nobody]})
+            walled.set_members({me: network.addresses})
+
+            async def until(is_one_way: bool) -> None:
+                with trio.fail_after(10):
+                    while network.is_one_way(member) is not is_one_way:  # noqa: ASYNC110
+                        await trio.sleep(0.01)
+
+            await until(True)
+            assert member in network.connected
+            assert not walled.is_one_way(me)
+            said = network.status()["peers"][to_hex(member)]  # type: ignore[index]
+            assert said["failed_dials"] == {nobody: "refused: no node listens there"}
+            network.set_members({member: walled.addresses})
+            await until(False)
+            assert network.status()["refused_connections"] == 0
+            assert walled.status()["refused_connections"] == 0
+
+    run(scenario)
+
+
+def test_a_member_that_comes_back_where_it_says_to_be_is_dialled_there_again_at_once() -> None:
+    async def scenario() -> None:
+        me, member = Identity(KEYS[0]).address, Identity(KEYS[1]).address
+        taken = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        place = f"/ip4/127.0.0.1/tcp/{taken[0].socket.getsockname()[1]}"
+        await taken[0].aclose()
+        rules = DialRules([parse_endpoint("/ip4/127.0.0.1/tcp/4001")])
+        async with open_network(KEYS[0], rules=rules) as network:
+            network.set_members({member: [place]}, stated={member})
+            failed = network._peers[member].failed_dials
+            with trio.fail_after(10):
+                while not failed:  # noqa: ASYNC110
+                    await trio.sleep(0.01)
+            async with open_network(KEYS[1], listen=[place]) as back:
+                back.set_members({me: network.addresses})
+                with trio.fail_after(10):
+                    while failed:  # noqa: ASYNC110
+                        await trio.sleep(0.01)
+                assert member in network.connected
+                assert not network.is_one_way(member)
+
+    run(scenario)

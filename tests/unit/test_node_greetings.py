@@ -110,6 +110,20 @@ def test_other_releases_and_halted_plans_are_told_of_others() -> None:
     check(nodes, look)
 
 
+def test_a_member_that_cannot_be_dialled_learns_it_from_those_that_it_has_dialled() -> None:
+    walled = node()
+    open_one = Greetings("1", tuple, trio.current_time, lambda peer: peer == A)
+    nodes = {A: walled, B: open_one, C: node()}
+
+    def look() -> None:
+        (mine,) = walled.notes_about_self(NAMES)
+        assert "Charité cannot dial this node" in mine
+        assert "network.listen" in mine
+        assert open_one.notes_about_self(NAMES) == []
+
+    check(nodes, look)
+
+
 async def greet(sender: Greetings, of: Address, receiver: Greetings, at: Address) -> None:
     await sender._greet(Side(Net({at: receiver}), of), at)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from swarm.node.status import names_of_keys, notes_of
+from swarm.node.status import former_of, names_of_keys, notes_of, standbys_of
 from swarm.protocol.state import Member
 from swarm.types import NO_ADDRESS, Address, MemberId, to_hex
 
@@ -41,6 +41,19 @@ def test_a_node_whose_key_was_replaced_says_so_and_not_that_it_is_no_member_yet(
 def test_who_has_left_is_told_so_whatever_its_name() -> None:
     gone = mary(present=False)
     assert "no member any more" in notes(NODE, gone, name="St. Mary")[0]
+
+
+def test_who_was_a_member_and_is_none_is_named_unless_the_name_is_borne_again() -> None:
+    left = mary(present=False)
+    back = Member(id=MemberId(1), account=NEXT, node=NEXT, name="St. Mary")
+    assert former_of([left]) == ["St. Mary"]
+    assert former_of([left, back]) == []
+
+
+def test_a_standby_is_in_the_status_connected_or_not() -> None:
+    assert standbys_of([mary(standby=STANDBY)], {STANDBY}) == {"St. Mary": True}
+    assert standbys_of([mary(standby=STANDBY)], {NODE}) == {"St. Mary": False}
+    assert standbys_of([mary()], {NODE}) == {}
 
 
 def test_every_key_of_a_member_has_a_name() -> None:

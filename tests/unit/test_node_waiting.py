@@ -16,11 +16,12 @@ from swarm.node.chain.link import ChainLink
 from swarm.node.commands import account
 from swarm.node.commands.common import transact
 from swarm.node.commands.control import Request, _perform
-from swarm.node.status import waits_why
+from swarm.node.status import asked_of, waits_why
 from swarm.protocol.state import (
     Candidate,
     Consent,
     Duty,
+    Member,
     Plan,
     PlanStatus,
     Round,
@@ -74,6 +75,26 @@ def candidate() -> Candidate:
 )
 def test_a_plan_says_what_it_waits_for(found: Plan, why: str) -> None:
     assert waits_why(found, ALL, NOW) == why
+
+
+@pytest.mark.parametrize(
+    ("found", "is_asked"),
+    [
+        (plan(participants=0b001), True),
+        (plan(participants=0b010), False),
+        (plan(participants=0b001, declined=0b010), False),
+        (plan(participants=0b001, invited=0b101), False),
+        (plan(participants=0b001, until=NOW - 1), False),
+        (plan(participants=0b001, status=PlanStatus.STOPPED), False),
+    ],
+)
+def test_a_member_is_told_which_plans_wait_for_its_own_answer(
+    found: Plan, is_asked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("swarm.node.status.time.time", lambda: NOW)
+    me = Member(MemberId(1), Address(bytes(20)), Address(bytes(20)), "Kyoto")
+    assert asked_of(me, [found], ALL) == ({"3": "heart"} if is_asked else {})
+    assert asked_of(None, [found], ALL) == {}
 
 
 def test_a_merge_that_stands_waits_for_checks() -> None:

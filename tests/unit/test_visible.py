@@ -205,6 +205,9 @@ ANSWERS: dict[tuple[str, ...], Any] = {
         "members": [HOSTILE],
         "notes": [HOSTILE],
         "peers": [PEER],
+        "standbys": {HOSTILE: True},
+        "former": [HOSTILE],
+        "asked": {"3": HOSTILE},
         "rpc_url": HOSTILE,
         "plans": [
             PLAN

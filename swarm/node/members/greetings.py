@@ -48,6 +48,7 @@ class Greeting(msgspec.Struct, array_like=True, forbid_unknown_fields=True, froz
     process: Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
     halted: Annotated[list[int], msgspec.Meta(max_length=MAX_HALTED)]
     your_key_is_elsewhere: bool = False
+    you_cannot_be_dialled: bool = False
 
 
 _decoder = msgspec.msgpack.Decoder(Greeting)
@@ -67,6 +68,8 @@ class Acquaintance:
     """When a process of it came back after another one."""
     says_twice_at: float = -math.inf
     """When it said that this node's key is used on another machine, too."""
+    cannot_dial_us: bool = False
+    """Whether it is connected only because this node has dialled it."""
 
 
 class Requests(Protocol):
@@ -80,19 +83,22 @@ class Requests(Protocol):
 
 
 class Greetings:
-    """`halted` gives the numbers of the plans that this node has halted."""
+    """`halted` gives the numbers of the plans that this node has halted, `is_one_way` whether a
+    connected peer has dialled this node and cannot be dialled."""
 
     def __init__(
         self,
         version: str,
         halted: Callable[[], Iterable[int]],
         clock_s: Callable[[], float] = time.time,
+        is_one_way: Callable[[Address], bool] = lambda peer: False,
     ) -> None:
         self.peers: dict[Address, Acquaintance] = {}
         self._version = version
         self._process = os.urandom(16)
         self._halted = halted
         self._clock_s = clock_s
+        self._is_one_way = is_one_way
         self._due = trio.Event()
         self._greet_at: dict[Address, float] = {}
 
@@ -135,8 +141,8 @@ class Greetings:
 
     def _greeting(self, peer: Address) -> Greeting:
         halted = sorted(self._halted())[:MAX_HALTED]
-        twice = self.is_twice(peer)
-        return Greeting(self._version, self._clock_s(), self._process, halted, twice)
+        twice, one_way = self.is_twice(peer), self._is_one_way(peer)
+        return Greeting(self._version, self._clock_s(), self._process, halted, twice, one_way)
 
     def _read(self, payload: bytes) -> Greeting:
         said = _decoder.decode(payload)
@@ -147,6 +153,7 @@ class Greetings:
     def _note(self, peer: Address, said: Greeting) -> None:
         known = self.peers.setdefault(peer, Acquaintance())
         known.version, known.halted = said.version, tuple(said.halted)
+        known.cannot_dial_us = said.you_cannot_be_dialled
         now = trio.current_time()
         if known.process != said.process:
             if said.process in known.former:
@@ -212,6 +219,14 @@ class Greetings:
             notes.append(
                 f"this machine's clock is {_seconds(ahead_s)} the other members': set it, and keep "
                 "it set by NTP"
+            )
+        outside = [p for p, known in self.peers.items() if known.cannot_dial_us]
+        if outside:
+            notes.append(
+                f"{', '.join(names.get(p, 'another member') for p in outside)} cannot dial this "
+                "node, which has dialled them: rounds go on, and two members that cannot dial each "
+                "other get models from the others. Open the port of `network.listen` to them, or "
+                "correct `network.announce`"
             )
         saying = [names.get(peer, "another member") for peer in self.say_twice()]
         if saying:

@@ -31,6 +31,12 @@ class NewKeys:
         """The members before a block, and after it."""
         for old in before.values():
             new = now[old.id]
+            if old.present and not new.present:
+                log.warning(
+                    "%s is no member any more since block %d: it has left, or was removed",
+                    new.name,
+                    height,
+                )
             if old.present and new.present and old.node != new.node:
                 told = (
                     f"its node key is {to_hex(new.node)} since block {height}, in the place of "

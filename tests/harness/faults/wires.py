@@ -47,6 +47,7 @@ class Wires:
     def __init__(self, count: int) -> None:
         self.count = count
         self._tag = f"sw{os.getpid()}"
+        self._ips = [_ip(index) for index in range(count)]
 
     def within(self, index: int) -> tuple[str, ...]:
         """The command that runs another one in the namespace of this node."""
@@ -54,7 +55,14 @@ class Wires:
 
     def listen(self, index: int) -> str:
         """The multiaddr of this node."""
-        return f"/ip4/{_ip(index)}/tcp/{PORT}"
+        return f"/ip4/{self._ips[index]}/tcp/{PORT}"
+
+    def move(self, index: int) -> str:
+        """Give this node's machine another address in the place of its own; its multiaddr there."""
+        self._ips[index] = f"10.77.0.{index + 101}"
+        lines = ["addr flush dev eth0", f"addr add {self._ips[index]}/24 dev eth0"]
+        _batch(lines, self._namespace(index))
+        return self.listen(index)
 
     def cut(self, pairs: Sequence[tuple[int, int]]) -> None:
         """Drop from now on what these pairs send to each other."""
@@ -72,6 +80,10 @@ class Wires:
             f"rule add pref 10 iif eth0 ipproto tcp dport {PORT} blackhole",
         ]
         _batch(rules, self._namespace(index))
+
+    def unwall(self, index: int) -> None:
+        """Undo `firewall`."""
+        _batch(["rule del pref 10"], self._namespace(index))
 
     def _lead(self, pairs: Sequence[tuple[int, int]], mac: Callable[[int], str]) -> None:
         by_source: dict[int, list[int]] = {}
