@@ -114,11 +114,11 @@ def rotate(
     """
     if finish:
         from swarm.node.commands.control import only_node_in
-        from swarm.node.home.config import load_config
-        from swarm.node.node_process import change_key
+        from swarm.node.node_process import finish_rotation
 
+        password = typed_password(directory)
         with only_node_in(directory):
-            change_key(directory, load_config(directory), governs=account is None)
+            finish_rotation(directory, password, governs=account is None)
         click.echo(f"{directory} has its new key; start the node now")
         return
     from swarm.node.commands.account import rotate_key

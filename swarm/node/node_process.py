@@ -17,6 +17,7 @@ from swarm.chain.service import forget_votes
 from swarm.chain.store import VoteStore
 from swarm.errors import MACHINE_FAULTS, SwarmError
 from swarm.node.home.config import NodeConfig, load_config
+from swarm.node.home.password import NEXT_KEY, find_passwords, open_with
 from swarm.node.home.rotation import take_next_key
 from swarm.node.log_output import open_log
 from swarm.node.wiring import open_node
@@ -55,6 +56,19 @@ def change_key(directory: Path, config: NodeConfig, governs: bool) -> None:
         with closing(VoteStore(directory / "chain" / "votes.db")) as votes:
             forget_votes(votes)
     take_next_key(directory, config, governs=governs)
+
+
+def finish_rotation(directory: Path, password: str | None, governs: bool) -> None:
+    """Put the next key of a node that does not run into place, by hand. Raises ConfigurationError,
+    and changes nothing, unless both keys are there and open."""
+    config = load_config(directory)
+    passwords = find_passwords(directory, config, password)
+    open_with(directory / config.key.file, passwords)
+    if (directory / NEXT_KEY).exists():
+        open_with(directory / NEXT_KEY, passwords)
+        change_key(directory, config, governs)
+    else:
+        take_next_key(directory, config, governs=governs)  # which says how one is made
 
 
 def start_node(directory: Path, password: str | None = None, **log_settings: str) -> None:

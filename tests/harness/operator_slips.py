@@ -65,7 +65,7 @@ def _card(change: Change) -> Make:
     """To the card that the command is given: a founder's, or the newcomer's."""
 
     def make(desk: Desk, chance: random.Random) -> None:
-        whose = "turin" if "--admit" in desk.words else "kyoto"
+        whose = "turin" if {"--admit", "standby"} & set(desk.words) else "kyoto"
         change(desk.folder / whose / "card.json", chance)
 
     return make
@@ -120,6 +120,11 @@ def _add(text: str) -> Change:
 def _replace_by(other: str) -> Change:
     """Another file, whose path begins at the one's folder."""
     return lambda path, chance: shutil.copy(path.parent / other, path)
+
+
+def _short_password(desk: Desk, chance: random.Random) -> None:
+    (desk.folder / "secret").write_text("1234567\n")
+    desk.words += ["--new-password-file", str(desk.folder / "secret")]
 
 
 def _shorten_key(path: Path, chance: random.Random) -> None:
@@ -324,18 +329,22 @@ NOBODY = "no node runs in & swarm node start"
 BAD_CARD = "card.json is no join card & ask for"
 MISSING = "does not exist"
 START = "start restart"
+CARDS = "found admit standby"
 NODE = "start restart override"
+TOLD = f"{NODE} password finish"
+"""What reads a node's configuration and key."""
 PLANS = "show decline stop"
-LIVE = "members admit remove vote cancel show decline stop"
+OFFLINE = "password finish backup restore"
+LIVE = "members admit standby remove vote cancel show decline stop"
 TOML = "mary/node.toml"
 
 _SLIPS: list[tuple[str, str, str, Make, str]] = [
     # Any command.
-    ("a command misspelt", f"init found {START} audit signer {LIVE}", "command", _misspell,
-     "No such command"),
-    ("an option misspelt", f"init found signer {LIVE}", "words", _misspell_option,
+    ("a command misspelt", f"init found {START} audit signer {OFFLINE} {LIVE}", "command",
+     _misspell, "No such command"),
+    ("an option misspelt", f"init found signer finish {LIVE}", "words", _misspell_option,
      "No such option"),
-    ("one word too many", f"init {START} audit {LIVE}", "words", _also("please"),
+    ("one word too many", f"init {START} audit {OFFLINE} {LIVE}", "words", _also("please"),
      "unexpected extra argument & please"),
     # A new directory.
     ("a file there", "init", "new", _file("new", _write("")), "new & is a file"),
@@ -365,14 +374,14 @@ _SLIPS: list[tuple[str, str, str, Make, str]] = [
     ("two passwords", "init", "password", _also_path("--password-file", "secret"),
      "--password-file & --unattended & not both"),
     # Founding, and admitting: cards.
-    ("no such card", "found admit", "card", _card(_lose), "card.json: No such file & put it"),
-    ("half a card", "found admit", "card", _card(_half), BAD_CARD),
-    ("an empty card", "found admit", "card", _card(_write("")), BAD_CARD),
-    ("random bytes for a card", "found admit", "card", _card(_garbage), BAD_CARD),
-    ("node.toml for a card", "found admit", "card", _card(_replace_by("node.toml")), BAD_CARD),
-    ("key.json for a card", "found admit", "card", _card(_replace_by("key.json")), BAD_CARD),
-    ("a network for a card", "found admit", "card", _card(_replace_by("network.json")), BAD_CARD),
-    ("a digit lost in a card", "found admit", "card", _card(_shorten_key),
+    ("no such card", CARDS, "card", _card(_lose), "card.json: No such file & put it"),
+    ("half a card", CARDS, "card", _card(_half), BAD_CARD),
+    ("an empty card", CARDS, "card", _card(_write("")), BAD_CARD),
+    ("random bytes for a card", CARDS, "card", _card(_garbage), BAD_CARD),
+    ("node.toml for a card", CARDS, "card", _card(_replace_by("node.toml")), BAD_CARD),
+    ("key.json for a card", CARDS, "card", _card(_replace_by("key.json")), BAD_CARD),
+    ("a network for a card", CARDS, "card", _card(_replace_by("network.json")), BAD_CARD),
+    ("a digit lost in a card", CARDS, "card", _card(_shorten_key),
      "card.json & 40 hexadecimal digits & ask for"),
     ("a folder for a card", "found", "card", _path("kyoto/card.json", "kyoto"), "kyoto"),
     ("a card that is not ours", "found", "moment", _not_ours("kyoto/card.json"),
@@ -406,61 +415,61 @@ _SLIPS: list[tuple[str, str, str, Make, str]] = [
     # A node's directory.
     ("another directory", START, "words", _path("mary", "marry"), "marry/node.toml & swarm init"),
     ("a file for a directory", START, "words", _path("mary", "patients.csv"), "is a file"),
-    ("no configuration", NODE, "node.toml", _file(TOML, _lose), f"node.toml {MISSING} & init"),
-    ("an empty configuration", NODE, "node.toml", _file(TOML, _write("")), "node.toml & `name`"),
-    ("random bytes for a configuration", NODE, "node.toml", _file(TOML, _garbage), "node.toml"),
-    ("a folder for a configuration", NODE, "node.toml", _file(TOML, _be_folder),
+    ("no configuration", TOLD, "node.toml", _file(TOML, _lose), f"node.toml {MISSING} & init"),
+    ("an empty configuration", TOLD, "node.toml", _file(TOML, _write("")), "node.toml & `name`"),
+    ("random bytes for a configuration", TOLD, "node.toml", _file(TOML, _garbage), "node.toml"),
+    ("a folder for a configuration", TOLD, "node.toml", _file(TOML, _be_folder),
      "node.toml & Is a directory"),
-    ("a configuration that is not ours", NODE, "moment", _not_ours(TOML),
+    ("a configuration that is not ours", TOLD, "moment", _not_ours(TOML),
      "node.toml & Permission denied"),
-    ("a bracket left open", NODE, "node.toml", _file(TOML, _edit("[data]", "[data")),
+    ("a bracket left open", TOLD, "node.toml", _file(TOML, _edit("[data]", "[data")),
      "node.toml & line"),
-    ("a quote left open", NODE, "node.toml", _file(TOML, _edit('"cpu"', '"cpu')),
+    ("a quote left open", TOLD, "node.toml", _file(TOML, _edit('"cpu"', '"cpu')),
      "node.toml & line"),
-    ("a key misspelt", NODE, "node.toml", _file(TOML, _edit("keep_models", "keep_model")),
+    ("a key misspelt", TOLD, "node.toml", _file(TOML, _edit("keep_models", "keep_model")),
      "node.toml & storage.keep_model` & correct it"),
-    ("a section misspelt", NODE, "node.toml", _file(TOML, _edit("[http]", "[htpp]")),
+    ("a section misspelt", TOLD, "node.toml", _file(TOML, _edit("[http]", "[htpp]")),
      "node.toml & htpp & correct it"),
-    ("a key in another section", NODE, "node.toml",
+    ("a key in another section", TOLD, "node.toml",
      _file(TOML, _edit("[data]", '[data]\nsandbox = "off"')), "data.sandbox & correct it"),
-    ("a section twice", NODE, "node.toml", _file(TOML, _add("[http]\n")), "node.toml & http"),
-    ("text for a number", NODE, "node.toml",
+    ("a section twice", TOLD, "node.toml", _file(TOML, _add("[http]\n")), "node.toml & http"),
+    ("text for a number", TOLD, "node.toml",
      _file(TOML, _edit("keep_models = 3", 'keep_models = "3"')), "node.toml & storage.keep_models"),
-    ("a number out of range", NODE, "node.toml",
+    ("a number out of range", TOLD, "node.toml",
      _file(TOML, _edit("keep_models = 3", "keep_models = 0")), "storage.keep_models & >= 1"),
-    ("no such device", NODE, "node.toml", _file(TOML, _edit('"cpu"', '"gpu"')), "gpu & cuda"),
+    ("no such device", TOLD, "node.toml", _file(TOML, _edit('"cpu"', '"gpu"')), "gpu & cuda"),
     # The node runs all the same, and its status names them.
-    ("data that have moved", NODE, "data", _file("patients.csv", _lose), SAME),
-    ("no brackets around addresses", NODE, "node.toml", _file(TOML, _without_brackets),
+    ("data that have moved", TOLD, "data", _file("patients.csv", _lose), SAME),
+    ("no brackets around addresses", TOLD, "node.toml", _file(TOML, _without_brackets),
      "node.toml & network.listen"),
     ("another machine's address", START, "node.toml",
      _file(TOML, _edit("/ip4/127.0.0.1/", "/ip4/192.0.2.7/")), "listen on & 192.0.2.7 & choose"),
-    ("half an external chain", NODE, "node.toml",
+    ("half an external chain", TOLD, "node.toml",
      _file(TOML, _edit("[chain]", '[chain]\nrpc_url = "http://127.0.0.1:1"')),
      "chain.contract & give both"),
-    ("consent to everything", NODE, "node.toml",
+    ("consent to everything", TOLD, "node.toml",
      _file(TOML, _add('[policy]\nconsent = "automatic"\n')), 'policy.proposers & write "ask"'),
     # Its key and password.
-    ("no key", NODE, "key", _file("mary/key.json", _lose), f"key.json {MISSING} & backup"),
-    ("half a key", NODE, "key", _file("mary/key.json", _half), "no keystore & backup"),
-    ("a card for a key", NODE, "key", _file("mary/key.json", _replace_by("card.json")),
+    ("no key", TOLD, "key", _file("mary/key.json", _lose), f"key.json {MISSING} & backup"),
+    ("half a key", TOLD, "key", _file("mary/key.json", _half), "no keystore & backup"),
+    ("a card for a key", TOLD, "key", _file("mary/key.json", _replace_by("card.json")),
      "key.json is no keystore & backup"),
-    ("a folder for a key", NODE, "key", _file("mary/key.json", _be_folder),
+    ("a folder for a key", TOLD, "key", _file("mary/key.json", _be_folder),
      "key.json: Is a directory & move that folder away"),
-    ("another's key", NODE, "key", _file("mary/key.json", _replace_by("../kyoto/key.json")),
+    ("another's key", TOLD, "key", _file("mary/key.json", _replace_by("../kyoto/key.json")),
      "password does not open & key.json & check"),
-    ("a key that is not ours", NODE, "moment", _not_ours("mary/key.json"),
+    ("a key that is not ours", TOLD, "moment", _not_ours("mary/key.json"),
      "key.json: Permission denied & give this user access"),
-    ("no password", NODE, "password", _file("mary/password", _lose), "mary/password: No such file"),
-    ("a wrong password", NODE, "password", _file("mary/password", _edit("\n", "x\n")),
+    ("no password", TOLD, "password", _file("mary/password", _lose), "mary/password: No such file"),
+    ("a wrong password", TOLD, "password", _file("mary/password", _edit("\n", "x\n")),
      "password does not open & check"),
-    ("an empty password", NODE, "password", _file("mary/password", _write("")),
+    ("an empty password", TOLD, "password", _file("mary/password", _write("")),
      "password does not open & check"),
-    ("a password for all to read", NODE, "password", _file("mary/password", _mode(0o644)),
+    ("a password for all to read", TOLD, "password", _file("mary/password", _mode(0o644)),
      "mode 644 & chmod 600"),
-    ("a folder for a password", NODE, "password", _file("mary/password", _be_folder),
+    ("a folder for a password", TOLD, "password", _file("mary/password", _be_folder),
      "mary/password: Is a directory & move"),
-    ("random bytes for a password", NODE, "password", _file("mary/password", _garbage),
+    ("random bytes for a password", TOLD, "password", _file("mary/password", _garbage),
      "mary/password is no text in UTF-8 & first line"),
     # Its network.
     ("no network", NODE, "network", _file("mary/network.json", _lose),
@@ -523,6 +532,30 @@ _SLIPS: list[tuple[str, str, str, Make, str]] = [
      "Bern|basel & Basel|members"),
     ("a file that is no override", "override", "file", _file("override.json", _write("{}")),
      "override.json"),
+    # Other keys, and a backup.
+    ("no next key", "finish", "next", _file("mary/next-key.json", _lose),
+     "next-key.json does not exist & swarm node rotate"),
+    ("a node that runs", "finish", "moment", _other_terminal, "runs in .*mary already"),
+    ("a short new password", "password", "words", _short_password, "at least 8"),
+    ("no new password there", "password", "words", _also_path("--new-password-file", "none"),
+     "none: No such file & put it"),
+    ("a backup there", "backup", "file", _file("mary.tar.gz", _write("")),
+     "mary.tar.gz exists already & new file"),
+    ("no folder for a backup", "backup", "words", _path("mary.tar.gz", "none/mary.tar.gz"),
+     "none/mary.tar.gz"),
+    ("no such backup", "restore", "file", _file("mary.tar.gz", _lose), "mary.tar.gz"),
+    ("half a backup", "restore", "file", _file("mary.tar.gz", _half),
+     "mary.tar.gz & another copy"),
+    ("random bytes for a backup", "restore", "file", _file("mary.tar.gz", _garbage),
+     "mary.tar.gz cannot be read as a backup & another copy"),
+    ("a card for a backup", "restore", "file",
+     _file("mary.tar.gz", _replace_by("mary/card.json")), "cannot be read as a backup"),
+    ("a backup over a node", "restore", "words", _path("again", "kyoto"),
+     "kyoto is not empty & new directory"),
+    ("a file where to restore", "restore", "new", _file("again", _write("")), "again"),
+    ("a standby and none", "standby", "words", _also("--none"), "CARD or --none"),
+    ("a member for a standby", "standby", "card",
+     _card(_replace_by("../kyoto/card.json")), "key & Kyoto|member"),
     # Numbers and names.
     ("no such proposal", "vote cancel", "words", _number("99", "0"), "no proposal & members"),
     ("no such plan", PLANS, "words", _number("99", "0"), "no plan & plan list"),
@@ -562,9 +595,9 @@ _SLIPS: list[tuple[str, str, str, Make, str]] = [
     ("a node that is not ours", LIVE, "moment", _running_not_ours,
      "running.json: Permission denied & give this user access"),
     # Any moment.
-    ("Ctrl-C", f"init found restart signer override {LIVE}", "moment", _ctrl_c,
+    ("Ctrl-C", f"init found restart signer override {OFFLINE} {LIVE}", "moment", _ctrl_c,
      f"{EITHER}interrupted"),
-    ("a full disk", "init found start signer audit override", "moment", _full_disk,
+    ("a full disk", f"init found start signer audit override {OFFLINE}", "moment", _full_disk,
      f"{EITHER}No space left & make room"),
 ]  # fmt: skip
 

@@ -4,6 +4,7 @@ that it is done."""
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,8 +14,11 @@ from typing import Any
 from harness.operator_desk import FOUNDED, Desk, template
 from swarm.chain.genesis import read_card, read_genesis
 from swarm.errors import ConfigurationError
+from swarm.node.home.backup import read_backup, write_backup
 from swarm.node.home.config import load_config
-from swarm.node.home.keys import address_of, load_key
+from swarm.node.home.keys import address_in, address_of, load_key
+from swarm.node.home.rotation import make_next_key
+from swarm.types import to_hex
 
 NUMBER = "NUMBER"
 
@@ -96,6 +100,65 @@ def _override(desk: Desk) -> list[str]:
     return ["chain", "override", "sign", str(desk.home), file, "--without", "Basel", "--yes"]
 
 
+def _password(desk: Desk) -> list[str]:
+    return ["node", "password", str(desk.home)]
+
+
+def _is_new_password(desk: Desk) -> bool:
+    """Whether there is another password than before, and it opens the key."""
+    before = (template() / "mary" / "password").read_text()
+    with suppress(ConfigurationError, OSError, UnicodeError):
+        now = (desk.home / "password").read_text()
+        key = load_key(desk.home / "key.json", now.rstrip("\n"))
+        return now != before and address_of(key) == read_card(template() / "mary/card.json").node
+    return False
+
+
+def _has_next_key(desk: Desk) -> None:
+    make_next_key(desk.home, load_config(desk.home), None)
+
+
+def _finish(desk: Desk) -> list[str]:
+    return ["node", "rotate", str(desk.home), "--finish"]
+
+
+def _is_rotated(desk: Desk) -> bool:
+    """Whether the next key is the node's, and the former one the account's."""
+    home = desk.home
+    if (home / "next-key.json").exists() or not (home / "account.json").is_file():
+        return False
+    founded = read_card(template() / "mary" / "card.json").node
+    with suppress(ConfigurationError):
+        return address_in(home / "account.json") == founded != address_in(home / "key.json")
+    return False
+
+
+def _backup(desk: Desk) -> list[str]:
+    return ["node", "backup", str(desk.home), str(desk.folder / "mary.tar.gz")]
+
+
+def _is_backed_up(desk: Desk) -> bool:
+    file = desk.folder / "mary.tar.gz"
+    if not file.is_file():
+        return False
+    with tempfile.TemporaryDirectory() as folder, suppress(ConfigurationError):
+        return read_backup(file, Path(folder) / "again").name == "St. Mary"
+    return False
+
+
+def _was_backed_up(desk: Desk) -> None:
+    write_backup(desk.home, desk.folder / "mary.tar.gz")
+
+
+def _restore(desk: Desk) -> list[str]:
+    return ["node", "restore", str(desk.folder / "mary.tar.gz"), str(desk.folder / "again")]
+
+
+def _is_restored(desk: Desk) -> bool:
+    key = desk.folder / "again" / "key.json"
+    return key.is_file() and key.read_bytes() == (template() / "mary" / "key.json").read_bytes()
+
+
 def _makes(name: str) -> Callable[[Desk], bool]:
     return lambda desk: (desk.folder / name).is_file()
 
@@ -119,6 +182,10 @@ OFFLINE = [
     ),
     Task("audit", _audit, _makes("audit.json"), _ran_before),
     Task("signer", _signer, _makes("anna.json")),
+    Task("password", _password, _is_new_password),
+    Task("finish", _finish, _is_rotated, _has_next_key, leaves=r"mary/(lock|chain).*"),
+    Task("backup", _backup, _is_backed_up, _ran_before),
+    Task("restore", _restore, _is_restored, _was_backed_up),
     Task("override", _override, _makes("override.json"), _ran_before, leaves=r"mary/chain/.*"),
 ]
 
@@ -179,6 +246,23 @@ def _admit(desk: Desk) -> list[str]:
     return ["contract", "propose", "--admit", card, "--node", str(desk.at("mary"))]
 
 
+def _standby(desk: Desk) -> list[str]:
+    card = str(desk.folder / "turin" / "card.json")
+    return ["contract", "standby", card, "--node", str(desk.at("mary"))]
+
+
+def _no_standby(desk: Desk) -> None:
+    """What cases before this one have named here."""
+    if any(m["standby"] for m in desk.ask("mary", "members")["members"]):
+        desk.ask("mary", "set_standby", node=None)
+
+
+def _is_standby(desk: Desk) -> bool:
+    node = to_hex(read_card(template() / "turin" / "card.json").node)
+    members = desk.ask("kyoto", "members")["members"]
+    return any(m["name"] == "St. Mary" and m["standby"] == node for m in members)
+
+
 def _is_open(what: str) -> Callable[[Desk], bool]:
     def done(desk: Desk) -> bool:
         listed = desk.ask("kyoto", "members")["proposals"]
@@ -194,6 +278,7 @@ def _printed(words: str) -> Callable[[Desk], bool]:
 LIVE = [
     Task("members", _ask("contract", "members"), _printed("Kyoto"), live=True),
     Task("admit", _admit, _is_open("admit Turin"), _take_back, live=True),
+    Task("standby", _standby, _is_standby, _no_standby, live=True),
     Task("remove", _ask("contract", "propose", "--remove", "Basel"), _is_open("remove Basel"),
          _take_back, live=True),
     Task("vote", _ask("contract", "vote", NUMBER, "--against"),

@@ -53,8 +53,11 @@ def test_a_node_goes_on_with_a_new_key_and_the_old_one_governs(tmp_path: Path) -
         (mary / "account.json").rename(elsewhere)
         propose = ("contract", "propose", "--remove", "turin", "--node", mary)
         assert f"signed by mary's account ({old})" in await consortium.command(*propose, status=2)
+        target = to_hex(consortium.cards["turin"].account)
         account = ("--account", elsewhere, "--account-password-file", mary / "password")
-        assert "remove turin: open, 1 for" in await consortium.command(*propose, *account)
+        assert f"remove turin ({target}): open, 1 for" in await consortium.command(
+            *propose, *account
+        )
         assert "taken back" in await consortium.command(
             "contract", "cancel", "1", "--node", mary, *account
         )

@@ -89,6 +89,13 @@ def test_a_member_is_found_by_name_number_or_account_and_the_others_are_named() 
         find_member("Kioto", members)
 
 
+def test_a_name_that_is_another_members_number_is_refused_and_both_are_named() -> None:
+    members = {MemberId(i): member(i, name) for i, name in enumerate(["Kyoto", "0"])}
+    with pytest.raises(ConfigurationError, match="may be Kyoto .* and 0 .*give the account"):
+        find_member("0", members)
+    assert find_member("0x" + "01" * 20, members).name == "0"
+
+
 def card_of(name: str, number: int = 9) -> Founder:
     return Founder(name, Address(bytes([number]) * 20), Address(bytes([number]) * 20), ())
 

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner, Result
 
+from swarm.chain.service import VOTE_KEY
+from swarm.chain.store import VoteStore
+from swarm.cli import main as swarm
 from swarm.errors import ConfigurationError
+from swarm.node.commands.control import only_node_in
 from swarm.node.home.config import load_config
 from swarm.node.home.keys import address_in, address_of
 from swarm.node.home.password import ACCOUNT_KEY, NEXT_KEY, find_passwords, open_key, open_with
@@ -65,6 +71,50 @@ def test_a_rotation_that_was_killed_between_its_two_steps_is_completed(
     take_next_key(home, config, governs=True)
     assert open_key(home, config) == secret
     assert address_in(home / ACCOUNT_KEY) == address_of(old)
+
+
+def finish(home: Path, *words: str) -> Result:
+    return CliRunner().invoke(swarm, ["node", "rotate", str(home), "--finish", *words])
+
+
+def test_a_stopped_node_takes_the_key_that_the_others_have_already_and_forgets_its_votes(
+    home: Path,
+) -> None:
+    config = load_config(home)
+    old, secret = open_key(home, config), make_next_key(home, config, None)
+    with closing(VoteStore(home / "chain" / "votes.db")) as votes:
+        votes.put(VOTE_KEY, b"what the old key has voted")
+    done = finish(home)
+    assert done.exit_code == 0, done.output
+    assert "has its new key" in done.output
+    assert open_key(home, config) == secret
+    assert address_in(home / ACCOUNT_KEY) == address_of(old)
+    with closing(VoteStore(home / "chain" / "votes.db")) as votes:
+        assert votes.get(VOTE_KEY) is None
+    again = finish(home)
+    assert again.exit_code != 0
+    assert "no other key waits" in again.output
+
+
+@pytest.mark.parametrize("damaged", ["key.json", NEXT_KEY])
+def test_a_key_that_does_not_open_is_not_made_the_nodes_or_the_accounts(
+    home: Path, damaged: str
+) -> None:
+    make_next_key(home, load_config(home), None)
+    (home / damaged).write_text((home / damaged).read_text()[:40])
+    before = {path.name: path.read_bytes() for path in home.glob("*.json")}
+    refused = finish(home)
+    assert refused.exit_code != 0
+    assert damaged in refused.output
+    assert {path.name: path.read_bytes() for path in home.glob("*.json")} == before
+
+
+def test_a_running_nodes_key_is_not_taken_from_it(home: Path) -> None:
+    make_next_key(home, load_config(home), None)
+    with only_node_in(home):
+        refused = finish(home)
+    assert refused.exit_code != 0
+    assert next_address(home) is not None
 
 
 def test_without_a_next_key_nothing_is_taken(home: Path) -> None:

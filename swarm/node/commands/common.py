@@ -104,10 +104,18 @@ async def transact(chain: ChainLink, function: str, *arguments: object) -> Recei
 
 
 def find_member(wanted: str, members: Mapping[MemberId, Member]) -> Member:
-    """The present member with this name, number or account. Raises ConfigurationError."""
-    for member in members.values():
-        if member.present and wanted in (member.name, str(member.id), to_hex(member.account)):
-            return member
+    """The present member with this name, number or account. Raises ConfigurationError, also where
+    one member's name is the number of another."""
+    found = [
+        member
+        for member in members.values()
+        if member.present and wanted in (member.name, str(member.id), to_hex(member.account))
+    ]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        accounts = " and ".join(f"{m.name} ({to_hex(m.account)})" for m in found)
+        raise ConfigurationError(f"{wanted!r} may be {accounts}: give the account")
     names = ", ".join(m.name for m in members.values() if m.present)
     raise ConfigurationError(f"no member is called {wanted!r}; there are: {names}")
 

@@ -156,11 +156,15 @@ def _listed(
     return _proposal(found, members)
 
 
+def _named(member: Member) -> str:
+    return f"{member.name} ({to_hex(member.account)})"
+
+
 def _proposal(proposal: Proposal, members: dict[Any, Member]) -> dict[str, Any]:
     target = members.get(proposal.target)
     what = {
         Kind.ADMIT: f"admit {proposal.name} ({to_hex(proposal.account)})",
-        Kind.REMOVE: f"remove {target.name if target else proposal.target}",
+        Kind.REMOVE: f"remove {_named(target) if target else proposal.target}",
         Kind.UPGRADE: f"protocol version {proposal.target} from block {proposal.height}",
     }[proposal.kind]
     return {
