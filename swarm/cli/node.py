@@ -114,11 +114,12 @@ def rotate(
     """
     if finish:
         from swarm.node.commands.control import only_node_in
-        from swarm.node.node_process import finish_rotation
+        from swarm.node.home.config import load_config
+        from swarm.node.node_process import change_key
 
-        password = typed_password(directory)
+        config, password = load_config(directory), typed_password(directory)
         with only_node_in(directory):
-            finish_rotation(directory, password, governs=account is None)
+            change_key(directory, config, password, governs=account is None)
         click.echo(f"{directory} has its new key; start the node now")
         return
     from swarm.node.commands.account import rotate_key

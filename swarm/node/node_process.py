@@ -18,9 +18,10 @@ from swarm.chain.store import VoteStore
 from swarm.errors import MACHINE_FAULTS, SwarmError
 from swarm.node.home.config import NodeConfig, load_config
 from swarm.node.home.password import NEXT_KEY, find_passwords, open_with
-from swarm.node.home.rotation import take_next_key
+from swarm.node.home.rotation import next_address, take_next_key
 from swarm.node.log_output import open_log
-from swarm.node.wiring import open_node
+from swarm.node.wiring import MASKED, open_node
+from swarm.rounds.masked_secrets import MaskedSecrets
 
 log = logging.getLogger("swarm.node")
 
@@ -46,29 +47,25 @@ async def keep_running(directory: Path, password: str | None = None) -> None:
     while True:
         async with open_node(directory, password) as node:
             await node.run()
-        await trio.to_thread.run_sync(change_key, directory, node.config, node.governs)
+        await trio.to_thread.run_sync(change_key, directory, node.config, password, node.governs)
         log.info("the node goes on with its new key")
 
 
-def change_key(directory: Path, config: NodeConfig, governs: bool) -> None:
-    """Put the next key of a node that does not run into place, without the votes of the old one."""
+def change_key(directory: Path, config: NodeConfig, password: str | None, governs: bool) -> None:
+    """Put the next key of a node that does not run into place, without the votes of the old one,
+    but with the secrets of its masked rounds. After a kill, give it again.
+
+    Raises ConfigurationError, and changes nothing, unless both keys are there and open.
+    """
+    passwords = find_passwords(directory, config, password)
+    key = open_with(directory / config.key.file, passwords)
+    if next_address(directory) is not None:
+        next_key = open_with(directory / NEXT_KEY, passwords)
+        MaskedSecrets(directory / MASKED, key).hand_over(next_key)
     if config.chain.rpc_url is None:
         with closing(VoteStore(directory / "chain" / "votes.db")) as votes:
             forget_votes(votes)
     take_next_key(directory, config, governs=governs)
-
-
-def finish_rotation(directory: Path, password: str | None, governs: bool) -> None:
-    """Put the next key of a node that does not run into place, by hand. Raises ConfigurationError,
-    and changes nothing, unless both keys are there and open."""
-    config = load_config(directory)
-    passwords = find_passwords(directory, config, password)
-    open_with(directory / config.key.file, passwords)
-    if (directory / NEXT_KEY).exists():
-        open_with(directory / NEXT_KEY, passwords)
-        change_key(directory, config, governs)
-    else:
-        take_next_key(directory, config, governs=governs)  # which says how one is made
 
 
 def start_node(directory: Path, password: str | None = None, **log_settings: str) -> None:

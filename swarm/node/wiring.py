@@ -80,6 +80,8 @@ from swarm.visible import name_addresses
 log = logging.getLogger("swarm.node")
 
 RUNNING = "running.json"
+MASKED = "masked"
+"""The folder of what masked rounds keep secret."""
 
 
 @asynccontextmanager
@@ -136,7 +138,7 @@ async def open_node(directory: Path, password: str | None = None) -> AsyncIterat
         trainers = Trainers(directory, config, library, stack, sandbox, policy)
         sources = PlanSources(library, programs, trainers, network, seen)
         election_secret = hmac.new(key, b"swarm/election/1", hashlib.sha256).digest()
-        secrets = MaskedSecrets(directory / "masked", key)
+        secrets = MaskedSecrets(directory / MASKED, key)
 
         async def open_part(plan: Plan, me: Member, program: Program) -> Participation:
             return open_participation(

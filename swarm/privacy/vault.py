@@ -29,6 +29,7 @@ PIECE_BYTES = 1 << 20
 _TAG_BYTES = 16
 _NONCE_BYTES = 12
 _KEY_FILE = "key"
+_NEXT_KEY_FILE = "key.next"
 _PURPOSE = b"swarm/vault/1"
 
 
@@ -91,16 +92,43 @@ class Vault:
     def erase(self) -> None:
         """Make all entries unreadable for good, then remove them. Does nothing a second time."""
         self._key = None
-        key_file = self._file(_KEY_FILE)
         with suppress(FileNotFoundError):
-            size = key_file.stat().st_size
-            with key_file.open("r+b") as file:
-                file.write(self._entropy(size))
-                file.flush()
-                os.fsync(file.fileno())
-            key_file.unlink()
+            self._overwrite_key()
+            self._file(_KEY_FILE).unlink()
             _sync_folder(self._place)
         shutil.rmtree(self._place, ignore_errors=True)
+
+    def hand_over(self, node_secret: bytes) -> None:
+        """Have another node key open this vault from now on, in the place of this one: entries stay
+        as they are. After a kill, give it again. Raises LocalError if neither key opens it."""
+        key_file, next_file = self._file(_KEY_FILE), self._file(_NEXT_KEY_FILE)
+        if not next_file.exists():
+            heir = Vault(self._place, node_secret, self._entropy)
+            try:
+                key = self._open_key()
+            except LocalError:
+                heir._open_key()  # it was handed over before
+                return
+            if key is None:
+                return
+            _write_durably(next_file, heir._sealed(key))
+        self._key = None
+        self._overwrite_key()
+        next_file.rename(key_file)
+        _sync_folder(self._place)
+
+    def _overwrite_key(self) -> None:
+        """Whoever gets the node key later opens nothing with what was here."""
+        key_file = self._file(_KEY_FILE)
+        size = key_file.stat().st_size
+        with key_file.open("r+b") as file:
+            file.write(self._entropy(size))
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _sealed(self, key: bytes) -> bytes:
+        nonce = self._entropy(_NONCE_BYTES)
+        return nonce + self._wrapping.encrypt(nonce, key, self._place.name.encode())
 
     def _file(self, entry: str) -> Path:
         return self._place / entry
@@ -108,9 +136,8 @@ class Vault:
     def _make_key(self) -> bytes:
         self._place.mkdir(parents=True, exist_ok=True)
         _sync_folder(self._place.parent)
-        key, nonce = self._entropy(KEY_BYTES), self._entropy(_NONCE_BYTES)
-        sealed = nonce + self._wrapping.encrypt(nonce, key, self._place.name.encode())
-        _write_durably(self._file(_KEY_FILE), sealed)
+        key = self._entropy(KEY_BYTES)
+        _write_durably(self._file(_KEY_FILE), self._sealed(key))
         self._key = key
         return key
 
@@ -126,7 +153,7 @@ class Vault:
             except (InvalidTag, ValueError):
                 raise LocalError(
                     f"{self._file(_KEY_FILE)} cannot be opened with this node key: this node sits "
-                    "the attempt out; if the key was changed, that is as it should be"
+                    "the attempt out; look at the disk if it happens again"
                 ) from None
         return self._key
 

@@ -7,6 +7,7 @@ block, and raise LocalError where the disk does not do what it should.
 
 from __future__ import annotations
 
+import logging
 import secrets
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -20,6 +21,8 @@ from swarm.privacy.derivation import public_key
 from swarm.privacy.vault import Vault
 from swarm.protocol.state import MemberSet
 from swarm.types import Digest, PlanId
+
+log = logging.getLogger("swarm.node")
 
 KEY_BYTES = 32
 UPDATE = "update"
@@ -102,6 +105,16 @@ class MaskedSecrets:
                 is_needed = any(place.name == _key_name(key) for key in wanted)
             if not is_needed:
                 self._at(place).erase()
+
+    def hand_over(self, node_secret: bytes) -> None:
+        """Have the node's next key open all that is here: a round under way goes on with it, and
+        nothing is opened or masked twice. After a kill, give it again. A vault that opens with
+        neither is left as it is, and told."""
+        for place in (self.folder / "opened", *self.folder.glob("plan-*/*")):
+            try:
+                self._at(place).hand_over(node_secret)
+            except LocalError as error:
+                log.warning("%s", error)
 
     def _receiving(self, plan: PlanId, public: bytes) -> Vault:
         return self._vault(plan, _key_name(public))

@@ -91,7 +91,7 @@ def test_a_member_is_found_by_name_number_or_account_and_the_others_are_named() 
 
 def test_a_name_that_is_another_members_number_is_refused_and_both_are_named() -> None:
     members = {MemberId(i): member(i, name) for i, name in enumerate(["Kyoto", "0"])}
-    with pytest.raises(ConfigurationError, match="may be Kyoto .* and 0 .*give the account"):
+    with pytest.raises(ConfigurationError, match=r"may be Kyoto .* and 0 .*give the account"):
         find_member("0", members)
     assert find_member("0x" + "01" * 20, members).name == "0"
 

@@ -11,13 +11,16 @@ from click.testing import CliRunner, Result
 from swarm.chain.service import VOTE_KEY
 from swarm.chain.store import VoteStore
 from swarm.cli import main as swarm
-from swarm.errors import ConfigurationError
+from swarm.errors import ConfigurationError, LocalError
 from swarm.node.commands.control import only_node_in
 from swarm.node.home.config import load_config
 from swarm.node.home.keys import address_in, address_of
 from swarm.node.home.password import ACCOUNT_KEY, NEXT_KEY, find_passwords, open_key, open_with
 from swarm.node.home.rotation import make_next_key, next_address, take_next_key
 from swarm.node.home.setup import create_node
+from swarm.node.wiring import MASKED
+from swarm.rounds.masked_secrets import UPDATE, MaskedSecrets
+from swarm.types import Digest, PlanId
 
 
 @pytest.fixture
@@ -94,6 +97,27 @@ def test_a_stopped_node_takes_the_key_that_the_others_have_already_and_forgets_i
     again = finish(home)
     assert again.exit_code != 0
     assert "no other key waits" in again.output
+
+
+def test_a_new_key_in_the_middle_of_a_masked_round_loses_and_repeats_nothing(home: Path) -> None:
+    config, plan, base = load_config(home), PlanId(1), Digest(b"b" * 32)
+    before = MaskedSecrets(home / MASKED, open_key(home, config))
+    before.attempt(plan, 3, 1).put("secret", b"what masks this attempt")
+    before.update(plan, 3, base).put(UPDATE, b"what was trained")
+    public = before.new_receiving_key(plan)
+    shares_of = before.receiving_secret(plan, public)
+    assert before.may_open(base, 0, 0b0111, None)
+    make_next_key(home, config, None)
+    assert finish(home).exit_code == 0
+    now = MaskedSecrets(home / MASKED, open_key(home, config))
+    assert now.attempt(plan, 3, 1).get("secret") == b"what masks this attempt"
+    assert now.update(plan, 3, base).get(UPDATE) == b"what was trained"
+    assert now.receiving_secret(plan, public) == shares_of
+    assert now.may_open(base, 0, 0b0111, None)
+    assert not now.may_open(base, 0, 0b1011, None)
+    assert now.may_open(Digest(b"c" * 32), 0, 0b1011, None)
+    with pytest.raises(LocalError):
+        now.attempt(plan, 3, 1).put("secret", b"another")
 
 
 @pytest.mark.parametrize("damaged", ["key.json", NEXT_KEY])

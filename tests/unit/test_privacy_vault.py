@@ -153,3 +153,53 @@ def test_files_are_for_this_user_only(place: Path) -> None:
     opened(place).put("keys", SECRET)
     assert {file.stat().st_mode & 0o077 for file in place.iterdir()} == {0}
     assert module.PIECE_BYTES == PIECE_BYTES
+
+
+def test_a_vault_is_handed_over_to_another_node_key_with_all_that_is_in_it(place: Path) -> None:
+    opened(place).put("keys", SECRET)
+    opened(place).hand_over(OTHER_NODE)
+    assert opened(place, OTHER_NODE).get("keys") == SECRET
+    with pytest.raises(LocalError, match="cannot be opened with this node key"):
+        opened(place).get("keys")
+    opened(place).hand_over(OTHER_NODE)  # after a kill, say
+    with pytest.raises(LocalError, match="holds another secret"):
+        opened(place, OTHER_NODE).put("keys", b"another")
+    with pytest.raises(LocalError, match="cannot be opened"):
+        opened(place, b"x" * 32).hand_over(b"y" * 32)
+
+
+def test_what_was_never_there_is_not_made_by_handing_it_over(place: Path) -> None:
+    opened(place).hand_over(OTHER_NODE)
+    assert not place.exists()
+
+
+@pytest.mark.parametrize("killed_at", ["_overwrite_key", "rename"])
+def test_a_kill_while_a_vault_is_handed_over_loses_nothing(
+    place: Path, killed_at: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened(place).put("keys", SECRET)
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as killing:
+        if killed_at == "rename":
+            real = Path.rename
+            killing.setattr(
+                Path, "rename", lambda a, b: killed() if a.suffix == ".next" else real(a, b)
+            )
+        else:
+            killing.setattr(Vault, killed_at, killed)
+        with pytest.raises(KeyboardInterrupt):
+            opened(place).hand_over(OTHER_NODE)
+    opened(place).hand_over(OTHER_NODE)
+    assert opened(place, OTHER_NODE).get("keys") == SECRET
+    assert [file.name for file in sorted(place.iterdir())] == ["key", "keys"]
+
+
+def test_the_former_node_key_opens_nothing_that_was_on_the_disk_before(place: Path) -> None:
+    opened(place).put("keys", SECRET)
+    before = (place / "key").read_bytes()
+    with (place / "key").open("rb") as held:  # the same blocks, whatever their name is
+        opened(place).hand_over(OTHER_NODE)
+        assert held.read() != before

@@ -100,7 +100,9 @@ class PlanCommands:
 
     async def consent(self, plan: int, path: str | None) -> object:
         found = await self._plan(plan)
-        self.admission.require_proposal(found, await self.chain.members())
+        members = await self.chain.members()
+        self.admission.require_proposal(found, members)
+        self.admission.require_no_attempt(found, members)
         if path is not None:
             code = await trio.to_thread.run_sync(bundle.read, Path(path))
             if code.digest != found.digest:

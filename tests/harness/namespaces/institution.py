@@ -11,10 +11,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from harness.compose.shell import Failed, run, try_to_run
+from harness.compose.shell import Failed, run, try_to_run, wait_until
 from harness.faults.wires import Wires
 
-COMMAND_S, STOP_S, SAID_S, LOOK_S = 120.0, 30.0, 30.0, 0.5
+COMMAND_S, UP_S, STOP_S, SAID_S, LOOK_S = 120.0, 120.0, 60.0, 30.0, 0.5
 WRONG_CLOCK = Path(__file__).parents[1] / "wrong_clock.py"
 SETTINGS = os.environ | {"PYTHONPATH": "", "SWARM_NODE": ""}
 
@@ -57,7 +57,7 @@ class Institution:
         )  # fmt: skip
 
     def start(self, clock_ahead_s: float = 0.0) -> None:
-        """As a supervisor does; what it logs goes to a file."""
+        """As a supervisor does; what it logs goes to a file. Returns when the node answers."""
         words: list[object] = ["node", "start", self.home]
         program = [str(self._bin / "swarm")]
         if clock_ahead_s:
@@ -68,6 +68,12 @@ class Institution:
                 [*self.wires.within(self.machine), *program, *map(str, words)], env=SETTINGS,
                 stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
             )  # fmt: skip
+
+        wait_until(f"{self.name}'s node answers", UP_S, self._answers, every_s=LOOK_S)
+
+    def _answers(self) -> bool:
+        words = self._command(["node", "status", self.home])
+        return try_to_run(words, COMMAND_S, environment=SETTINGS)[0] == 0
 
     def stop(self) -> None:
         """SIGTERM; nothing if it does not run. Raises Failed unless it ends well and soon."""

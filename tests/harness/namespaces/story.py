@@ -21,7 +21,7 @@ from harness.namespaces.institution import Institution
 from harness.plans import write_tiny_plan
 
 ROUNDS, SLOWER = 8, 1.5
-CONNECTED_S, PLAN_S, VOTES_S = 60.0, 180.0, 120.0
+CONNECTED_S, PLAN_S, VOTES_S = 120.0, 300.0, 180.0
 CLOCK_S = 300
 Say = Callable[[str], None]
 
