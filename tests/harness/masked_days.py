@@ -502,14 +502,30 @@ class MaskedDay:
         round = plan.round
         if round is None or round.masking is None or round.status is not RoundStatus.LOCKED:
             return
-        masking = round.masking
         if self.now < round.closed_at + LONG_S:
             return  # locked just before the day ended
         honest = {each.id for each in self.members if not each.vices} & side.members - self.lost
         able = [i for i in members_in(round.roster) if i in honest]
         may_open = len(self.sides) == 1 and not self._was_opened(plan, able)
-        if may_open and len(able) >= masking.needed:
+        if may_open and self._have_shares(plan, able):
             raise Violation(f"plan {plan.id} stays locked, though {able} are there")
+
+    def _have_shares(self, plan: Plan, able: Sequence[int]) -> bool:
+        """Whether these have enough right shares of everybody's self mask among them. Who was away
+        while shares were judged, and has found a wrong one since, can complain no more (0019)."""
+        round = plan.round
+        assert round is not None
+        assert round.masking is not None
+        here, masking = (plan.id, round.number, round.attempt), round.masking
+        wrong = {i: self.members[i].disk.vaults.get(here, {}).get("wrong", 0) for i in able}
+        return all(
+            sum(
+                not wrong[i] >> owner & 1 or (masking.epoch, owner, MemberId(i)) in masking.answers
+                for i in able
+            )
+            >= masking.needed
+            for owner in members_in(masking.contributors)
+        )
 
     def _was_opened(self, plan: Plan, able: Sequence[int]) -> bool:
         """Whether somebody has helped to open another set over the same base."""
