@@ -64,23 +64,44 @@ class Walls:
         return Report(stand=self.stand, missing=self.missing, pid=pid)
 
 
+Become = Callable[[Box, dict[str, str]], NoReturn]
+"""How the plan's process becomes what the box is for, with this environment."""
+
+
 def main() -> None:
     """Entry point of `python -m swarm.box.launcher SOCKET`, a descriptor; for nodes only."""
-    control = socket.socket(fileno=int(sys.argv[1]))
+    launch(int(sys.argv[1]), execute)
+
+
+def launch(descriptor: int, become: Become) -> None:
+    """Receive a box's description over this socket, and be its launcher until it has ended."""
+    control = socket.socket(fileno=descriptor)
     control.set_inheritable(False)
     received = frames.receive(control)
     if received is None:
         return
     box = _boxes.decode(received.body)
-    _end_with(_Launch(box, control).run())
+    _end_with(_Launch(box, control, become).run())
+
+
+def execute(box: Box, environment: dict[str, str]) -> NoReturn:
+    """Execute the box's command: of all that is in this process's memory nothing is left."""
+    for descriptor in box.descriptors:
+        os.set_inheritable(descriptor, True)
+    try:
+        os.execve(box.command[0], box.command, environment)
+    except OSError as error:
+        print(f"{box.command[0]} cannot be started: {error.strerror}", flush=True)
+        os._exit(CANNOT_EXECUTE)
 
 
 class _Launch:
     """One box, from outside."""
 
-    def __init__(self, box: Box, control: socket.socket) -> None:
+    def __init__(self, box: Box, control: socket.socket, become: Become) -> None:
         self.box = box
         self.control = control
+        self.become = become
         self.user = os.getuid()
         self.walls = Walls(box.without)
         self.inside, self.outside = socket.socketpair()
@@ -239,7 +260,7 @@ class _Launch:
     # The plan's process.
 
     def _become_plan(self) -> NoReturn:
-        """Give up what is left, and execute the command."""
+        """Give up what is left, and become what the box is for."""
         box, walls = self.box, self.walls
         os.setsid()
         os.chdir(box.folder)
@@ -256,15 +277,9 @@ class _Launch:
             os._exit(0)
         for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGTERM):
             signal.signal(number, signal.SIG_DFL)
-        for descriptor in box.descriptors:
-            os.set_inheritable(descriptor, True)
         # A box without a file system of its own has no other room for scratch.
         scratch = {} if has_tree else {"TMPDIR": box.folder}
-        try:
-            os.execve(box.command[0], box.command, box.environment | scratch)
-        except OSError as error:
-            print(f"{box.command[0]} cannot be started: {error.strerror}", flush=True)
-            os._exit(CANNOT_EXECUTE)
+        self.become(box, box.environment | scratch)
 
     def _families(self) -> tuple[int, ...]:
         """The sockets that lead nowhere out of this box, where the other walls stand."""

@@ -8,9 +8,11 @@ import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 import trio
@@ -24,12 +26,47 @@ END_S = 5.0
 _reports = msgspec.msgpack.Decoder(Report)
 
 
+class Launcher(Protocol):
+    """The process of a launcher, which leads a session."""
+
+    @property
+    def pid(self) -> int: ...
+
+    def poll(self) -> int | None: ...
+
+    async def wait(self) -> int: ...
+
+
+class Launching(Protocol):
+    async def __call__(self, control: int, descriptors: Sequence[int]) -> Launcher:
+        """Start a launcher that holds these open, and no others; it is described its box over
+        `control`. Raises OSError."""
+        ...
+
+
+async def start_launcher(control: int, descriptors: Sequence[int]) -> Launcher:
+    """A launcher with an interpreter of its own, which executes another for the plan."""
+    return await trio.lowlevel.open_process(
+        [sys.executable, "-P", "-m", "swarm.box.launcher", str(control)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        pass_fds=(control, *descriptors),
+        start_new_session=True,
+        env=contents.own_environment(),
+    )
+
+
+launching: Launching = start_launcher
+"""How this process starts launchers. The nodes of a testnet have them forked (`testnet.warm`); no
+other program sets this."""
+
+
 @dataclass
 class BoxedProcess:
     """A process in a box, and the launcher before it. Made by `start`."""
 
     report: Report
-    _launcher: trio.Process
+    _launcher: Launcher
     _control: socket.socket
     """The launcher ends the box when this is closed: with the node, if need be."""
     _view: int | None
@@ -82,14 +119,7 @@ async def start(box: Box) -> BoxedProcess:
     ours, theirs = socket.socketpair()
     try:
         with theirs:
-            launcher = await trio.lowlevel.open_process(
-                [sys.executable, "-P", "-m", "swarm.box.launcher", str(theirs.fileno())],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                pass_fds=(theirs.fileno(), *box.descriptors),
-                start_new_session=True,
-                env=contents.own_environment(),
-            )
+            launcher = await launching(theirs.fileno(), box.descriptors)
     except OSError as error:
         ours.close()
         raise LocalError(f"the trainer process cannot be started: {error}") from error

@@ -42,23 +42,28 @@ class NodeProcess(Protocol):
 
 
 def prepare_nodes() -> None:
-    """Begin what nodes are forked from, so that it is ready when the first is started."""
+    """Begin what nodes and trainers are forked from, so that it is ready once it is needed."""
     if warm.IS_POSSIBLE:
-        warm.warm_process()
+        warm.warm_process("node")
+        warm.warm_process("trainer")
 
 
-def start_node(node: TestnetNode, within: Sequence[str] = ()) -> NodeProcess:
+def start_node(
+    node: TestnetNode, within: Sequence[str] = (), environment: Mapping[str, str] | None = None
+) -> NodeProcess:
     """Start `swarm node start` in a session of its own, so that it outlives this command.
 
     `within` is a command that runs another one in its place, such as `ip netns exec NAME`; without
-    it, the node is a fork of a process that is there for that (`warm`).
+    it, the node is a fork of a process that is there for that (`warm`). `environment` comes on top
+    of this process's.
     """
+    given = {**os.environ, **(environment or {})}
     directory = Path(node.directory)
     arguments = ["node", "start", str(directory)]
     with (directory / "node.log").open("ab") as log:
         process: NodeProcess
         if warm.IS_POSSIBLE and not within:
-            process = warm.warm_process().start(arguments, os.environ, log.fileno())
+            process = warm.start_node(arguments, given, log.fileno())
         else:
             process = subprocess.Popen(
                 [*within, sys.executable, "-P", "-m", "swarm", *arguments],
@@ -66,6 +71,7 @@ def start_node(node: TestnetNode, within: Sequence[str] = ()) -> NodeProcess:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                env=given,
             )
     node.pid = process.pid
     return process

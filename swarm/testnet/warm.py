@@ -1,18 +1,22 @@
-"""Nodes that start at once: forks of one process that has imported what a node needs, and no more.
+"""Nodes and trainers that start at once: forks of processes that have imported what they need.
 
-A testnet's nodes are the same program, and importing it is most of their start. So a testnet begins
-one process that imports it, and is asked for one fork a node. Nothing else happened in it: it has
-read no key and no file of anybody's, and has one thread. A fork takes on the environment, folder
-and command line that a process started by itself would have, and is told from one by nothing.
+A testnet's nodes are the same program, and importing it is most of their start; so it is with their
+trainers. So a testnet begins two processes, one that imports what nodes need and one that imports
+what trainers need, and they are asked for one fork each time. Nothing else happens in them: they
+have read no key and no file of anybody's, and have one thread. A fork takes on the environment and
+the command line that a process started by itself would have, and holds nothing else open.
 
-Each fork is the leader of a session, and outlives both the process that it came from and the one
-that asked, as `swarm testnet up` wants it. Linux only: elsewhere nodes are started one by one.
+A node's fork leads a session, and outlives both the process that it came from and the one that
+asked, as `swarm testnet up` wants it. A trainer's fork is its launcher (`swarm.box.launcher`),
+which builds the same walls; only the plan's process, behind all of them, goes on in the interpreter
+that is there instead of executing another. Linux only: elsewhere each is started by itself.
 """
 
 from __future__ import annotations
 
 import atexit
 import ctypes
+import fcntl
 import gc
 import os
 import runpy
@@ -26,34 +30,52 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
-from typing import NoReturn
+from typing import Literal, NoReturn
 
 import msgspec
+import trio
 
-from swarm.box import frames
+from swarm.box import contents, frames, launcher, process, system
+from swarm.box.description import Box
 from swarm.errors import LocalError
+from swarm.learning.supervisor.trainer_process import REPEATABLE, TRAINER
 
 FORK_S = 60.0
 """For the first fork: until then everything is imported, beside whatever else starts."""
 END_S = 10.0
+POLL_S = 0.01
 STATUS_BYTES = 4
 MAX_COMMAND_BYTES = 16 << 10
 """Room for the command line of a fork, which is written over that of its parent."""
-NEEDED = ("click", "swarm.node.node_process")
-"""What a node imports before it does anything."""
 IS_POSSIBLE = sys.platform == "linux"
 
+Kind = Literal["node", "trainer"]
+NEEDED: dict[Kind, tuple[str, ...]] = {
+    "node": ("click", "swarm.node.node_process"),
+    # Choosing repeatable kernels, and the first optimiser, import torch's compiler.
+    "trainer": (TRAINER, "torch._dynamo", "torch._inductor.config"),
+}
+"""What they import before they do anything of their own."""
 
-class Fork(msgspec.Struct):
-    """What a fork is to be: `arguments` of `swarm`. Beside it go two descriptors: where it writes
-    to, and where its exit status is to be written."""
 
-    arguments: tuple[str, ...]
-    directory: str
-    environment: dict[str, str]
+class Connect(msgspec.Struct, tag=True):
+    """Forks may be asked for over the socket that goes beside it as well."""
 
 
-_forks = msgspec.msgpack.Decoder(Fork)
+class Fork(msgspec.Struct, tag=True):
+    """Fork once. Beside it go descriptors: where the exit status is to be written, then, for a
+    node, where it writes to, and over what it may ask for trainers; for a trainer, the control
+    socket of its launcher, and what its box is to hold."""
+
+    arguments: tuple[str, ...] = ()
+    """A node's, of `swarm`."""
+    directory: str = "/"
+    environment: dict[str, str] = {}
+    numbers: tuple[int, ...] = ()
+    """Those that the descriptors of a trainer have where it is asked for, and shall have in it."""
+
+
+_requests = msgspec.msgpack.Decoder(Connect | Fork)
 
 
 class ForkedProcess:
@@ -98,94 +120,160 @@ class ForkedProcess:
             return self.returncode
 
 
-class WarmProcess:
-    """The process that is forked from, from outside. Any thread may ask."""
+class Asking:
+    """Asks for forks over a socket. Any thread may ask."""
 
-    def __init__(self) -> None:
-        self._control, theirs = socket.socketpair()
-        self._control.settimeout(FORK_S)
+    def __init__(self, connection: socket.socket) -> None:
+        self.connection = connection
+        connection.settimeout(FORK_S)
         self._lock = threading.Lock()
-        room = "-" * MAX_COMMAND_BYTES
-        with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", __name__, str(theirs.fileno()), room],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                pass_fds=(theirs.fileno(),),
-                start_new_session=True,  # Ctrl-C is not for it
-                # numpy's library begins a thread for each further processor while it is imported,
-                # and a node multiplies no matrices.
-                env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},
-            )
 
-    @property
-    def is_alive(self) -> bool:
-        return self._process.poll() is None
-
-    def start(
-        self, arguments: Sequence[str], environment: Mapping[str, str], output: int
-    ) -> ForkedProcess:
-        """Run `swarm` with these arguments in a fork. Raises LocalError if there is none."""
+    def fork(self, fork: Fork, descriptors: Sequence[int]) -> ForkedProcess:
+        """Raises LocalError if there is none."""
         status, theirs = os.pipe()
         try:
-            body = msgspec.msgpack.encode(Fork(tuple(arguments), os.getcwd(), dict(environment)))
             with self._lock:
-                frames.send(self._control, body, (output, theirs))
-                answer = frames.receive(self._control)
+                body = msgspec.msgpack.encode(fork)
+                frames.send(self.connection, body, (theirs, *descriptors))
+                answer = frames.receive(self.connection)
         except OSError:
             answer = None
         finally:
             os.close(theirs)
         if answer is None:
             os.close(status)
-            raise LocalError("no node could be started: the process that they come from ended")
+            raise LocalError("nothing could be started: the process that it comes from ended")
         return ForkedProcess(int.from_bytes(answer.body, "big"), status)
 
+
+class WarmProcess:
+    """A process that is forked from, from outside. Any thread may ask."""
+
+    def __init__(self, kind: Kind) -> None:
+        ours, theirs = socket.socketpair()
+        self.asking = Asking(ours)
+        room = "-" * MAX_COMMAND_BYTES
+        given = os.environ if kind == "node" else contents.own_environment() | REPEATABLE
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-s", "-m", __name__, kind, str(theirs.fileno()), room],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                pass_fds=(theirs.fileno(),),
+                start_new_session=True,  # Ctrl-C is not for it
+                env=given,
+            )
+
+    @property
+    def is_alive(self) -> bool:
+        return self._process.poll() is None
+
+    def connect(self) -> socket.socket:
+        """Another socket to ask over, for whoever holds it. Raises OSError."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            body = msgspec.msgpack.encode(Connect())
+            frames.send(self.asking.connection, body, (theirs.fileno(),))
+        return ours
+
     def close(self) -> None:
-        """End it. Forks go on."""
-        self._control.close()
+        """End it. Forks go on, and so does it while somebody else may ask."""
+        self.asking.connection.close()
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(END_S)
 
 
-_ours: list[WarmProcess] = []
-_asking = threading.Lock()
+_ours: dict[Kind, WarmProcess] = {}
+_beginning = threading.Lock()
 
 
-def warm_process() -> WarmProcess:
+def warm_process(kind: Kind) -> WarmProcess:
     """The one of this process, which it begins, if need be, and ends with it."""
-    with _asking:
-        if not _ours or not _ours[0].is_alive:
-            _ours[:] = [WarmProcess()]
-            atexit.register(_ours[0].close)
-        return _ours[0]
+    with _beginning:
+        if kind not in _ours or not _ours[kind].is_alive:
+            _ours[kind] = WarmProcess(kind)
+            atexit.register(_ours[kind].close)
+        return _ours[kind]
 
 
-# In the process that is forked.
+def start_node(
+    arguments: Sequence[str], environment: Mapping[str, str], output: int
+) -> ForkedProcess:
+    """Run `swarm` with these arguments in a fork, whose trainers are forks. Raises LocalError."""
+    fork = Fork(tuple(arguments), os.getcwd(), dict(environment))
+    with warm_process("trainer").connect() as trainers:
+        return warm_process("node").asking.fork(fork, (output, trainers.fileno()))
+
+
+# In a node.
+
+
+class ForkedLauncher:
+    """The launcher of a box that is a fork."""
+
+    def __init__(self, fork: ForkedProcess) -> None:
+        self._fork = fork
+        self.pid = fork.pid
+
+    def poll(self) -> int | None:
+        return self._fork.poll()
+
+    async def wait(self) -> int:
+        while (found := self._fork.poll()) is None:  # noqa: ASYNC110 (several may wait)
+            await trio.sleep(POLL_S)
+        return found
+
+
+class ForkedLaunching:
+    """Has launchers forked, from where what a trainer needs is imported."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._asking = Asking(connection)
+
+    async def __call__(self, control: int, descriptors: Sequence[int]) -> ForkedLauncher:
+        held = (control, *descriptors)
+        fork = Fork(numbers=held)
+        return ForkedLauncher(await trio.to_thread.run_sync(self._asking.fork, fork, held))
+
+
+# In a process that is forked from.
 
 
 def main() -> None:
-    """Entry point of `python -m swarm.testnet.warm SOCKET ROOM`; for testnets only."""
-    control = socket.socket(fileno=int(sys.argv[1]))
+    """Entry point of `python -m swarm.testnet.warm KIND SOCKET ROOM`; for testnets only."""
+    kind, control = sys.argv[1], socket.socket(fileno=int(sys.argv[2]))
     control.set_inheritable(False)
-
-    for name in NEEDED:
+    for name in NEEDED["node" if kind == "node" else "trainer"]:
         import_module(name)
-    threads = os.listdir("/proc/self/task")
-    if len(threads) > 1:
-        sys.exit(f"what a node imports began {len(threads) - 1} threads, which no fork would have")
+    _be_one_thread()
     gc.collect()
     gc.freeze()  # or each fork's first collection would copy all of it
-    fork = _Forks(control).serve()
-    if fork is not None:
-        _become(fork)
+    forked = _Forks(control).serve()
+    if forked is None:
+        return
+    if kind == "node":
+        _become_node(*forked)
+    else:
+        _become_launcher(*forked)
+
+
+def _be_one_thread() -> None:
+    """numpy's library has threads as soon as it is imported; it ends them before a fork, and makes
+    new ones when it needs them. Anything else that has threads would not have them in a fork."""
+    child = os.fork()
+    if child == 0:
+        os._exit(0)
+    os.waitpid(child, 0)
+    more = len(os.listdir("/proc/self/task")) - 1
+    if more:
+        sys.exit(f"what was imported began {more} threads, which no fork would have")
 
 
 class _Forks:
     """All that have not ended."""
 
     def __init__(self, control: socket.socket) -> None:
-        self.control = control
+        self.connections = {control.fileno(): control}
         self.statuses: dict[int, int] = {}
         """Where the exit status of each goes, by its process id."""
         self.deaths, self.died = os.pipe()
@@ -194,24 +282,39 @@ class _Forks:
         signal.set_wakeup_fd(self.died)
         signal.signal(signal.SIGCHLD, lambda number, frame: None)
 
-    def serve(self) -> Fork | None:
-        """Fork whenever asked to, until nobody can ask. What the fork is to be, in the fork."""
-        while True:
-            ready = select.select([self.control.fileno(), self.deaths], [], [])[0]
-            if self.deaths in ready:
-                os.read(self.deaths, 1 << 10)
-                self._bury()
-            if self.control.fileno() in ready:
-                frame = frames.receive(self.control)
-                if frame is None:
-                    return None
-                pid = os.fork()
-                if pid == 0:
-                    return self._leave(frame)
-                output, self.statuses[pid] = frame.descriptors
-                os.close(output)
+    def serve(self) -> tuple[Fork, tuple[int, ...]] | None:
+        """Fork whenever asked to, until nobody can ask. In the fork: what it is to be, and the
+        descriptors that it holds."""
+        while self.connections:
+            for ready in select.select([*self.connections, self.deaths], [], [])[0]:
+                if ready == self.deaths:
+                    os.read(self.deaths, 1 << 10)
+                    self._bury()
+                    continue
                 with suppress(OSError):
-                    frames.send(self.control, pid.to_bytes(STATUS_BYTES, "big"))
+                    forked = self._answer(self.connections[ready])
+                    if forked is not None:
+                        return forked
+        return None
+
+    def _answer(self, connection: socket.socket) -> tuple[Fork, tuple[int, ...]] | None:
+        """Do what is asked over this connection. In the fork: as `serve` has it."""
+        frame = frames.receive(connection)
+        if frame is None:
+            del self.connections[connection.fileno()]
+            connection.close()
+            return None
+        request = _requests.decode(frame.body)
+        if isinstance(request, Connect):
+            self.connections[frame.descriptors[0]] = socket.socket(fileno=frame.descriptors[0])
+            return None
+        pid = os.fork()
+        if pid == 0:
+            return request, self._leave(frame)
+        self.statuses[pid], *rest = frame.descriptors
+        frames.close_all(rest)
+        frames.send(connection, pid.to_bytes(STATUS_BYTES, "big"))
+        return None
 
     def _bury(self) -> None:
         while True:
@@ -221,45 +324,94 @@ class _Forks:
                 return
             if pid == 0:
                 return
-            exit_status = os.waitstatus_to_exitcode(status)
+            code = os.waitstatus_to_exitcode(status)
             with suppress(OSError):
-                os.write(self.statuses[pid], exit_status.to_bytes(STATUS_BYTES, "big", signed=True))
+                os.write(self.statuses[pid], code.to_bytes(STATUS_BYTES, "big", signed=True))
             os.close(self.statuses.pop(pid))
 
-    def _leave(self, frame: frames.Frame) -> Fork:
+    def _leave(self, frame: frames.Frame) -> tuple[int, ...]:
         """Forget in the fork what is the parent's."""
         os.setsid()
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        output, status = frame.descriptors
-        os.dup2(output, 1)
-        os.dup2(output, 2)
-        frames.close_all([output, status, self.deaths, self.died, *self.statuses.values()])
-        self.control.close()
-        return _forks.decode(frame.body)
+        for connection in self.connections.values():
+            connection.close()
+        held = frame.descriptors[1:]
+        _hold_only(held)
+        return held
 
 
-def _become(fork: Fork) -> NoReturn:
+def _hold_only(descriptors: Sequence[int]) -> None:
+    """Close everything else but input and output."""
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) > 2 and int(name) not in descriptors:
+            with suppress(OSError):  # that of the list itself
+                os.close(int(name))
+
+
+def _renumber(descriptors: Sequence[int], numbers: Sequence[int]) -> None:
+    """Give these descriptors, and nothing else, these numbers."""
+    above = max(*descriptors, *numbers) + 1
+    aside = [fcntl.fcntl(one, fcntl.F_DUPFD_CLOEXEC, above) for one in descriptors]
+    frames.close_all(descriptors)
+    for one, number in zip(aside, numbers, strict=True):
+        os.dup2(one, number, inheritable=False)
+    frames.close_all(aside)
+
+
+def _become_node(fork: Fork, descriptors: tuple[int, ...]) -> NoReturn:
+    output, trainers = descriptors
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    os.close(output)
     os.environ.clear()
     os.environ.update(fork.environment)
     os.chdir(fork.directory)
-    command = (sys.executable, "-P", "-m", "swarm", *fork.arguments)
+    _show((sys.executable, "-P", "-m", "swarm", *fork.arguments))
     sys.argv[:] = ["swarm", *fork.arguments]
-    _show(command)
+    process.launching = ForkedLaunching(socket.socket(fileno=trainers))
     runpy.run_module("swarm", run_name="__main__", alter_sys=True)
     raise AssertionError("a command exits")
+
+
+def _become_launcher(fork: Fork, descriptors: tuple[int, ...]) -> None:
+    _renumber(descriptors, fork.numbers)
+    control = fork.numbers[0]
+    _show((sys.executable, "-P", "-m", "swarm.box.launcher", str(control)))
+    launcher.launch(control, _become_trainer)
+
+
+def _become_trainer(box: Box, environment: dict[str, str]) -> NoReturn:
+    """Behind the walls: be what `launcher.execute` would make of this process, as far as anything
+    can tell that runs in it."""
+    if TRAINER not in box.command:
+        launcher.execute(box, environment)
+    _hold_only(box.descriptors)
+    # What executing a program, and beginning an interpreter, do.
+    system.prctl(system.PR_SET_DUMPABLE, 1)
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(number, signal.SIG_IGN)
+    os.environ.clear()
+    os.environ.update(environment)
+    _show(box.command)
+    of_python = box.command.index(TRAINER)
+    sys.argv[:] = box.command[of_python:]
+    sys.modules["__main__"] = module = import_module(TRAINER)  # for the processes of a DataLoader
+    module.main(list(box.command[of_python + 1 :]))
+    sys.exit(0)
 
 
 def _show(command: Sequence[str]) -> None:
     """Let the system show this command line for ours: people, and `processes`, look for a node by
     it. It is written over the old one, where `proc(5)` says that it lies."""
-    stat = Path("/proc/self/stat").read_text()
-    fields = stat[stat.rindex(")") + 1 :].split()
-    start, end = int(fields[45]), int(fields[46])
-    line = os.fsencode("\0".join(command)) + b"\0"
-    if start and len(line) <= end - start:
-        ctypes.memset(start, 0, end - start)
-        ctypes.memmove(start, line, len(line))
+    with suppress(OSError):
+        stat = Path("/proc/self/stat").read_text()
+        fields = stat[stat.rindex(")") + 1 :].split()
+        start, end = int(fields[45]), int(fields[46])
+        line = os.fsencode("\0".join(command)) + b"\0"
+        if start and len(line) <= end - start:
+            ctypes.memset(start, 0, end - start)
+            ctypes.memmove(start, line, len(line))
 
 
 if __name__ == "__main__":

@@ -1,37 +1,37 @@
-"""What a testnet's nodes are forked from: a fork is what a process of its own would be."""
+"""What a testnet's nodes and trainers are forked from: a fork is what a process of its own is."""
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import trio
+from harness.plans import write_tiny_plan
 
+from swarm.box import process
+from swarm.box.description import Report
 from swarm.errors import LocalError
-from swarm.testnet.warm import ForkedProcess, WarmProcess
+from swarm.learning.supervisor.supervisor import TrainerConfig, open_trainer
+from swarm.testnet.warm import Fork, ForkedLaunching, ForkedProcess, WarmProcess, start_node
 
 END_S = 60.0
 Start = Callable[..., tuple[ForkedProcess, Path]]
 
 
-@pytest.fixture(scope="module")
-def process() -> Iterator[WarmProcess]:
-    process = WarmProcess()
-    yield process
-    process.close()
-
-
 @pytest.fixture
-def start(process: WarmProcess, tmp_path: Path) -> Start:
-    def started(*arguments: object, **environment: str) -> tuple[ForkedProcess, Path]:
+def start(tmp_path: Path) -> Start:
+    def started(*arguments: object) -> tuple[ForkedProcess, Path]:
         log = tmp_path / "log"
         with log.open("wb") as output:
-            given = os.environ | environment
-            return process.start([str(a) for a in arguments], given, output.fileno()), log
+            return start_node([str(a) for a in arguments], os.environ, output.fileno()), log
 
     return started
 
@@ -54,7 +54,7 @@ def test_a_fork_runs_the_command_and_tells_how_it_ended(start: Start, tmp_path: 
 def waiting(start: Start, tmp_path: Path) -> Iterator[ForkedProcess]:
     """A fork that waits: for a reader of what it is to read."""
     os.mkfifo(tmp_path / "card")
-    process, _ = start("network", "found", tmp_path / "card", SWARM_TOLD="once")
+    process, _ = start("network", "found", tmp_path / "card")
     while b"found" not in Path(f"/proc/{process.pid}/cmdline").read_bytes():
         assert process.poll() is None
         time.sleep(0.01)
@@ -78,7 +78,9 @@ def test_a_fork_has_the_command_line_and_the_environment_of_a_process_of_its_own
 def test_a_fork_holds_nothing_open_of_the_process_that_it_came_from(
     waiting: ForkedProcess, tmp_path: Path
 ) -> None:
-    assert held_open(waiting.pid) == ["/dev/null", str(tmp_path / "log"), str(tmp_path / "log")]
+    *files, trainers = held_open(waiting.pid)
+    assert files == ["/dev/null", str(tmp_path / "log"), str(tmp_path / "log")]
+    assert trainers.startswith("socket:")
 
 
 def test_a_signal_ends_a_fork_and_its_number_is_told(waiting: ForkedProcess) -> None:
@@ -91,13 +93,94 @@ def test_a_signal_ends_a_fork_and_its_number_is_told(waiting: ForkedProcess) -> 
 
 def test_a_fork_outlives_the_process_that_it_came_from(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "card")
-    parent = WarmProcess()
-    with (tmp_path / "log").open("wb") as output:
-        fork = parent.start(
-            ["network", "found", str(tmp_path / "card")], os.environ, output.fileno()
-        )
+    parent = WarmProcess("node")
+    fork = Fork(("network", "found", str(tmp_path / "card")), "/", dict(os.environ))
+    with (tmp_path / "log").open("wb") as output, parent.connect() as trainers:
+        forked = parent.asking.fork(fork, (output.fileno(), trainers.fileno()))
     parent.close()
     assert not parent.is_alive
-    os.kill(fork.pid, signal.SIGKILL)
-    with pytest.raises(LocalError, match="the process that they come from ended"):
-        parent.start([], {}, 2)
+    os.kill(forked.pid, signal.SIGKILL)
+    with pytest.raises(LocalError, match="the process that it comes from ended"):
+        parent.asking.fork(fork, ())
+
+
+LOOKING = """
+        import json, os, pathlib, re, resource, sys, threading
+        status = pathlib.Path("/proc/self/status").read_text().splitlines()
+        told = ("Uid", "Gid", "Groups", "Sig", "Shd", "Cap", "NoNew", "Seccomp", "NSpid", "Umask")
+        numbers = [n for n in dir(resource) if n.startswith("RLIMIT")]
+        secret = re.compile(b"[c]orrect-[h]orse")
+        memory, found = open("/proc/self/mem", "rb", 0), []
+        for line in pathlib.Path("/proc/self/maps").read_text().splitlines():
+            ends, rights, _, _, _, *name = line.split(maxsplit=5)
+            if rights.startswith("rw"):
+                start, end = (int(part, 16) for part in ends.split("-"))
+                memory.seek(start)
+                found += [name] if secret.search(memory.read(end - start)) else []
+        memory.close()
+        print("seen", json.dumps({
+            "status": [line for line in status if line.startswith(told)],
+            "limits": [resource.getrlimit(getattr(resource, n)) for n in numbers],
+            # torch's compiler notes its folder there, whenever it is imported.
+            "environment": sorted((name, value) for name, value in os.environ.items()
+                                  if name != "TORCHINDUCTOR_CACHE_DIR"),
+            "command": pathlib.Path("/proc/self/cmdline").read_text().rstrip(chr(0)).split(chr(0)),
+            "open": sorted(re.sub(r"[0-9]+", "N", os.readlink(f"/proc/self/fd/{n}"))
+                           for n in os.listdir("/proc/self/fd") if int(n) < 99 and
+                           os.path.exists(f"/proc/self/fd/{n}")),
+            "folder": os.getcwd(),
+            "arguments": sys.argv[1:],
+            "flags": str(sys.flags),
+            "path": [folder for folder in sys.path if os.path.exists(folder)],
+            "main": sys.modules["__main__"].__spec__.name,
+            "threads": sorted(t.name for t in threading.enumerate()),
+            "processes": sorted(n for n in os.listdir("/proc") if n.isdigit()),
+            "dumpable": os.stat("/proc/self/fd").st_uid,
+            "secret": found,
+        }), flush=True)
+"""
+
+
+def seen_by_plan(folder: Path) -> tuple[dict[str, Any], Report]:
+    """What a plan's code finds in its process, and which walls stand around it."""
+    found: list[Report] = []
+
+    async def run() -> None:
+        async with open_trainer(settings) as trainer:
+            assert (await trainer.count_samples()).train == 30
+            assert trainer._process is not None
+            found.append(trainer._process.boxed.report)
+
+    folder.mkdir()
+    plan = write_tiny_plan(folder / "plan", ("        table = ", LOOKING + "        table = "))
+    settings = TrainerConfig(
+        plan=plan,
+        site="site0",
+        workspace=folder / "trainer" / "digest",
+        data=plan / "data" / "site0.csv",
+        log=folder / "trainer.log",
+    )
+    trio.run(run)
+    log = (folder / "trainer.log").read_text()
+    line = next(line for line in log.splitlines() if line.startswith("seen "))
+    return json.loads(line.removeprefix("seen ").replace(str(folder), "HOME")), found[0]
+
+
+def test_a_forked_trainer_is_what_an_executed_one_is_behind_the_same_walls(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SWARM_PASSWORD", "correct-horse")
+    executed, walls = seen_by_plan(tmp_path / "executed")
+    parent = WarmProcess("trainer")
+    with parent.connect() as connection:
+        monkeypatch.setattr(process, "launching", ForkedLaunching(connection))
+        forked, others = seen_by_plan(tmp_path / "forked")
+    parent.close()
+    assert others.stand == walls.stand
+    assert others.missing == walls.missing
+    assert forked["secret"] == []
+    # The numbers of descriptors and processes are whatever was free.
+    for told in (executed, forked):
+        told["command"] = [re.sub(r"=[0-9]+$", "=N", part) for part in told["command"]]
+        told["arguments"] = [re.sub(r"=[0-9]+$", "=N", part) for part in told["arguments"]]
+    assert forked == executed

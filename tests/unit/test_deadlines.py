@@ -48,7 +48,7 @@ ACCOUNTED = {
     "box.launcher:_become_first:wait": "the first process of a box lives as long as the box",
     "box.launcher:_report:receive": LAUNCHER,
     "box.launcher:end:wait": "for processes that it has just killed",
-    "box.launcher:main:receive": LAUNCHER,
+    "box.launcher:launch:receive": LAUNCHER,
     "box.process:_introduce:receive": "the socket has a timeout, set by `start`",
     "box.process:wait:wait": CALLER,
     "bench.machine:look:wait": "a moment at a time",
@@ -140,9 +140,10 @@ ACCOUNTED = {
     "testnet.processes:stop_nodes:wait": POSITIONAL,
     "testnet.warm:_look:select": POSITIONAL,
     "testnet.warm:close:wait": POSITIONAL,
-    "testnet.warm:serve:receive": "in the process that is forked from, which ends with its asker",
+    "testnet.warm:_answer:receive": "in the process that is forked from, which ends with its asker",
     "testnet.warm:serve:select": "in the process that is forked from, which ends with its asker",
-    "testnet.warm:start:receive": SOCKET,
+    "testnet.warm:fork:receive": SOCKET,
+    "testnet.warm:start_node:connect": "it sends a socket, and waits for nothing",
     "testnet.workers:ask:read_frame": "as long as a client trains; whoever asked can end it",
 }
 TIMEOUTS = {"timeout", "timeout_s", "deadline_s", "within_s", "timeout_seconds"}

@@ -51,7 +51,7 @@ class Nodes:
         self.wires = wires
         self.liars = liars or {}
         """Those that lie, and by which seed (`liar`)."""
-        self._set = [f"{name}={value}" for name, value in environment.items()]
+        self._environment = environment
         self.down: set[str] = set()
         """Killed by us, and not started again."""
         self.stopped: set[str] = set()
@@ -183,10 +183,10 @@ class Nodes:
                     os.kill(pid, number)
 
     def _start(self, node: TestnetNode, index: int) -> NodeProcess:
-        within = ["env", *self._set, *self._within(index)]
+        within = [*self._within(index)]
         if node.name in self.liars:
             within += [sys.executable, "-m", "harness.faults.liar", self.liars[node.name]]
-        return start_node(node, within)
+        return start_node(node, within, self._environment)
 
     def _within(self, index: int) -> tuple[str, ...]:
         return () if self.wires is None else self.wires.within(index)
