@@ -46,6 +46,7 @@ from swarm.chain.rpc_parameters import (
     read_filter_name,
     read_flag,
     read_height,
+    read_index,
     read_log_query,
     read_overrides,
     read_parameters,
@@ -121,6 +122,7 @@ class RpcMethods:
         address = Parameter("address", read_address)
         name = Parameter("hash", read_digest)
         block = Parameter("block", read_place, "latest")
+        index = Parameter("index", read_index)
         full = Parameter("full transactions", read_flag, False)
         criteria = Parameter("filter", read_log_query)
         installed = Parameter("filter id", read_filter_name)
@@ -154,6 +156,15 @@ class RpcMethods:
                 self._block_by_number, (Parameter("block", read_height), full)
             ),
             "eth_getBlockByHash": Method(self._block_by_hash, (name, full)),
+            "eth_getBlockTransactionCountByNumber": Method(
+                self._block_size, (Parameter("block", read_height),)
+            ),
+            "eth_getBlockTransactionCountByHash": Method(self._block_size, (name,)),
+            "eth_getBlockReceipts": Method(self._receipts, (Parameter("block", read_place),)),
+            "eth_getTransactionByBlockNumberAndIndex": Method(
+                self._transaction_at, (Parameter("block", read_height), index)
+            ),
+            "eth_getTransactionByBlockHashAndIndex": Method(self._transaction_at, (name, index)),
             "eth_getTransactionByHash": Method(self._transaction_by_hash, (name,)),
             "eth_getTransactionReceipt": Method(self._receipt, (name,)),
             "eth_sendRawTransaction": Method(self._send, (Parameter("transaction", read_data),)),
@@ -265,13 +276,34 @@ class RpcMethods:
     # Blocks and transactions
 
     def _block_by_number(self, at: Height, full: bool) -> object:
-        height = self._height(at)
-        stored = self._engine.stored_block(height) if height <= self._head() else None
+        stored = self._block(at)
         return None if stored is None else block_object(stored, full=full)
 
     def _block_by_hash(self, name: Digest, full: bool) -> object:
-        stored = self._engine.stored_block_named(name)
+        stored = self._block(name)
         return None if stored is None else block_object(stored, full=full)
+
+    def _block(self, place: Height | Digest) -> StoredBlock | None:
+        if isinstance(place, bytes):
+            return self._engine.stored_block_named(place)
+        height = self._height(place)
+        return self._engine.stored_block(height) if height <= self._head() else None
+
+    def _block_size(self, place: Height | Digest) -> object:
+        stored = self._block(place)
+        return None if stored is None else quantity(_size_of(stored))
+
+    def _receipts(self, place: Height | Digest) -> object:
+        stored = self._block(place)
+        if stored is None:
+            return None
+        return [receipt_object(stored, position) for position in range(_size_of(stored))]
+
+    def _transaction_at(self, place: Height | Digest, position: int) -> object:
+        stored = self._block(place)
+        if stored is None or position >= _size_of(stored):
+            return None
+        return transaction_object(stored, position)
 
     def _transaction_by_hash(self, name: Digest) -> object:
         found = self._find(name)
@@ -461,3 +493,8 @@ def _revert_reason(data: bytes) -> str | None:
     except (DecodingError, UnicodeDecodeError, OverflowError, ValueError):
         return None
     return None
+
+
+def _size_of(stored: StoredBlock) -> int:
+    """How many transactions a block has."""
+    return len(codec.stored_body(stored.payload).transactions)

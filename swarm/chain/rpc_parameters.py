@@ -133,6 +133,11 @@ def read_count(value: object, name: str) -> int:
     return number
 
 
+def read_index(value: object, name: str) -> int:
+    """The place of a transaction in its block."""
+    return read_quantity(value, name, MAX_HEIGHT)
+
+
 def read_percentiles(value: object, name: str) -> tuple[float, ...]:
     """Numbers from 0 to 100 that do not fall."""
     if not isinstance(value, list) or len(value) > MAX_PERCENTILES:

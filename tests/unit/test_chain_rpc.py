@@ -187,6 +187,25 @@ def test_logs_know_their_place(rpc, engine):
     assert int(receipt["cumulativeGasUsed"], 16) > int(receipt["gasUsed"], 16)
 
 
+def test_a_blocks_transactions_are_counted_and_told_one_by_one_and_with_their_receipts(rpc, engine):
+    note(engine, *MEMBERS[:3])
+    block = ask(rpc, "eth_getBlockByNumber", "latest", True)
+    assert isinstance(block, dict)
+    names = [sent["hash"] for sent in block["transactions"]]
+    assert len(names) == 3
+    for kind, place in (("Number", "latest"), ("Hash", block["hash"])):
+        assert ask(rpc, f"eth_getBlockTransactionCountBy{kind}", place) == "0x3"
+        told = [ask(rpc, f"eth_getTransactionByBlock{kind}AndIndex", place, hex(i)) for i in (0, 2)]
+        assert told == [block["transactions"][0], block["transactions"][2]]
+        assert ask(rpc, f"eth_getTransactionByBlock{kind}AndIndex", place, "0x3") is None
+    receipts = ask(rpc, "eth_getBlockReceipts", "latest")
+    assert isinstance(receipts, list)
+    assert receipts == [ask(rpc, "eth_getTransactionReceipt", name) for name in names]
+    assert ask(rpc, "eth_getBlockReceipts", {"blockHash": block["hash"]}) == receipts
+    assert ask(rpc, "eth_getBlockTransactionCountByNumber", "0x9") is None
+    assert ask(rpc, "eth_getBlockReceipts", {"blockHash": "0x" + "11" * 32}) is None
+
+
 def test_topics_select_by_position_and_alternative(rpc, engine):
     note(engine, *MEMBERS[:3])
 

@@ -22,6 +22,7 @@ VALID: dict[read.Reader, object] = {
     read.read_address: CONTRACT,
     read.read_call: {"to": CONTRACT},
     read.read_count: "0x1",
+    read.read_index: "0x0",
     read.read_data: "0x",
     read.read_digest: HASH,
     read.read_filter_name: "0x1",
