@@ -125,6 +125,7 @@ class MaskedDay:
         self.trace: list[str] = []
         self.blobs: dict[Digest, object] = {}
         self.secret_of: dict[bytes, Unknown] = {}
+        self.noise: set[Digest] = set()
         self._fresh = 0
         self.streams = Keystreams()
         book = LedgerContract([Founder(_key(i), _key(i), f"n{i}") for i in range(nodes)], EPOCH)
@@ -400,7 +401,7 @@ class MaskedDay:
             self.count("locks")
             self._check_lock(side, plan, round)
         elif before is RoundStatus.LOCKED:
-            noise = any("posts noise" in self.members[i].vices for i in masking.posted)
+            noise = not self.noise.isdisjoint(masking.posted.values())
             if round.status is RoundStatus.FINAL:
                 self.count("masked rounds final")
                 if noise:

@@ -65,6 +65,8 @@ class World(Protocol):
     blobs: dict[Digest, object]
     secret_of: dict[bytes, Unknown]
     """Of public things: keys, and commitments to seeds."""
+    noise: set[Digest]
+    """Masked updates that are not what they should be."""
 
     def fresh(self) -> int: ...
     def count(self, what: str) -> None: ...
@@ -338,6 +340,8 @@ class Hands:
         blob = Hidden(tuple(row.items()))
         digest = name("masked", self.me, blob)
         self.world.blobs[digest] = blob
+        if any(isinstance(unknown, tuple) and unknown[0] == "noise" for unknown in row):
+            self.world.noise.add(digest)
         codes = bytes(CODE_BYTES * (contributors.bit_count() - 1))
         made[epoch] = t.MaskedUpdate(contributors, digest, codes)
         self.world.count("masked updates")
