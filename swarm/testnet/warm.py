@@ -64,15 +64,15 @@ class Connect(msgspec.Struct, tag=True):
 
 class Fork(msgspec.Struct, tag=True):
     """Fork once. Beside it go descriptors: where the exit status is to be written, then, for a
-    node, where it writes to, and over what it may ask for trainers; for a trainer, the control
-    socket of its launcher, and what its box is to hold."""
+    node, where it writes to, and over what it may ask for trainers; for a trainer, where its
+    launcher writes errors to, its control socket, and what its box is to hold."""
 
     arguments: tuple[str, ...] = ()
     """A node's, of `swarm`."""
     directory: str = "/"
     environment: dict[str, str] = {}
     numbers: tuple[int, ...] = ()
-    """Those that the descriptors of a trainer have where it is asked for, and shall have in it."""
+    """Those of a launcher's other descriptors where it is asked for, which they have in it, too."""
 
 
 _requests = msgspec.msgpack.Decoder(Connect | Fork)
@@ -177,10 +177,12 @@ class WarmProcess:
         return ours
 
     def close(self) -> None:
-        """End it. Forks go on, and so does it while somebody else may ask."""
+        """Ask no more: it ends once nobody else may ask, which nodes do as long as they run."""
         self.asking.connection.close()
-        with suppress(subprocess.TimeoutExpired):
-            self._process.wait(END_S)
+
+    def wait(self) -> None:
+        """Return when it has ended. Raises subprocess.TimeoutExpired."""
+        self._process.wait(timeout=END_S)
 
 
 _ours: dict[Kind, WarmProcess] = {}
@@ -231,8 +233,8 @@ class ForkedLaunching:
         self._asking = Asking(connection)
 
     async def __call__(self, control: int, descriptors: Sequence[int]) -> ForkedLauncher:
-        held = (control, *descriptors)
-        fork = Fork(numbers=held)
+        held = (sys.stderr.fileno(), control, *descriptors)
+        fork = Fork(numbers=held[1:])
         return ForkedLauncher(await trio.to_thread.run_sync(self._asking.fork, fork, held))
 
 
@@ -246,6 +248,8 @@ def main() -> None:
     for name in NEEDED["node" if kind == "node" else "trainer"]:
         import_module(name)
     _be_one_thread()
+    # It may outlive the command that began it, whose readers wait for the end of its output.
+    os.dup2(1, 2)
     gc.collect()
     gc.freeze()  # or each fork's first collection would copy all of it
     forked = _Forks(control).serve()
@@ -375,7 +379,10 @@ def _become_node(fork: Fork, descriptors: tuple[int, ...]) -> NoReturn:
 
 
 def _become_launcher(fork: Fork, descriptors: tuple[int, ...]) -> None:
-    _renumber(descriptors, fork.numbers)
+    errors, *rest = descriptors
+    os.dup2(errors, 2)
+    os.close(errors)
+    _renumber(rest, fork.numbers)
     control = fork.numbers[0]
     _show((sys.executable, "-P", "-m", "swarm.box.launcher", str(control)))
     launcher.launch(control, _become_trainer)

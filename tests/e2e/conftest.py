@@ -93,13 +93,14 @@ def slow_plan(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def processes_of() -> Callable[[Path], list[psutil.Process]]:
-    """The processes, and theirs, that work in a directory."""
+    """The processes, and theirs, that work in a directory: nodes by their command line, trainers,
+    which are children of another process, by their working directory."""
 
     def find(directory: Path) -> list[psutil.Process]:
         found = []
         for process in psutil.process_iter():
             try:
-                if str(directory) in " ".join(process.cmdline()):
+                if str(directory) in " ".join([*process.cmdline(), process.cwd()]):
                     found += [process, *process.children(recursive=True)]
             except psutil.Error:
                 continue

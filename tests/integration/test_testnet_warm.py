@@ -6,7 +6,9 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -54,7 +56,7 @@ def test_a_fork_runs_the_command_and_tells_how_it_ended(start: Start, tmp_path: 
 def waiting(start: Start, tmp_path: Path) -> Iterator[ForkedProcess]:
     """A fork that waits: for a reader of what it is to read."""
     os.mkfifo(tmp_path / "card")
-    process, _ = start("network", "found", tmp_path / "card")
+    process, _ = start("network", "found", tmp_path / "card", "--time", 0)
     while b"found" not in Path(f"/proc/{process.pid}/cmdline").read_bytes():
         assert process.poll() is None
         time.sleep(0.01)
@@ -68,9 +70,12 @@ def test_a_fork_has_the_command_line_and_the_environment_of_a_process_of_its_own
 ) -> None:
     found = Path(f"/proc/{waiting.pid}")
     line = (found / "cmdline").read_bytes().rstrip(b"\0").split(b"\0")
-    assert line[1:] == [
-        b"-P", b"-m", b"swarm", b"network", b"found", os.fsencode(tmp_path / "card")
-    ]  # fmt: skip
+    assert (
+        line[1:]
+        == b"-P -m swarm network found CARD --time 0".replace(
+            b"CARD", os.fsencode(tmp_path / "card")
+        ).split()
+    )
     assert os.getsid(waiting.pid) == waiting.pid
     assert os.readlink(found / "cwd") == str(Path.cwd())
 
@@ -94,14 +99,32 @@ def test_a_signal_ends_a_fork_and_its_number_is_told(waiting: ForkedProcess) -> 
 def test_a_fork_outlives_the_process_that_it_came_from(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "card")
     parent = WarmProcess("node")
-    fork = Fork(("network", "found", str(tmp_path / "card")), "/", dict(os.environ))
-    with (tmp_path / "log").open("wb") as output, parent.connect() as trainers:
+    fork = Fork(("network", "found", str(tmp_path / "card"), "--time", "0"), "/", dict(os.environ))
+    trainers, of_nobody = socket.socketpair()
+    with (tmp_path / "log").open("wb") as output, trainers, of_nobody:
         forked = parent.asking.fork(fork, (output.fileno(), trainers.fileno()))
     parent.close()
-    assert not parent.is_alive
+    parent.wait()
     os.kill(forked.pid, signal.SIGKILL)
     with pytest.raises(LocalError, match="the process that it comes from ended"):
         parent.asking.fork(fork, ())
+
+
+def test_what_is_forked_from_keeps_no_reader_of_the_command_waiting(tmp_path: Path) -> None:
+    script = (
+        "import os, sys\n"
+        "from swarm.testnet.warm import start_node\n"
+        "with open(os.devnull, 'wb') as output:\n"
+        "    forked = start_node(sys.argv[1:], os.environ, output.fileno())\n"
+        "print(forked.pid)"
+    )
+    os.mkfifo(tmp_path / "card")
+    done = subprocess.run(
+        [sys.executable, "-c", script, "network", "found", str(tmp_path / "card"), "--time", "0"],
+        check=True, capture_output=True, text=True, timeout=END_S,
+    )  # fmt: skip
+    assert done.stderr == ""
+    os.kill(int(done.stdout), signal.SIGKILL)
 
 
 LOOKING = """
@@ -176,6 +199,7 @@ def test_a_forked_trainer_is_what_an_executed_one_is_behind_the_same_walls(
         monkeypatch.setattr(process, "launching", ForkedLaunching(connection))
         forked, others = seen_by_plan(tmp_path / "forked")
     parent.close()
+    parent.wait()
     assert others.stand == walls.stand
     assert others.missing == walls.missing
     assert forked["secret"] == []

@@ -139,7 +139,6 @@ ACCOUNTED = {
     "rounds.chunk_merge:_merged_pieces:wait": STOPPED,
     "testnet.processes:stop_nodes:wait": POSITIONAL,
     "testnet.warm:_look:select": POSITIONAL,
-    "testnet.warm:close:wait": POSITIONAL,
     "testnet.warm:_answer:receive": "in the process that is forked from, which ends with its asker",
     "testnet.warm:serve:select": "in the process that is forked from, which ends with its asker",
     "testnet.warm:fork:receive": SOCKET,
