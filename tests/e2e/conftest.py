@@ -85,7 +85,7 @@ def slow_plan(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("import torch\n", "import os\nimport time\n\nimport torch\n"),
         (
             "        x, y = batch\n",
-            f"        x, y = batch\n        time.sleep(0.15 if '/{SLOW}/' in os.getcwd() else 0)\n",
+            f"        x, y = batch\n        time.sleep(0.4 if '/{SLOW}/' in os.getcwd() else 0)\n",
         ),
         sites=3,
     )
@@ -93,18 +93,19 @@ def slow_plan(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def processes_of() -> Callable[[Path], list[psutil.Process]]:
-    """The processes, and theirs, that work in a directory: nodes by their command line, trainers,
-    which are children of another process, by their working directory."""
+    """The processes, and theirs, that work in a directory: nodes by their command line, launchers
+    of trainers, which may be children of another process, by where their errors go."""
 
     def find(directory: Path) -> list[psutil.Process]:
         found = []
         for process in psutil.process_iter():
             try:
-                if str(directory) in " ".join([*process.cmdline(), process.cwd()]):
+                errors = os.readlink(f"/proc/{process.pid}/fd/2")
+                if str(directory) in " ".join([*process.cmdline(), errors]):
                     found += [process, *process.children(recursive=True)]
-            except psutil.Error:
+            except (psutil.Error, OSError):
                 continue
-        return found
+        return list(dict.fromkeys(found))
 
     return find
 
