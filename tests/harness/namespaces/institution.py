@@ -53,7 +53,7 @@ class Institution:
         listen = self.wires.listen(self.machine)
         self.swarm(
             "init", self.home, "--name", self.name, "--data", data, "--listen", listen,
-            "--unattended", "--http", "127.0.0.1:8545",
+            "--announce", listen, "--unattended", "--http", "127.0.0.1:8545",
         )  # fmt: skip
 
     def start(self, clock_ahead_s: float = 0.0) -> None:

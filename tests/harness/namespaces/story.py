@@ -149,7 +149,8 @@ class Story:
         self.turin.stop()
         old, new = self.wires.listen(3), self.wires.move(3)
         self._both((self.mary, f"Not connected to Turin .*{old}: "))
-        self.turin.edit(f'^listen = \\["{old}"\\]', f'listen = ["{new}"]\nannounce = ["{new}"]')
+        for key in ("listen", "announce"):
+            self.turin.edit(f'^{key} = \\["{old}"\\]', f'{key} = ["{new}"]')
         self.turin.start()
         at = new.split("/")[2]
         self._both(
