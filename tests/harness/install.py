@@ -51,7 +51,8 @@ def main(arguments: Sequence[str]) -> int:
         else:
             seconds = time.monotonic() - began
             print(
-                f"{version}: installed and trained in {seconds:.0f} s; built from source: {built}"
+                f"{version}: installed and trained in {seconds:.0f} s; built from source: {built}",
+                flush=True,
             )
     return 1 if failures else 0
 
