@@ -153,7 +153,7 @@ def test_one_liar_of_eight_costs_a_robust_rule_some_of_its_score_only(method: st
     """How little it costs on real rows is a figure of score.py --liar, and no bound of this test:
     here training is cut short, and that sites are left out shows."""
     honest, lied = (honest_accuracy(method, liar) for liar in (False, True))
-    assert honest > 0.7
+    assert honest > 0.6
     assert lied > honest - 0.15
 
 
