@@ -170,14 +170,14 @@ OFFLINE = [
         "start",
         _start,
         lambda desk: desk.was_up,
-        leaves=r"mary/(lock|blobs|outgoing|plans|programs|chain|records|trainer|zoo).*",
+        leaves=r"mary/(lock|blobs|outgoing|plans|programs|chain|records|trainer|zoo|control\.sock).*",
     ),
     Task(
         "restart",
         _start,
         lambda desk: desk.was_up,
         _ran_before,
-        leaves=r"mary/(lock|outgoing|chain).*",
+        leaves=r"mary/(lock|outgoing|chain|control\.sock).*",
         is_service=True,
     ),
     Task("audit", _audit, _makes("audit.json"), _ran_before),
@@ -259,7 +259,7 @@ def _no_standby(desk: Desk) -> None:
 
 def _is_standby(desk: Desk) -> bool:
     node = to_hex(read_card(template() / "turin" / "card.json").node)
-    members = desk.ask("kyoto", "members")["members"]
+    members = desk.ask("mary", "members")["members"]  # the others' next block comes in a moment
     return any(m["name"] == "St. Mary" and m["standby"] == node for m in members)
 
 
