@@ -153,7 +153,12 @@ class WarmProcess:
         ours, theirs = socket.socketpair()
         self.asking = Asking(ours)
         room = "-" * MAX_COMMAND_BYTES
-        given = os.environ if kind == "node" else contents.own_environment() | REPEATABLE
+        # Both import the package that this process did, wherever it was found: a box shows its
+        # trainer the one that the node has.
+        given = contents.own_environment() | REPEATABLE
+        if kind == "node":
+            ours_first = [given["PYTHONPATH"], os.environ.get("PYTHONPATH", "")]
+            given = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, ours_first))}
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-s", "-m", __name__, kind, str(theirs.fileno()), room],
