@@ -347,11 +347,12 @@ def test_a_testnet_goes_down_in_order(
     swarm: Any,
     processes_of: Callable[[Path], list[psutil.Process]],
     all_ended: Callable[[list[psutil.Process]], bool],
+    wait_until: Callable[..., None],
 ) -> None:
     processes = processes_of(testnet)
     assert len(processes) >= 6
     swarm("testnet", "down", "--dir", testnet)
-    assert all_ended(processes)
+    wait_until("all have ended", lambda: all_ended(processes), 10)
     nodes = json.loads(swarm("testnet", "status", "--dir", testnet, "--json").stdout)["nodes"]
     assert [node["alive"] for node in nodes] == [False] * 3
     for site in SITES:

@@ -109,4 +109,4 @@ def test_an_interrupted_run_ends_its_nodes(
     _, said = run.communicate(timeout=60)
     assert run.returncode != 0
     assert "Traceback" not in said
-    assert all_ended(started)
+    wait_until("all have ended", lambda: all_ended(started), 10)

@@ -100,6 +100,8 @@ async def attack(
             told(tally.tried, data)
             await _offer(target, session, data, tally)
             if tally.tried % CHECK_EVERY == 0:
+                # Trio forgets scopes between steps only, and what is pure makes none.
+                await trio.lowlevel.checkpoint()
                 await session.check()
         await session.check()
         await _settle(before, tally, settle_s)
