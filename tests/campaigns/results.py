@@ -154,6 +154,8 @@ def strays(listed: Iterable[Campaign]) -> list[str]:
 
 def _age_of(campaign: Campaign, commit: str, grace_days: float) -> str | None:
     try:
+        # An object can be here that no clone gets: of a branch that was rebased, say.
+        _git("merge-base", "--is-ancestor", commit, "HEAD")
         since = _git(
             "log", "--reverse", "--format=%h %ct", f"{commit}..HEAD", "--", *campaign.paths
         )
