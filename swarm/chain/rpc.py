@@ -29,6 +29,7 @@ from swarm.chain.rpc_format import (
     pending_transaction_object,
     quantity,
     receipt_object,
+    receipt_objects,
     transaction_object,
 )
 from swarm.chain.rpc_parameters import (
@@ -295,9 +296,7 @@ class RpcMethods:
 
     def _receipts(self, place: Height | Digest) -> object:
         stored = self._block(place)
-        if stored is None:
-            return None
-        return [receipt_object(stored, position) for position in range(_size_of(stored))]
+        return None if stored is None else receipt_objects(stored)
 
     def _transaction_at(self, place: Height | Digest, position: int) -> object:
         stored = self._block(place)

@@ -112,6 +112,17 @@ def _access_list(transaction: Any) -> list[object]:
 
 def receipt_object(stored: StoredBlock, position: int) -> JsonObject:
     """The receipt of a transaction in a block."""
+    return _receipt_object(stored, position, log_objects(stored))
+
+
+def receipt_objects(stored: StoredBlock) -> list[JsonObject]:
+    """The receipts of all transactions in a block, in order."""
+    logs = log_objects(stored)  # once: it hashes every transaction
+    return [_receipt_object(stored, n, logs) for n in range(len(_receipts(stored.receipts)))]
+
+
+def _receipt_object(stored: StoredBlock, position: int, logs: list[JsonObject]) -> JsonObject:
+    """`logs` are all those of the block."""
     transaction = codec.decode_transaction(_body(stored.payload).transactions[position])
     receipts = _receipts(stored.receipts)
     receipt = receipts[position]
@@ -130,7 +141,7 @@ def receipt_object(stored: StoredBlock, position: int) -> JsonObject:
         "cumulativeGasUsed": quantity(receipt.gas_used),
         "gasUsed": quantity(receipt.gas_used - before),
         "effectiveGasPrice": quantity(0),
-        "logs": [log for log in log_objects(stored) if log["transactionHash"] == name],
+        "logs": [log for log in logs if log["transactionHash"] == name],
         "logsBloom": data_hex(receipt.bloom.to_bytes(256, "big")),
     }
 
