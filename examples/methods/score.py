@@ -17,6 +17,7 @@ import time
 import tomllib
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -124,40 +125,65 @@ def lying(train):
     return train_and_lie
 
 
-def score(method: str, task: str, data: Path, seeds: int) -> dict:
-    """The mean and deviation over seeds of the figure of all sites' rows, and the worst site's."""
-    values, worst, began = [], [], time.process_time()
+def score(method: str, task: str, data: Path, seed: int, rate: float) -> dict:
+    """The figure of all sites' rows, and the worst site's, of one seed."""
+    began = time.process_time()
     with written(method, task, lambda folder: TASKS[task](data, folder)) as folder:
-        for seed in range(seeds):
-            done = run(folder, seed, rate_of(task, method))
-            (merged,) = done.result().values()
-            values.append(float(merged))
-            worst.append(min(float(c) for told in done.counts().values() for c in told.values()))
+        done = run(folder, seed, rate)
+    (merged,) = done.result().values()
+    worst = min(float(c) for told in done.counts().values() for c in told.values())
     return {
-        "mean": float(np.mean(values)),
-        "deviation": float(np.std(values)),
-        "worst site": float(np.mean(worst)),
-        "seeds": values,
+        "score": float(merged),
+        "worst site": worst,
         "cpu_s": round(time.process_time() - began, 1),
     }
 
 
-def score_lie(method: str, data: Path, seeds: int) -> dict:
+class Table:
+    """What was found, by task, method and seed. With a file each finding is written as soon as it
+    is made, and none is made again: a command that was stopped goes on. A finding of another rate
+    than the present one is dropped."""
+
+    def __init__(self, file: Path | None) -> None:
+        self.file = file
+        self.rows = json.loads(file.read_text()) if file is not None and file.exists() else {}
+
+    def seeds(self, task: str, method: str, rate: float, seeds: int, find) -> list[dict]:
+        """The findings of the first seeds; `find(seed)` makes one that is missing."""
+        row = self.rows.setdefault(task, {}).get(method)
+        if row is None or row["rate"] != rate:
+            row = self.rows[task][method] = {"rate": rate, "seeds": {}}
+        for seed in map(str, range(seeds)):
+            if seed not in row["seeds"]:
+                row["seeds"][seed] = find(int(seed))
+                self._write()
+        return [row["seeds"][str(seed)] for seed in range(seeds)]
+
+    def _write(self) -> None:
+        if self.file is not None:
+            unfinished = self.file.with_name(self.file.name + ".new")
+            unfinished.write_text(json.dumps(self.rows, indent=1) + "\n")
+            unfinished.replace(self.file)
+
+
+def mean_and_error(values: list[float]) -> tuple[float, float]:
+    """The mean, and its standard error; of one value alone that is unknown."""
+    error = np.std(values, ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.nan
+    return float(np.mean(values)), float(error)
+
+
+def score_lie(method: str, data: Path, seed: int, rate: float) -> dict:
     """Of eight groups of people, without a liar and with one, on the rows of the other seven. A
     model that gives no numbers any more scores 0."""
     found = {}
-    with written(method, "activity", lambda folder: people(data, folder, 8)) as folder:
+    with written(method, "activity", lambda folder: people(data, folder, HOSPITALS)) as folder:
         for name, liar in (("no liar", False), ("one liar", True)):
-            each = []
-            for seed in range(seeds):
-                try:
-                    done = run(folder, seed, rate_of("activity", method), liar)
-                    told = list(done.counts().values())
-                except PlanError:  # a variance below 0: what is computed from it is NaN
-                    each.append(0.0)
-                    continue
-                each.append(float(sum_of([c for site in told[1:] for c in site.values()])))
-            found[name] = float(np.mean(each))
+            try:
+                told = list(run(folder, seed, rate, liar).counts().values())
+            except PlanError:  # a variance below 0: what is computed from it is NaN
+                found[name] = 0.0
+                continue
+            found[name] = float(sum_of([c for site in told[1:] for c in site.values()]))
     return found
 
 
@@ -171,33 +197,49 @@ def sum_of(counts):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="the folder with the .npz files")
-    parser.add_argument("--json", type=Path, help="write the table there, too")
+    parser.add_argument(
+        "--json", type=Path, help="keep what is found there, and find only what is missing in it"
+    )
     parser.add_argument("--task", choices=TASKS, action="append", help="both by default")
     parser.add_argument("--method", choices=METHODS, action="append", help="all by default")
     parser.add_argument("--seeds", type=int, default=3, help="(default: %(default)s)")
-    parser.add_argument("--liar", action="store_true", help="with the table of one liar of eight")
+    parser.add_argument(
+        "--liar", action="store_true", help="the table of one liar of eight instead"
+    )
     given = parser.parse_args()
-    methods, table = given.method or list(METHODS), {}
-    for task in given.task or list(TASKS):
-        print(f"{task:18} {'mean':>6} {'sd':>6} {'worst site':>10} {'by hand':>8} {'cpu s':>6}")
-        table[task] = {}
-        for method in methods:
-            found = table[task][method] = score(method, task, given.data, given.seeds)
-            hand = METHODS[method] if task == "activity" else None
-            print(
-                f"{method:18} {found['mean']:6.3f} {found['deviation']:6.3f} "
-                f"{found['worst site']:10.3f} {'' if hand is None else f'{hand:.3f}':>8} "
-                f"{found['cpu_s']:6.0f}",
-                flush=True,
-            )
+    methods, table = given.method or list(METHODS), Table(given.json)
     if given.liar:
-        print(f"\n{'of eight':18} {'no liar':>8} {'one liar':>8}")
-        table["liar"] = {}
-        for method in (m for m in ROBUST if m in methods):
-            found = table["liar"][method] = score_lie(method, given.data, given.seeds)
-            print(f"{method:18} {found['no liar']:8.3f} {found['one liar']:8.3f}", flush=True)
-    if given.json:
-        given.json.write_text(json.dumps(table, indent=1) + "\n")
+        print_liar(table, [m for m in methods if m in ROBUST], given.data, given.seeds)
+        return
+    for task in given.task or list(TASKS):
+        print_task(table, task, methods, given.data, given.seeds)
+
+
+def print_task(table: Table, task: str, methods: list[str], data: Path, seeds: int) -> None:
+    print(f"{task:18} {'mean':>6} {'s.e.':>6} {'worst site':>10} {'by hand':>8} {'cpu s':>6}")
+    for method in methods:
+        rate = rate_of(task, method)
+        find = partial(score, method, task, data, rate=rate)
+        found = table.seeds(task, method, rate, seeds, find)
+        mean, error = mean_and_error([f["score"] for f in found])
+        worst = np.mean([f["worst site"] for f in found])
+        hand = METHODS[method] if task == "activity" else None
+        print(
+            f"{method:18} {mean:6.3f} {error:6.3f} {worst:10.3f} "
+            f"{'' if hand is None else f'{hand:.3f}':>8} {sum(f['cpu_s'] for f in found):6.0f}",
+            flush=True,
+        )
+
+
+def print_liar(table: Table, methods: list[str], data: Path, seeds: int) -> None:
+    print(f"{'of eight':18} {'no liar':>8} {'one liar':>8} {'s.e. of the difference':>23}")
+    for method in methods:
+        rate = rate_of("activity", method)
+        find = partial(score_lie, method, data, rate=rate)
+        found = table.seeds("liar", method, rate, seeds, find)
+        honest, lied = (np.mean([f[name] for f in found]) for name in ("no liar", "one liar"))
+        _, error = mean_and_error([f["one liar"] - f["no liar"] for f in found])
+        print(f"{method:18} {honest:8.3f} {lied:8.3f} {error:23.3f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -157,6 +157,31 @@ def test_one_liar_of_eight_costs_a_robust_rule_some_of_its_score_only(method: st
     assert lied > honest - 0.15
 
 
+def test_a_table_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
+    file, made = tmp_path / "table.json", []
+
+    def find(seed: int) -> dict[str, float]:
+        made.append(seed)
+        if len(made) == 2:
+            raise KeyboardInterrupt
+        return {"score": 0.5 + seed}
+
+    with pytest.raises(KeyboardInterrupt):
+        SCORE.Table(file).seeds("activity", "krum", 0.01, 3, find)
+    found = SCORE.Table(file).seeds("activity", "krum", 0.01, 3, find)
+    assert [f["score"] for f in found] == [0.5, 1.5, 2.5]
+    assert made == [0, 1, 1, 2]
+    SCORE.Table(file).seeds("activity", "krum", 0.03, 1, find)
+    assert made == [0, 1, 1, 2, 0], "a finding of another rate counted"
+
+
+def test_the_error_of_a_mean_falls_with_the_root_of_the_seeds() -> None:
+    mean, error = SCORE.mean_and_error([1.0, 2.0, 3.0])
+    assert mean == 2
+    assert error == pytest.approx(1 / math.sqrt(3))
+    assert math.isnan(SCORE.mean_and_error([1.0])[1])
+
+
 def test_data_that_are_not_there_are_asked_for(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match=r"har_features\.npz is not there: see .*README\.md"):
         SCORE.people(tmp_path, tmp_path)
