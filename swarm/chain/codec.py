@@ -6,6 +6,7 @@ way: the same block or transaction never has two names.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -48,6 +49,7 @@ _NUMBERS = (
     *("gas_price", "max_fee_per_gas", "max_priority_fee_per_gas"),
 )
 _GAS_TRANSACTION, _GAS_ZERO_BYTE, _GAS_BYTE = 21_000, 4, 16
+_GAS_LISTED_ADDRESS, _GAS_LISTED_SLOT = 2400, 1900
 
 
 # Transactions
@@ -113,10 +115,13 @@ def read_transaction(
     return Transaction(name, Address(sender), decoded.nonce, decoded.gas, raw, until)
 
 
-def intrinsic_gas(data: bytes) -> int:
-    """Gas that a transaction with this calldata costs before the first instruction."""
+def intrinsic_gas(data: bytes, access_list: Collection[tuple[bytes, int]] = ()) -> int:
+    """Gas that a transaction with this calldata, and with these slots (contract, slot) on its
+    access list (EIP-2930), costs before the first instruction."""
     zeros = data.count(0)
-    return _GAS_TRANSACTION + _GAS_ZERO_BYTE * zeros + _GAS_BYTE * (len(data) - zeros)
+    contracts = {address for address, _ in access_list}
+    listed = _GAS_LISTED_ADDRESS * len(contracts) + _GAS_LISTED_SLOT * len(access_list)
+    return _GAS_TRANSACTION + _GAS_ZERO_BYTE * zeros + _GAS_BYTE * (len(data) - zeros) + listed
 
 
 # Blocks

@@ -11,7 +11,7 @@ committing. Reading (`call`, `nonce`, blocks) needs none: committed state never 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
@@ -29,6 +29,7 @@ from swarm.chain.messages import check_certificate, decode_certificate
 from swarm.chain.override import Overrides, SignedOverride
 from swarm.chain.rules import ChainRules
 from swarm.chain.signer import Recovery
+from swarm.chain.state_proof import AccountProof, prove_account
 from swarm.chain.store import ChainStore, StoredBlock
 from swarm.errors import ChainError, ConfigurationError, ProtocolViolation
 from swarm.protocol.state import Member
@@ -224,11 +225,18 @@ class Engine:
         *,
         timestamp: int | None = None,
         gas: int | None = None,
+        access_list: Iterable[evm.Slot] = (),
     ) -> evm.CallResult:
-        """Like `call`, but gives gas and failure as values."""
+        """Like `call`, but gives gas and failure as values; `access_list` as in `evm.call`."""
         state = self._state(block, timestamp)
         limit = self.rules.view_gas if gas is None else min(gas, self.rules.view_gas)
-        return evm.call(state, sender or NO_ADDRESS, to, data, limit)
+        return evm.call(state, sender or NO_ADDRESS, to, data, limit, access_list)
+
+    def prove(self, address: Address, slots: Sequence[int], height: int) -> AccountProof:
+        """What lies in an account and in some of its slots after a block, with the proofs against
+        the block's state root. Raises ChainError if there is no such block."""
+        root = codec.stored_body(self._stored(height).payload).header.state_root
+        return prove_account(evm.Overlay(self._store.read_state), root, address, slots)
 
     # Transactions
 

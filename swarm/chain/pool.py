@@ -11,6 +11,7 @@ nothing from the others.
 from __future__ import annotations
 
 import threading
+from collections import deque
 from itertools import accumulate
 from typing import Protocol
 
@@ -20,6 +21,8 @@ from swarm.types import Address, Digest, to_hex
 
 MAX_PER_SENDER = 64
 MAX_TOTAL = 4096
+MAX_ARRIVALS = 4096
+"""The newest names that are remembered for whoever follows what comes in."""
 
 
 class PoolFull(ChainError):
@@ -58,6 +61,8 @@ class Pool:
         self._lock = threading.Lock()
         self._by_sender: dict[Address, dict[int, Transaction]] = {}
         self._by_hash: dict[Digest, Transaction] = {}
+        self._arrivals: deque[Digest] = deque(maxlen=MAX_ARRIVALS)
+        self._arrived = 0
 
     def __len__(self) -> int:
         return len(self._by_hash)
@@ -87,6 +92,8 @@ class Pool:
             self._check_room(transaction, expected)
             self._by_sender.setdefault(transaction.sender, {})[transaction.nonce] = transaction
             self._by_hash[transaction.hash] = transaction
+            self._arrivals.append(transaction.hash)
+            self._arrived += 1
         return transaction.hash
 
     def pending(self) -> tuple[bytes, ...]:
@@ -116,6 +123,19 @@ class Pool:
         """`all`, as they were read when they came."""
         with self._lock:
             return tuple(self._by_hash.values())
+
+    @property
+    def arrived(self) -> int:
+        """How many transactions have come in since the node started."""
+        return self._arrived
+
+    def arrivals(self, first: int, following: int) -> tuple[Digest, ...]:
+        """The names of those that came in as number `first`, counted from 0, up to `following`, if
+        they wait still or not; only the newest MAX_ARRIVALS names are known."""
+        with self._lock:
+            oldest = self._arrived - len(self._arrivals)
+            names = tuple(self._arrivals)
+        return names[max(first - oldest, 0) : max(following - oldest, 0)]
 
     def next_nonce(self, sender: Address) -> int:
         """The nonce for the sender's next transaction, after those that wait."""

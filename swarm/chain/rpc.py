@@ -12,21 +12,21 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 import msgspec
-from eth_abi.abi import decode as decode_abi
-from eth_abi.exceptions import DecodingError
 
 from swarm.chain import codec, evm
 from swarm.chain.engine import At, Engine
 from swarm.chain.pool import Pool
 from swarm.chain.rpc_filters import MAX_LOGS, Filters, find_logs
 from swarm.chain.rpc_format import (
+    access_list_object,
     block_object,
     data_hex,
     pending_transaction_object,
+    proof_object,
     quantity,
     receipt_object,
     receipt_objects,
@@ -54,7 +54,9 @@ from swarm.chain.rpc_parameters import (
     read_percentiles,
     read_place,
     read_slot,
+    read_slots,
 )
+from swarm.chain.rpc_reverts import execution_fault
 from swarm.chain.store import StoredBlock
 from swarm.errors import UNREADABLE, ChainError, LocalError
 from swarm.types import Address, Digest
@@ -75,19 +77,22 @@ _MAX_FEE_BLOCKS = 1024
 _MAX_BRACKETS = 2000
 _PARSE_ERROR, _INVALID_REQUEST, _NO_METHOD = -32700, -32600, -32601
 _TOO_MANY, _INTERNAL = -32005, -32603
-_REVERTED = 3
-_ERROR_STRING, _PANIC = bytes.fromhex("08c379a0"), bytes.fromhex("4e487b71")
-_PANICS = {
-    0x01: "assert(false)",
-    0x11: "arithmetic underflow or overflow",
-    0x12: "division or modulo by zero",
-    0x21: "enum conversion error",
-    0x22: "invalid encoded storage byte array accessed",
-    0x31: "out-of-bounds array access; popping on an empty array",
-    0x32: "array accessed at an out-of-bounds or negative index",
-    0x41: "out of memory",
-    0x51: "uninitialized function",
+_NO_KEYS = "the node keeps no keys for others: sign elsewhere, and use eth_sendRawTransaction"
+_NO_PUSH = "this node pushes nothing: install a filter, and ask eth_getFilterChanges"
+_NOTHING_MINED = "members decide the blocks by votes: nothing is mined"
+UNSERVED: Mapping[str, str] = {
+    "eth_sendTransaction": _NO_KEYS,
+    "eth_signTransaction": _NO_KEYS,
+    "eth_sign": _NO_KEYS,
+    "eth_subscribe": _NO_PUSH,
+    "eth_unsubscribe": _NO_PUSH,
+    "eth_mining": _NOTHING_MINED,
+    "eth_hashrate": _NOTHING_MINED,
+    "eth_coinbase": _NOTHING_MINED,
+    "eth_blobBaseFee": "this chain has the rules of London, without blobs",
 }
+"""Methods of other chains that have no meaning here, with what to say to whoever asks; as
+docs/clients.md lists them."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +107,7 @@ class RpcMethods:
     """The methods, over one engine and its pool.
 
     `submit` takes a raw transaction and returns its name, or raises ChainError. `now` gives
-    seconds since 1970, for the pending block.
+    seconds since 1970, for the pending block; `peers`, how many members are connected.
     """
 
     def __init__(
@@ -112,17 +117,19 @@ class RpcMethods:
         submit: Callable[[bytes], Digest],
         *,
         now: Callable[[], float] = time.time,
+        peers: Callable[[], int] = lambda: 0,
         client_version: str = "swarm",
     ) -> None:
         self._engine = engine
         self._pool = pool
         self._submit = submit
         self._now = now
-        self._filters = Filters(engine)
+        self._filters = Filters(engine, pool)
         self._logged: set[tuple[str, str]] = set()
         address = Parameter("address", read_address)
         name = Parameter("hash", read_digest)
         block = Parameter("block", read_place, "latest")
+        next_block = Parameter("block", read_place, "pending")
         index = Parameter("index", read_index)
         full = Parameter("full transactions", read_flag, False)
         criteria = Parameter("filter", read_log_query)
@@ -133,6 +140,7 @@ class RpcMethods:
             "web3_clientVersion": Method(lambda: client_version),
             "net_version": Method(lambda: str(engine.chain_id)),
             "net_listening": Method(lambda: True),
+            "net_peerCount": Method(lambda: quantity(peers())),
             "eth_chainId": Method(lambda: quantity(engine.chain_id)),
             "eth_syncing": Method(lambda: False),
             "eth_accounts": Method(lambda: []),
@@ -152,6 +160,9 @@ class RpcMethods:
             "eth_getStorageAt": Method(
                 self._storage, (address, Parameter("slot", read_slot), block)
             ),
+            "eth_getProof": Method(
+                self._prove, (address, Parameter("storage keys", read_slots), block)
+            ),
             "eth_getTransactionCount": Method(self._transaction_count, (address, block)),
             "eth_getBlockByNumber": Method(
                 self._block_by_number, (Parameter("block", read_height), full)
@@ -170,12 +181,12 @@ class RpcMethods:
             "eth_getTransactionReceipt": Method(self._receipt, (name,)),
             "eth_sendRawTransaction": Method(self._send, (Parameter("transaction", read_data),)),
             "eth_call": Method(self._call, (call, block, overrides)),
-            "eth_estimateGas": Method(
-                self._estimate_gas, (call, Parameter("block", read_place, "pending"), overrides)
-            ),
+            "eth_estimateGas": Method(self._estimate_gas, (call, next_block, overrides)),
+            "eth_createAccessList": Method(self._list_accesses, (call, next_block, overrides)),
             "eth_getLogs": Method(self._logs, (criteria,)),
             "eth_newFilter": Method(self._filters.add, (criteria,)),
-            "eth_newBlockFilter": Method(lambda: self._filters.add(None)),
+            "eth_newBlockFilter": Method(lambda: self._filters.add("blocks")),
+            "eth_newPendingTransactionFilter": Method(lambda: self._filters.add("pending")),
             "eth_getFilterChanges": Method(self._filter_changes, (installed,)),
             "eth_getFilterLogs": Method(self._filter_logs, (installed,)),
             "eth_uninstallFilter": Method(self._filters.remove, (installed,)),
@@ -235,7 +246,8 @@ class RpcMethods:
         method = self.methods.get(name)
         if method is None:
             shown = ascii(name[:64])[1:-1]
-            return RpcFault(_NO_METHOD, f"the method {shown} does not exist/is not available")
+            why = f": {UNSERVED[name]}" if name in UNSERVED else ""
+            return RpcFault(_NO_METHOD, f"the method {shown} does not exist/is not available{why}")
         try:
             if not has_room:
                 raise RpcFault(_TOO_MANY, "the batch asks for too much at once: ask for less")
@@ -267,6 +279,12 @@ class RpcMethods:
     def _storage(self, address: Address, slot: int, place: Height | Digest) -> str:
         value = self._engine.storage(address, slot, self._at(place))
         return data_hex(value.to_bytes(32, "big"))
+
+    def _prove(self, address: Address, slots: list[int], place: Height | Digest) -> object:
+        at = self._at(place)
+        if not isinstance(at, int):
+            raise RpcFault(SERVER, "a block to come has no state root: ask about latest")
+        return proof_object(address, self._engine.prove(address, slots, at))
 
     def _transaction_count(self, address: Address, place: Height | Digest) -> str:
         at = self._at(place)
@@ -346,7 +364,7 @@ class RpcMethods:
     def _call(self, call: Call, place: Height | Digest, overrides: None) -> str:
         result = self._simulate(call, self._at(place), call.gas)
         if result.failure is not None:
-            raise _execution_fault(result)
+            raise execution_fault(result)
         return data_hex(result.output)
 
     def _estimate_gas(self, call: Call, place: Height | Digest, overrides: None) -> str:
@@ -357,12 +375,10 @@ class RpcMethods:
         at = self._at(place)
         if at == self._head():
             at = "pending"
-        fixed = codec.intrinsic_gas(call.data)
-        largest = self._engine.rules.transaction_gas
-        limit = min(call.gas or largest, largest)
+        fixed, limit = codec.intrinsic_gas(call.data), self._gas_limit(call)
         result = self._simulate(call, at, limit - fixed)
         if result.failure is not None:
-            raise _execution_fault(result)
+            raise execution_fault(result)
         # Gas that a callee leaves unused is held back from it (EIP-150), and refunds come last:
         # the gas used is a lower bound of the limit that is needed.
         low, high = result.gas_used, limit - fixed
@@ -375,11 +391,38 @@ class RpcMethods:
             trial = (low + high) // 2
         return quantity(fixed + high)
 
-    def _simulate(self, call: Call, at: At, gas: int | None) -> evm.CallResult:
+    def _list_accesses(self, call: Call, place: Height | Digest, overrides: None) -> object:
+        """The slots that a call reads or writes, and the gas that it uses if they are listed.
+
+        Only storage is listed: there is no contract but the consortium's.
+        """
+        at, limit = self._at(place), self._gas_limit(call)
+        listed = self._simulate(call, at, limit - codec.intrinsic_gas(call.data)).slots_read
+        fixed = codec.intrinsic_gas(call.data, listed)
+        result = self._simulate(call, at, limit - fixed, listed)
+        used = fixed + result.gas_used
+        answer: dict[str, object] = {
+            "accessList": access_list_object(_by_contract(listed)),
+            "gasUsed": quantity(used - min(result.refund, used // 5)),
+        }
+        if result.failure is not None:
+            answer["error"] = execution_fault(result).message
+        return answer
+
+    def _gas_limit(self, call: Call) -> int:
+        """That of a transaction that makes this call."""
+        largest = self._engine.rules.transaction_gas
+        return min(call.gas or largest, largest)
+
+    def _simulate(
+        self, call: Call, at: At, gas: int | None, access_list: Collection[evm.Slot] = ()
+    ) -> evm.CallResult:
         if gas is not None and gas < 0:
             return evm.CallResult(b"", 0, "intrinsic gas too low")
         now = int(self._now())
-        return self._engine.simulate(call.to, call.data, call.sender, at, timestamp=now, gas=gas)
+        return self._engine.simulate(
+            call.to, call.data, call.sender, at, timestamp=now, gas=gas, access_list=access_list
+        )
 
     # Logs
 
@@ -403,8 +446,11 @@ class RpcMethods:
         return self._height(query.first), self._height(query.last)
 
     def _filter_changes(self, name: str) -> object:
-        query, first, last = self._filters.advance(name)
-        if query is None:
+        query, first, following = self._filters.advance(name)
+        if query == "pending":
+            return [data_hex(arrival) for arrival in self._pool.arrivals(first, following)]
+        last = following - 1
+        if query == "blocks":
             reached = min(last, first + MAX_BLOCK_NAMES - 1)
             if reached < last:
                 self._filters.go_back(name, reached + 1)
@@ -423,7 +469,7 @@ class RpcMethods:
 
     def _filter_logs(self, name: str) -> object:
         query = self._filters.get(name)
-        if query is None:
+        if not isinstance(query, LogQuery):
             raise RpcFault(SERVER, "filter not found")
         return self._logs(query)
 
@@ -473,25 +519,10 @@ def _error(name: object, fault: RpcFault) -> dict[str, object]:
     return {"jsonrpc": "2.0", "id": name, "error": error}
 
 
-def _execution_fault(result: evm.CallResult) -> RpcFault:
-    if result.revert_data is None:
-        return RpcFault(SERVER, result.failure or "execution failed")
-    reason = _revert_reason(result.revert_data)
-    message = f"execution reverted: {reason}" if reason else "execution reverted"
-    return RpcFault(_REVERTED, message, data_hex(result.revert_data))
-
-
-def _revert_reason(data: bytes) -> str | None:
-    selector, rest = data[:4], data[4:]
-    try:
-        if selector == _ERROR_STRING:
-            return str(decode_abi(["string"], rest)[0])
-        if selector == _PANIC:
-            code = int(decode_abi(["uint256"], rest)[0])
-            return _PANICS.get(code, f"unknown panic code: {code:#x}")
-    except (DecodingError, UnicodeDecodeError, OverflowError, ValueError):
-        return None
-    return None
+def _by_contract(slots: Collection[evm.Slot]) -> list[tuple[bytes, list[int]]]:
+    """Slots (contract, slot) as the entries of an access list, in order."""
+    contracts = sorted({contract for contract, _ in slots})
+    return [(each, sorted(slot for at, slot in slots if at == each)) for each in contracts]
 
 
 def _size_of(stored: StoredBlock) -> int:

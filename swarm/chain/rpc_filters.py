@@ -1,7 +1,8 @@
 """Logs: how they are searched for, and where each installed filter of a client stands.
 
 A block's bloom says cheaply that a log is *not* in it; only blocks that pass are decoded. Installed
-filters are a client's bookmarks: there are at most `MAX_FILTERS`, and the one that was not asked
+filters (for logs, blocks, or what comes to wait for a block) are a client's bookmarks: there are at
+most `MAX_FILTERS`, and the one that was not asked
 for the longest time gives way.
 """
 
@@ -9,10 +10,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
+from typing import Literal
 
 from eth_bloom.bloom import BloomFilter
 
 from swarm.chain.engine import Engine
+from swarm.chain.pool import Pool
 from swarm.chain.rpc_format import data_hex, log_objects
 from swarm.chain.rpc_parameters import SERVER, LogQuery, RpcFault
 
@@ -21,6 +24,8 @@ MAX_LOGS = 10_000
 """Found at once; a search that finds more stops at the end of that block."""
 _BLOCKS_AT_ONCE = 4096
 """Whose blooms are in memory."""
+Wanted = LogQuery | Literal["blocks", "pending"]
+"""What a filter reports: these logs, blocks, or transactions that come to wait for a block."""
 
 
 def find_logs(
@@ -42,31 +47,34 @@ def find_logs(
 
 
 class Filters:
-    """The installed filters (a LogQuery, or None for blocks), each with its next height."""
+    """The installed filters, each with what it reports next: for logs and blocks a height, for
+    pending transactions a number in the order in which the pool has taken them in."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, pool: Pool) -> None:
         self._engine = engine
+        self._pool = pool
         self._lock = threading.Lock()
         self._count = 0
-        self._filters: dict[str, tuple[LogQuery | None, int]] = {}
+        self._filters: dict[str, tuple[Wanted, int]] = {}
 
-    def add(self, wanted: LogQuery | None) -> str:
-        """Install a filter that reports from the next block on; returns its name."""
+    def add(self, wanted: Wanted) -> str:
+        """Install a filter that reports what is new from now on; returns its name."""
         with self._lock:
             self._count += 1
             name = hex(self._count)
             if len(self._filters) >= MAX_FILTERS:
                 del self._filters[next(iter(self._filters))]
-            self._filters[name] = (wanted, self._engine.head.height + 1)
+            self._filters[name] = (wanted, self._end(wanted))
             return name
 
-    def advance(self, name: str) -> tuple[LogQuery | None, int, int]:
-        """The filter and the range of heights that it has not reported; marks them reported."""
+    def advance(self, name: str) -> tuple[Wanted, int, int]:
+        """The filter, the first number that it has not reported, and the one after the last; marks
+        them reported."""
         with self._lock:
-            head = self._engine.head.height
             wanted, first = self._take(name)
-            self._filters[name] = (wanted, max(first, head + 1))
-        return wanted, first, head
+            end = self._end(wanted)
+            self._filters[name] = (wanted, max(first, end))
+        return wanted, first, end
 
     def go_back(self, name: str, following: int) -> None:
         """Say that a filter has not reported `following` and what comes after it."""
@@ -74,7 +82,7 @@ class Filters:
             if name in self._filters:
                 self._filters[name] = (self._filters[name][0], following)
 
-    def get(self, name: str) -> LogQuery | None:
+    def get(self, name: str) -> Wanted:
         with self._lock:
             wanted, following = self._take(name)
             self._filters[name] = (wanted, following)
@@ -84,7 +92,10 @@ class Filters:
         with self._lock:
             return self._filters.pop(name, None) is not None
 
-    def _take(self, name: str) -> tuple[LogQuery | None, int]:
+    def _end(self, wanted: Wanted) -> int:
+        return self._pool.arrived if wanted == "pending" else self._engine.head.height + 1
+
+    def _take(self, name: str) -> tuple[Wanted, int]:
         """Take a filter out; it is put back at the end, as the one asked for last."""
         if name not in self._filters:
             raise RpcFault(SERVER, "filter not found")

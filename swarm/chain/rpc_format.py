@@ -6,10 +6,12 @@ EIP-1474 wants. `rpc_parameters` reads the same.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
 
 from swarm.chain import codec
+from swarm.chain.state_proof import AccountProof
 from swarm.chain.store import StoredBlock
 
 JsonObject = dict[str, object]
@@ -92,7 +94,11 @@ def _transaction(raw: bytes) -> JsonObject:
     if kind == 0:
         return shown | {"v": quantity(transaction.v), "gasPrice": quantity(transaction.gas_price)}
     parity = quantity(transaction.y_parity)
-    shown |= {"v": parity, "yParity": parity, "accessList": _access_list(transaction)}
+    shown |= {
+        "v": parity,
+        "yParity": parity,
+        "accessList": access_list_object(transaction.access_list),
+    }
     if kind == 1:
         shown["gasPrice"] = quantity(transaction.gas_price)
     if kind == 2:
@@ -101,13 +107,6 @@ def _transaction(raw: bytes) -> JsonObject:
             "maxPriorityFeePerGas": quantity(transaction.max_priority_fee_per_gas),
         }
     return shown
-
-
-def _access_list(transaction: Any) -> list[object]:
-    return [
-        {"address": data_hex(address), "storageKeys": [_word(slot) for slot in slots]}
-        for address, slots in transaction.access_list
-    ]
 
 
 def receipt_object(stored: StoredBlock, position: int) -> JsonObject:
@@ -168,6 +167,34 @@ def log_objects(stored: StoredBlock) -> list[JsonObject]:
                 }
             )
     return logs
+
+
+def access_list_object(entries: Iterable[tuple[bytes, Iterable[int]]]) -> list[JsonObject]:
+    """The entries (contract, slots) of an access list."""
+    return [
+        {"address": data_hex(address), "storageKeys": [_word(slot) for slot in slots]}
+        for address, slots in entries
+    ]
+
+
+def proof_object(address: bytes, proof: AccountProof) -> JsonObject:
+    """An account with its slots, and the proofs of both, as in EIP-1186."""
+    return {
+        "address": data_hex(address),
+        "nonce": quantity(proof.nonce),
+        "balance": quantity(proof.balance),
+        "codeHash": data_hex(proof.code_hash),
+        "storageHash": data_hex(proof.storage_root),
+        "accountProof": [data_hex(node) for node in proof.nodes],
+        "storageProof": [
+            {
+                "key": quantity(slot.slot),
+                "value": quantity(slot.value),
+                "proof": [data_hex(node) for node in slot.nodes],
+            }
+            for slot in proof.slots
+        ],
+    }
 
 
 def _word(number: int) -> str:

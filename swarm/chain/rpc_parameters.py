@@ -21,6 +21,8 @@ MAX_HEIGHT = 2**63 - 1
 MAX_GAS = 2**64 - 1
 MAX_PERCENTILES = 100
 MAX_ADDRESSES, MAX_TOPICS, MAX_CHOICES = 64, 4, 64
+MAX_SLOTS = 256
+"""Of which a proof is asked for at once."""
 PRECOMPILES = 2**16
 """Below: the EVM's built-in functions. Some take minutes in Python for the gas of a second; the
 contract uses none, so nothing is lost by not serving them."""
@@ -106,6 +108,12 @@ def read_quantity(value: object, name: str, largest: int = 2**256 - 1) -> int:
 def read_slot(value: object, name: str) -> int:
     """A storage slot: up to 32 bytes, leading zeros allowed."""
     return int(_number_digits(value, name), 16)
+
+
+def read_slots(value: object, name: str) -> list[int]:
+    if not isinstance(value, list) or len(value) > MAX_SLOTS:
+        raise _wrong(value, name, f"a list of at most {MAX_SLOTS} slots")
+    return [read_slot(each, name) for each in value]
 
 
 def read_address(value: object, name: str) -> Address:

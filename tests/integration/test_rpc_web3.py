@@ -194,6 +194,21 @@ def test_the_small_questions_are_answered(w3, chain, member):
     assert history.reward == [[0], [0]]
 
 
+def test_web3_reads_proofs_access_lists_and_what_waits(w3, chain, probe, member):
+    waiting = w3.eth.filter("pending")
+    chain.holding = True
+    name = w3.eth.send_raw_transaction(member.sign(GENESIS.chain_id))
+    assert waiting.get_new_entries() == [name]
+    chain.decide()
+    assert waiting.get_new_entries() == []
+    proof = w3.eth.get_proof(probe.address, [2], "latest")
+    assert proof.storageProof[0].value.hex().lstrip("0") == "1"
+    assert w3.keccak(proof.accountProof[0]) == w3.eth.get_block("latest").stateRoot
+    told = w3.eth.create_access_list({"to": probe.address, "data": probe.encode_abi("count")})
+    assert [entry.address for entry in told.accessList] == [probe.address]
+    assert w3.net.peer_count == 0
+
+
 def test_events_are_found_by_topic_block_and_filter(w3, probe, member):
     other = Member(1)
     noted = probe.events.Noted.create_filter(from_block="latest")

@@ -5,15 +5,21 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import rlp
+from eth_hash.auto import keccak
 from harness.chain import GENESIS_TIME_S, Member, calldata, found
 from harness.fuzz import rpc_grammar
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from trie import HexaryTrie
+from trie.exceptions import BadTrieProof
 
+from swarm.chain import codec
 from swarm.chain.engine import Engine
 from swarm.chain.pool import Pool
-from swarm.chain.rpc import MAX_BATCH, RpcMethods
+from swarm.chain.rpc import MAX_BATCH, UNSERVED, RpcMethods
 from swarm.chain.rpc_filters import MAX_FILTERS
+from swarm.chain.rpc_parameters import MAX_SLOTS
 from swarm.types import to_hex
 
 GENESIS, MEMBERS = found(4)
@@ -204,6 +210,170 @@ def test_a_blocks_transactions_are_counted_and_told_one_by_one_and_with_their_re
     assert ask(rpc, "eth_getBlockReceipts", {"blockHash": block["hash"]}) == receipts
     assert ask(rpc, "eth_getBlockTransactionCountByNumber", "0x9") is None
     assert ask(rpc, "eth_getBlockReceipts", {"blockHash": "0x" + "11" * 32}) is None
+
+
+def proven(root: bytes, place: bytes, nodes: list[str]) -> bytes:
+    """What lies at keccak(place) in the trie with this root, by its proof alone."""
+    decoded = [rlp.decode(bytes.fromhex(node[2:])) for node in nodes]
+    return HexaryTrie.get_from_proof(root, keccak(place), decoded)
+
+
+def test_a_proof_shows_an_account_and_its_storage_against_the_blocks_state_root(rpc, engine):
+    note(engine, *MEMBERS[:3])
+    note(engine, MEMBERS[0])
+    notes = int.from_bytes(keccak((0).to_bytes(32, "big") + (4).to_bytes(32, "big")), "big")
+    slots = [2, notes, 99]  # the count, the first note, nothing
+    for height, count, nonces in ((0, 0, 0), (1, 3, 1), (2, 4, 2)):
+        block = ask(rpc, "eth_getBlockByNumber", hex(height))
+        assert isinstance(block, dict)
+        root = bytes.fromhex(block["stateRoot"][2:])
+        proof = ask(
+            rpc, "eth_getProof", to_hex(engine.contract), [hex(s) for s in slots], hex(height)
+        )
+        assert isinstance(proof, dict)
+        told = [
+            int(proof[key], 16).to_bytes(1, "big").lstrip(b"\0") for key in ("nonce", "balance")
+        ]
+        told += [bytes.fromhex(proof[key][2:]) for key in ("storageHash", "codeHash")]
+        assert rlp.decode(proven(root, engine.contract, proof["accountProof"])) == told
+        assert told[3] == keccak(engine.code(engine.contract))
+        for slot, shown in zip(slots, proof["storageProof"], strict=True):
+            assert shown["key"] == hex(slot)
+            value = int(shown["value"], 16)
+            assert value == int(
+                ask(rpc, "eth_getStorageAt", proof["address"], hex(slot), hex(height)), 16
+            )
+            encoded = rlp.encode(value) if value else b""
+            assert proven(told[2], slot.to_bytes(32, "big"), shown["proof"]) == encoded
+        assert int(proof["storageProof"][0]["value"], 16) == count
+        sender = ask(rpc, "eth_getProof", ANN, [], hex(height))
+        assert isinstance(sender, dict)
+        assert sender["nonce"] == hex(nonces)
+        account = proven(root, MEMBERS[0].address, sender["accountProof"])
+        assert (rlp.decode(account)[0] if account else b"") == rlp.decode(rlp.encode(nonces))
+
+
+def test_a_proof_shows_that_nothing_is_there_and_fails_when_a_node_of_it_is_changed(rpc, engine):
+    note(engine, MEMBERS[0])
+    root = codec.stored_body(engine.head.payload).header.state_root
+    nowhere = ask(rpc, "eth_getProof", "0x" + "11" * 20, ["0x0"])
+    assert isinstance(nowhere, dict)
+    assert proven(root, bytes.fromhex("11" * 20), nowhere["accountProof"]) == b""
+    assert (nowhere["nonce"], nowhere["codeHash"]) == ("0x0", to_hex(keccak(b"")))
+    assert nowhere["storageProof"] == [{"key": "0x0", "value": "0x0", "proof": []}]
+    proof = ask(rpc, "eth_getProof", to_hex(engine.contract), [])
+    assert isinstance(proof, dict)
+    *path, last = proof["accountProof"]
+    changed = last[:-1] + ("0" if last[-1] != "0" else "1")
+    with pytest.raises(BadTrieProof):
+        proven(root, engine.contract, [*path, changed])
+
+
+def test_a_proof_is_of_a_decided_block_and_of_a_bounded_number_of_slots(rpc, engine):
+    contract = to_hex(engine.contract)
+    most = ask(rpc, "eth_getProof", contract, ["0x0"] * MAX_SLOTS)
+    assert isinstance(most, dict)
+    assert len(most["storageProof"]) == MAX_SLOTS
+    assert code(rpc, "eth_getProof", contract, ["0x0"] * (MAX_SLOTS + 1)) == -32602
+    assert code(rpc, "eth_getProof", contract, [], "pending") == -32000
+    assert code(rpc, "eth_getProof", contract, [], "0x1") == -32000
+
+
+def test_a_transaction_with_the_access_list_that_is_told_uses_the_gas_that_is_told(rpc, engine):
+    note(engine, MEMBERS[0])
+    data = calldata("note(bytes)", b"x" * 100)
+    told = ask(
+        rpc,
+        "eth_createAccessList",
+        {"to": to_hex(engine.contract), "from": ANN, "data": to_hex(data)},
+    )
+    assert isinstance(told, dict)
+    (entry,) = told["accessList"]
+    assert entry["address"] == to_hex(engine.contract)
+    assert f"0x{2:064x}" in entry["storageKeys"]  # the count
+    raw = MEMBERS[0].sign(
+        GENESIS.chain_id, "note(bytes)", b"x" * 100, nonce=1, accessList=told["accessList"]
+    )
+    engine.commit(engine.build([raw], engine.head.timestamp + 1, MEMBERS[0].address), b"c")
+    (receipt,) = ask(rpc, "eth_getBlockReceipts", "latest")  # type: ignore[misc]
+    assert receipt["status"] == "0x1"
+    assert receipt["gasUsed"] == told["gasUsed"]
+
+
+def test_the_gas_with_an_access_list_counts_what_a_cleared_slot_gives_back(rpc, engine):
+    breaking = MEMBERS[0].sign(GENESIS.chain_id, "setBroken(bool)", True, nonce=0)
+    engine.commit(engine.build([breaking], engine.head.timestamp + 1, MEMBERS[0].address), b"c")
+    data = to_hex(calldata("setBroken(bool)", False))
+    told = ask(
+        rpc, "eth_createAccessList", {"to": to_hex(engine.contract), "from": ANN, "data": data}
+    )
+    assert isinstance(told, dict)
+    listed = MEMBERS[0].sign(
+        GENESIS.chain_id, "setBroken(bool)", False, nonce=1, accessList=told["accessList"]
+    )
+    engine.commit(engine.build([listed], engine.head.timestamp + 1, MEMBERS[0].address), b"c")
+    (receipt,) = ask(rpc, "eth_getBlockReceipts", "latest")  # type: ignore[misc]
+    assert receipt["gasUsed"] == told["gasUsed"]
+
+
+def test_an_access_list_of_a_call_that_reverts_says_why(rpc, engine):
+    call = {"to": to_hex(engine.contract), "data": to_hex(calldata("say(string)", "not today"))}
+    told = ask(rpc, "eth_createAccessList", call)
+    assert isinstance(told, dict)
+    assert told["error"] == "execution reverted: not today"
+    assert told["accessList"] == []
+    burning = {"to": to_hex(engine.contract), "data": to_hex(calldata("burn()"))}
+    endless = ask(rpc, "eth_createAccessList", burning | {"gas": "0x30d40"})
+    assert isinstance(endless, dict)
+    assert endless["gasUsed"] == "0x30d40"
+    tight = ask(rpc, "eth_createAccessList", burning | {"gas": "0x1"})
+    assert isinstance(tight, dict)
+    assert tight["error"] == "intrinsic gas too low"
+
+
+def test_a_pending_filter_tells_each_transaction_once_as_it_comes_in(rpc, engine):
+    send = [to_hex(member.sign(GENESIS.chain_id, nonce=0)) for member in MEMBERS]
+    before = ask(rpc, "eth_sendRawTransaction", send[0])
+    follower = ask(rpc, "eth_newPendingTransactionFilter")
+    assert ask(rpc, "eth_getFilterChanges", follower) == []
+    names = [ask(rpc, "eth_sendRawTransaction", raw) for raw in send[1:3]]
+    late = ask(rpc, "eth_newPendingTransactionFilter")
+    assert ask(rpc, "eth_sendRawTransaction", send[2]) == names[1]  # again: it waits already
+    assert ask(rpc, "eth_getFilterChanges", follower) == names
+    names.append(ask(rpc, "eth_sendRawTransaction", send[3]))
+    note(engine, *MEMBERS)  # what came in and is in a block now is told as well
+    assert ask(rpc, "eth_getFilterChanges", follower) == names[2:]
+    assert ask(rpc, "eth_getFilterChanges", follower) == []
+    assert ask(rpc, "eth_getFilterChanges", late) == names[2:]
+    assert before not in names
+    assert code(rpc, "eth_getFilterLogs", follower) == -32000
+    assert ask(rpc, "eth_uninstallFilter", follower) is True
+
+
+def test_a_pending_filter_that_is_not_asked_keeps_the_newest_names_only(engine, monkeypatch):
+    monkeypatch.setattr("swarm.chain.pool.MAX_ARRIVALS", 2)
+    pool = Pool(engine)
+    rpc = RpcMethods(engine, pool, pool.add)
+    slow = ask(rpc, "eth_newPendingTransactionFilter")
+    names = [to_hex(pool.add(member.sign(GENESIS.chain_id, nonce=0))) for member in MEMBERS]
+    assert ask(rpc, "eth_getFilterChanges", slow) == names[-2:]
+    assert ask(rpc, "eth_getFilterChanges", slow) == []
+
+
+def test_the_peer_count_is_that_of_the_members_who_are_connected(engine):
+    pool = Pool(engine)
+    assert ask(RpcMethods(engine, pool, pool.add, peers=lambda: 3), "net_peerCount") == "0x3"
+
+
+def test_methods_that_make_no_sense_here_say_why_and_the_docs_list_them(rpc):
+    page = (Path(__file__).parents[2] / "docs" / "clients.md").read_text()
+    for method, why in UNSERVED.items():
+        error = ask(rpc, method, "0x")
+        assert isinstance(error, dict)
+        assert error["code"] == -32601
+        assert error["message"].endswith(why)
+        assert f"`{method}`" in page
+    assert UNSERVED.keys().isdisjoint(rpc.methods)
 
 
 def test_topics_select_by_position_and_alternative(rpc, engine):

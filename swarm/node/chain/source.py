@@ -90,7 +90,9 @@ async def open_embedded(
         ) as chain:
             network.on_message(TOPIC, chain.receive)
             network.on_connect(chain.peer_connected)
-            rpc = RpcMethods(engine, pool, chain.submit_from_thread)
+            rpc = RpcMethods(
+                engine, pool, chain.submit_from_thread, peers=lambda: len(network.connected)
+            )
             client = await trio.to_thread.run_sync(
                 ConsortiumClient.over, InProcessProvider(rpc.handle), CONTRACT_ADDRESS, key
             )

@@ -33,6 +33,7 @@ VALID: dict[read.Reader, object] = {
     read.read_percentiles: [50],
     read.read_place: "latest",
     read.read_slot: "0x0",
+    read.read_slots: ["0x0"],
 }
 FIELDS: dict[read.Reader, tuple[str, ...]] = {
     read.read_call: ("to", "from", "data", "input", "gas", "value", "nonce"),
