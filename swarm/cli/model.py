@@ -17,12 +17,13 @@ from swarm.cli.options import (
     print_json,
     print_table,
 )
+from swarm.cli.predict import MODEL, ROWS_FILE
 from swarm.visible import visible
 
 
 @click.group("model")
 def command() -> None:
-    """The models of finished rounds: list, export, evaluate, publish, find, pull."""
+    """The models of finished rounds: list, export, convert, evaluate, publish, find, pull."""
 
 
 plan_option = click.option(
@@ -90,6 +91,51 @@ def export(node: Path, plan: int | None, round_: int | None, force: bool, folder
     ask_node(node, "export", **wanted, path=place, force=force)
     click.echo(f"{folder}: plan {model['plan']}, round {model['number']}, digest {model['digest']}")
     click.echo(f"What it is: {folder / CARD_FOR_PEOPLE}")
+
+
+@command.command()
+@click.argument("model", type=MODEL)
+@click.argument("folder", type=DIRECTORY)
+@click.option(
+    "--to", "format_", type=click.Choice(["onnx", "torch"]), required=True,
+    help="An ONNX file, or one of torch.export (.pt2).",
+)  # fmt: skip
+@click.option(
+    "--rows", type=ROWS_FILE, required=True,
+    help="A file as for `swarm predict`: how its columns become the model's inputs is looked at. "
+    "No row of it is in what is written.",
+)  # fmt: skip
+@json_option
+def convert(model: Path, folder: Path, format_: str, rows: Path, as_json: bool) -> None:
+    """Write MODEL, a folder that `swarm model export` has made, to the new FOLDER as a file for
+    other programs, without the plan's code.
+
+    What is in that file and what is not is told by its README.md. The plan's code runs in its box.
+
+    \b
+    swarm model export heart
+    swarm model convert heart heart-onnx --to onnx --rows patients.csv
+    """
+    from swarm.learning.models.graph_folder import GRAPH_FILES, README, write_graph_folder
+    from swarm.learning.models.model_folder import read_folder
+
+    made = write_graph_folder(read_folder(model), rows, format_, folder)  # type: ignore[arg-type]
+    if as_json:
+        print_json(
+            {
+                "file": str(folder / GRAPH_FILES[format_]),
+                "inputs": {t.name: {"type": t.dtype, "row": t.shape} for t in made.inputs},
+                "outputs": {t.name: {"type": t.dtype, "row": t.shape} for t in made.outputs},
+                "rows_compared": made.rows,
+                "largest_difference": made.difference,
+            }
+        )
+        return
+    click.echo(
+        f"{folder / GRAPH_FILES[format_]}: gives {', '.join(t.name for t in made.outputs)}, "
+        f"within {made.difference:.1g} of the model on {made.rows} rows"
+    )
+    click.echo(f"What it takes, and what is not in it: {folder / README}")
 
 
 @command.command()

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import onnxruntime
 import pytest
 
 import swarm
@@ -84,3 +85,23 @@ def test_a_model_is_scored_on_new_rows_with_intervals(model: Path) -> None:
     assert told["rows"] == 199  # one patient stands twice
     auc = told["metrics"]["auc"]
     assert 0.5 < auc["low"] < auc["value"] < auc["high"] < 0.9
+
+
+def test_a_model_becomes_a_file_for_other_programs_and_says_what_is_not_in_it(
+    model: Path, tmp_path: Path
+) -> None:
+    rows, out = write_rows(tmp_path / "new.csv"), tmp_path / "graph"
+    done = ask("model", "convert", model, out, "--to", "onnx", "--rows", rows, "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["largest_difference"] < 1e-6
+    loaded = swarm.load(model)
+    session = onnxruntime.InferenceSession(out / "model.onnx")
+    [found] = session.run(None, {"x": loaded.prepared(rows)[0].numpy()})
+    assert found == pytest.approx(loaded.predict(rows)["disease"], abs=1e-6)
+    said = (out / "README.md").read_text()
+    assert "## What is not in it" in said
+    assert loaded.card.plan in said
+    assert sorted(path.name for path in out.iterdir()) == ["README.md", "card.md", "model.onnx"]
+    again = ask("model", "convert", model, out, "--to", "onnx", "--rows", rows)
+    assert again.returncode == 2
+    assert "graph exists" in again.stderr

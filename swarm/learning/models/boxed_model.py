@@ -19,7 +19,7 @@ from swarm.box.description import Sandbox
 from swarm.errors import ConfigurationError
 from swarm.learning.models.model_folder import ModelFolder
 from swarm.learning.supervisor.supervisor import Trainer, TrainerConfig, open_trainer
-from swarm.learning.supervisor.trainer_messages import EvaluatedFile
+from swarm.learning.supervisor.trainer_messages import EvaluatedFile, GraphFormat, GraphMade
 from swarm.tensors import open_file
 
 Option = str | int | float | bool
@@ -85,6 +85,26 @@ def evaluate_file(
         return await trainer.evaluate_file(model.model, model.statistics)
 
     return _with_trainer(model, file, options, sandbox, ask)
+
+
+def make_graph_file(
+    model: ModelFolder,
+    rows: Path,
+    to: GraphFormat,
+    out: Path,
+    *,
+    options: Mapping[str, Option] | None = None,
+    sandbox: Sandbox = "auto",
+) -> GraphMade:
+    """Write a model as a graph to the new file `out`, for rows like those of the file `rows`.
+
+    Raises PlanError naming the layer that the format does not have.
+    """
+
+    async def ask(trainer: Trainer, folder: Path) -> GraphMade:
+        return await trainer.make_graph(model.model, model.statistics, out, to)
+
+    return _with_trainer(model, rows, options, sandbox, ask)
 
 
 def _with_trainer(

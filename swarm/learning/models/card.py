@@ -115,11 +115,11 @@ def describe_plan(code: Bundle) -> str:
 def write_markdown(card: Card) -> str:
     """The card for people."""
     parts = [
-        f"# {_plain(card.name)}",
-        _plain(card.about),
+        f"# {plain(card.name)}",
+        plain(card.about),
         "```console\n$ swarm predict FOLDER patients.csv --out predictions.csv\n```",
         "## Where it comes from",
-        _table(
+        table(
             ("", ""),
             [
                 ("plan", f"{card.plan_id or ''} `{card.plan}`".strip()),
@@ -134,29 +134,29 @@ def write_markdown(card: Card) -> str:
                     else []
                 ),
                 ("privacy of each training row", _privacy(card.privacy)),
-                ("licence", _plain(card.licence) or "not stated: ask the members"),
+                ("licence", plain(card.licence) or "not stated: ask the members"),
                 ("written by", f"swarm {card.made_by}"),
             ],
         ),
     ]
     if card.sites:
         rows = [
-            (_plain(s.name), str(s.rows) if s.rows else "–", "yes" if s.contributed else "no")
+            (plain(s.name), str(s.rows) if s.rows else "–", "yes" if s.contributed else "no")
             for s in card.sites
         ]
         parts += [
             "## Data",
             "Rows are those that each site declared for training, at most. They never left it.",
-            _table(("site", "training rows", "in this model"), rows),
+            table(("site", "training rows", "in this model"), rows),
         ]
     if card.scores:
         parts.append("## How good it is")
         for scores in card.scores:
-            shown = [(_plain(name), _shown(score)) for name, score in scores.metrics.items()]
-            parts += [f"On {_plain(scores.rows)}:", _table(("metric", "value"), shown)]
+            shown = [(plain(name), _shown(score)) for name, score in scores.metrics.items()]
+            parts += [f"On {plain(scores.rows)}:", table(("metric", "value"), shown)]
     parts += [
         "## Files",
-        _table(("file", "SHA-256"), [(f"`{n}`", f"`{d}`") for n, d in card.files.items()]),
+        table(("file", "SHA-256"), [(f"`{n}`", f"`{d}`") for n, d in card.files.items()]),
         "`plan` is the code, under the digest to which the members consented.",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -176,12 +176,12 @@ def _shown(score: Score) -> str:
     return f"{score.value:.4g} ({score.low:.4g} to {score.high:.4g})"
 
 
-def _table(headings: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
+def table(headings: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     lines = [headings, ("---",) * len(headings), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Names are others': none of them may be read as Markdown, or go over its line."""
     line = " ".join(text.split())
     return "".join(f"\\{c}" if c in "\\`*_[]<>|#" else c for c in line)

@@ -37,11 +37,14 @@ from swarm.learning.supervisor.trainer_messages import (
     EvaluateFile,
     Export,
     Failed,
+    GraphFormat,
+    GraphMade,
     Held,
     Hold,
     Initialise,
     Load,
     Loaded,
+    MakeGraph,
     Personalise,
     Personalised,
     Predict,
@@ -288,6 +291,14 @@ class Trainer:
         """Score the model of a folder on all rows of the site's data."""
         request = EvaluateFile(model=str(model), statistics=_text(statistics))
         return await self._ask(request, EvaluatedFile)
+
+    async def make_graph(
+        self, model: Path, statistics: Path | None, out: Path, to: GraphFormat
+    ) -> GraphMade:
+        """Write the model of a folder to the new file `out`, as a graph for rows like the site's
+        data."""
+        request = MakeGraph(model=str(model), statistics=_text(statistics), out=str(out), to=to)
+        return await self._ask(request, GraphMade)
 
     def read_data_anew(self) -> None:
         """Have the next request see the data as they are then, in a new process."""

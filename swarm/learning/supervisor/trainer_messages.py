@@ -193,6 +193,19 @@ class EvaluateFile(_Message, frozen=True):
     statistics: str | None
 
 
+GraphFormat = Literal["onnx", "torch"]
+
+
+class MakeGraph(_Message, frozen=True):
+    """Write the model of a model's folder to `out` as a graph that runs without the plan's code.
+    The file that is the site's data says what rows look like."""
+
+    model: str
+    statistics: str | None
+    out: str
+    to: GraphFormat
+
+
 Request = (
     Load
     | CountSamples
@@ -205,6 +218,7 @@ Request = (
     | Export
     | Predict
     | EvaluateFile
+    | MakeGraph
 )
 
 WRITTEN = ("out", "kept_out")
@@ -333,6 +347,17 @@ class EvaluatedFile(_Message, frozen=True):
     metrics: dict[str, tuple[float, float, float]]
 
 
+class GraphMade(_Message, frozen=True):
+    """The graph is complete and on disk. `inputs` and `outputs` have the shape of one row;
+    `difference` is its largest from the module on `rows` rows, relative to the larger of 1 and the
+    module's own number."""
+
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    rows: int
+    difference: float
+
+
 class Failed(_Message, frozen=True):
     """The request came to nothing. `kind` says whose fault: the plan's, the user's, the machine's,
     the holder's of the plan's role.
@@ -356,6 +381,7 @@ Reply = (
     | Evaluated
     | Predicted
     | EvaluatedFile
+    | GraphMade
     | Failed
 )
 

@@ -74,11 +74,13 @@ from swarm.learning.supervisor.trainer_messages import (
     EvaluateFile,
     Export,
     Failed,
+    GraphMade,
     Held,
     Hold,
     Initialise,
     Load,
     Loaded,
+    MakeGraph,
     Personalise,
     Personalised,
     Predict,
@@ -97,6 +99,7 @@ from swarm.learning.supervisor.trainer_messages import (
 from swarm.learning.training.answering import Answering
 from swarm.learning.training.asking import SocketLink
 from swarm.learning.training.checkpoint import Workplace
+from swarm.learning.training.graph import make_graph
 from swarm.learning.training.holding import Holding
 from swarm.learning.training.loop import LocalTraining
 from swarm.learning.training.personal import personalise
@@ -197,6 +200,7 @@ METHODS: dict[type[Request], str] = {
     EvaluateFile: "metrics",
     Export: "model",
     Predict: "inputs",
+    MakeGraph: "predict",
 }
 """Which of the plan's methods a request is mostly about; training is `loss` or `train`."""
 
@@ -296,6 +300,8 @@ class Trainer:
                     self.training, read_model(files["model"]), _statistics(files)
                 )
                 return EvaluatedFile(rows=scores.rows, metrics=scores.metrics)
+            case MakeGraph():
+                return self._make_graph(request, files)
             case Load():
                 raise ConfigurationError("this trainer has its plan: start another for another one")
 
@@ -380,10 +386,8 @@ class Trainer:
         )
 
     def _predict(self, files: Files) -> Predicted:
-        training = self.training
-        with training.faults("reading the rows", "table"):
-            table = training.plan.table(training.site.path)
-        found = predict(training, read_model(files["model"]), _statistics(files), table)
+        state, sums = read_model(files["model"]), _statistics(files)
+        found = predict(self.training, state, sums, self._table())
         write_predictions(files["out"], found)
         return Predicted(
             rows=len(found.lines),
@@ -391,6 +395,24 @@ class Trainer:
             remarks=tuple(map(valid_text, found.remarks[:MOST_REMARKS])),
             other_units=tuple(map(valid_text, found.other_units[:MOST_REMARKS])),
         )
+
+    def _make_graph(self, request: MakeGraph, files: Files) -> GraphMade:
+        made = make_graph(
+            self.training, read_model(files["model"]), _statistics(files), self._table(), request.to
+        )
+        with open(files["out"].descriptor, "wb", closefd=False) as out:
+            out.write(made.content)
+        return GraphMade(
+            inputs=_tensors(specs_of(made.inputs)),
+            outputs=_tensors(specs_of(made.outputs)),
+            rows=made.rows,
+            difference=made.difference,
+        )
+
+    def _table(self) -> Any:
+        """The site's rows as the plan's `table` reads them."""
+        with self.training.faults("reading the rows", "table"):
+            return self.training.plan.table(self.training.site.path)
 
     def _kept(self, files: Files) -> State | None:
         """What this site has kept of an earlier round."""
