@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 import trio
@@ -27,6 +27,7 @@ from swarm.errors import (
 from swarm.network.limits import NetworkLimits
 from swarm.network.multistream import NegotiationError, answer, propose
 from swarm.network.muxer import Muxer, Stream
+from swarm.network.peer_services import PEER_SERVICES
 from swarm.network.peer_standing import Standing
 from swarm.network.signals import Signal
 from swarm.network.wire import (
@@ -186,7 +187,7 @@ class Connection:
             try:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._run_muxer)
-                    control = await self._open_control()
+                    control = await self._open_control(nursery)
                     if control is None or not opened(self):
                         nursery.cancel_scope.cancel()
                         return
@@ -204,7 +205,7 @@ class Connection:
         await self._muxer.run(self._limits.write_stall_s)
         self.close()
 
-    async def _open_control(self) -> Stream | None:
+    async def _open_control(self, nursery: trio.Nursery) -> Stream | None:
         await self._muxer.event_started.wait()
         with trio.move_on_after(self._limits.handshake_s):
             try:
@@ -212,21 +213,25 @@ class Connection:
                     return await self.open_stream(CONTROL)
                 while True:
                     stream = await self._muxer.accept()
-                    if await self._is_control(stream):
+                    protocol = await self._first_protocol(stream)
+                    if protocol == CONTROL:
                         return stream
+                    if protocol is not None:
+                        await self._take_stream(nursery, stream, protocol)
             except PeerUnreachable:
                 pass
         self.close()
         return None
 
-    async def _is_control(self, stream: Stream) -> bool:
-        """Whether the peer means this stream to be the control stream; other hosts try others."""
+    async def _first_protocol(self, stream: Stream) -> str | None:
+        """What the peer means a stream to be before there is a control stream; None, and the stream
+        is reset, if it is nothing for now: other hosts try others first."""
+        early = () if self.peer.observes else PEER_SERVICES
         try:
-            await answer(stream, (CONTROL,))
+            return await answer(stream, (CONTROL, *early))
         except (PeerUnreachable, NegotiationError):
             await stream.reset()
-            return False
-        return True
+            return None
 
     def _queue_frame(self, frame: bytes) -> trio.Event:
         """Queue a request or an answer; the event is set once it has been written."""
@@ -395,20 +400,28 @@ class Connection:
     async def _accept_streams(self, nursery: trio.Nursery) -> None:
         try:
             while True:
-                stream = await self._muxer.accept()
-                if self.peer.observes or self._streams >= self._limits.max_inbound_streams:
-                    self.peer.blame("too many streams at once", "reset")
-                    await stream.reset()
-                else:
-                    self._streams += 1
-                    nursery.start_soon(self._serve_stream, stream, self._handlers.streams)
+                await self._take_stream(nursery, await self._muxer.accept())
         except PeerUnreachable:
             self.close()
 
-    async def _serve_stream(self, stream: Stream, handlers: Mapping[str, StreamHandler]) -> None:
+    async def _take_stream(
+        self, nursery: trio.Nursery, stream: Stream, protocol: str | None = None
+    ) -> None:
+        """Serve a stream in a task of its own, or reset it, if there are too many."""
+        if self.peer.observes or self._streams >= self._limits.max_inbound_streams:
+            self.peer.blame("too many streams at once", "reset")
+            await stream.reset()
+        else:
+            self._streams += 1
+            nursery.start_soon(self._serve_stream, stream, protocol)
+
+    async def _serve_stream(self, stream: Stream, protocol: str | None) -> None:
+        """Serve a stream to its end; without a protocol, the peer has still to name it."""
+        handlers = self._handlers.streams
         try:
-            with trio.fail_after(self._limits.handshake_s):
-                protocol = await answer(stream, handlers)
+            if protocol is None:
+                with trio.fail_after(self._limits.handshake_s):
+                    protocol = await answer(stream, handlers)
             await handlers[protocol](self.peer, stream)
         except PeerUnreachable:
             pass  # the peer ended it: its right

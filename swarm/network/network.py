@@ -23,6 +23,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequen
 from contextlib import asynccontextmanager
 
 import trio
+from multiaddr import Multiaddr
 
 from swarm.errors import ConfigurationError, LocalError, PeerUnreachable
 from swarm.network import tcp
@@ -37,6 +38,7 @@ from swarm.network.identity import Identity, address_of
 from swarm.network.limits import NetworkLimits
 from swarm.network.muxer import Muxer
 from swarm.network.pacing import Pacer
+from swarm.network.peer_services import IDENTIFY, PING, Introduction, answer_pings
 from swarm.network.peers import FailedDial, Peer, PeerTraffic, Traffic
 from swarm.network.secure import HANDSHAKE_ERRORS, MemberNoise, NotAMember, connect, welcome
 from swarm.network.signals import Signal
@@ -73,6 +75,10 @@ class Network:
         self._rules = rules
         self._noise = MemberNoise(identity, self._is_admitted)
         self._handlers = Handlers()
+        listening = [Multiaddr(str(endpoint)) for endpoint in endpoints]
+        spoken = self._handlers.streams
+        spoken[PING] = answer_pings
+        spoken[IDENTIFY] = Introduction(identity, listening, spoken.keys()).tell
         self._peers: dict[Address, Peer] = {}
         self._former = PeerTraffic()
         self._on_connect: list[Callable[[Address], None]] = []
