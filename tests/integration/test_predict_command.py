@@ -105,3 +105,24 @@ def test_a_model_becomes_a_file_for_other_programs_and_says_what_is_not_in_it(
     again = ask("model", "convert", model, out, "--to", "onnx", "--rows", rows)
     assert again.returncode == 2
     assert "graph exists" in again.stderr
+
+
+def test_probabilities_are_held_against_what_became_of_the_patients(model: Path) -> None:
+    file = HEART / "data" / "cleveland.csv"
+    done = ask("evaluate", model, "--data", file, "--json")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)["calibration"]["disease"]
+    chances = swarm.load(model).predict(file)["disease"]
+    with file.open() as rows:
+        sick = [float(row["disease"]) for row in csv.DictReader(rows)]
+    brier = sum((c - s) ** 2 for c, s in zip(chances, sick, strict=True)) / len(sick)
+    figures = told["figures"]
+    assert figures["brier"]["value"] == pytest.approx(brier, abs=1e-6)
+    assert figures["observed to expected"]["value"] == pytest.approx(sum(sick) / sum(chances))
+    for figure in figures.values():
+        assert figure["low"] < figure["value"] < figure["high"]
+    assert sum(group["rows"] for group in told["groups"]) == len(sick)
+    assert sum(g["value"] * g["rows"] for g in told["groups"]) == pytest.approx(sum(sick))
+    people = ask("evaluate", model, "--data", file).stdout
+    assert "calibration of disease" in people
+    assert f"{figures['slope']['value']:.4f}" in people

@@ -16,8 +16,11 @@ from harness.patients import page_plans, write_patients
 import swarm
 from swarm.errors import ConfigurationError, PlanError
 from swarm.learning.models.model_folder import ModelFolder
+from swarm.learning.plans.loading import load_plan
 from swarm.learning.simulation.run_export import export_run
 from swarm.learning.simulation.whole_run import run_federated
+from swarm.learning.training.loop import LocalTraining
+from swarm.learning.training.predicting import evaluate_rows
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 LABELS = {"heart": ("num", "disease"), "stroke": ("poor6m", "HOSPNUM", "COUNTRY")}
@@ -141,6 +144,14 @@ def test_a_column_in_another_unit_is_refused_and_a_single_odd_value_is_told(
     frame.loc[7, "trestbps"] = "1300"
     with pytest.warns(UserWarning, match="^row 7: trestbps is 1300, far from the 1"):
         model.predict(frame)
+
+
+def test_what_is_no_probability_of_two_outcomes_has_no_calibration() -> None:
+    folder = EXAMPLES / "solubility"
+    file = folder / "data" / "source_b.npz"
+    site = LocalTraining(load_plan(folder), swarm.Site("here", file), folder, device="cpu")
+    sums = site.statistics() if site.has_statistics else None
+    assert evaluate_rows(site, site.initial, sums).calibration == {}
 
 
 def test_a_plan_that_cannot_predict_says_what_it_lacks(tmp_path: Path) -> None:

@@ -341,10 +341,12 @@ class Predicted(_Message, frozen=True):
 
 
 class EvaluatedFile(_Message, frozen=True):
-    """The plan's metrics on `rows` rows: value, and the ends of its interval of 95 %."""
+    """The plan's metrics on `rows` rows: value, and the ends of its interval of 95 %.
+    `calibration` are the counts for that of its probabilities, as `metrics.wire` writes them."""
 
     rows: int
     metrics: dict[str, tuple[float, float, float]]
+    calibration: bytes = b"{}"
 
 
 class GraphMade(_Message, frozen=True):

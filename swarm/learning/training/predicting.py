@@ -19,6 +19,8 @@ from swarm.errors import ConfigurationError, PlanError
 from swarm.learning.data.batches import as_tensors, batches, concatenate, rows_in, take
 from swarm.learning.data.tables import Table
 from swarm.learning.data.unfamiliar_values import find_unusual, watch
+from swarm.learning.metrics.counts import Counts
+from swarm.learning.metrics.probabilities import Calibration, calibration
 from swarm.learning.parameters.named_tensors import State, set_state
 from swarm.learning.plans.plan import Data, Plan
 from swarm.learning.training.loop import LocalTraining
@@ -30,6 +32,9 @@ LINE = "line"
 RESAMPLES = 200
 """For an interval: drawn with replacement (Efron and Tibshirani 1993)."""
 INTERVAL_SEED = 20_260_101
+
+SURE = 1e-9
+"""Probabilities nearer to 0 or 1 count as this: in float32 there may be 1, whose odds are none."""
 
 Sums = Mapping[str, NDArray[Any]]
 
@@ -152,10 +157,12 @@ def _places(table: Any, rows: int) -> list[str]:
 
 @dataclass(frozen=True)
 class NewScores:
-    """A plan's metrics on new rows, each as value, and the ends of its interval of 95 %."""
+    """A plan's metrics on new rows, each as value, and the ends of its interval of 95 %; and by
+    name, the counts for the calibration of its probabilities, if it gives any."""
 
     rows: int
     metrics: dict[str, tuple[float, float, float]]
+    calibration: dict[str, Counts]
 
 
 def evaluate_rows(site: LocalTraining, state: State, statistics: Sums | None) -> NewScores:
@@ -169,7 +176,8 @@ def evaluate_rows(site: LocalTraining, state: State, statistics: Sums | None) ->
     count = rows_in(rows)
     if not count:
         raise ConfigurationError("the data has no rows to evaluate on: name a file that has")
-    metrics = site.score(state, rows)
+    measured = site.measure(state, rows)
+    metrics = measured.numbers
     generator = np.random.default_rng(INTERVAL_SEED)
     drawn: dict[str, list[float]] = {name: [] for name in metrics}
     for _ in range(RESAMPLES):
@@ -177,7 +185,36 @@ def evaluate_rows(site: LocalTraining, state: State, statistics: Sums | None) ->
             state, take(rows, generator.integers(count, size=count))
         ).items():
             drawn.setdefault(name, []).append(value)
-    return NewScores(count, {n: (v, *_interval(drawn[n])) for n, v in metrics.items()})
+    calibrated = {
+        name: counts
+        for name, counts in measured.counts.items()
+        if isinstance(counts.measure, Calibration)
+    }
+    return NewScores(
+        count,
+        {n: (v, *_interval(drawn[n])) for n, v in metrics.items()},
+        calibrated or _calibration(site, state, rows),
+    )
+
+
+def _calibration(site: LocalTraining, state: State, rows: Any) -> dict[str, Counts]:
+    """Of a plan that does not count it itself: of what `predict` gives of all arrays but the last,
+    if that is one probability a row, and the last array is 0 or 1. Nothing for any other plan."""
+    if not isinstance(rows, tuple) or len(rows) < 2 or type(site.plan).predict is Plan.predict:
+        return {}
+    *given, labels = rows
+    if labels.numel() != len(labels) or not bool(((labels == 0) | (labels == 1)).all()):
+        return {}
+    set_state(site.model, state, site.travels)
+    try:
+        columns = _columns(site, tuple(given))
+    except PlanError:
+        return {}  # this plan's rows hold more than what it predicts from, and the label
+    [(name, chances), *others] = columns.items()
+    if others or not ((chances >= 0) & (chances <= 1)).all():
+        return {}
+    inside = np.clip(chances, SURE, 1 - SURE)
+    return {name: calibration(labels.reshape(-1), np.log(inside / (1 - inside)))}
 
 
 def _interval(values: list[float]) -> tuple[float, float]:

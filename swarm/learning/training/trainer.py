@@ -299,7 +299,11 @@ class Trainer:
                 scores = evaluate_rows(
                     self.training, read_model(files["model"]), _statistics(files)
                 )
-                return EvaluatedFile(rows=scores.rows, metrics=scores.metrics)
+                return EvaluatedFile(
+                    rows=scores.rows,
+                    metrics=scores.metrics,
+                    calibration=encode_all(scores.calibration),
+                )
             case MakeGraph():
                 return self._make_graph(request, files)
             case Load():
