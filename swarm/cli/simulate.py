@@ -51,6 +51,11 @@ def read_counts(
 @click.option(
     "--ray", metavar="ADDRESS", help="Run the workers on this Ray cluster; needs swarm[ray]."
 )
+@click.option(
+    "--device", type=click.Choice(["auto", "cpu"]), default="auto", show_default=True,
+    help="auto takes the GPUs that are here, with as many workers as find room, up to --processes; "
+    "one is tried first. Not with --ray.",
+)  # fmt: skip
 @click.option("--out", type=DIRECTORY, help="Write the model's folder here.")
 @click.option("--plot", type=FILE, help="Draw the first metric by round to this PNG file.")
 @json_option
@@ -64,6 +69,7 @@ def command(
     seed: int,
     processes: int | None,
     ray: str | None,
+    device: str,
     out: Path | None,
     plot: Path | None,
     as_json: bool,
@@ -98,7 +104,14 @@ def command(
         for number in clients:
             show = _Progress(number, silent=as_json)
             asked = Simulation(plan, number, sample, drop, rule, seed, rounds)
-            report = simulate(asked, processes=workers, out=out, on_round=show.round, start=start)
+            report = simulate(
+                asked,
+                processes=workers,
+                device="cpu" if ray else device,
+                out=out,
+                on_round=show.round,
+                start=start,
+            )
             reports.append(report)
             if not as_json:
                 print_report(report)
@@ -132,9 +145,20 @@ def print_report(report: dict[str, Any]) -> None:
     names = list(report["swarm"])
     row = (report["clients"], report["rows"], *(_shown(report["swarm"][n]) for n in names))
     print_table(("clients, on held-back rows", "training rows", *names), [row])
+    for own in report["personal"]:
+        told = own["figures"]
+        click.echo(
+            f"each site's own copy, mean of {told['sites']} by their validation rows: "
+            + ", ".join(
+                f"{name} {_shown(told['before'][name])} → {_shown(value)}"
+                for name, value in told["after"].items()
+            )
+        )
     size = report["peak_memory_bytes"] / 2**20
+    workers = ", ".join(f"{count} on {device}" for device, count in report["devices"].items())
     click.echo(
-        f"{len(report['rounds'])} rounds in {report['wall_s']:.0f} s, {size:.0f} MiB at most"
+        f"{len(report['rounds'])} rounds in {report['wall_s']:.0f} s, {size:.0f} MiB at most; "
+        f"workers: {workers}"
     )
     if report["final_model"]["path"]:
         click.echo(f"model   {report['final_model']['path']}")

@@ -29,6 +29,8 @@ from swarm.learning.simulation.messages import (
     Begin,
     Opened,
     OpenPlan,
+    Personal,
+    PersonaliseClient,
     Scored,
     ScoreModel,
     Summed,
@@ -39,14 +41,16 @@ from swarm.learning.simulation.messages import (
     Whole,
     WriteWhole,
 )
+from swarm.rounds.figures import read_figures, write_figures
 from swarm.tensors import Layout, TensorFile
+from swarm.testnet.gpu_workers import place_workers
 from swarm.testnet.workers import Channel, WorkerProcess, Workers, in_order, open_workers
 from swarm.types import to_hex
 
 SUMS_AT_ONCE = 64
 """Clients of one request for statistics."""
 MOST_ATTEMPTS = 20
-STATISTICS, TRAIN = "statistics", "train"
+STATISTICS, TRAIN, PERSONALISE = "statistics", "train", "personalise"
 
 OnRound = Callable[[dict[str, Any]], None]
 """Called with each round of the report, as soon as it is over."""
@@ -82,17 +86,20 @@ class _Run:
     model: RawBytes
     statistics: bytes | None = None
     rounds: list[dict[str, Any]] = field(default_factory=list)
+    personal: list[dict[str, Any]] = field(default_factory=list)
 
 
 def simulate(
     asked: Simulation,
     *,
     processes: int,
+    device: str = "cpu",
     out: Path | None = None,
     on_round: OnRound = lambda round: None,
     start: Callable[[], Channel] = WorkerProcess,
 ) -> dict[str, Any]:
-    """Run it, and return the report. With `out`, write the model's folder there.
+    """Run it in at most so many workers, and return the report. With `out`, write the model's
+    folder there. `device` "auto" takes GPUs if there are, with as many workers as find room.
 
     Raises PlanError for the plan's faults, or where a round has fewer than `min_peers` updates.
     """
@@ -105,7 +112,8 @@ def simulate(
         peers=asked.peers,
         rounds=asked.rounds,
     )
-    with open_workers(processes, start, opening) as workers, TemporaryDirectory() as kept:
+    devices = place_workers(device, processes, start, opening)
+    with open_workers(devices, start, opening) as workers, TemporaryDirectory() as kept:
         opened = workers.open(Opened)
         _check_size(asked, opened)
         run = _Run(Path(kept), asked, workers, opened, np.frombuffer(opened.initial, np.uint8))
@@ -113,6 +121,8 @@ def simulate(
         for turn in opened.turns:
             if turn.task == STATISTICS:
                 run.statistics = _sum_statistics(run)
+            elif turn.task == PERSONALISE:
+                run.personal.append(_personalise(run, turn))
             elif turn.task == TRAIN:
                 run.model = _train(run, turn)
             else:
@@ -135,12 +145,13 @@ def simulate(
         "partition": asked.partition,
         "sample": asked.sample,
         "drop": asked.drop,
-        "processes": processes,
+        "devices": {device: devices.count(device) for device in devices},
         "wall_s": round(time.monotonic() - began, 2),
         "peak_memory_bytes": _peak_memory(),
         "swarm": scores,
         "final_model": {"digest": digest, "path": None if out is None else str(out / MODEL)},
         "rounds": run.rounds,
+        "personal": run.personal,
         "notes": list(opened.notes),
     }
 
@@ -220,6 +231,38 @@ def _train(run: _Run, turn: Turn) -> RawBytes:
         }
     )
     return merged
+
+
+def _personalise(run: _Run, turn: Turn) -> dict[str, Any]:
+    """Fine-tuning at every client that can train: what their scores come to, as nodes tell it."""
+    began = time.monotonic()
+    requests = (
+        PersonaliseClient(
+            client=client,
+            round=turn.within,
+            round_in_all=turn.number,
+            epochs=turn.epochs,
+            kept=_read(run.folder / f"kept-{client}"),
+        )
+        for client in _able(run.opened)
+    )
+    merged: RunningMean | None = None
+    with TemporaryDirectory(dir=run.folder) as folder:
+        told = Path(folder) / "told"
+        for own in in_order(run.workers, requests, Personal):
+            write_figures(told, {"before": own.before, "after": own.after}, own.rows)
+            raw = np.fromfile(told, np.uint8)
+            merged = merged or RunningMean(_layout(raw), is_sum=True)
+            merged.add(raw)
+        assert merged is not None
+        told.write_bytes(merged.finish().tobytes())
+        figures = read_figures(told)
+    return {
+        "round": turn.number,
+        "number": turn.within,
+        "figures": figures,
+        "total_s": round(time.monotonic() - began, 3),
+    }
 
 
 class Fold(Protocol):

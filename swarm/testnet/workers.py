@@ -10,10 +10,12 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Protocol, TypeVar
+
+from msgspec.structs import replace
 
 from swarm.errors import LocalError, PlanError, SwarmError
 from swarm.learning.simulation.messages import (
@@ -78,14 +80,17 @@ class WorkerProcess:
 
 
 class Workers:
-    """A fixed number of workers. Made by `open_workers`; `ask` gives futures."""
+    """One worker for each device of `devices`. Made by `open_workers`; `ask` gives futures."""
 
-    def __init__(self, count: int, start: Callable[[], Channel], opening: OpenPlan) -> None:
-        self.count = count
+    def __init__(
+        self, devices: Sequence[str], start: Callable[[], Channel], opening: OpenPlan
+    ) -> None:
+        self.count = len(devices)
         self._start = start
-        self._opening = encode(opening)
+        self._openings = [encode(replace(opening, device=device)) for device in devices]
+        self._places = iter(range(self.count))
         self._begin: bytes | None = None
-        self._pool = ThreadPoolExecutor(max_workers=count)
+        self._pool = ThreadPoolExecutor(max_workers=self.count)
         self._local = threading.local()
         self._lock = threading.Lock()
         self._channels: set[Channel] = set()
@@ -111,7 +116,7 @@ class Workers:
 
     def _opened(self, kind: type[R]) -> R:
         _, reply = self._channel()
-        return _checked(reply, kind)
+        return checked(reply, kind)
 
     def _ask(self, request: Request, kind: type[R]) -> R:
         for attempt in range(1, TRIES + 1):
@@ -119,10 +124,10 @@ class Workers:
                 channel, _ = self._channel()
                 begin = self._begin
                 if begin is not None and self._local.begin is not begin:
-                    _checked(channel.ask(begin), Ready)
+                    checked(channel.ask(begin), Ready)
                     self._local.begin = begin
                 self._local.answers += 1
-                return _checked(channel.ask(encode(request)), kind)
+                return checked(channel.ask(encode(request)), kind)
             except LocalError:
                 self._drop()
                 if attempt == TRIES:
@@ -140,9 +145,16 @@ class Workers:
             with self._lock:
                 self._channels.add(channel)
             self._local.channel, self._local.answers, self._local.begin = channel, 0, None
-            self._local.said = channel.ask(self._opening)
-            _checked(self._local.said, Opened)
+            self._local.said = channel.ask(self._own_opening())
+            checked(self._local.said, Opened)
         return channel, self._local.said
+
+    def _own_opening(self) -> bytes:
+        """What this thread's workers are opened with: each thread has one device for good."""
+        if not hasattr(self._local, "opening"):
+            with self._lock:
+                self._local.opening = self._openings[next(self._places)]
+        return bytes(self._local.opening)
 
     def _drop(self) -> None:
         channel: Channel | None = getattr(self._local, "channel", None)
@@ -169,16 +181,19 @@ def in_order(
 
 
 @contextmanager
-def open_workers(count: int, start: Callable[[], Channel], opening: OpenPlan) -> Iterator[Workers]:
-    """Workers for the length of the block."""
-    workers = Workers(count, start, opening)
+def open_workers(
+    devices: Sequence[str], start: Callable[[], Channel], opening: OpenPlan
+) -> Iterator[Workers]:
+    """Workers for the length of the block, one for each device named."""
+    workers = Workers(devices, start, opening)
     try:
         yield workers
     finally:
         workers.close()
 
 
-def _checked(raw: bytes, kind: type[R]) -> R:
+def checked(raw: bytes, kind: type[R]) -> R:
+    """A worker's reply. Raises PlanError or LocalError as it says, LocalError for another one."""
     reply = decode_reply(raw)
     if isinstance(reply, Faulty):
         failure: type[SwarmError] = PlanError if reply.exit_status == 2 else LocalError

@@ -14,6 +14,7 @@ import pytest
 
 from swarm.errors import LocalError, PlanError
 from swarm.learning.simulation.messages import Begin, OpenPlan, decode_request
+from swarm.learning.simulation.whole_run import run_federated
 from swarm.learning.supervisor.trainer_process import REPEATABLE
 from swarm.testnet.simulate import Simulation, simulate
 from swarm.testnet.workers import WorkerProcess
@@ -120,3 +121,21 @@ def test_the_command_tells_programs_everything_and_draws_a_plot(tmp_path: Path) 
     assert [run["clients"] for run in runs] == [20, 40]
     assert all(0 < run["swarm"]["auc"] < 1 for run in runs)
     assert (tmp_path / "p.png").stat().st_size > 5000
+
+
+def test_copies_that_sites_fine_tune_have_the_scores_of_a_federated_run(tmp_path: Path) -> None:
+    plan = shutil.copytree(EXAMPLES / "heart", tmp_path / "heart")
+    stages = "    stages = [swarm.statistics(), swarm.train(1), swarm.personalise(epochs=2)]\n"
+    code = (plan / "plan.py").read_text()
+    (plan / "plan.py").write_text(code.replace("    rounds = 20\n", stages))
+    report = simulate(Simulation(plan), processes=2)
+    [own] = report["personal"]
+    told = run_federated(plan).personal.values()
+    rows = sum(each.rows for each in told)
+    assert own["figures"]["sites"] == len(told) == 4
+    for when, scores in (("before", [t.before for t in told]), ("after", [t.after for t in told])):
+        mean = sum(s["loss"] * t.rows for s, t in zip(scores, told, strict=True)) / rows
+        assert own["figures"][when]["loss"] == pytest.approx(mean, rel=1e-5)
+    assert own["figures"]["after"]["loss"] < own["figures"]["before"]["loss"]
+    with pytest.raises(PlanError, match="hold none back to score it on: give --partition sites"):
+        simulate(Simulation(plan, clients=20, partition="iid"), processes=1)

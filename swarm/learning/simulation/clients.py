@@ -34,10 +34,13 @@ from swarm.learning.plans.loading import load_plan
 from swarm.learning.plans.plan import Data, Site
 from swarm.learning.plans.program_of_plan import program_of
 from swarm.learning.plans.settings import rules_of
+from swarm.learning.plans.stages import PERSONALISE
 from swarm.learning.simulation.dealing import deal
 from swarm.learning.simulation.messages import (
     Opened,
     OpenPlan,
+    Personal,
+    PersonaliseClient,
     ScoreModel,
     TrainClient,
     Turn,
@@ -46,6 +49,7 @@ from swarm.learning.simulation.messages import (
 from swarm.learning.simulation.partition import Partition, read_rule
 from swarm.learning.simulation.whole_run import weight
 from swarm.learning.training.loop import LocalTraining
+from swarm.learning.training.personal import personalise
 from swarm.tensors import Layout, TensorFile, TensorSpec
 
 Sums = dict[str, NDArray[Any]]
@@ -100,6 +104,20 @@ class Clients:
             kept=pack_state(update.kept).raw.tobytes() if update.kept else None,
         )
 
+    def personalise(self, asked: PersonaliseClient) -> Personal:
+        """Fine-tune one client's own copy, which nobody needs but for its scores."""
+        found = personalise(
+            self._at(asked.client),
+            asked.round,
+            self.state,
+            self.sums,
+            epochs=asked.epochs or None,
+            round_in_all=asked.round_in_all,
+            kept=_kept(asked.kept),
+            gathered=self.gathered,
+        )
+        return Personal(before=found.before, after=found.after, rows=found.rows)
+
     def score(self, asked: ScoreModel) -> dict[str, float | None]:
         """The model's metrics on all sites' rows of one kind; none if there are no such rows.
 
@@ -138,7 +156,9 @@ def open_clients(asked: OpenPlan) -> Clients:
     rules = rules_of(plan)
     torch.set_num_threads(rules.threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
-    base = LocalTraining(deepcopy(plan), Site("clients"), folder, seed=asked.seed, device="cpu")
+    base = LocalTraining(
+        deepcopy(plan), Site("clients"), folder, seed=asked.seed, device=asked.device
+    )
     sites = _open_sites(base, folder, asked.peers)
     training = [number for number, site in enumerate(sites) if site.samples().train]
     if not training:
@@ -169,7 +189,16 @@ def open_clients(asked: OpenPlan) -> Clients:
     program = program_of(plan)
     program = program if asked.rounds is None else program.with_rounds(asked.rounds)
     places = [program.place(number) for number in range(1, program.rounds + 1)]
-    turns = [Turn(p.stage.task, p.stage.merge, p.number, p.within) for p in places if p is not None]
+    turns = [
+        Turn(p.stage.task, p.stage.merge, p.number, p.within, p.stage.epochs)
+        for p in places
+        if p is not None
+    ]
+    if rule.kind != "sites" and any(turn.task == PERSONALISE for turn in turns):
+        raise PlanError(
+            f"{type(plan).__name__} has a stage in which each site fine-tunes a copy, and clients "
+            "to which rows are dealt hold none back to score it on: give --partition sites"
+        )
     opened = Opened(
         name=type(plan).__name__,
         digest=bundle.read(folder).digest,
@@ -185,6 +214,12 @@ def open_clients(asked: OpenPlan) -> Clients:
     return Clients(base, sites, partition, rows, opened, base.initial, {})
 
 
+def free_memory() -> tuple[int, ...]:
+    """The free bytes of each GPU that torch sees, this process's own share taken off."""
+    gpus = range(torch.cuda.device_count() if torch.cuda.is_available() else 0)
+    return tuple(int(torch.cuda.mem_get_info(gpu)[0]) for gpu in gpus)
+
+
 def _open_sites(base: LocalTraining, folder: Path, peers: int | None) -> list[LocalTraining]:
     sites = []
     for dealt in deal(folder, peers):
@@ -193,7 +228,9 @@ def _open_sites(base: LocalTraining, folder: Path, peers: int | None) -> list[Lo
             site = Site(dealt.name, location)
             if base.kept_names:  # a plan may hold what its sites keep, so each has its own
                 plan = deepcopy(base.plan)
-                sites.append(LocalTraining(plan, site, folder, seed=base.seed, device="cpu"))
+                sites.append(
+                    LocalTraining(plan, site, folder, seed=base.seed, device=str(base.device))
+                )
             else:
                 sites.append(base.at(site))
             sites[-1].samples()  # reads the data now: the copy goes away

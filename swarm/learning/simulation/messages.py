@@ -25,6 +25,11 @@ class OpenPlan(_Message, frozen=True):
     seed: int
     peers: int | None = None
     rounds: int | None = None
+    device: str = "cpu"
+
+
+class FreeMemory(_Message, frozen=True):
+    """How much memory each GPU has free, once this worker holds what a worker always holds."""
 
 
 class Begin(_Message, frozen=True):
@@ -50,6 +55,17 @@ class TrainClient(_Message, frozen=True):
     kept: bytes | None = None
 
 
+class PersonaliseClient(_Message, frozen=True):
+    """Fine-tune one client's own copy in `epochs` passes; 0: the plan's own number. The rest is as
+    of `TrainClient`."""
+
+    client: int
+    round: int
+    round_in_all: int
+    epochs: int
+    kept: bytes | None = None
+
+
 class ScoreModel(_Message, frozen=True):
     """Score the model on all sites' rows of one kind, with what each site has kept, if it has."""
 
@@ -61,7 +77,16 @@ class WriteWhole(_Message, frozen=True):
     """The whole model, in the types of the plan's own."""
 
 
-Request = OpenPlan | Begin | SumRows | TrainClient | ScoreModel | WriteWhole
+Request = (
+    FreeMemory
+    | OpenPlan
+    | Begin
+    | SumRows
+    | TrainClient
+    | PersonaliseClient
+    | ScoreModel
+    | WriteWhole
+)
 
 
 class Turn(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -71,6 +96,7 @@ class Turn(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     merge: str
     number: int
     within: int
+    epochs: int = 0
 
 
 class Opened(_Message, frozen=True):
@@ -108,6 +134,21 @@ class Updated(_Message, frozen=True):
     kept: bytes | None = None
 
 
+class Personal(_Message, frozen=True):
+    """What a client tells of its own copy: the plan's metrics of the model before and after, on
+    `rows` rows that were held back."""
+
+    before: dict[str, float]
+    after: dict[str, float]
+    rows: int
+
+
+class Free(_Message, frozen=True):
+    """In bytes, by GPU; none if torch sees no GPU here."""
+
+    gpus: tuple[int, ...]
+
+
 class Scored(_Message, frozen=True):
     metrics: dict[str, float | None]
 
@@ -123,7 +164,7 @@ class Faulty(_Message, frozen=True):
     exit_status: int
 
 
-Reply = Opened | Ready | Summed | Updated | Scored | Whole | Faulty
+Reply = Free | Opened | Ready | Summed | Updated | Personal | Scored | Whole | Faulty
 
 _encoder = msgspec.msgpack.Encoder()
 _requests: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(Request)

@@ -8,11 +8,14 @@ import sys
 
 from swarm.errors import LocalError, SwarmError
 from swarm.learning.plans.plan_faults import valid_text
-from swarm.learning.simulation.clients import Clients, open_clients
+from swarm.learning.simulation.clients import Clients, free_memory, open_clients
 from swarm.learning.simulation.messages import (
     Begin,
     Faulty,
+    Free,
+    FreeMemory,
     OpenPlan,
+    PersonaliseClient,
     Ready,
     Reply,
     Scored,
@@ -46,6 +49,8 @@ class Worker:
         if isinstance(request, OpenPlan):
             self.clients = open_clients(request)
             return self.clients.opened
+        if isinstance(request, FreeMemory):
+            return Free(gpus=free_memory())
         clients = self.clients
         if clients is None:
             raise LocalError("a worker was asked before it had a plan")
@@ -57,6 +62,8 @@ class Worker:
                 return Summed(statistics=tuple(map(clients.statistics, request.clients)))
             case TrainClient():
                 return clients.train(request)
+            case PersonaliseClient():
+                return clients.personalise(request)
             case ScoreModel():
                 return Scored(metrics=clients.score(request))
             case WriteWhole():
