@@ -38,7 +38,13 @@ if TYPE_CHECKING:
     from swarm.learning.parameters.placement import at, frozen, gathered, local, shared
     from swarm.learning.plans.plan import Context, Data, Plan, Site
     from swarm.learning.plans.roles import elected
-    from swarm.learning.plans.stages import personalise, statistics, train
+    from swarm.learning.plans.stages import (
+        personalise,
+        select,
+        statistics,
+        train,
+        train_and_select,
+    )
     from swarm.learning.simulation.whole_run import FederatedRun, open_sites, run_federated
     from swarm.privacy.guarantee import dp
 
@@ -77,6 +83,7 @@ __all__ = [
     "read_csv",
     "read_tally",
     "run_federated",
+    "select",
     "shared",
     "split",
     "standardise",
@@ -84,6 +91,7 @@ __all__ = [
     "sum",
     "tally",
     "train",
+    "train_and_select",
     "trimmed",
     "unstandardise",
     "value_range",
@@ -123,6 +131,7 @@ _HOMES = {
     "read_csv": "swarm.learning.data.tables",
     "read_tally": "swarm.learning.data.tallies",
     "run_federated": "swarm.learning.simulation.whole_run",
+    "select": "swarm.learning.plans.stages",
     "shared": "swarm.learning.parameters.placement",
     "split": "swarm.learning.data.splits",
     "standardise": "swarm.learning.data.moments",
@@ -130,6 +139,7 @@ _HOMES = {
     "sum": "swarm.learning.folds",
     "tally": "swarm.learning.data.tallies",
     "train": "swarm.learning.plans.stages",
+    "train_and_select": "swarm.learning.plans.stages",
     "trimmed": "swarm.learning.folds",
     "unstandardise": "swarm.learning.data.moments",
     "value_range": "swarm.learning.data.histograms",

@@ -31,18 +31,30 @@ plan_option = click.option(
 )
 
 
+round_option = click.option(
+    "--round",
+    "round_",
+    type=NUMBER,
+    help="By default the best, if the plan chooses one, or the newest.",
+)
+
+
 def _models(node: Path, plan: int | None) -> dict[str, Any]:
     answer: dict[str, Any] = ask_node(node, "models", plan=plan)
     return answer
 
 
 def _choose(node: Path, plan: int | None, round: int | None) -> dict[str, Any]:
-    """A model that is kept here, with the number of its plan. Raises ConfigurationError."""
+    """A model that is kept here, with the number of its plan: without `round` the best, if the plan
+    chooses one, or the newest. Raises ConfigurationError."""
     from swarm.errors import ConfigurationError
 
     answer = _models(node, plan)
     models = answer["models"]
-    chosen = [m for m in models if round in (None, m["number"])]
+    if round is None:
+        chosen = [m for m in models if m["round"] == answer["chosen"]]
+    else:
+        chosen = [m for m in models if m["number"] == round]
     if not chosen:
         held = ", ".join(str(m["number"]) for m in models) or "none yet"
         raise ConfigurationError(
@@ -71,7 +83,12 @@ def list_models(node: Path, plan: int | None, as_json: bool) -> None:
 @command.command()
 @node_option
 @plan_option
-@click.option("--round", "round_", type=NUMBER, help="The newest by default.")
+@click.option(
+    "--round",
+    "round_",
+    type=NUMBER,
+    help="By default the best, if the plan chooses one, or the newest.",
+)
 @click.option("--force", is_flag=True, help="Replace FOLDER, if it is a model's.")
 @click.argument("folder", type=DIRECTORY)
 def export(node: Path, plan: int | None, round_: int | None, force: bool, folder: Path) -> None:
@@ -141,7 +158,12 @@ def convert(model: Path, folder: Path, format_: str, rows: Path, as_json: bool) 
 @command.command()
 @node_option
 @plan_option
-@click.option("--round", "round_", type=NUMBER, help="The newest by default.")
+@click.option(
+    "--round",
+    "round_",
+    type=NUMBER,
+    help="By default the best, if the plan chooses one, or the newest.",
+)
 @json_option
 def evaluate(node: Path, plan: int | None, round_: int | None, as_json: bool) -> None:
     """Score a model on this site's own validation and test rows."""

@@ -320,7 +320,7 @@ def _stages(plan: dict[str, Any]) -> Iterator[str]:
         if stage["epochs"]:
             line += f", {stage['epochs']} epochs"
         yield line
-        yield from (f"         {words}" for words in _places(stage["merge"]))
+        yield from (f"         {words}" for words in _merge_in_words(stage))
         changed = []
         if stage["written"]:
             changed.append(f"its code says {stage['written']} rounds")
@@ -330,12 +330,22 @@ def _stages(plan: dict[str, Any]) -> Iterator[str]:
             yield click.style(f"         asked for by the proposer: {'; '.join(changed)}", fg="red")
 
 
-def _places(merge: str) -> list[str]:
-    """What becomes of a stage's tensors; of a later release's, the text as it stands."""
+def _merge_in_words(stage: dict[str, Any]) -> list[str]:
+    """What becomes of what a stage's sites send; of a later release's, the text as it stands."""
+    from swarm.learning.metrics.choice import Rule
     from swarm.learning.parameters.placement import read_placement
+    from swarm.learning.plans.stages import SELECT
 
     try:
-        return read_placement(merge).in_words()
+        if stage["task"] == SELECT:
+            rule = Rule.read(stage["merge"])
+            ends = "; the plan is complete if that is the one before" if stage["ends"] else ""
+            which = "lowest" if rule.lowest else "highest"
+            return [
+                f"the best model is the newest or the one before, by the {which} "
+                f"{rule.metric}{ends}"
+            ]
+        return read_placement(stage["merge"]).in_words()
     except PlanError as error:
         return [str(error)]
 

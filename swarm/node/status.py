@@ -14,6 +14,7 @@ from swarm.learning.supervisor.trainer_messages import Progress
 from swarm.network.network import NOT_COUNTED
 from swarm.node.members.greetings import Acquaintance, Greetings
 from swarm.protocol.state import (
+    BEST_SLOT,
     Duty,
     Member,
     MemberSet,
@@ -91,6 +92,8 @@ class PlanStatus(msgspec.Struct, frozen=True, kw_only=True):
     model_round: int
     """Of training; 0 before the first."""
     model_held: bool
+    best: str | None = None
+    """The best model until now, where the plan chooses one."""
     statistics: str | None
     privacy: PrivacyStatus | None
     """None for a plan without."""
@@ -325,6 +328,7 @@ def plan_status(part: Participation) -> PlanStatus | StartingPlan:
         model=to_hex(plan.model),
         model_round=part.program.number_of(plan.model_round) or 0,
         model_held=part.holds(plan.model),
+        best=_hex_or_none(plan.outputs[BEST_SLOT]),
         statistics=_hex_or_none(plan.statistics),
         privacy=_privacy(part),
         halted=None if part.halted is None else with_names(part.halted),

@@ -266,6 +266,8 @@ class Train:
     """Passes over the site's rows; 0: as many as the plan says."""
     holder: MemberId | None = None
     """Who holds the plan's role in this attempt."""
+    best: Digest | None = None
+    """As in Merge."""
 
 
 @dataclass(frozen=True)
@@ -312,7 +314,8 @@ class Merge:
     """Pull all these updates and merge them as the program says, leaving out what cannot be used.
 
     `gone` are submitters that withdrew: they are left out. `patience_s` is how long an update that
-    makes no progress is waited for.
+    makes no progress is waited for. `best` is None, or, in a round that chooses between models, the
+    best one until now, which is NO_DIGEST before the first: then `base` is the other, the newest.
     """
 
     number: int
@@ -322,14 +325,15 @@ class Merge:
     gone: MemberSet
     min_peers: int
     patience_s: float
+    best: Digest | None = None
 
 
 @dataclass(frozen=True)
 class Verify:
     """Pull a candidate's model and check it to `level`; try the updates that it leaves out.
 
-    `gone` as in Merge: it leaves them out. `seed` is the round's: it decides which chunks a shared
-    check recomputes here.
+    `gone` and `best` as in Merge: it leaves the former out. `seed` is the round's: it decides which
+    chunks a shared check recomputes here.
     """
 
     number: int
@@ -341,6 +345,7 @@ class Verify:
     level: VerifyLevel
     seed: Digest
     patience_s: float
+    best: Digest | None = None
 
 
 @dataclass(frozen=True)
@@ -377,7 +382,7 @@ class DropDrafts:
 class Evaluate:
     """Score a final model on this site's own rows. No event ends it: failing costs the score.
 
-    Test rows are for one look, at the plan's last model.
+    Test rows are for one look, at the plan's last model, or the best where it chooses one.
     """
 
     number: int
@@ -689,12 +694,18 @@ class RoundMachine:
                 self._ask(("fetch", digest), now, Fetch(digest, slot in (MODEL_SLOT, BEST_SLOT)))
 
     def _consider_evaluating(self, plan: Plan) -> None:
-        """Have each new final model scored once, as soon as it is here."""
-        if plan.model_round > self._evaluated and self.holds(plan.model):
-            self._evaluated = plan.model_round
-            is_over = plan.status is PlanStatus.COMPLETED
-            is_last = is_over or plan.model_round >= self.program.last_model_round
-            self._commands.append(Evaluate(plan.model_round, plan.model, plan.statistics, is_last))
+        """Have each new final model scored once, as soon as it is here, and the last one on test
+        rows too; where the plan chooses its best model, that one instead."""
+        is_over, last_choice = plan.status is PlanStatus.COMPLETED, self.program.last_choice
+        is_last = is_over or plan.model_round >= self.program.last_model_round
+        scored = [(plan.model_round, plan.model, is_last and not last_choice)]
+        chosen_in = plan.output_rounds[BEST_SLOT]
+        if chosen_in and (is_over or chosen_in >= last_choice):
+            scored.append((chosen_in, plan.outputs[BEST_SLOT], True))
+        for number, model, on_test_rows in scored:
+            if number > self._evaluated and self.holds(model):
+                self._evaluated = number
+                self._commands.append(Evaluate(number, model, plan.statistics, on_test_rows))
 
     def _consider_open(self, plan: Plan, round: Round | None, now: float) -> None:
         number, attempt = (0, 0) if round is None else (round.number, round.attempt)
@@ -717,7 +728,8 @@ class RoundMachine:
         if result is not None:
             self._submit(plan, round, result, now)
             return
-        needed = [round.base, *([plan.statistics] if plan.statistics != NO_DIGEST else [])]
+        needed = [round.base, plan.statistics, self._best(plan, round) or NO_DIGEST]
+        needed = [digest for digest in needed if digest != NO_DIGEST]
         if self._makes_headway(needed):
             self._check_in(plan, round, now)
         if not all(self.holds(digest) for digest in needed):
@@ -742,6 +754,7 @@ class RoundMachine:
             place.within,
             place.stage.epochs,
             round.holder,
+            self._best(plan, round),
         )
         if self._ask(("train", *wanted), now, train):
             self._training, self._permille = wanted, 0
@@ -917,7 +930,9 @@ class RoundMachine:
     def _consider_following(self, plan: Plan, round: Round, now: float) -> None:
         """Have the model collected while its leader merges it, unless this node merges itself."""
         here, bit = (round.number, round.attempt), 1 << self.me
-        is_of_use = plan.rules.verify_level is not VerifyLevel.FULL and bool(round.eligible)
+        makes_model = self._best(plan, round) is None
+        is_checked_in_part = plan.rules.verify_level is not VerifyLevel.FULL
+        is_of_use = makes_model and is_checked_in_part and bool(round.eligible)
         if not is_of_use or round.candidates or not submitters(round, self.members) & bit:
             return
         slot = round.slot_at(int(now))
@@ -945,6 +960,7 @@ class RoundMachine:
                 self._gone(),
                 plan.rules.min_peers,
                 round.slot_s / 2,
+                self._best(plan, round),
             ),
         )
 
@@ -963,6 +979,7 @@ class RoundMachine:
                 plan.rules.verify_level,
                 round.seed,
                 round.slot_s / 2,
+                self._best(plan, round),
             ),
         )
 
@@ -1062,8 +1079,15 @@ class RoundMachine:
 
     def _outcome(self, round: Round, model: Digest, omitted: MemberSet) -> Outcome:
         """What a round with this merge ends with, by the program."""
+        assert self.plan is not None
+        is_better = model != self.plan.outputs[BEST_SLOT]
         slot = self._place(round).stage.slot
-        return Outcome(model, omitted, slot, self.program.next_after(round.number))
+        return Outcome(model, omitted, slot, self.program.next_after(round.number, is_better))
+
+    def _best(self, plan: Plan, round: Round) -> Digest | None:
+        """The best model until now, if the round chooses one."""
+        chooses = self._place(round).stage.slot == BEST_SLOT
+        return plan.outputs[BEST_SLOT] if chooses else None
 
     def _is_in_program(self, round: Round) -> bool:
         place = self.program.place(round.number)

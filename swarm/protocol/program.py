@@ -22,7 +22,7 @@ from msgspec import Meta
 from msgspec.structs import replace
 
 from swarm.errors import UNREADABLE, PlanError
-from swarm.protocol.state import MODEL_SLOT, STATISTICS_SLOT
+from swarm.protocol.state import BEST_SLOT, MODEL_SLOT, STATISTICS_SLOT
 from swarm.types import Digest
 
 DOMAIN = keccak(b"swarm/program/1")
@@ -56,6 +56,10 @@ class Stage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
     """Rounds of it that another plan has run, which this one continues."""
     epochs: Count = 0
     """Passes over a site's rows in a round; 0: the plan's own number."""
+    follows: Count = 0
+    """Rounds of the same training in the stages before, after which its own are counted on."""
+    ends: bool = False
+    """Whether the plan is complete with a round of it that leaves the best model as it was."""
     clip: Annotated[float, Meta(gt=0, le=MOST_CLIP)] | None = None
     """Of a masked plan, how far a number may move in a round, or, of statistics, the most that one
     may be at a site; None: updates are not masked."""
@@ -94,14 +98,16 @@ class Program(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
         within = number
         for index, stage in enumerate(self.stages, 1):
             if 1 <= within <= stage.rounds:
-                return Place(number, index, stage, stage.before + within)
+                return Place(number, index, stage, stage.before + stage.follows + within)
             within -= stage.rounds
         return None
 
-    def next_after(self, number: int) -> int:
-        """The stage, counted from 1, of the round after this one; 0 after the last."""
-        place = self.place(number + 1)
-        return 0 if place is None else place.index
+    def next_after(self, number: int, is_better: bool = True) -> int:
+        """The stage, counted from 1, of the round after this one; 0 after the last. `is_better` is
+        whether the round has found a better model than the best before, if that is its task."""
+        place, following = self.place(number), self.place(number + 1)
+        ends = place is not None and place.stage.ends and not is_better
+        return 0 if following is None or ends else following.index
 
     def with_rounds(self, rounds: int, before: int = 0) -> Program:
         """The program with so many rounds of training, after others `before`.
@@ -152,9 +158,17 @@ class Program(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
     @cached_property
     def last_model_round(self) -> int:
         """The number on the chain of the last round that makes a model; 0 if none does."""
+        return self._last_round(MODEL_SLOT)
+
+    @cached_property
+    def last_choice(self) -> int:
+        """The number on the chain of the last round that chooses the best model; 0 if none does."""
+        return self._last_round(BEST_SLOT)
+
+    def _last_round(self, slot: int) -> int:
         ends = accumulate(stage.rounds for stage in self.stages)
         pairs = zip(self.stages, ends, strict=True)
-        return max((end for stage, end in pairs if stage.slot == MODEL_SLOT), default=0)
+        return max((end for stage, end in pairs if stage.slot == slot), default=0)
 
     @cached_property
     def blob(self) -> bytes:

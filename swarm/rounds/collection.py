@@ -28,6 +28,8 @@ from swarm.errors import (
     SchemaMismatch,
     SwarmError,
 )
+from swarm.learning.metrics.choice import MAX_BYTES as MAX_PAIR_BYTES
+from swarm.learning.metrics.choice import read_pair_file
 from swarm.learning.parameters.next_file import Folding
 from swarm.protocol import machine as m
 from swarm.protocol.state import Omission
@@ -110,13 +112,14 @@ class Collection:
         """
         if await self.layouts.is_whole():
             return None
-        return await self._model(self.layouts.model0)
+        return await self.model(self.layouts.model0)
 
     async def base_of(self, folding: Folding, base: Digest) -> Path | None:
         """A round's base, where folding reads it. Raises as `initial_model`."""
-        return await self._model(base) if folding.needs_base else None
+        return await self.model(base) if folding.needs_base else None
 
-    async def _model(self, model: Digest) -> Path:
+    async def model(self, model: Digest) -> Path:
+        """A model, pulled if it is not here. Raises as `initial_model`."""
         await self._pull(model, await self.layouts.wish_for(model))
         return self.store.path(model)
 
@@ -129,12 +132,31 @@ class Collection:
         self, number: int, updates: Iterable[m.FrozenUpdate], layout: Layout, patience: Patience
     ) -> dict[MemberId, Omission]:
         """Pull and check these updates, all at once. Returns those that cannot be used, and why."""
+        check = partial(check_update, expected=layout)
+        return await self._collect(
+            number, updates, Wish(layout.file_bytes, layout), check, patience
+        )
+
+    async def collect_pairs(
+        self, number: int, updates: Iterable[m.FrozenUpdate], patience: Patience
+    ) -> dict[MemberId, Omission]:
+        """As `collect`, of what sites tell of two models (`metrics.choice`)."""
+        return await self._collect(number, updates, Wish(MAX_PAIR_BYTES), read_pair_file, patience)
+
+    async def _collect(
+        self,
+        number: int,
+        updates: Iterable[m.FrozenUpdate],
+        wish: Wish,
+        check: Callable[[Path], object],
+        patience: Patience,
+    ) -> dict[MemberId, Omission]:
         faults: dict[MemberId, Omission] = {}
         trouble: list[SwarmError] = []  # a nursery would wrap it
 
         async def collect(update: m.FrozenUpdate) -> None:
             try:
-                fault = await self._fault_of_update(number, update, layout, patience)
+                fault = await self._fault_of_update(number, update, wish, check, patience)
             except (LocalError, RoundOver) as error:
                 trouble.append(error)
                 return
@@ -233,15 +255,19 @@ class Collection:
             raise RoundOver(f"round {number} is over")
 
     async def _fault_of_update(
-        self, number: int, update: m.FrozenUpdate, layout: Layout, patience: Patience
+        self,
+        number: int,
+        update: m.FrozenUpdate,
+        wish: Wish,
+        check: Callable[[Path], object],
+        patience: Patience,
     ) -> Omission | None:
-        wish = Wish(layout.file_bytes, layout)
         fault = await self._fault_of_pull(number, update, wish, patience)
         if fault is not None:
             return fault
         try:
             path = self.store.path(update.update)
-            await trio.to_thread.run_sync(check_update, path, layout)
+            await trio.to_thread.run_sync(check, path)
         except SchemaMismatch as error:
             return self._left_out(update.member, Omission.WRONG_SCHEMA, error)
         except BlobError as error:

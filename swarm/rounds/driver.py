@@ -25,6 +25,7 @@ from swarm.rounds.holding import Holding
 from swarm.rounds.inbox import Inbox
 from swarm.rounds.masked_work import MaskedWork
 from swarm.rounds.merging import Merging
+from swarm.rounds.selecting import Selecting
 from swarm.rounds.training import Training
 from swarm.rounds.transactions import Transactions
 
@@ -44,6 +45,7 @@ class Driver:
     collection: Collection
     merging: Merging
     checking: Checking
+    selecting: Selecting
     following: Following
     evaluating: Evaluating
     transactions: Transactions
@@ -74,10 +76,14 @@ class Driver:
                 self.training.stop()
             case m.Fetch():
                 nursery.start_soon(self._perform, self.collection.fetch, command)
-            case m.Merge():
+            case m.Merge(best=None):
                 nursery.start_soon(self._perform, self.merging.merge, command)
-            case m.Verify():
+            case m.Merge():
+                nursery.start_soon(self._perform, self.selecting.merge, command)
+            case m.Verify(best=None):
                 nursery.start_soon(self._perform, self.checking.verify, command)
+            case m.Verify():
+                nursery.start_soon(self._perform, self.selecting.verify, command)
             case m.MaskedWork(work):
                 nursery.start_soon(self._mask, work)
             case m.Transact():

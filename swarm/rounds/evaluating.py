@@ -12,6 +12,7 @@ import trio
 
 from swarm.blobs.store import BlobStore
 from swarm.errors import BlobError, SwarmError
+from swarm.learning.metrics.choice import check_counted
 from swarm.learning.metrics.wire import SentCounts, decode_all, pack, read_sent
 from swarm.learning.supervisor.supervisor import Trainer
 from swarm.protocol import machine as m
@@ -70,6 +71,21 @@ class Evaluating:
         except BlobError as error:
             log.warning("the counts of round %d stay here: %s", number, error)
             return {}
+
+    async def count(self, model: Digest, statistics: Digest, metric: str) -> SentCounts | None:
+        """What this site tells of a model under one metric, on its validation rows; None if it has
+        none, or too few. Raises PlanError if the plan's metric is missing, or cannot be added up.
+        """
+        scores = await self.trainer.evaluate(
+            self.store.path(model),
+            None if statistics == NO_DIGEST else self.store.path(statistics),
+            await self.collection.initial_model(),
+            self.kept.current,
+            test=False,
+        )
+        check_counted(metric, scores.validation, scores.counted)
+        raw = scores.counts.get("validation")
+        return self._told(raw).get(metric) if raw is not None else None
 
     def _told(self, raw: bytes) -> dict[str, SentCounts]:
         """What leaves this site of its counts on one part of its rows."""

@@ -59,7 +59,7 @@ class Merging:
             while model is None:
                 chosen = [u for u in command.updates if u.member not in omitted]
                 if len(chosen) < command.min_peers:
-                    raise self._too_few(command, len(chosen), omitted)
+                    raise too_few(command, len(chosen), omitted, self.book)
                 draft = await self.drafts.begin(place, folding.down(len(chosen)))
                 job = Job(number, chosen, folding, base, Patience.of(command))
                 model, faults = await self._merge(job, draft)
@@ -82,11 +82,13 @@ class Merging:
         self.records.at(job.number).merge_s += time.monotonic() - began
         return model, {}
 
-    def _too_few(
-        self, command: m.Merge, usable: int, omitted: dict[MemberId, Omission]
-    ) -> RemoteError:
-        left_out = (f"{self.book.name(i)} ({REASONS[o]})" for i, o in omitted.items())
-        return RemoteError(
-            f"only {usable} of {len(command.updates)} updates can be merged, "
-            f"{command.min_peers} are needed; left out: {', '.join(left_out)}"
-        )
+
+def too_few(
+    command: m.Merge, usable: int, omitted: dict[MemberId, Omission], book: AddressBook
+) -> RemoteError:
+    """What is said where fewer updates can be used than the plan asks for."""
+    left_out = (f"{book.name(i)} ({REASONS[o]})" for i, o in omitted.items())
+    return RemoteError(
+        f"only {usable} of {len(command.updates)} updates can be merged, "
+        f"{command.min_peers} are needed; left out: {', '.join(left_out)}"
+    )

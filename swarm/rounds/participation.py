@@ -54,6 +54,7 @@ from swarm.rounds.privacy_ledger import PrivacyLedger
 from swarm.rounds.private_rounds import DataSet, PrivateRounds
 from swarm.rounds.records import KEPT_ROUNDS, Meters, Records
 from swarm.rounds.retention import PlanBlobs, last_over
+from swarm.rounds.selecting import Selecting
 from swarm.rounds.serving import Serving
 from swarm.rounds.site_limits import NO_LIMITS, SiteLimits
 from swarm.rounds.streams import StreamCarrier, StreamEnd, StreamName, Streams
@@ -231,6 +232,11 @@ class Participation:
         return self.blobs.models()
 
     @property
+    def chosen(self) -> int | None:
+        """The round of the model that people are to have, if it is here."""
+        return self.blobs.chosen()
+
+    @property
     def kept_file(self) -> Path | None:
         """What this site has kept of its own, if the plan keeps anything."""
         return self.kept.current
@@ -305,14 +311,15 @@ def open_participation(
     private = PrivateRounds(
         plan, me, program, store, chain, privacy, data_set, lambda: machine.plan
     )
-    training = Training(
-        plan, me, trainer, store, collection, blobs, kept, records, inbox, private, streams,
-        own_model, limits, hidden,
-    )  # fmt: skip
     joint = JointScores(plan, book, records, requests)
     evaluating = Evaluating(
         trainer, store, layouts, collection, kept, records, joint, limits.min_count
     )
+    selecting = Selecting(program, book, store, collection, evaluating, records, limits)
+    training = Training(
+        plan, me, trainer, store, collection, blobs, kept, records, inbox, private, streams,
+        selecting, own_model, limits, hidden,
+    )  # fmt: skip
     driver = Driver(
         machine,
         inbox,
@@ -322,6 +329,7 @@ def open_participation(
         collection,
         Merging(book, store, layouts, collection, drafts, blobs, records),
         Checking(book, store, exchange, layouts, collection, drafts, blobs),
+        selecting,
         Following(book, layouts, drafts),
         evaluating,
         Transactions(plan, chain, records),

@@ -86,6 +86,8 @@ class RoundRecord:
     score that cannot be given, such as an AUC of one class, is None."""
     joint: dict[str, dict[str, JointScore]] = field(default_factory=dict)
     """Of the merged model on all sites' rows, by part and metric, as far as they have told."""
+    choice: dict[str, float | None] = field(default_factory=dict)
+    """Where the round chose the best model: what all sites counted of the two."""
     holder: int | None = None
     """Who held the plan's role."""
     talks: dict[int, StreamRecord] = field(default_factory=dict)

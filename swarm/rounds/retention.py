@@ -12,9 +12,9 @@ from swarm.blobs.store import BlobStore
 from swarm.errors import LocalError
 from swarm.protocol.machine import blobs_to_keep
 from swarm.protocol.program import Program
-from swarm.protocol.state import Plan, PlanStatus, RoundStatus
+from swarm.protocol.state import BEST_SLOT, Plan, PlanStatus, RoundStatus
 from swarm.rounds.records import Records
-from swarm.types import Digest
+from swarm.types import NO_DIGEST, Digest
 
 log = logging.getLogger("swarm.node")
 
@@ -45,10 +45,31 @@ class PlanBlobs:
         return self._made.get(number, frozenset())
 
     def models(self) -> dict[int, Digest]:
-        """The final models that are kept here, by round of the chain."""
+        """The final models that are kept here, by round of the chain: the newest, and the best
+        where the plan chooses one."""
         made = self.records.models().items()
         models = [(n, digest) for n, digest in made if self.program.number_of(n) is not None]
-        return {n: digest for n, digest in models[-self.keep_models :] if self.store.has(digest)}
+        wanted = models[-self.keep_models :]
+        if self._best != NO_DIGEST and self._best not in dict(wanted).values():
+            earlier = [(n, digest) for n, digest in models if digest == self._best]
+            wanted = [*(earlier[:1] or [(self._chosen_in, self._best)]), *wanted]
+        return {n: digest for n, digest in sorted(wanted) if self.store.has(digest)}
+
+    def chosen(self) -> int | None:
+        """The round of the model that people are to have, if it is here: the best one where the
+        plan chooses one, or the newest."""
+        kept = self.models()
+        if self._best == NO_DIGEST:
+            return max(kept, default=None)
+        return next((n for n, digest in kept.items() if digest == self._best), None)
+
+    @property
+    def _best(self) -> Digest:
+        return NO_DIGEST if self._plan is None else self._plan.outputs[BEST_SLOT]
+
+    @property
+    def _chosen_in(self) -> int:
+        return 0 if self._plan is None else self._plan.output_rounds[BEST_SLOT]
 
     def metas(self) -> set[Digest]:
         """What this site said of its own updates: kept as long as the plan."""

@@ -16,7 +16,7 @@ import trio
 from swarm.blobs.manifest import Origin
 from swarm.blobs.store import BlobStore
 from swarm.errors import LocalError, PlanError, SwarmError
-from swarm.learning.plans.stages import PERSONALISE, STATISTICS
+from swarm.learning.plans.stages import PERSONALISE, SELECT, STATISTICS
 from swarm.learning.supervisor.supervisor import Trainer
 from swarm.learning.supervisor.trainer_messages import Loaded, Personalised, Progress, Trained
 from swarm.protocol import machine as m
@@ -29,6 +29,7 @@ from swarm.rounds.metas import Meta, encode_meta
 from swarm.rounds.private_rounds import PrivateRounds
 from swarm.rounds.records import Records, known
 from swarm.rounds.retention import PlanBlobs
+from swarm.rounds.selecting import Selecting
 from swarm.rounds.site_limits import NO_LIMITS, SiteLimits
 from swarm.rounds.small_counts import withhold
 from swarm.rounds.streams import Streams
@@ -56,6 +57,7 @@ class Training:
     inbox: Inbox
     private: PrivateRounds
     streams: Streams
+    selecting: Selecting
     own_model: Path
     """Where this site's own model is kept, if the plan makes one. It never leaves."""
     limits: SiteLimits = NO_LIMITS
@@ -100,6 +102,12 @@ class Training:
         out = self.store.scratch(f"update-{command.number}")
         await trio.to_thread.run_sync(partial(out.unlink, missing_ok=True))
         meta = Meta(to_hex(command.base), command.task)
+        if command.task == SELECT:
+            told = await self.selecting.count(command)
+            update = await trio.to_thread.run_sync(self.store.add_bytes, told)
+            self.blobs.note(number, update)
+            described = await self._describe(command, meta)
+            return m.TrainingFinished(number, base, update, UNIT_WEIGHT, described)
         keeps, promised = False, None
         if command.task == STATISTICS:
             await self.trainer.compute_statistics(out)

@@ -230,12 +230,18 @@ def plan_of(status: dict[str, Any], plan_id: int | None) -> dict[str, Any] | Non
 
 
 def _scored(plan: dict[str, Any]) -> bool:
-    return any(r["number"] == plan["rounds"] and r["metrics"] for r in plan["records"])
+    return any(record["metrics"] for record in _of_result(plan))
+
+
+def _of_result(plan: dict[str, Any]) -> list[dict[str, Any]]:
+    """The record of the round that made, or chose, the model that is handed out."""
+    result = plan["best"] or plan["model"]
+    return [record for record in plan["records"] if record["model"] == result][-1:]
 
 
 def _is_told(plans: list[dict[str, Any]]) -> bool:
     """Whether every node has heard what each of them counts on the last model."""
-    joint = [r["joint"] for p in plans for r in p["records"] if r["number"] == p["rounds"]]
+    joint = [record["joint"] for plan in plans for record in _of_result(plan)]
     return all(each == joint[0] for each in joint)
 
 
@@ -272,17 +278,19 @@ def run_testnet(
             models = ask(testnet.home(), "models", plan=testnet.file.plan_id)
             out.mkdir(parents=True, exist_ok=True)
             folder = out / MODEL_FOLDER
-            newest = models["models"][-1]["round"]
+            handed_out = next(m for m in models["models"] if m["round"] == models["chosen"])
             ask(
                 testnet.home(),
                 "export",
                 plan=testnet.file.plan_id,
-                round=newest,
+                round=handed_out["round"],
                 path=str(folder.resolve()),
                 force=True,
             )
             on_progress("scoring on all sites' held-back rows", statuses)
             paths = [m["path"] for m in models["models"]]
+            if paths[-1] != handed_out["path"]:
+                paths.append(handed_out["path"])  # the last one is scored on test rows
             counted = _found(evaluator, check, "The rows were not counted", notes)
             alone = asked and _found(evaluator, asked, "No model was trained alone", notes)
             notes += alone.notes if alone else []
@@ -365,6 +373,7 @@ def build_report(
                 "omitted": record["omitted"],
                 "model": record["model"],
                 "figures": record["figures"],
+                "choice": record["choice"],
                 "metrics": metrics.get(number, {}),
                 "joint": record["joint"],
                 "site_metrics": {n: r["metrics"].get("validation", {}) for n, r in each.items()},
@@ -395,11 +404,11 @@ def build_report(
             for status in statuses
         ],
         "swarm": scored.swarm,
-        "joint": next((r["joint"].get("test", {}) for r in rounds[::-1] if r["number"]), {}),
+        "joint": next((r["joint"]["test"] for r in rounds[::-1] if "test" in r["joint"]), {}),
         "pooled": alone.pooled,
         "references": alone.settings,
         "test_looks": scored.test_looks + alone.test_looks,
-        "final_model": {"digest": final["model"], "path": str(model_path)},
+        "final_model": {"digest": final["best"] or final["model"], "path": str(model_path)},
         "rounds": rounds,
         "notes": notes,
     }

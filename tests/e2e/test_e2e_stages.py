@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness.plans import write_tiny_plan
+from harness.plans import plan_with, write_tiny_plan
 
+from swarm import run_federated
 from swarm.errors import ConfigurationError
 from swarm.node.commands.control import ask
 from swarm.testnet.processes import stop_nodes
@@ -89,6 +90,22 @@ def test_a_plan_that_has_ended_goes_on_from_its_model_and_counts_on(
     fitting = write_tiny_plan(tmp_path / "fitting", ("epochs = 3", "epochs = 1"))
     proposed = ask(home, "propose_plan", path=str(fitting), base=base, **what)
     assert proposed["base"] == further["model"]
+
+
+def test_training_stops_at_the_same_model_as_without_a_network(swarm: Any, tmp_path: Path) -> None:
+    stages = "*swarm.train_and_select('auc', rounds=20, every=1, stop=True)"
+    plan = plan_with(tmp_path / "tiny", stages)
+    run, out = run_federated(plan), tmp_path / "out"
+    swarm("testnet", "run", plan, "--out", out, "--no-references", "--json", out / "report.json")
+    report = json.loads((out / "report.json").read_text())
+    chosen = [r for r in report["rounds"] if r["choice"]]
+    assert run.is_over
+    assert len(chosen) == len(run.models) - 1 < 20
+    last, before = chosen[-1], chosen[-2]
+    assert last["choice"]["newest"] <= last["choice"]["best before"]
+    assert last["model"] == before["model"] == report["final_model"]["digest"]
+    assert report["joint"]["auc"]["figures"]["auc"]["value"] == float(run.result(run.best)["auc"])
+    assert report["test_looks"] == 1
 
 
 def test_each_site_keeps_a_model_of_its_own_and_all_see_the_average_of_its_scores(

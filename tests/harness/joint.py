@@ -46,6 +46,7 @@ from swarm.protocol import state
 from swarm.protocol.ledger import Ledger
 from swarm.protocol.program import Program, Stage
 from swarm.protocol.state import (
+    BEST_SLOT,
     DRAWN,
     GATHERED_SLOT,
     NO_ROLE,
@@ -518,18 +519,24 @@ def _label(key: Address) -> str:
 
 def drawn_program(seed: int, rounds: int) -> Program:
     """A program of so many rounds: perhaps statistics, and training with figures in its middle or
-    at its end, or without. From a source of its own, so that the day stays what it was."""
+    at its end, with choices of the best model, at which it may end, or without. From a source of
+    its own, so that the day stays what it was."""
     rng = Random(f"program of {seed}")
     first = [Stage("statistics", "statistics", "sum", 1, STATISTICS_SLOT)]
     before = first if rng.random() < 0.7 else []
     left = rounds - len(before)
     figures = [Stage("personal", "personalise", "sum", 1, GATHERED_SLOT)]
-    kind = rng.randrange(3)
+    kind = rng.randrange(4)
     if kind == 0 or left < 3:  # a day of few rounds has room for nothing else
         return Program((*before, _training(left)))
     if kind == 1:
         return Program((*before, _training(left - 1), *figures))
     early = rng.randrange(1, left - 1)
+    if kind == 2 and left >= 5:  # the second choice is the first that may end the plan
+        rule, ends = f"highest score{rng.randrange(100)}", rng.random() < 0.7
+        choice = Stage("select", "select", rule, 1, BEST_SLOT, ends=ends)
+        parts = (_training(1), choice, _training(1), choice, _training(left - 4))
+        return Program((*before, *parts))
     return Program((*before, _training(early), *figures, _training(left - 1 - early)))
 
 

@@ -79,6 +79,25 @@ def write_tiny_plan(folder: Path, *changes: tuple[str, str], sites: int = 2) -> 
     return folder
 
 
+COUNTED = (
+    (
+        "return swarm.Data(train=(x[train], y[train]), test=(x[test], y[test]))",
+        "return swarm.Data((x[train], y[train]), (x[test], y[test]), (x[test], y[test]))",
+    ),
+    (
+        "return swarm.Data(train=ready(*data.train), test=ready(*data.test))",
+        "return data.map(ready)",
+    ),
+    ("swarm.metrics.auc(y, model(x))", "swarm.metrics.roc(y, model(x)[:, 0])"),
+)
+
+
+def plan_with(folder: Path, stages: str, *changes: tuple[str, str]) -> Path:
+    """The tiny plan with these stages after statistics, validation rows, and an AUC that counts."""
+    stages = f"    stages = [swarm.statistics(), {stages}]\n"
+    return write_tiny_plan(folder, ("    rounds = 3\n", stages), *COUNTED, *changes)
+
+
 def write_tiny_rows(path: Path, seed: int = 0, rows: int = 40) -> Path:
     """Rows in which y is likelier where a + b/10 is large."""
     generator = np.random.default_rng(seed)

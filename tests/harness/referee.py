@@ -17,6 +17,7 @@ from swarm.protocol.machine import FrozenUpdate
 from swarm.protocol.names import MAX_NAME_BYTES, bytes_of, find_bad_character
 from swarm.protocol.program import Program
 from swarm.protocol.state import (
+    BEST_SLOT,
     Duty,
     Outcome,
     Plan,
@@ -41,6 +42,14 @@ def name(*parts: object) -> Digest:
 def true_model(base: Digest, updates: Iterable[FrozenUpdate]) -> Digest:
     """What merging these updates must give."""
     return name("model", base, [(u.update, u.samples) for u in updates])
+
+
+def true_choice(
+    program: Program, base: Digest, best: Digest, updates: Iterable[FrozenUpdate]
+) -> Digest:
+    """Which of two models these updates choose: the newest, or the best until now, if any."""
+    told = name("choice", program.digest, base, best, [u.update for u in updates])
+    return best if best != NO_DIGEST and told[0] % 2 else base
 
 
 class Watched(Protocol):
@@ -78,6 +87,8 @@ class Referee:
         """Who has ever consented or declined."""
         self._used: set[tuple[MemberId, bytes]] = set()
         self._seed = NO_DIGEST
+        self._best = NO_DIGEST
+        """The best model until now, where the plan chooses one."""
         self._here = NOWHERE
         self._reveals: dict[MemberId, int] = {}
         self._frozen: tuple[int, Digest, int] | None = None
@@ -222,7 +233,8 @@ class Referee:
         if model != self._truth(round, omitted):
             raise Violation(f"n{node.id}, who is honest, attests a wrong merge")
         place = self.program.place(round.number)
-        right = None if place is None else (place.stage.slot, self.program.next_after(round.number))
+        following = self.program.next_after(round.number, is_better=model != self._best)
+        right = None if place is None else (place.stage.slot, following)
         if (outcome.slot, outcome.next) != right:
             raise Violation(f"n{node.id}, who is honest, attests {outcome}, against the program")
         kept = [u for i, u in self._sent.items() if round.submitted & ~omitted & 1 << i]
@@ -231,10 +243,16 @@ class Referee:
         if omitted >> node.id & 1:
             raise Violation(f"n{node.id} attests a merge that leaves out its own good update")
 
-    @staticmethod
-    def _truth(round: Round, omitted: int) -> Digest:
+    def _truth(self, round: Round, omitted: int) -> Digest:
         chosen = [round.submissions[i] for i in members_in(round.submitted & ~omitted)]
-        return true_model(round.base, [FrozenUpdate(s.member, s.update, s.samples) for s in chosen])
+        updates = [FrozenUpdate(s.member, s.update, s.samples) for s in chosen]
+        if self._chooses(round.number):
+            return true_choice(self.program, round.base, self._best, updates)
+        return true_model(round.base, updates)
+
+    def _chooses(self, number: int) -> bool:
+        place = self.program.place(number)
+        return place is not None and place.stage.slot == BEST_SLOT
 
     def _check_frozen(self, round: Round) -> None:
         if round.status is RoundStatus.OPEN or not round.closed_at:
@@ -282,3 +300,5 @@ class Referee:
         self.finals[round.number] = {model}
         self.finals_at[round.number] = now
         self._seed = round.seed
+        if self._chooses(round.number):
+            self._best = model

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import partial
@@ -24,7 +24,7 @@ from typing import Any, cast
 from harness.calls import OF_PLANS
 from harness.evm import DOMAIN, Book, EvmContract, LedgerContract
 from harness.foreign import ForeignPlans, ending
-from harness.referee import Referee, name, true_model
+from harness.referee import Referee, name, true_choice, true_model
 from harness.simnet import Port, SimNet, Violation
 from harness.validators import sim_address
 from swarm.errors import ContractError
@@ -205,7 +205,7 @@ class Site:
     def _train(self, command: m.Train) -> None:
         if self._training is not None:
             raise Violation(f"{self._name} has two trainings at once")
-        needed = {command.base, command.statistics} - {NO_DIGEST}
+        needed = {command.base, command.statistics, command.best or NO_DIGEST} - {NO_DIGEST}
         if needed - self.node.disk:
             raise Violation(f"{self._name} is to train from a model that it does not hold")
         self._training, self._stopping = command, False
@@ -286,7 +286,7 @@ class Site:
             return
         with ending(self.node.id):
             check_samples([u.samples for u in chosen], len(chosen))
-        model = true_model(command.base, chosen)
+        model = self._outcome_of(command, chosen)
         if Vice.FORGES in self.node.vices:
             model = name("forged", self.node.id, here)
             self.world.count("forged merges")
@@ -313,11 +313,16 @@ class Site:
             else:
                 self.event(m.CandidateRefused(*place, "it cannot be checked here", False))
         elif command.level is not VerifyLevel.HELD and (
-            candidate.model != true_model(command.base, kept)
+            candidate.model != self._outcome_of(command, kept)
         ):
             self.event(m.CandidateRefused(*place, "it is not the merge", True))
         else:
             self.event(m.CandidateVerified(*place))
+
+    def _outcome_of(self, command: m.Merge | m.Verify, updates: Sequence[m.FrozenUpdate]) -> Digest:
+        if command.best is None:
+            return true_model(command.base, updates)
+        return true_choice(self.world.program, command.base, command.best, updates)
 
     def _omits_good_update(self, command: m.Verify) -> bool:
         """Whether the candidate leaves out what can be pulled here and used."""

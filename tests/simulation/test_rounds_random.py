@@ -7,11 +7,11 @@ from collections import Counter
 from functools import partial
 
 import pytest
-from harness.joint import DISHONEST
+from harness.joint import DISHONEST, drawn_program
 from harness.rounds import PLAN, Consortium, Vice
 
-from swarm.protocol.state import PlanStatus, Rules, VerifyLevel
-from swarm.types import MemberId
+from swarm.protocol.state import BEST_SLOT, PlanStatus, Rules, VerifyLevel
+from swarm.types import NO_DIGEST, MemberId
 
 TROUBLE_S = 40.0
 
@@ -32,7 +32,7 @@ def day(nodes: int, seed: int) -> Consortium:
     world = Consortium(
         nodes,
         rules,
-        statistics=statistics,
+        program=drawn_program(seed, rules.rounds),
         invitation_s=5,
         seed=seed,
         skew_s=2.0,
@@ -85,7 +85,14 @@ def live(nodes: int, seed: int) -> Counter[str]:
     assert ended, f"the plan has not ended: {story}"
     world.run(15)
     honest = [node for node in world.nodes if node.honest]
-    assert all(world.plan.model in node.disk for node in honest), story
+    outputs = {digest for digest in world.plan.outputs if digest != NO_DIGEST}
+    assert all(outputs <= node.disk for node in honest), story
+    last = world.program.place(max(world.finals))
+    assert last is not None, story
+    assert last.number == world.program.rounds or last.stage.ends, story
+    world.counted["last rounds"] += last.number == world.program.rounds
+    world.counted["early ends"] += last.number < world.program.rounds
+    world.counted["chosen models"] += world.plan.outputs[BEST_SLOT] != NO_DIGEST
     return world.counted
 
 
@@ -94,7 +101,17 @@ def test_every_plan_ends_with_one_model_a_round_whatever_happens_before(nodes, s
     counted = Counter[str]()
     for seed in range(seeds):
         counted += live(nodes, seed)
-    assert counted["rounds final"] >= 6 * seeds
+    assert counted["rounds final"] >= 6 * counted["last rounds"]
+
+
+def test_plans_that_may_end_early_do_or_do_not_as_the_choices_fall():
+    ending = [seed for seed in range(60) if any(s.ends for s in day(3, seed).program.stages)]
+    counted = Counter[str]()
+    for seed in ending:
+        counted += live(3, seed)
+    assert counted["chosen models"] == len(ending) > 5
+    assert counted["early ends"] > 1
+    assert counted["last rounds"] > 1
 
 
 def test_the_same_day_leaves_the_same_trace():

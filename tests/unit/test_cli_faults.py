@@ -343,7 +343,7 @@ def test_model_commands_are_about_the_newest_plan_of_this_node(
     def answer(directory: Path, method: str, **arguments: object) -> object:
         asked.append((method, arguments.get("plan")))
         model = {"round": 4, "number": 3, "digest": "0x01", "bytes": 1}
-        return {"plan": 11, "models": [model], "metrics": {}}
+        return {"plan": 11, "models": [model], "chosen": 4, "metrics": {}}
 
     monkeypatch.setattr("swarm.node.commands.control.ask", answer)
     assert swarm("model", "list").exit_code == 0

@@ -71,6 +71,7 @@ ACCOUNTED = {
     "chain.service:heads:wait": IDLE,
     "learning.supervisor.trainer_process:_piece:recv": "`_exactly` sets the deadline",
     "learning.parameters.next_file:_elements:wait": STOPPED,
+    "learning.plans.stages:train_and_select:select": "the stage of that name, which does nothing",
     "learning.simulation.turns:hand_on:acquire": TURNS,
     "learning.simulation.turns:run:wait": TURNS,
     "learning.simulation.turns:work:acquire": TURNS,

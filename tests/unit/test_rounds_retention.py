@@ -15,7 +15,7 @@ from swarm.node.chain.seen import Seen
 from swarm.protocol.program import federated_averaging
 from swarm.protocol.state import Member, Plan, PlanStatus, Round, RoundStatus, Rules
 from swarm.rounds.retention import PRUNE_EVERY_S, PlanBlobs, Pruning, Retention
-from swarm.types import Address, Digest, MemberId, PlanId
+from swarm.types import NO_DIGEST, Address, Digest, MemberId, PlanId
 
 Made = dict[int, set[Digest]]
 
@@ -85,6 +85,25 @@ def blobs_in(status: RoundStatus, plan_status: PlanStatus, made: Made) -> PlanBl
         blobs.note(number, *digests)
     blobs.observe(plan)
     return blobs
+
+
+def test_the_best_model_is_kept_beside_the_newest_and_is_what_people_are_to_have() -> None:
+    made = {number: Digest(bytes([number]) * 32) for number in range(1, 7)}
+    held: Any = SimpleNamespace(has=lambda digest: True)
+    records: Any = SimpleNamespace(models=lambda: made, metas=set)
+
+    def kept(best: Digest, chosen_in: int) -> tuple[list[int], int | None]:
+        blobs = PlanBlobs(held, records, federated_averaging(20), keep_models=2)
+        plan = Plan(PlanId(1), MemberId(0), "p", MODEL, MODEL, MODEL, Rules(9, 2))
+        plan.outputs, plan.output_rounds = (made[6], MODEL, best, MODEL), (6, 0, chosen_in, 0)
+        blobs.observe(plan)
+        return list(blobs.models()), blobs.chosen()
+
+    assert kept(NO_DIGEST, 0) == ([5, 6], 6)
+    assert kept(made[5], 7) == ([5, 6], 5)
+    assert kept(made[2], 7) == ([2, 5, 6], 2)
+    unknown = Digest(bytes([9]) * 32)
+    assert kept(unknown, 7) == ([5, 6, 7], 7), "a node that joined later knows no earlier round"
 
 
 @pytest.mark.parametrize("status", [RoundStatus.OPEN, RoundStatus.CLOSED])

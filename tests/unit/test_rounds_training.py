@@ -86,6 +86,7 @@ def run(folder: Path, trainer: Trainer, limits: SiteLimits, task: str) -> tuple[
         Inbox(),
         nobody,
         Streams(*(nobody for _ in range(8))),
+        nobody,
         folder / "own",
         limits,
     )

@@ -32,7 +32,9 @@ PLAN = {
     "phase": "closed",
     "submitted": ["north", "south"],
     "training": None,
+    "model": "0x03",
     "model_held": True,
+    "best": None,
     "halted": None,
     "last_report": "",
     "records": [],
@@ -64,8 +66,11 @@ UNKNOWN = {"value": None, "low": None, "high": None, "rows": 4}
 KNOWN = {"value": 0.5, "low": 0.25, "high": 0.75, "rows": 4}
 
 
+SCORED = {"round": 3, "number": 3, "model": "0x03", "metrics": {"test": {}}, "joint": {}}
+
+
 def test_a_plan_that_is_complete_and_scored_everywhere_ends_the_run(tmp_path: Path) -> None:
-    record = {"round": 3, "number": 3, "metrics": {"test": {"auc": 1.0}}, "joint": {}}
+    record = SCORED | {"metrics": {"test": {"auc": 1.0}}}
     done = {"status": "completed", "records": [record]}
     assert watch(told(tmp_path, {}, done))["status"] == "completed"
 
@@ -90,7 +95,7 @@ def test_sites_that_do_not_fit_together_end_the_run_as_soon_as_it_is_known(tmp_p
     poor.set_exception(LocalError("is there enough memory?"))  # which the nodes may have
     scored = {
         "status": "completed",
-        "records": [{"round": 3, "number": 3, "metrics": {"test": {}}, "joint": {}}],
+        "records": [SCORED],
     }
     follow(told(tmp_path, {}, scored), lambda doing, statuses: None, check=poor)
 
@@ -101,7 +106,7 @@ def test_a_training_that_lives_is_waited_for_and_an_idle_round_is_not(
     monkeypatch.setattr(run, "STALLED_S", 0.0)
     scored = {
         "status": "completed",
-        "records": [{"round": 3, "number": 3, "metrics": {"test": {}}, "joint": {}}],
+        "records": [SCORED],
     }
     trains = {"training": {"fraction": 0.0, "epoch": 0, "loss": None}}
     follow(told(tmp_path, *[trains] * 5, scored), lambda doing, statuses: None, 0.001)

@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from swarm.errors import PlanError
+from swarm.learning.parameters.placement import Local, read_placement
 from swarm.learning.plans.plan import Plan
 from swarm.learning.plans.secure import check_secure
 from swarm.learning.plans.settings import place_of_setting, placement_in, role_in, rules_of
-from swarm.learning.plans.stages import PERSONALISE, Planned, statistics, train
+from swarm.learning.plans.stages import PERSONALISE, SELECT, TRAIN, Planned, statistics, train
 from swarm.protocol.program import MAX_STAGES, Program, build
 from swarm.protocol.state import MODEL_SLOT, STATISTICS_SLOT
 
@@ -27,6 +28,7 @@ def program_of(plan: Plan) -> Program:
     if plan.stages:
         planned = _checked(plan.stages, name)
         _check_order(planned, name, has_sums)
+        _check_choices(planned, name, merge)
     role = role_in(plan)
     if role is not None and any(each.task == PERSONALISE for each in planned):
         raise PlanError(
@@ -67,14 +69,37 @@ def _check_order(planned: Sequence[Planned], name: str, has_sums: bool) -> None:
         raise PlanError(f"{name}: training needs the statistics: put swarm.statistics() first")
 
 
+def _check_choices(planned: Sequence[Planned], name: str, merge: str) -> None:
+    """A best model can be chosen of those before it alone, and must be one that all have."""
+    tasks = [each.task for each in planned]
+    if SELECT not in tasks:
+        return
+    if tasks.index(SELECT) < tasks.index(TRAIN):
+        raise PlanError(f"{name}: nothing is trained before swarm.select(): put it after training")
+    if any(isinstance(place, Local) for _, place in read_placement(merge).rows):
+        raise PlanError(
+            f"{name}: what stays at a site belongs to the newest model and fits no earlier one: "
+            "leave out swarm.select(), or the local parts"
+        )
+    ends = next((n for n, each in enumerate(planned) if each.ends), len(planned))
+    late = [each for each in planned[ends:] if each.task not in (TRAIN, SELECT)]
+    if late:
+        raise PlanError(
+            f"{name}: the stage {late[0].name!r} comes after a training that may end the plan "
+            "early: leave `stop` out, or put it into a plan that goes on from this one"
+        )
+
+
 def _fields(planned: Planned, plan: Plan, merge: str) -> dict[str, Any]:
     return {
         "name": planned.name,
         "task": planned.task,
-        "merge": merge if planned.slot == MODEL_SLOT else "sum",
+        "merge": planned.merge or (merge if planned.slot == MODEL_SLOT else "sum"),
         "rounds": plan.rounds if planned.rounds is None else planned.rounds,
         "slot": planned.slot,
         "epochs": planned.epochs or 0,
+        "follows": planned.follows,
+        "ends": planned.ends,
         "clip": _clip_of(planned, plan),
     }
 

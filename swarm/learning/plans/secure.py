@@ -13,7 +13,7 @@ from swarm.learning.parameters.placement import Frozen, Shared
 from swarm.learning.plans.plan import Plan
 from swarm.learning.plans.settings import place_of_setting, placement_in, rules_of
 from swarm.learning.plans.stages import Planned
-from swarm.protocol.state import GATHERED_SLOT, STATISTICS_SLOT
+from swarm.protocol.state import BEST_SLOT, GATHERED_SLOT, STATISTICS_SLOT
 
 
 def check_secure(plan: Plan, planned: Sequence[Planned]) -> None:
@@ -28,6 +28,8 @@ def _faults(plan: Plan, planned: Sequence[Planned]) -> list[tuple[str, str]]:
     found = []
     if GATHERED_SLOT in slots:
         found.append(("stages", "has no stage in which each site tells figures of its own"))
+    if BEST_SLOT in slots:
+        found.append(("stages", "chooses by no figures that each site tells: leave out select"))
     if STATISTICS_SLOT in slots and not plan.statistics_bound > 0:
         found.append(
             (

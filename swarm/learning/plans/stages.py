@@ -1,19 +1,21 @@
 """The stages that a plan writes: what its rounds are for, in order.
 
 stages = [swarm.statistics(), swarm.train(rounds=20), swarm.personalise(epochs=2)]
+stages = [swarm.statistics(), *swarm.train_and_select("auc", rounds=60, every=5, stop=True)]
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from swarm.errors import PlanError
+from swarm.learning.metrics.choice import Rule
 from swarm.learning.parameters.placement import read_placement
 from swarm.protocol.program import Program, Stage
-from swarm.protocol.state import GATHERED_SLOT, MODEL_SLOT, STATISTICS_SLOT
+from swarm.protocol.state import BEST_SLOT, GATHERED_SLOT, MODEL_SLOT, STATISTICS_SLOT
 
-TRAIN, STATISTICS, PERSONALISE = "train", "statistics", "personalise"
-TASKS = frozenset({STATISTICS, TRAIN, PERSONALISE})
+TRAIN, STATISTICS, PERSONALISE, SELECT = "train", "statistics", "personalise", "select"
+TASKS = frozenset({STATISTICS, TRAIN, PERSONALISE, SELECT})
 """What a trainer of this release can be asked for."""
 
 
@@ -26,6 +28,10 @@ class Planned:
     slot: int
     rounds: int | None = 1
     epochs: int | None = None
+    merge: str | None = None
+    """What becomes of what the sites send; None: what follows from the slot."""
+    follows: int = 0
+    ends: bool = False
 
 
 def statistics() -> Planned:
@@ -46,12 +52,46 @@ def personalise(epochs: int | None = None) -> Planned:
     return Planned("personal", PERSONALISE, GATHERED_SLOT, epochs=epochs)
 
 
+def select(metric: str, *, lowest: bool = False) -> Planned:
+    """One round in which every site counts `metric` of the newest model and of the best one before
+    on its validation rows. The counts are added up, and the better of the two is the plan's best
+    model from then on: the newest if it scores higher (`lowest`: lower), or is the first."""
+    return Planned("select", SELECT, BEST_SLOT, merge=Rule(metric, lowest).written)
+
+
+def train_and_select(
+    metric: str, *, rounds: int, every: int, lowest: bool = False, stop: bool = False
+) -> list[Planned]:
+    """`rounds` of training, and after `every` of them, and the last, a `select`.
+
+    With `stop` the plan is complete as soon as one finds no better model. Raises PlanError for
+    numbers that cannot be.
+    """
+    if not 1 <= every <= rounds:
+        raise PlanError(
+            f"train_and_select has rounds={rounds!r} and every={every!r}: let every be from 1 to "
+            "rounds"
+        )
+    found = []
+    for done in range(0, rounds, every):
+        more = min(every, rounds - done)
+        chosen = select(metric, lowest=lowest)
+        found += [
+            replace(train(more), follows=done),
+            replace(chosen, name=f"select after {done + more}", ends=stop),
+        ]
+    return found
+
+
 def check_known(program: Program) -> None:
     """Raise PlanError naming the task, the place or the fold that this release does not know."""
     for stage in program.stages:
         if stage.task not in TASKS:
             raise _not_known("the task", stage.task, stage)
-        read_placement(stage.merge)
+        if stage.task == SELECT:
+            Rule.read(stage.merge)
+        else:
+            read_placement(stage.merge)
 
 
 def _not_known(what: str, value: str, stage: Stage) -> PlanError:

@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from swarm.errors import PlanError
+from swarm.learning.metrics.choice import Rule, check_counted, choose
 from swarm.learning.metrics.counts import Counts
 from swarm.learning.metrics.wire import merge_all
 from swarm.learning.parameters.named_tensors import State, pack_state, unpack_state
@@ -29,7 +30,7 @@ from swarm.learning.plans.loading import load_plan
 from swarm.learning.plans.plan import Plan, Site
 from swarm.learning.plans.program_of_plan import program_of
 from swarm.learning.plans.settings import rules_of
-from swarm.learning.plans.stages import PERSONALISE, STATISTICS, TRAIN
+from swarm.learning.plans.stages import PERSONALISE, SELECT, STATISTICS, TRAIN
 from swarm.learning.simulation.dealing import deal
 from swarm.learning.simulation.references import (
     Metrics,
@@ -66,6 +67,10 @@ class FederatedRun:
     """Of tensors that sites have sent to the holders of the plan's role."""
     answered_bytes: int = 0
     """Of tensors that those have answered."""
+    best: int | None = None
+    """The index in `models` of the plan's best, if it chooses one."""
+    is_over: bool = False
+    """Whether the plan has ended before its last round."""
 
     def score(self, round: int = -1) -> Metrics:
         """The metrics of a round's model on the held-back rows of all sites. These are for one look
@@ -150,6 +155,8 @@ def run_federated(
         place = program.place(number)
         assert place is not None
         run = DONE_BY[place.stage.task](run, place)
+        if run.is_over:
+            break
     return run
 
 
@@ -226,7 +233,28 @@ def _personalise(run: FederatedRun, at: Place) -> FederatedRun:
     return replace(run, personal=own)
 
 
-DONE_BY = {STATISTICS: _sum_statistics, TRAIN: _train, PERSONALISE: _personalise}
+def _select(run: FederatedRun, at: Place) -> FederatedRun:
+    """The newest model, or the best until now, by what all sites count on validation rows."""
+    rule, newest = Rule.read(at.stage.merge), len(run.models) - 1
+    told = []
+    for site in run.sites:
+        scores = site.measure_part(run.models[newest], run.statistics, "validation")
+        check_counted(rule.metric, scores.numbers, scores.counts)
+        before = {}
+        if run.best is not None:
+            before = site.count(run.models[run.best], run.statistics, "validation")
+        told.append((site.told(scores).get(rule.metric), before.get(rule.metric)))
+    is_better = run.best is None or choose(rule, told).is_newest
+    best = newest if is_better else run.best
+    return replace(run, best=best, is_over=at.stage.ends and not is_better)
+
+
+DONE_BY = {
+    STATISTICS: _sum_statistics,
+    TRAIN: _train,
+    PERSONALISE: _personalise,
+    SELECT: _select,
+}
 """What a round is, by its stage's task."""
 
 

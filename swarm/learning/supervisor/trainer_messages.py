@@ -320,11 +320,13 @@ class Personalised(_Message, frozen=True):
 
 class Evaluated(_Message, frozen=True):
     """Scores by part; a part without rows is empty. `counts` are what sites add up,
-    as `metrics.wire` writes it."""
+    as `metrics.wire` writes it, and `counted` the names of those on validation rows, be these too
+    few to tell of."""
 
     validation: dict[str, float]
     test: dict[str, float]
     counts: dict[str, bytes] = {}
+    counted: tuple[str, ...] = ()
 
 
 class Predicted(_Message, frozen=True):

@@ -439,6 +439,7 @@ class Trainer:
             validation=numbers["validation"],
             test=numbers.get("test", {}),
             counts={part: encode_all(each) for part, each in counts.items() if each},
+            counted=tuple(scores["validation"].counts),
         )
 
 

@@ -70,6 +70,7 @@ class ModelCommands:
                 }
                 for number, digest in part.models().items()
             ],
+            "chosen": part.chosen,
             "kept": None if part.kept_file is None else str(part.kept_file),
             "statistics": str(self.store.path(statistics)) if self.store.has(statistics) else None,
         }
