@@ -23,7 +23,7 @@ from swarm.visible import visible
 
 @click.group("model")
 def command() -> None:
-    """The models of finished rounds: list, export, convert, evaluate, publish, find, pull."""
+    """The models of finished rounds: list, export, convert, evaluate, sign, publish, find, pull."""
 
 
 plan_option = click.option(
@@ -187,11 +187,35 @@ def evaluate(node: Path, plan: int | None, round_: int | None, as_json: bool) ->
 @node_option
 @plan_option
 @json_option
+def sign(node: Path, plan: int | None, as_json: bool) -> None:
+    """Let this node sign a plan's newest final model for whoever publishes it.
+
+    Needed unless node.toml has `policy.sign_models = "automatic"`. Published models are read by all
+    members, those that did not train too. What the node signs it finds itself: nobody's words.
+    """
+    chosen = plan if plan is not None else _models(node, None)["plan"]
+    told = ask_node(node, "sign_model", plan=chosen)
+    if as_json:
+        print_json(told)
+        return
+    licence = visible(told["licence"]) or "not stated"
+    click.echo(
+        f"{visible(told['name'])}, round {told['round']} of plan {told['plan_id']}, licence: "
+        f"{licence}. This node signs, for any member that publishes it:"
+    )
+    click.echo(told["sentence"])
+
+
+@command.command()
+@node_option
+@plan_option
+@json_option
 def publish(node: Path, plan: int | None, as_json: bool) -> None:
     """Publish a plan's newest final model to all members, those that did not train it too.
 
-    More than half of its contributors sign what it is; their nodes do that by themselves, from what
-    each of them finds on the chain and in its own copy.
+    More than half of its contributors sign what it is, each from what its node finds on the chain
+    and in its own copy: once somebody there has said `swarm model sign`, or by itself where its
+    policy says so.
     """
     chosen = plan if plan is not None else _models(node, None)["plan"]
     told = ask_node(node, "publish_model", plan=chosen)

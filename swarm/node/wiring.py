@@ -180,6 +180,7 @@ async def open_node(directory: Path, password: str | None = None) -> AsyncIterat
             seen.plans,
             lambda: seen.members,
             joined.parts,
+            config.policy.sign_models,
         )
         public = PublicBlobs(seen, zoo.needed)
 

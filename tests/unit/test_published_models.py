@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -14,7 +15,7 @@ from swarm.blobs.store import BlobStore
 from swarm.errors import BlobError, ConfigurationError, RemoteError
 from swarm.learning.code.bundle import Bundle
 from swarm.learning.models.model_folder import read_folder
-from swarm.node.consent.confirmations import sign
+from swarm.node.consent.confirmations import sign, signer_of
 from swarm.node.home.keys import address_of
 from swarm.node.plans.library import Library
 from swarm.node.zoo.statements import Entry, Statement, check_entry, decode_entry
@@ -236,3 +237,50 @@ def test_a_model_that_began_with_another_plans_names_that_plan(
     assert zoo.parent_of(second) == 1
     assert zoo.parent_of(first) == 0
     assert to_digest(to_hex(whole)) == second.base
+
+
+def contributor(tmp_path: Path, store: BlobStore, whole: Digest, signs: str) -> Zoo:
+    """The zoo of a node whose update is in the model."""
+    plan = plan_of(whole)
+    zoo = Zoo(
+        tmp_path / "zoo", KEYS[0], NODES[0], 7, CONTRACT, Peer([], store, store), store,
+        None, None, None, {plan.id: plan}, members, {plan.id: SimpleNamespace(plan=plan)}, signs,
+    )  # type: ignore[arg-type]  # fmt: skip
+    zoo._made[plan.id, plan.model_round] = statement_of(whole)
+    return zoo
+
+
+def asked_to_sign(zoo: Zoo, round: int) -> str:
+    wanted = msgspec.msgpack.encode({"plan": 1, "chain_round": round})
+    return trio.run(zoo.serve_signature, NODES[2], wanted).decode()
+
+
+def test_a_node_signs_for_others_once_somebody_there_has_said_so_for_that_round(
+    tmp_path: Path, store: BlobStore, whole: Digest
+) -> None:
+    zoo, statement = contributor(tmp_path, store, whole, "ask"), statement_of(whole)
+    with pytest.raises(
+        RemoteError, match=r"nobody there has agreed .* `swarm model sign --plan 1`"
+    ):
+        asked_to_sign(zoo, statement.chain_round)
+    assert trio.run(zoo.agree, PlanId(1)) == statement
+    again = contributor(tmp_path, store, whole, "ask")  # after a restart
+    assert signer_of(statement.sentence, asked_to_sign(again, statement.chain_round)) == NODES[0]
+    with pytest.raises(RemoteError, match="nobody there has agreed"):
+        asked_to_sign(again, statement.chain_round + 1)
+
+
+def test_a_node_signs_by_itself_where_its_policy_says_so(
+    tmp_path: Path, store: BlobStore, whole: Digest
+) -> None:
+    zoo, statement = contributor(tmp_path, store, whole, "automatic"), statement_of(whole)
+    assert signer_of(statement.sentence, asked_to_sign(zoo, statement.chain_round)) == NODES[0]
+
+
+def test_who_did_not_contribute_is_told_that_it_has_nothing_to_sign(
+    tmp_path: Path, store: BlobStore, whole: Digest
+) -> None:
+    zoo = contributor(tmp_path, store, whole, "ask")
+    zoo.address = NODES[1]
+    with pytest.raises(ConfigurationError, match="no update of this node is in the newest model"):
+        trio.run(zoo.agree, PlanId(1))

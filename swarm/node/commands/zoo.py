@@ -1,4 +1,4 @@
-"""What people may ask about published models: publish, find, pull."""
+"""What people may ask about published models: sign, publish, find, pull."""
 
 from __future__ import annotations
 
@@ -23,10 +23,16 @@ class ZooCommands:
     @property
     def by_name(self) -> dict[str, Handler]:
         return {
+            "sign_model": self.sign,
             "publish_model": self.publish,
             "find_models": self.find,
             "pull_model": self.pull,
         }
+
+    async def sign(self, plan: int) -> object:
+        statement = await self.zoo.agree(PlanId(plan))
+        told: dict[str, object] = msgspec.to_builtins(statement)
+        return told | {"digest": to_hex(statement.digest), "sentence": statement.sentence}
 
     async def publish(self, plan: int) -> object:
         return _told(await self.zoo.publish(PlanId(plan)))

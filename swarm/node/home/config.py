@@ -128,6 +128,9 @@ class Policy(_Section, frozen=True):
     """Whether the others are told the scores of this site's own model, where a plan asks for it."""
     consent: Literal["ask", "automatic"] = "ask"
     """"automatic" consents to every proposed plan that this policy allows."""
+    sign_models: Literal["ask", "automatic"] = "ask"
+    """Whether this node signs what a member publishes of a model that its update is in: once
+    somebody here has said so with `swarm model sign`, or whoever publishes."""
     confirmers: tuple[str, ...] = ()
     """Accounts of other people, one of whom must confirm a plan before this node consents."""
 

@@ -8,10 +8,11 @@ with its digest.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import msgspec
 import trio
@@ -38,6 +39,7 @@ from swarm.types import NO_DIGEST, Address, Digest, MemberId, PlanId, to_address
 
 log = logging.getLogger("swarm.node")
 
+AGREED = re.compile(r"plan-([0-9]{1,18})-round-([0-9]{1,18})\.agreed")
 SIGN, LIST = "zoo.sign", "zoo.list"
 ASK_S = 60.0
 PATIENCE_S = 30.0
@@ -84,9 +86,13 @@ class Zoo:
     plans: Mapping[PlanId, Plan]
     read_members: Callable[[], Mapping[MemberId, Member]]
     participations: Mapping[PlanId, Participation]
+    signs: Literal["ask", "automatic"] = "ask"
+    """Whether others get this node's signature before somebody here has agreed to give it."""
     entries: dict[Digest, Entry] = field(default_factory=dict)
     """Published or pulled here, by the digest of their statement."""
     _one_at_a_time: trio.Lock = field(default_factory=trio.Lock)
+    _agreed: set[tuple[int, int]] = field(default_factory=set)
+    """The models that this node may sign, by plan and round of the chain."""
     _made: dict[tuple[int, int], Statement] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -98,6 +104,10 @@ class Zoo:
                 log.warning("%s is left out: %s", file, error)
                 continue
             self.entries[entry.statement.digest] = entry
+        for file in self.folder.glob("*.agreed"):
+            found = AGREED.fullmatch(file.name)
+            if found is not None:
+                self._agreed.add((int(found[1]), int(found[2])))
 
     @property
     def members(self) -> Mapping[MemberId, Member]:
@@ -112,11 +122,16 @@ class Zoo:
     # What others ask.
 
     async def serve_signature(self, sender: Address, payload: bytes) -> bytes:
-        """Sign what this node finds itself, if it is a contributor."""
+        """Sign what this node finds itself, if it is a contributor and somebody here agreed."""
         try:
             wanted = _wanted.decode(payload)
         except UNREADABLE as error:
             raise RemoteError(f"a request to sign cannot be read: {error}") from None
+        if self.signs == "ask" and (wanted.plan, wanted.chain_round) not in self._agreed:
+            raise RemoteError(
+                f"nobody there has agreed to sign that model of plan {wanted.plan} yet: ask for "
+                f"`swarm model sign --plan {wanted.plan}`"
+            )
         try:
             statement = await self._state(PlanId(wanted.plan), keep=False)
         except ConfigurationError as error:
@@ -130,6 +145,22 @@ class Zoo:
         return msgspec.msgpack.encode([msgspec.json.encode(e) for e in self.entries.values()])
 
     # What people here ask.
+
+    async def agree(self, plan: PlanId) -> Statement:
+        """Have this node sign a plan's newest model for every member that publishes it, from now
+        on. Returns what is signed. Raises ConfigurationError if there is none, or if no update of
+        this node is in it."""
+        statement = await self._state(plan, keep=False)
+        if to_hex(self.address) not in statement.contributors:
+            raise ConfigurationError(
+                f"no update of this node is in the newest model of plan {plan}: those whose are "
+                "sign it"
+            )
+        key = (plan, statement.chain_round)
+        mark = self.folder / f"plan-{key[0]}-round-{key[1]}.agreed"
+        await trio.to_thread.run_sync(mark.touch)
+        self._agreed.add(key)
+        return statement
 
     async def publish(self, plan: PlanId) -> Entry:
         """Publish a plan's newest final model, once more than half of its contributors have signed.

@@ -318,7 +318,7 @@ async def _open_zoo(directory: Path) -> AsyncIterator[Session]:
     members = {MemberId(0): Known(MemberId(0), SENDER, SENDER, "Basel")}
     zoo = Zoo(
         directory / "zoo", member.secret, member.address, 7, SENDER, peer, nobody, nobody, nobody,
-        nobody, {}, lambda: members, {},
+        nobody, {}, lambda: members, {}, "automatic",
     )  # fmt: skip
     entry = _zoo_entries(directory)[0]
     valid = [
