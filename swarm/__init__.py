@@ -45,6 +45,7 @@ if TYPE_CHECKING:
         train,
         train_and_select,
     )
+    from swarm.learning.scripts.session import join
     from swarm.learning.simulation.whole_run import FederatedRun, open_sites, run_federated
     from swarm.privacy.guarantee import dp
 
@@ -66,6 +67,7 @@ __all__ = [
     "gathered",
     "geometric_median",
     "histogram",
+    "join",
     "krum",
     "load",
     "local",
@@ -115,6 +117,7 @@ _HOMES = {
     "gathered": "swarm.learning.parameters.placement",
     "geometric_median": "swarm.learning.folds",
     "histogram": "swarm.learning.data.histograms",
+    "join": "swarm.learning.scripts.session",
     "krum": "swarm.learning.folds",
     "load": "swarm.learning.models.loaded_model",
     "local": "swarm.learning.parameters.placement",
@@ -150,6 +153,8 @@ _HOMES = {
 def __getattr__(name: str) -> object:
     if name == "metrics":
         return import_module("swarm.learning.metrics")
+    if name in ("lightning", "huggingface"):  # the callbacks for scripts that use them
+        return import_module(f"swarm.{name}")
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"this release of swarm has no swarm.{name}")

@@ -341,7 +341,7 @@ def _print_status(answer: dict[str, Any]) -> None:
                 r["number"] or r["title"],
                 r["leader"],
                 short(r["model"]),
-                *_scores(r),
+                _scores(r),
                 _joint(r) or _told(r["figures"]),
                 f"{r['total_s']:.1f}",
             )
@@ -392,6 +392,9 @@ def _told(figures: dict[str, Any] | None) -> str:
     return ", ".join(told) + (f" of {figures['sites']}" if figures and told else "")
 
 
-def _scores(record: dict[str, dict[str, dict[str, float | None]]]) -> tuple[str]:
-    scores = record["metrics"].get("validation", {})
-    return (", ".join(f"{name} {_number(value)}" for name, value in scores.items()),)
+def _scores(record: dict[str, Any]) -> str:
+    """Of the merged model; where only the plan's script could tell them, of this site's update."""
+    merged = record["metrics"].get("validation", {})
+    scores = merged or record["own_metrics"]
+    told = ", ".join(f"{name} {_number(value)}" for name, value in scores.items())
+    return told if merged or not told else f"own update: {told}"

@@ -84,6 +84,8 @@ class RoundRecord:
     metrics: dict[str, dict[str, float | None]] = field(default_factory=dict)
     """Of the merged model on this site's own rows: "validation" and "test". JSON knows no NaN: a
     score that cannot be given, such as an AUC of one class, is None."""
+    own_metrics: dict[str, float | None] = field(default_factory=dict)
+    """Of this site's update, before it was merged, as the trainer or the plan's script tells."""
     joint: dict[str, dict[str, JointScore]] = field(default_factory=dict)
     """Of the merged model on all sites' rows, by part and metric, as far as they have told."""
     choice: dict[str, float | None] = field(default_factory=dict)

@@ -129,7 +129,8 @@ class Training:
                     return m.TrainingFinished(number, base, made.update, samples, made.meta)
             trained = await self._trained(command, out, loaded)
             samples = trained.samples
-            self.records.at(command.number).loss = trained.loss
+            record = self.records.at(command.number)
+            record.loss, record.own_metrics = trained.loss, known(trained.metrics)
             meta = replace(meta, steps=trained.steps, train_s=round(trained.train_s, 3))
             if promised is not None:
                 samples = self.private.declared_rows()

@@ -25,6 +25,7 @@ from swarm.learning.models.card import Card, Score, Scores, describe_plan
 from swarm.learning.models.model_folder import MODEL, write_folder
 from swarm.learning.parameters.next_file import Contribution, Folding, fold_whole
 from swarm.learning.parameters.placement import Frozen, Local, Placement, Shared, read_placement
+from swarm.learning.scripts.reader import is_script
 from swarm.learning.simulation.messages import (
     Begin,
     Opened,
@@ -104,6 +105,8 @@ def simulate(
     Raises PlanError for the plan's faults, or where a round has fewer than `min_peers` updates.
     """
     began = time.monotonic()
+    if is_script(asked.plan):  # what it keeps from round to round is in its process
+        processes = 1
     opening = OpenPlan(
         plan=str(asked.plan.resolve()),
         partition=asked.partition,

@@ -12,6 +12,8 @@ import pytest
 from harness.patients import page_plans, write_patients
 from harness.plans import write_tiny_plan
 
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
 Swarm = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -39,6 +41,19 @@ def test_every_plan_on_the_page_runs_on_a_testnet(swarm: Swarm, tmp_path: Path, 
     else:
         assert report["notes"] == []
         assert 0 < report["swarm"]["auc"] <= 1
+
+
+def test_a_plain_script_is_trained_by_real_nodes(swarm: Swarm, tmp_path: Path) -> None:
+    """In the box, by its consented digest, to the bits of a run without a network."""
+    (tmp_path / "data").symlink_to(EXAMPLES / "heart" / "data")
+    (tmp_path / "plan.py").write_text((EXAMPLES / "scripts" / "plain.py").read_text())
+    report, _ = run(swarm, tmp_path, "--rounds", "2", "--no-references")
+    assert [len(r["contributors"]) for r in report["rounds"]] == [4, 4]
+    told = report["rounds"][-1]["site_metrics"]
+    assert len(told) == 4
+    assert all(0 < scores["auc"] <= 1 for scores in told.values())
+    simulated = json.loads(swarm("simulate", tmp_path, "--rounds", "2", "--json").stdout)
+    assert simulated["final_model"]["digest"] == report["final_model"]["digest"]
 
 
 def test_a_reference_that_fails_and_a_score_that_cannot_be_given_cost_no_model(

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -31,10 +30,11 @@ from swarm.learning.parameters.named_tensors import (
 )
 from swarm.learning.parameters.travel import Rows, completed, rows_of, to_wire
 from swarm.learning.plans.loading import load_plan
-from swarm.learning.plans.plan import Data, Site
+from swarm.learning.plans.plan import Data, Plan, Site
 from swarm.learning.plans.program_of_plan import program_of
 from swarm.learning.plans.settings import rules_of
 from swarm.learning.plans.stages import PERSONALISE
+from swarm.learning.scripts.script import Script
 from swarm.learning.simulation.dealing import deal
 from swarm.learning.simulation.messages import (
     Opened,
@@ -47,7 +47,7 @@ from swarm.learning.simulation.messages import (
     Updated,
 )
 from swarm.learning.simulation.partition import Partition, read_rule
-from swarm.learning.simulation.whole_run import weight
+from swarm.learning.simulation.whole_run import open_site, weight
 from swarm.learning.training.loop import LocalTraining
 from swarm.learning.training.personal import personalise
 from swarm.tensors import Layout, TensorFile, TensorSpec
@@ -123,13 +123,14 @@ class Clients:
 
         Where sites have parts of their own, a metric is the mean of theirs, by their rows.
         """
-        if not self.base.kept_names:
+        if not self.base.kept_names and not self.base.scores_itself:
             rows = concatenate([getattr(s.prepared(self.sums), asked.part) for s in self.sites])
             return _known(self.base.score(self.state, rows)) if rows_in(rows) else {}
         totals: dict[str, float] = {}
         count = 0
         for number, site in enumerate(self.sites):
-            rows = rows_in(getattr(site.prepared(self.sums), asked.part))
+            part = "train" if site.scores_itself else asked.part  # of a script's, all that is known
+            rows = rows_in(getattr(site.prepared(self.sums), part))
             kept = _kept(asked.kept.get(number))
             found = site.evaluate(self.state, self.sums, [asked.part], kept)[asked.part]
             count += rows
@@ -156,10 +157,12 @@ def open_clients(asked: OpenPlan) -> Clients:
     rules = rules_of(plan)
     torch.set_num_threads(rules.threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
-    base = LocalTraining(
-        deepcopy(plan), Site("clients"), folder, seed=asked.seed, device=asked.device
-    )
-    sites = _open_sites(base, folder, asked.peers)
+    if isinstance(plan, Script) and rule.kind != "sites":
+        raise PlanError(
+            "a script reads its site's rows itself, so they cannot be dealt to clients: give "
+            "--partition sites, without --clients"
+        )
+    base, sites = _open_sites(plan, asked, folder)
     training = [number for number, site in enumerate(sites) if site.samples().train]
     if not training:
         raise PlanError("no site holds training rows: give Data(train=…)")
@@ -220,21 +223,21 @@ def free_memory() -> tuple[int, ...]:
     return tuple(int(torch.cuda.mem_get_info(gpu)[0]) for gpu in gpus)
 
 
-def _open_sites(base: LocalTraining, folder: Path, peers: int | None) -> list[LocalTraining]:
-    sites = []
-    for dealt in deal(folder, peers):
-        with TemporaryDirectory() as directory:
-            location = dealt.copy_to(Path(directory))
-            site = Site(dealt.name, location)
-            if base.kept_names:  # a plan may hold what its sites keep, so each has its own
-                plan = deepcopy(base.plan)
-                sites.append(
-                    LocalTraining(plan, site, folder, seed=base.seed, device=str(base.device))
-                )
-            else:
-                sites.append(base.at(site))
-            sites[-1].samples()  # reads the data now: the copy goes away
-    return sites
+def _open_sites(
+    plan: Plan, asked: OpenPlan, folder: Path
+) -> tuple[LocalTraining, list[LocalTraining]]:
+    """The plan without rows, and its sites: with one model for all, unless each needs its own."""
+
+    def own(site: Site) -> LocalTraining:
+        return LocalTraining(deepcopy(plan), site, folder, seed=asked.seed, device=asked.device)
+
+    dealt = deal(folder, asked.peers)
+    if isinstance(plan, Script):  # which runs with a site's rows, or not at all
+        sites = [open_site(each, own) for each in dealt]
+        return sites[0], sites
+    base = own(Site("clients"))
+    opened = own if base.kept_names else base.at  # a plan may hold what its sites keep
+    return base, [open_site(each, opened) for each in dealt]
 
 
 def read_file(raw: bytes) -> TensorFile:

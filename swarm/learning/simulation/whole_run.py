@@ -7,7 +7,9 @@ default their mean (FedAvg: McMahan et al., arXiv:1602.05629).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -31,7 +33,7 @@ from swarm.learning.plans.plan import Plan, Site
 from swarm.learning.plans.program_of_plan import program_of
 from swarm.learning.plans.settings import rules_of
 from swarm.learning.plans.stages import PERSONALISE, SELECT, STATISTICS, TRAIN
-from swarm.learning.simulation.dealing import deal
+from swarm.learning.simulation.dealing import SiteFiles, deal
 from swarm.learning.simulation.references import (
     Metrics,
     mean_of_sites,
@@ -116,15 +118,24 @@ def open_sites(
     plan: Plan, folder: Path, seed: int, peers: int | None = None
 ) -> list[LocalTraining]:
     """The sites that the plan's folder ships, dealt to `peers` as in a testnet, their data read."""
-    sites = []
-    for dealt in deal(folder, peers):
-        with TemporaryDirectory() as directory:
-            location = dealt.copy_to(Path(directory))
-            site = Site(dealt.name, location)
-            own = deepcopy(plan)  # in the world, no site sees what another one keeps in it
-            sites.append(LocalTraining(own, site, folder, seed=seed, device="cpu"))
-            sites[-1].samples()  # reads the data now: the copy goes away
-    return sites
+
+    def opened(site: Site) -> LocalTraining:
+        own = deepcopy(plan)  # in the world, no site sees what another one keeps in it
+        return LocalTraining(own, site, folder, seed=seed, device="cpu")
+
+    return [open_site(dealt, opened) for dealt in deal(folder, peers)]
+
+
+def open_site(dealt: SiteFiles, opened: Callable[[Site], LocalTraining]) -> LocalTraining:
+    """One of a simulation's sites, its data read from a copy that then goes away; a script's stays
+    as long as its site, since it is read again if the script runs anew."""
+    with ExitStack() as stack:
+        location = dealt.copy_to(Path(stack.enter_context(TemporaryDirectory())))
+        site = opened(Site(dealt.name, location))
+        site.samples()
+        if site.scores_itself:
+            weakref.finalize(site.plan, stack.pop_all().close)
+        return site
 
 
 def run_federated(

@@ -32,6 +32,8 @@ from swarm.learning.plans.plan import Context, Data, Link, Plan
 from swarm.learning.plans.plan_faults import machine_faults, valid_text
 from swarm.learning.plans.program_of_plan import program_of
 from swarm.learning.plans.settings import learning_rate_in, rules_of
+from swarm.learning.scripts.script import Script
+from swarm.learning.scripts.session import Submitted
 from swarm.learning.training import checkpoint
 from swarm.learning.training.anchor import Anchor, OnDevice
 from swarm.learning.training.checkpoint import Checkpoint, Workplace
@@ -68,7 +70,7 @@ def ignore(fraction: float, epoch: int, loss: float) -> None:
 @dataclass(frozen=True)
 class Update:
     """What training a round gave. `state` is all that is not frozen; `kept` what stays here of it,
-    and beside it."""
+    and beside it; `metrics` what a script has told of it, None for other plans."""
 
     state: State
     kept: State
@@ -77,6 +79,7 @@ class Update:
     loss: float
     train_s: float
     resumed_epochs: int
+    metrics: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -134,10 +137,11 @@ class LocalTraining(SitePlan):
         self.model.train()
         with self.faults("making the schedule", "learning_rate"):
             calls = self.calls(base, round, round_in_all, rows, epochs, link)
+        submitted: Submitted | None = None
         if self.owns_its_loop:
             faults = self.faults("training", "train")
             with self.deterministic("train", self.site.name, round), faults:
-                calls.train(self.model, data)
+                submitted = calls.train(self.model, data)
             if link is not None:
                 self.take_held(link.state())
             done = Checkpoint({}, {}, 0, 0, math.nan)
@@ -153,11 +157,15 @@ class LocalTraining(SitePlan):
             if self.plan.privacy is not None:
                 self._refuse_changed_buffers(base)
         loss = done.loss
-        if math.isnan(loss) and link is None:  # with a role, the model's other part is elsewhere
+        if isinstance(submitted, Submitted):
+            count, loss = min(count, submitted.rows), submitted.metrics.get("loss", math.nan)
+        elif math.isnan(loss) and link is None:  # with a role, the model's other part is elsewhere
             loss = self._score(lambda: mean_loss(calls, self.model, data.train), "loss")
         if own_copy:
             state, stays = copy_state(state), copy_state(stays)
-        return Update(state, stays, count, done.steps, loss, time.monotonic() - started, resumed)
+        told = submitted.metrics if isinstance(submitted, Submitted) else None
+        train_s = time.monotonic() - started
+        return Update(state, stays, count, done.steps, loss, train_s, resumed, told)
 
     def calls(
         self,
@@ -198,6 +206,11 @@ class LocalTraining(SitePlan):
         """Whether the plan writes `train` itself."""
         return type(self.plan).train is not Plan.train
 
+    @property
+    def scores_itself(self) -> bool:
+        """Whether the plan is a script, which reads its rows itself."""
+        return isinstance(self.plan, Script)
+
     def evaluate(
         self,
         state: Mapping[str, torch.Tensor],
@@ -207,9 +220,7 @@ class LocalTraining(SitePlan):
     ) -> dict[str, dict[str, float]]:
         """The plan's metrics of a model, with what this site has `kept`, by part of the data; a
         part without rows is empty."""
-        data = self.prepared(statistics)
-        rows = {part: getattr(data, part) for part in parts}
-        return {part: self.score(state, r, kept) if rows_in(r) else {} for part, r in rows.items()}
+        return {part: self.measure_part(state, statistics, part, kept).numbers for part in parts}
 
     def score(
         self, state: Mapping[str, torch.Tensor], part: Any, kept: State | None = None
@@ -245,7 +256,10 @@ class LocalTraining(SitePlan):
         part: str,
         kept: State | None = None,
     ) -> Scores:
-        """As `measure`, on one part of this site's rows; empty if there are none."""
+        """As `measure`, on one part of this site's rows; empty if there are none. A script scores
+        on its own validation rows, which it alone knows."""
+        if self.scores_itself and part == "validation":
+            return self.measure(state, None, kept)
         rows = getattr(self.prepared(statistics), part)
         return self.measure(state, rows, kept) if rows_in(rows) else Scores({}, {})
 

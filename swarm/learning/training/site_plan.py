@@ -41,6 +41,7 @@ from swarm.learning.parameters.travel import freeze, ways_of
 from swarm.learning.plans.plan import Data, Plan, Site
 from swarm.learning.plans.plan_faults import plan_faults
 from swarm.learning.plans.settings import placement_in, role_in, rules_of
+from swarm.learning.scripts.script import Script
 from swarm.learning.supervisor.trainer_messages import Samples
 from swarm.learning.training.frozen_files import read_frozen
 from swarm.learning.training.private_steps import check_private_model, check_rows_alone
@@ -87,6 +88,8 @@ class SitePlan:
         role = role_in(plan)
         self.role = None if role is None else role[0]
         """The name of the plan's role, if it has one."""
+        if isinstance(plan, Script):
+            plan.open(self.site, self.device)
         self.model = self._new_model()
         with self.faults("building the model", "model"):
             self.model.to(self.device)

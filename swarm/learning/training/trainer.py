@@ -167,8 +167,7 @@ class Wire:
         def beat() -> None:
             while not done.wait(ALIVE_EVERY_S):
                 watch()
-                frame = sys._current_frames().get(worker)
-                self.send(Alive(place=frame_place(self.code, frame) if self.code else ""))
+                self.send(Alive(place=self._place(worker)))
             faulthandler.cancel_dump_traceback_later()
 
         watch()
@@ -179,6 +178,15 @@ class Wire:
         finally:
             done.set()
             thread.join()
+
+    def _place(self, worker: int) -> str:
+        """Where the plan's code is: in this thread, or in a script's own (docs/own-scripts.md)."""
+        if self.code is None:
+            return ""
+        found = sys._current_frames()
+        first = found.pop(worker, None)
+        places = (frame_place(self.code, frame) for frame in (first, *found.values()))
+        return next(filter(None, places), "")
 
     def _read(self) -> None:
         with suppress(OSError):
@@ -377,14 +385,16 @@ class Trainer:
         write_state(files["out"], travels)
         if "kept_out" in files:
             write_state(files["kept_out"], update.kept)
-        held = ("validation",) if self.training.samples().validation else ("train",)
-        whole = completed(travels, base)
-        scores = self.training.evaluate(whole, statistics, held, update.kept)
+        metrics = update.metrics
+        if metrics is None:
+            held = "validation" if self.training.samples().validation else "train"
+            whole = completed(travels, base)
+            metrics = self.training.evaluate(whole, statistics, (held,), update.kept)[held]
         return Trained(
             samples=update.samples,
             steps=update.steps,
             loss=update.loss,
-            metrics=scores[held[0]],
+            metrics={valid_text(name): value for name, value in metrics.items()},
             train_s=update.train_s,
             resumed_epochs=update.resumed_epochs,
         )
