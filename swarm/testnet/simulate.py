@@ -21,6 +21,7 @@ from swarm.blobs.store import name_of
 from swarm.errors import PlanError
 from swarm.learning.code import bundle
 from swarm.learning.folds.running import RawBytes, RunningMean
+from swarm.learning.metrics.choice import Rule, check_counted
 from swarm.learning.models.card import Card, Score, Scores, describe_plan
 from swarm.learning.models.model_folder import MODEL, write_folder
 from swarm.learning.parameters.next_file import Contribution, Folding, fold_whole
@@ -51,7 +52,7 @@ from swarm.types import to_hex
 SUMS_AT_ONCE = 64
 """Clients of one request for statistics."""
 MOST_ATTEMPTS = 20
-STATISTICS, TRAIN, PERSONALISE = "statistics", "train", "personalise"
+STATISTICS, TRAIN, PERSONALISE, SELECT = "statistics", "train", "personalise", "select"
 
 OnRound = Callable[[dict[str, Any]], None]
 """Called with each round of the report, as soon as it is over."""
@@ -86,6 +87,9 @@ class _Run:
     opened: Opened
     model: RawBytes
     statistics: bytes | None = None
+    best: RawBytes | None = None
+    """The best model until now, if the plan chooses one, and what it scored."""
+    best_value: float | None = None
     rounds: list[dict[str, Any]] = field(default_factory=list)
     personal: list[dict[str, Any]] = field(default_factory=list)
 
@@ -128,12 +132,18 @@ def simulate(
                 run.personal.append(_personalise(run, turn))
             elif turn.task == TRAIN:
                 run.model = _train(run, turn)
+            elif turn.task == SELECT:
+                if not _select(run, turn) and turn.ends:
+                    break
             else:
                 raise PlanError(f"the stage {turn.task!r} is not simulated: try it in a testnet")
             _begin(run)
             if turn.task == TRAIN:
                 run.rounds[-1]["metrics"] = _score(run, "validation")
                 on_round(run.rounds[-1])
+        if run.best is not None:
+            run.model = run.best
+            _begin(run)
         scores = _score(run, "test")
         with TemporaryDirectory() as folder:
             digest = _name(run.model, Path(folder))
@@ -266,6 +276,17 @@ def _personalise(run: _Run, turn: Turn) -> dict[str, Any]:
         "figures": figures,
         "total_s": round(time.monotonic() - began, 3),
     }
+
+
+def _select(run: _Run, turn: Turn) -> bool:
+    """Whether the newest model takes the best one's place, by all sites' validation rows."""
+    rule, scores = Rule.read(turn.merge), run.rounds[-1]["metrics"]
+    check_counted(rule.metric, scores, scores)
+    value = scores.get(rule.metric)
+    is_better = run.best is None or rule.is_better(value, run.best_value)
+    if is_better:
+        run.best, run.best_value = run.model, value
+    return is_better
 
 
 class Fold(Protocol):

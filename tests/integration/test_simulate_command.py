@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from harness.plans import plan_with
 
 from swarm.errors import LocalError, PlanError
 from swarm.learning.simulation.messages import Begin, OpenPlan, decode_request
@@ -35,19 +36,42 @@ print(name_of(Path(sys.argv[2])).hex(), run.score()["auc"])
 """
 
 
+SELECTED = """
+import sys
+from pathlib import Path
+from swarm.blobs.store import name_of
+from swarm.learning.parameters.named_tensors import pack_state
+from swarm.learning.simulation.whole_run import run_federated
+run = run_federated(Path(sys.argv[1]))
+assert run.is_over and run.best == len(run.models) - 2
+Path(sys.argv[2]).write_bytes(pack_state(run.models[run.best]).raw.tobytes())
+print(name_of(Path(sys.argv[2])).hex(), run.score(run.best)["auc"])
+"""
+
+
 def digest_of(report: dict[str, Any]) -> str:
     return str(report["final_model"]["digest"])
 
 
-def federated(plan: Path, scratch: Path) -> tuple[str, float]:
+def federated(plan: Path, scratch: Path, code: str = FEDERATED) -> tuple[str, float]:
     """The digest and the AUC of two rounds in one process, with the arithmetic of trainers."""
-    command = [sys.executable, "-c", FEDERATED, str(plan), str(scratch)]
+    command = [sys.executable, "-c", code, str(plan), str(scratch)]
     done = subprocess.run(
         command, env=os.environ | REPEATABLE, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr
     digest, auc = done.stdout.split()
     return "0x" + digest, float(auc)
+
+
+def test_training_stops_at_the_best_model_as_without_workers(tmp_path: Path) -> None:
+    stages = "*swarm.train_and_select('auc', rounds=20, every=1, stop=True)"
+    plan = plan_with(tmp_path / "tiny", stages)
+    report = simulate(Simulation(plan), processes=1)
+    digest, auc = federated(plan, tmp_path / "m", SELECTED)
+    assert digest_of(report) == digest
+    assert report["swarm"]["auc"] == pytest.approx(auc, abs=1e-12)
+    assert len(report["rounds"]) < 20
 
 
 OTHER_FOLDS = """    tensors = {

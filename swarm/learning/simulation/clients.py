@@ -193,7 +193,7 @@ def open_clients(asked: OpenPlan) -> Clients:
     program = program if asked.rounds is None else program.with_rounds(asked.rounds)
     places = [program.place(number) for number in range(1, program.rounds + 1)]
     turns = [
-        Turn(p.stage.task, p.stage.merge, p.number, p.within, p.stage.epochs)
+        Turn(p.stage.task, p.stage.merge, p.number, p.within, p.stage.epochs, p.stage.ends)
         for p in places
         if p is not None
     ]

@@ -97,6 +97,7 @@ class Turn(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     number: int
     within: int
     epochs: int = 0
+    ends: bool = False
 
 
 class Opened(_Message, frozen=True):
