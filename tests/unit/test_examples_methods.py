@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import itertools
 import math
@@ -12,10 +13,14 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
+from swarm import Site, run_federated
 from swarm.errors import PlanError
 from swarm.learning.parameters.placement import Local
+from swarm.learning.plans.loading import load_plan
 from swarm.learning.simulation.whole_run import FederatedRun
+from swarm.learning.training.loop import LocalTraining
 
 METHODS = Path(__file__).parents[2] / "examples" / "methods"
 
@@ -67,7 +72,7 @@ def test_a_method_without_a_chosen_rate_is_refused_by_name() -> None:
 
 
 def test_every_plan_of_the_folder_is_in_the_table() -> None:
-    others = {"activity", "xray", "score", "choose"}
+    others = {"activity", "xray", "score", "choose"} | {"lora"}  # which needs weights of yours
     assert {file.stem for file in METHODS.glob("*.py")} - others == set(SCORE.METHODS)
 
 
@@ -102,6 +107,29 @@ def test_scaffold_sends_the_mean_gradient_and_starts_from_that_of_all() -> None:
     for number, of_all in enumerate(all_of):
         mean = sum(n * each[number].double() for n, each in zip(rows, own, strict=True)) / sum(rows)
         torch.testing.assert_close(of_all.double(), mean, rtol=1e-5, atol=1e-7)
+
+
+def test_lora_trains_and_sends_a_change_of_low_rank_beside_weights_that_all_have() -> None:
+    with SCORE.written("lora", "activity", eight_people) as folder:
+        trunk, plan = folder / "trunk.safetensors", folder / "plan.py"
+        weights = torch.randn(64, 169, generator=torch.Generator().manual_seed(0)) / 13
+        save_file({"body.layer.weight": weights, "body.layer.bias": torch.zeros(64)}, trunk)
+        digest = hashlib.sha256(trunk.read_bytes()).hexdigest()
+        plan.write_text(plan.read_text().replace('"0" * 64', f'"{digest}"'))
+        sites = [
+            LocalTraining(load_plan(folder), Site(file.stem, file, {"trunk": str(trunk)}), folder)
+            for file in sorted((folder / "data").iterdir())
+        ]
+        done = run_federated(folder, sites=sites, rounds=2)
+    shapes = {spec.name: spec.shape for spec in done.file.layout.specs}
+    assert not [name for name in shapes if name.startswith("body.layer")]
+    assert shapes["body.down.weight"] == (4, 169)
+    assert shapes["body.up.weight"] == (64, 4)
+    assert done.models[-1]["body.up.weight"].abs().max() > 0
+    for site in sites:
+        assert torch.equal(dict(site.model.named_parameters())["body.layer.weight"].cpu(), weights)
+    (merged,) = done.result().values()
+    assert merged.rows == 80
 
 
 def test_after_fine_tuning_each_site_scores_its_copy_and_before_it_the_shared_model() -> None:
@@ -149,9 +177,11 @@ def test_one_liar_of_eight_leaves_a_mean_without_numbers() -> None:
 
 
 @pytest.mark.parametrize("method", [m for m in SCORE.ROBUST if m != "fedavg"])
-def test_one_liar_of_eight_costs_a_robust_rule_some_of_its_score_only(method: str) -> None:
-    """How little it costs on real rows is a figure of score.py --liar, and no bound of this test:
-    here training is cut short, and that sites are left out shows."""
+def test_one_liar_of_eight_who_spoils_a_mean_leaves_a_robust_rule_a_model_that_serves(
+    method: str,
+) -> None:
+    """That, and no more: these rows are made up, training is cut short, and that sites are left out
+    shows. How little a liar costs is the figure of score.py --liar, on real rows."""
     honest, lied = (honest_accuracy(method, liar) for liar in (False, True))
     assert honest > 0.6
     assert lied > honest - 0.15
