@@ -94,6 +94,8 @@ class Artifact:
     """Name → creation code of what runs on the contract's storage."""
     links: dict[str, tuple[int, ...]]
     """Library → where its address belongs in `bytecode`, in bytes."""
+    runtime_bytes: dict[str, int]
+    """How much of the end of each creation code, the contract's among them, is left to run."""
     source_digest: str
 
     def linked(self, libraries: Mapping[str, Address]) -> bytes:
@@ -169,7 +171,8 @@ def artifact() -> Artifact:
     built = json.loads(text)
     codes = {n: bytes.fromhex(c.removeprefix("0x")) for n, c in built["bytecode"].items()}
     links = {library: tuple(places) for library, places in built["links"].items()}
-    return Artifact(built["abi"], codes.pop(CONTRACT), codes, links, built["source_digest"])
+    code, sizes = codes.pop(CONTRACT), built["runtime_sizes"]
+    return Artifact(built["abi"], code, codes, links, sizes, built["source_digest"])
 
 
 @lru_cache(maxsize=1)

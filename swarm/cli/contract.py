@@ -1,14 +1,16 @@
-"""`swarm contract`: membership, through this institution's own node."""
+"""`swarm contract`: membership, through this institution's own node; the contract's code."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
+import msgspec
 
 from swarm.cli.options import (
+    DIRECTORY,
     FILE,
     NUMBER,
     account_options,
@@ -194,3 +196,34 @@ def leave(node: Path, yes: bool, account: Path | None, account_password_file: Pa
     with goes_on("`swarm contract members` shows it; stop the node now to prevent it"):
         ask_governor(node, key, "leave")
     click.echo("This institution is no member any more; its node may be stopped.")
+
+
+@command.command()
+@click.option("--for", "form", type=click.Choice(["hardhat", "foundry"]), required=True)
+@click.argument("folder", type=DIRECTORY)
+def artifact(form: Literal["hardhat", "foundry"], folder: Path) -> None:
+    """Write the contract's interface and code to FOLDER, as Hardhat or Foundry reads them.
+
+    No node needs to run. Hardhat looks into its project's artifacts/, Foundry into out/.
+
+    \b
+    swarm contract artifact --for hardhat artifacts
+    """
+    from swarm.chain.foreign_artifacts import foreign_artifacts, source_of
+    from swarm.errors import ConfigurationError, system_fault
+
+    files = {
+        folder / source_of(name) / f"{name}.json": msgspec.json.format(msgspec.json.encode(content))
+        for name, content in foreign_artifacts(form).items()
+    }
+    there = next((path for path in files if path.exists()), None)
+    if there is not None:
+        raise ConfigurationError(f"{there} exists: move it away, or name another folder")
+    try:
+        for path, content in files.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content + b"\n")
+    except OSError as error:
+        raise ConfigurationError(f"cannot write to {folder}: {system_fault(error)}") from None
+    for path in files:
+        click.echo(path)

@@ -3,8 +3,10 @@
     python -m tests.campaigns clients
 
 A minute, with Node.js and npm, which gets the programs from its registry. Each reads the members,
-sends a proposal with its own default price, finds the proposal's event, and is refused a vote by an
-error of the contract's, by name. The receipt is then asked of another node.
+sends a proposal with its own default price, finds the proposal's event, is refused a vote by an
+error of the contract's, by name, and is given a proof of the contract's account against a block's
+state root. The receipt is then asked of another node. The interface comes from files that `swarm
+contract artifact` writes: Hardhat finds the contract by its name, and cast prints it as Solidity.
 """
 
 from __future__ import annotations
@@ -32,7 +34,8 @@ from swarm.testnet.run import bring_up
 from swarm.types import to_hex
 
 HERE = Path(__file__).parent
-ARTIFACT = Path(__file__).parents[3] / "swarm" / "chain" / "artifacts" / "Consortium.json"
+ARTIFACT = Path("artifacts", "Consortium.sol", "Consortium.json")
+FOUNDRY = Path("out", "Consortium.sol", "Consortium.json")
 PACKAGES = (
     "@foundry-rs/cast@1.7.1", "ethers@6", "web3@4", "hardhat@2", "@nomicfoundation/hardhat-ethers@3"
 )  # fmt: skip
@@ -62,7 +65,12 @@ class Desk:
         block = str(int(receipt["blockNumber"], 16))
         between = ("--from-block", block, "--to-block", block)
         found = self._cast("logs", *rpc, *between, "--address", AT, "--json", PROPOSED)
+        proof = json.loads(self._cast("proof", *rpc, AT, "--block", block))["accountProof"]
+        root = self._cast("block", *rpc, block, "--field", "stateRoot").strip()
+        solidity = self._cast("interface", self._interface())
         return {
+            "proof": self._cast("keccak", proof[0]).strip() == root,
+            "interface": "function getMembers(uint256" in solidity,
             "members": int(members.split()[0]),
             "status": int(receipt["status"], 16),
             "events": len(json.loads(found)),
@@ -77,11 +85,15 @@ class Desk:
         return self._node("web3.js", self.rpc_url, self.key, str(ARTIFACT))
 
     def hardhat(self) -> dict[str, Any]:
-        settings = {"SWARM_RPC": self.rpc_url, "SWARM_KEY": self.key}
-        words = ("node_modules/hardhat/internal/cli/bootstrap.js", "run", "hardhat.js")
-        return self._node(
-            *words, "--network", "swarm", SWARM_ARTIFACT=str(ARTIFACT), **settings
-        )  # fmt: skip
+        program = "node_modules/hardhat/internal/cli/bootstrap.js"
+        words = ("run", "--no-compile", "hardhat.js", "--network", "swarm")
+        return self._node(program, *words, SWARM_RPC=self.rpc_url, SWARM_KEY=self.key)
+
+    def _interface(self) -> str:
+        """A file with the ABI alone: cast reads no artifact whose libraries are still to link."""
+        abi = json.loads((self.folder / FOUNDRY).read_text())["abi"]
+        (self.folder / "abi.json").write_text(json.dumps(abi))
+        return "abi.json"
 
     def _cast(self, *words: str) -> str:
         program = str(self.folder / "node_modules" / ".bin" / "cast")
@@ -95,8 +107,10 @@ class Desk:
 def check(name: str, told: dict[str, Any], other: str) -> None:
     """Raise Failed unless a program did all that docs/clients.md promises, as another node of the
     consortium has it, too."""
-    wanted = {"members": SITES, "status": 1, "events": 1, "price": "0"}
-    if name != "cast":  # it knows no ABI, and tells an error by its number
+    wanted = {"members": SITES, "status": 1, "events": 1, "price": "0", "proof": True}
+    if name == "cast":  # it knows no ABI, and tells an error by its number
+        wanted["interface"] = True
+    else:
         wanted["refusal"] = "ConsortiumNoSuchProposal"
     wrong = {key: told.get(key) for key, value in wanted.items() if told.get(key) != value}
     if wrong:
@@ -113,6 +127,9 @@ def try_all(folder: Path) -> None:
     run(npm, INSTALL_S, cwd=folder)
     for script in HERE.glob("*.js"):
         shutil.copy(script, folder)
+    for form, place in (("hardhat", "artifacts"), ("foundry", "out")):
+        written = [sys.executable, "-m", "swarm", "contract", "artifact", "--for", form, place]
+        run(written, COMMAND_S, cwd=folder)
     testnet = bring_up(folder / "nodes", write_tiny_plan(folder / "tiny", sites=SITES), None, 0)
     try:
         home, other = (Path(node.directory) for node in testnet.file.nodes[:2])

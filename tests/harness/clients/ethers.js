@@ -13,7 +13,10 @@ const AT = "0x000000000000000000000000000000737761726d";
   const events = await contract.queryFilter("Proposed", receipt.blockNumber, receipt.blockNumber);
   let refusal = "";
   try { await contract.vote.staticCall(99, true); } catch (error) { refusal = error.revert?.name; }
+  const { accountProof } = await provider.send("eth_getProof", [AT, [], ethers.toQuantity(receipt.blockNumber)]);
+  const { stateRoot } = await provider.getBlock(receipt.blockNumber);
   console.log(JSON.stringify({
+    proof: ethers.keccak256(accountProof[0]) === stateRoot,
     members: members.length, status: receipt.status, events: events.length, refusal,
     price: receipt.gasPrice.toString(), transaction: sent.hash,
   }));

@@ -14,7 +14,10 @@ const AT = "0x000000000000000000000000000000737761726d", ZERO = "0x" + "0".repea
   let refusal = "";
   try { await contract.methods.vote(99, true).call({ from: account.address }); }
   catch (error) { refusal = error.cause?.errorName ?? error.innerError?.errorName ?? String(error); }
+  const { accountProof } = await web3.eth.getProof(AT, [], at);
+  const { stateRoot } = await web3.eth.getBlock(at);
   console.log(JSON.stringify({
+    proof: web3.utils.keccak256(accountProof[0]) === stateRoot,
     members: members.length, status: Number(receipt.status), events: events.length, refusal,
     price: receipt.effectiveGasPrice.toString(), transaction: receipt.transactionHash,
   }));
