@@ -78,7 +78,8 @@ contract Consortium is Rounds {
                 || called == Transactions.activate.selector || called == Transactions.retire.selector
         ) return address(Membership);
         if (
-            called == Transactions.masked.selector || called == Transactions.good.selector
+            called == Transactions.renewKey.selector || called == Transactions.masked.selector
+                || called == Transactions.good.selector
                 || called == Transactions.answer.selector
                 || called == Transactions.nextEpoch.selector
                 || called == Transactions.unmask.selector

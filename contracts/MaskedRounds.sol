@@ -10,6 +10,7 @@ import {
     Consent,
     Masking,
     Outcome,
+    PLAIN,
     Plan,
     Round,
     RoundStatus,
@@ -37,6 +38,8 @@ library MaskedRounds {
     uint256 internal constant KEYS_BYTES = X25519_BYTES + EPOCHS * POINT_BYTES + 32 + X25519_BYTES;
     uint256 internal constant TALLIES = 9;
 
+    error RoundKeyNotDue(uint8 member);
+    error RoundNoKey(uint8 member);
     error RoundWrongEpoch(uint8 given, uint8 now);
     error RoundAlreadyMasked(uint8 member);
     error RoundBadDealers(uint256 dealers, uint256 complaints);
@@ -46,6 +49,9 @@ library MaskedRounds {
     error RoundNotOpen(uint32 round, uint32 attempt);
     error RoundAlreadyUnmasked(uint8 member);
 
+    event KeyRenewed(
+        uint256 indexed plan, uint32 round, uint32 attempt, uint8 indexed member, bytes32 key
+    );
     event Masked(
         uint256 indexed plan,
         uint32 round,
@@ -99,16 +105,29 @@ library MaskedRounds {
 
     /// @notice The keys of a submission, which the same member never posted before. That others may
     /// have is no reason to refuse them: whoever builds the block could copy them first.
-    function takeKeys(Consent storage own, uint8 member, bytes calldata keys) external {
+    function takeKeys(
+        Consent storage own,
+        Round storage current,
+        uint8 member,
+        bytes calldata keys
+    ) external {
         if (keys.length != KEYS_BYTES) revert Plans.RoundBadKeys(keys.length);
         _useUp(member, keys[:X25519_BYTES], keys.length);
         for (uint256 epoch = 0; epoch < EPOCHS; ++epoch) {
             uint256 at = X25519_BYTES + epoch * POINT_BYTES;
             _useUp(member, keys[at:at + POINT_BYTES], keys.length);
         }
-        // What was posted with the submission before is what shares are sealed to in this attempt.
-        if (own.nextReceivingKey != 0) own.receivingKey = own.nextReceivingKey;
-        own.nextReceivingKey = bytes32(keys[KEYS_BYTES - X25519_BYTES:]);
+        _takeReceivingKey(own, current, member, bytes32(keys[KEYS_BYTES - X25519_BYTES:]), keys.length);
+    }
+
+    /// @notice A receiving key that comes without a submission: one, and never posted before.
+    function takeReceivingKey(
+        Consent storage own,
+        Round storage current,
+        uint8 member,
+        bytes32 key
+    ) external {
+        _takeReceivingKey(own, current, member, key, key == 0 ? 0 : X25519_BYTES);
     }
 
     /// @notice The close of a masked round: all who submitted are to mask among themselves.
@@ -119,6 +138,24 @@ library MaskedRounds {
     }
 
     // Transactions.
+
+    /// @notice Bring the key to which shares are sealed from the next attempt on, as a member of the
+    /// roster that sends no update in this one. Who trains brings it with the submission, and may bring
+    /// it so only once it is too late for that.
+    function renewKey(uint256 plan, uint32 round, uint32 attempt, bytes32 key) external {
+        (uint8 member, Plan storage record, Round storage current) =
+            Steps.inRound(plan, round, attempt, true);
+        bool trains = current.status == RoundStatus.OPEN && current.trainers & member.bit() != 0;
+        bool isPlain = record.rules.colluders == PLAIN;
+        if (isPlain || trains || current.masking.renewed & member.bit() != 0) {
+            revert RoundKeyNotDue(member);
+        }
+        _takeReceivingKey(
+            record.consents[member], current, member, key, key == 0 ? 0 : X25519_BYTES
+        );
+        Steps.saw(record, member);
+        emit KeyRenewed(plan, round, attempt, member, key);
+    }
 
     /// @notice Post the digest of one's masked update; `macs` has one short code for each pair.
     function masked(
@@ -147,15 +184,17 @@ library MaskedRounds {
     }
 
     /// @notice Say whose shares for oneself are right, and whose are not; more of either later. A
-    /// complaint alone evicts nobody: the dealer answers it.
+    /// complaint alone evicts nobody: the dealer answers it. Who has no key that counts was dealt no
+    /// shares.
     function good(uint256 plan, uint32 round, uint32 attempt, uint256 dealers, uint256 complaints)
         external
     {
         (uint8 member, Plan storage record, Round storage current) = _masking(plan, round, attempt);
+        Masking storage masking = current.masking;
+        if (masking.keyed & member.bit() == 0) revert RoundNoKey(member);
         if ((dealers | complaints) & ~current.submitted != 0 || dealers & complaints != 0) {
             revert RoundBadDealers(dealers, complaints);
         }
-        Masking storage masking = current.masking;
         uint256 before = masking.good[member];
         if (dealers & ~before != 0) {
             masking.good[member] = before | dealers;
@@ -378,7 +417,25 @@ library MaskedRounds {
         if (reached != 0) masking.wellDealt |= reached;
     }
 
-    function _useUp(uint8 member, bytes calldata key, uint256 size) private {
+    /// @dev The last two keys stay: shares of this attempt are sealed to what counted at its opening.
+    function _takeReceivingKey(
+        Consent storage own,
+        Round storage current,
+        uint8 member,
+        bytes32 key,
+        uint256 size
+    ) private {
+        if (key == 0) revert Plans.RoundBadKeys(size);
+        _useUp(member, abi.encodePacked(key), size);
+        uint256 renewed = current.masking.renewed;
+        if (renewed & member.bit() == 0) {
+            current.masking.renewed = renewed | member.bit();
+            if (own.nextReceivingKey != 0) own.receivingKey = own.nextReceivingKey;
+        }
+        own.nextReceivingKey = key;
+    }
+
+    function _useUp(uint8 member, bytes memory key, uint256 size) private {
         State storage state = stored();
         bytes32 posted = keccak256(abi.encodePacked(member, key));
         if (state.usedKeys[posted]) revert Plans.RoundBadKeys(size);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.26;
 
+import {MaskedRounds} from "./MaskedRounds.sol";
 import {MemberSets} from "./MemberSets.sol";
 import {Membership} from "./Membership.sol";
 import {Names} from "./Names.sol";
@@ -157,6 +158,7 @@ abstract contract Plans {
         if (terms.until != 0 && (record.soonest == 0 || terms.until < record.soonest)) {
             record.soonest = terms.until;
         }
+        Consent storage own = record.consents[member];
         record.consents[member] = Consent(
             terms.duties,
             uint48(terms.maxSamples),
@@ -166,10 +168,13 @@ abstract contract Plans {
             record.attempt,
             terms.commitment,
             terms.permit,
-            terms.receivingKey,
-            0,
+            own.receivingKey,
+            own.nextReceivingKey,
             terms.meta
         );
+        if (record.rules.colluders != PLAIN) {
+            MaskedRounds.takeReceivingKey(own, Steps.current(plan, record), member, terms.receivingKey);
+        }
         Membership.saw(member);
         emit PlanConsented(plan, member, code, terms);
         _openIfDecided(plan, record);
@@ -252,7 +257,6 @@ abstract contract Plans {
             revert RoundBadSamples(terms.maxSamples, most);
         }
         if (Steps.hasEnded(terms.until)) revert Expired(terms.until, uint64(block.timestamp));
-        if (record.rules.colluders != PLAIN && terms.receivingKey == 0) revert RoundBadKeys(0);
     }
 
     function _sane(Rules calldata rules) private view returns (bool) {

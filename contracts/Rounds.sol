@@ -122,7 +122,7 @@ abstract contract Rounds is Plans {
             current.revealed |= bit;
             current.revealsXor ^= Election.term(stored().members[member].account, reveal);
         }
-        if (isMasked) MaskedRounds.takeKeys(own, member, keys);
+        if (isMasked) MaskedRounds.takeKeys(own, current, member, keys);
         current.submissions[member] = Submission(update, meta, samples, false);
         current.submitted |= bit;
         own.commitment = commitment;

@@ -143,7 +143,7 @@ struct Terms {
     uint64 until;
     /// keccak256 of the secret that the first submission will reveal.
     bytes32 commitment;
-    /// The first public key to which shares are sealed, in masked rounds.
+    /// The public key to which shares are sealed from the next attempt on, in masked rounds.
     bytes32 receivingKey;
     bytes32 meta;
 }
@@ -159,9 +159,9 @@ struct Consent {
     uint32 committedAttempt;
     bytes32 commitment;
     bytes32 permit;
+    /// Of masked plans: the two that were brought last. Which of them counts in the current attempt, if
+    /// any, follows from its `Masking.keyed` and `Masking.renewed`.
     bytes32 receivingKey;
-    /// Of masked plans: posted with the submission of (committedRound, committedAttempt), it takes the
-    /// other's place in all later attempts.
     bytes32 nextReceivingKey;
     bytes32 meta;
 }
@@ -253,6 +253,9 @@ struct Masking {
     uint256 abandoned;
     /// Who was left behind when the attempt was given up: others go first in the next.
     uint256 behind;
+    /// Whose receiving keys count in this attempt, and who has brought one for the next.
+    uint256 keyed;
+    uint256 renewed;
     /// The masked sum, once it is locked.
     bytes32 sum;
     /// How many call each dealer good, as columns of bits: word k has bit k of every dealer's count.

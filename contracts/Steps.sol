@@ -12,6 +12,7 @@ import {
     FIRST_NAMED,
     LEVEL_FULL,
     MODEL_SLOT,
+    Masking,
     NO_ROLE,
     Outcome,
     PLAIN,
@@ -430,7 +431,12 @@ library Steps {
         next.base = base;
         next.roster = roster;
         next.trainers = trainers;
-        if (isMasked) next.masking.since = uint64(block.number);
+        if (isMasked) {
+            next.masking.since = uint64(block.number);
+            // A key to which shares of a masked attempt were sealed counts never again.
+            Masking storage before = previous.masking;
+            next.masking.keyed = before.renewed | (before.contributors == 0 ? before.keyed : 0);
+        }
         emit RoundOpened(plan, round, attempt, stage, base, roster, trainers, holder);
     }
 

@@ -36,6 +36,8 @@ interface Transactions {
 
     // Masked rounds.
 
+    function renewKey(uint256 plan, uint32 round, uint32 attempt, bytes32 key) external;
+
     function masked(
         uint256 plan,
         uint32 round,

@@ -210,16 +210,17 @@ library Views {
         answer.stage = record.stage;
         answer.seed = record.seed;
         answer.mergeS = record.mergeS;
+        Masking storage masking = Steps.current(plan, record).masking;
         uint256 left = record.consented;
         answer.consents = new ConsentView[](left.count());
         for (uint256 i = 0; left != 0; left = left.dropLowest()) {
             uint8 member = left.lowest();
             Consent storage own = record.consents[member];
-            bytes32 receivingKey = own.receivingKey;
-            bytes32 next = own.nextReceivingKey;
-            bool isOfThis =
-                own.committedRound == record.round && own.committedAttempt == record.attempt;
-            if (next != 0 && !isOfThis) (receivingKey, next) = (next, 0);
+            (bytes32 receivingKey, bytes32 next) = (own.receivingKey, own.nextReceivingKey);
+            if (masking.renewed & (1 << member) == 0) {
+                if (next != 0) (receivingKey, next) = (next, 0);
+            }
+            if (masking.keyed & (1 << member) == 0) receivingKey = 0;
             answer.consents[i++] = ConsentView(
                 member,
                 own.duties,

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
-from swarm.privacy.derivation import SEAL, Occasion, Party, agree, derive
+from swarm.privacy.derivation import KEY_BYTES, SEAL, Occasion, Party, agree, derive
 from swarm.privacy.shares import POINT_BYTES, SHARE_BYTES, Dealing, is_good
 
 EPOCHS = 3
@@ -26,6 +26,8 @@ MAGIC = b"swarm/envelope/1"
 _TAG_BYTES = 16
 _SEALED_BYTES = EPOCHS * SHARE_BYTES + _TAG_BYTES
 _NONCE = bytes(12)  # each key seals once
+NO_KEY = bytes(KEY_BYTES)
+"""Of a recipient to whom nothing can be sealed: zeros stand in the place of its shares."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Dealer:
 @dataclass(frozen=True)
 class Shape:
     """How an envelope of this attempt looks: what it is for, who is in the roster (in member
-    order, with receiving keys), and how many shares give a secret."""
+    order, with receiving keys, NO_KEY for who has none), and how many shares give a secret."""
 
     occasion: Occasion
     roster: tuple[Party, ...]
@@ -60,6 +62,9 @@ def seal(shape: Shape, dealer: Party, secret: bytes, dealings: Sequence[Dealing]
     first = tuple(dealing.commitments[0] for dealing in dealings)
     parts = [MAGIC, *(point for dealing in dealings for point in dealing.commitments)]
     for recipient in shape.roster:
+        if recipient.public == NO_KEY:
+            parts.append(bytes(_SEALED_BYTES))
+            continue
         shares = b"".join(dealing.shares[recipient.member] for dealing in dealings)
         key, bound = _sealing_key(shape, Dealer(dealer, first), recipient, secret, recipient.public)
         parts.append(ChaCha20Poly1305(key).encrypt(_NONCE, shares, bound))

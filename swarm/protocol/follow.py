@@ -55,6 +55,10 @@ def follow(
     match event:
         case "CheckedIn":
             return _seen(plan, told["member"], now)
+        case "KeyRenewed":
+            own = replace(plan.consents[told["member"]], next_receiving_key=Digest(told["key"]))
+            changed = replace(plan, consents={**plan.consents, own.member: own})
+            return _seen(changed, own.member, now)
         case "Submitted":
             return _submitted(plan, round, told, now, members)
         case "RoundClosed":
@@ -184,7 +188,7 @@ def _opened(plan: Plan, told: Mapping[str, Any], now: int) -> Plan:
         plan,
         status=PlanStatus.RUNNING,
         participants=participants,
-        consents=with_next_keys(plan.consents),
+        consents=with_next_keys(plan),
         round=round,
     )
 

@@ -188,8 +188,12 @@ class Ledger:
             raise ContractError("RoundBadSamples", {"given": terms.max_samples, "most": most})
         if terms.until and now > terms.until:
             raise ContractError("Expired", {"time": terms.until, "now": now})
-        if plan.is_masked and terms.receiving_key == NO_DIGEST:
-            raise ContractError("RoundBadKeys", {"size": 0})
+        # In an attempt that runs, shares are sealed to what counted at its opening.
+        counting, following = NO_DIGEST, NO_DIGEST
+        if plan.is_masked:
+            following = self.masked_rounds.take_receiving_key(member, terms.receiving_key)
+            if member.id in plan.consents:
+                counting = plan.consents[member.id].receiving_key
         if plan.participants & bit:
             self._leave(plan, member, now)
         plan.participants |= bit
@@ -203,8 +207,9 @@ class Ledger:
             now,
             terms.until,
             terms.permit,
-            terms.receiving_key,
+            counting,
             terms.meta,
+            following,
         )
         member.seen_at = now
         self._open_if_decided(plan, now)
@@ -486,6 +491,12 @@ class Ledger:
         self._require(round, status)
         assert round.masking is not None
         return member, plan, round, round.masking
+
+    def in_round(
+        self, sender: Address, plan_id: PlanId, number: int, attempt: int
+    ) -> tuple[Member, Plan, Round]:
+        """A participant that is in the roster of the current attempt still, and that attempt."""
+        return self._in_round(sender, plan_id, number, attempt)
 
     def note_seen(self, plan: Plan, member: Member, now: int) -> None:
         """A member has shown that it lives."""

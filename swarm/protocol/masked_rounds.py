@@ -6,6 +6,7 @@ sum; then shares are published that open that sum and no other (docs/decisions/0
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -30,6 +31,11 @@ class Rounds(Protocol):
 
     @property
     def present_members(self) -> MemberSet: ...
+
+    def in_round(
+        self, sender: Address, plan_id: PlanId, number: int, attempt: int
+    ) -> tuple[Member, Plan, Round]:
+        """A participant of a masked plan that is in the roster of its current attempt still."""
 
     def find_round(
         self, sender: Address, plan_id: PlanId, number: int, attempt: int, status: RoundStatus
@@ -56,10 +62,22 @@ class MaskedRounds:
         """The keys of a submission, which the same member never posted before. That others may
         have is no reason to refuse them: whoever builds the block could copy them first."""
         keys = read_keys(raw)
-        if keys is None or any((member.id, key) in self._used for key in keys.used_up):
+        if keys is None:
             raise ContractError("RoundBadKeys", {"size": len(raw)})
-        self._used |= {(member.id, key) for key in keys.used_up}
+        self._use_up(member, keys.used_up, len(raw))
         return keys
+
+    def take_receiving_key(self, member: Member, key: Digest) -> Digest:
+        """A receiving key that comes without a submission: one, and never posted before."""
+        if key == NO_DIGEST:
+            raise ContractError("RoundBadKeys", {"size": 0})
+        self._use_up(member, (key,), len(key))
+        return key
+
+    def _use_up(self, member: Member, keys: Sequence[bytes], size: int) -> None:
+        if any((member.id, key) in self._used for key in keys):
+            raise ContractError("RoundBadKeys", {"size": size})
+        self._used |= {(member.id, key) for key in keys}
 
     def begin(self, plan: Plan, round: Round, now: int) -> None:
         """The close of a masked round: all who submitted are to mask among themselves."""
@@ -82,6 +100,20 @@ class MaskedRounds:
         return True
 
     # Transactions.
+
+    def renew_key(
+        self, sender: Address, now: int, plan_id: PlanId, number: int, attempt: int, key: Digest
+    ) -> None:
+        """A member of the roster that sends no update in this attempt brings the key to which
+        shares are sealed from the next on. Who trains brings it with the submission, and may bring
+        it so only once it is too late for that."""
+        member, plan, round = self.rounds.in_round(sender, plan_id, number, attempt)
+        trains = round.status is RoundStatus.OPEN and round.trainers >> member.id & 1
+        consent = plan.consents[member.id]
+        if not plan.is_masked or trains or consent.next_receiving_key != NO_DIGEST:
+            raise ContractError("RoundKeyNotDue", {"member": member.id})
+        consent.next_receiving_key = self.take_receiving_key(member, key)
+        self.rounds.note_seen(plan, member, now)
 
     def masked(
         self,
@@ -124,10 +156,13 @@ class MaskedRounds:
         complaints: MemberSet,
     ) -> None:
         """A roster member says whose shares for it are right, and whose are not; more of either
-        later. A complaint alone evicts nobody: the dealer answers it."""
+        later. A complaint alone evicts nobody: the dealer answers it. Who has no key that counts
+        was dealt no shares."""
         member, plan, _, masking = self.rounds.find_round(
             sender, plan_id, number, attempt, RoundStatus.MASKING
         )
+        if plan.consents[member.id].receiving_key == NO_DIGEST:
+            raise ContractError("RoundNoKey", {"member": member.id})
         if (dealers | complaints) & ~masking.submitters or dealers & complaints:
             raise ContractError("RoundBadDealers", {"dealers": dealers, "complaints": complaints})
         masking.good[member.id] = masking.good.get(member.id, 0) | dealers

@@ -21,9 +21,11 @@ from swarm.protocol.state import (
     mask_deadline,
     masked_voters,
     may_void,
+    member_set,
+    members_in,
     present_in,
 )
-from swarm.types import Digest, MemberId
+from swarm.types import NO_DIGEST, Digest, MemberId
 
 Attempt = tuple[int, int]
 """(round, attempt)"""
@@ -46,6 +48,14 @@ class Deal:
 class Recall:
     """Take out of the vault what it has of this attempt: after a restart, say. If that is nothing,
     the keys are empty from here on: never new ones, once some were submitted."""
+
+    attempt: Attempt
+
+
+@dataclass(frozen=True)
+class DrawKey:
+    """Take the receiving key for the next attempt out of the vault, or draw it and put it there,
+    durably."""
 
     attempt: Attempt
 
@@ -131,7 +141,18 @@ class Send:
     arguments: tuple[object, ...] = ()
 
 
-Work = Deal | Recall | CheckShares | CheckAnswer | FindAnswer | Mask | AddUp | FindReveal | OpenSum
+Work = (
+    Deal
+    | Recall
+    | DrawKey
+    | CheckShares
+    | CheckAnswer
+    | FindAnswer
+    | Mask
+    | AddUp
+    | FindReveal
+    | OpenSum
+)
 Command = Work | Send
 
 
@@ -150,6 +171,8 @@ class Holdings:
 
     keys: dict[Attempt, bytes] = field(default_factory=dict)
     """What it submitted or is to submit, as the vault has it."""
+    next_keys: dict[Attempt, Digest] = field(default_factory=dict)
+    """The receiving key that it brings in an attempt, for the next."""
     good: dict[Attempt, MemberSet] = field(default_factory=dict)
     wrong: dict[Attempt, MemberSet] = field(default_factory=dict)
     """Dealers by what this node's shares are."""
@@ -193,6 +216,14 @@ class View:
         return bool(members >> self.me & 1)
 
     @property
+    def keyed(self) -> MemberSet:
+        """Those of the roster to whom dealers can seal shares."""
+        consents = self.plan.consents
+        return member_set(
+            i for i in members_in(self.round.roster) if consents[i].receiving_key != NO_DIGEST
+        )
+
+    @property
     def turn(self) -> int:
         """Seconds that this node lets earlier members go first with what anyone may send."""
         return (self.plan.participants & ((1 << self.me) - 1)).bit_count()
@@ -211,6 +242,25 @@ def deal(view: View) -> Iterator[Command]:
         yield Deal(view.attempt)
 
 
+# Until the attempt is over.
+
+
+def renew_key(view: View) -> Iterator[Command]:
+    """Bring the next receiving key, if no submission does: what was sealed to this attempt's key
+    must be nobody's once the attempt is over, so that key counts never again."""
+    round, here = view.round, view.attempt
+    submits = round.trainers if round.status is RoundStatus.OPEN else 0
+    if not view.has(present_in(round, view.members) & ~submits):
+        return
+    if view.plan.consents[view.me].next_receiving_key != NO_DIGEST:
+        return
+    key = view.held.next_keys.get(here)
+    if key is None:
+        yield DrawKey(here)
+    else:
+        yield Send("renewKey", (key,))
+
+
 # Until a sum is locked.
 
 
@@ -223,7 +273,7 @@ def recall(view: View) -> Iterator[Command]:
 def judge_dealers(view: View) -> Iterator[Command]:
     """Call good who dealt well and answered every complaint; complain of wrong shares."""
     masking, held, here = view.masking, view.held, view.attempt
-    if not view.has(present_in(view.round, view.members)):
+    if not view.has(present_in(view.round, view.members) & view.keyed):
         return
     good, wrong = held.good.get(here, 0), held.wrong.get(here, 0)
     unchecked = masking.submitters & ~good & ~wrong
@@ -278,7 +328,7 @@ def vote_on_sum(view: View) -> Iterator[Command]:
     yield from _check_answers(view)
     judged = sum(1 << member for member in masking.good)
     waited = view.now >= masking.began_at + view.plan.rules.grace_s
-    everybody = not present_in(view.round, view.members) & ~judged
+    everybody = not present_in(view.round, view.members) & view.keyed & ~judged
     if not (everybody or waited) or _open_complaints(view) & masking.contributors:
         return
     total = view.held.sums.get((here, masking.epoch))
@@ -305,7 +355,7 @@ def reveal(view: View) -> Iterator[Command]:
     """Publish one's shares of the contributors' self masks, once, holding the locked sum. Who was
     not there when shares were judged opens them first: what is published lacks none for ever."""
     masking, here = view.masking, view.attempt
-    if not view.has(view.round.roster) or view.me in masking.opened:
+    if not view.has(view.keyed) or view.me in masking.opened:
         return
     if view.held.sums.get((here, masking.epoch)) != masking.sum:
         yield AddUp(here, masking.epoch, dict(masking.posted))
@@ -338,9 +388,17 @@ def vote_on_model(view: View) -> Iterator[Command]:
 
 Table = Mapping[RoundStatus, tuple[Rule, ...]]
 TABLE: Table = {
-    RoundStatus.OPEN: (deal,),
-    RoundStatus.MASKING: (recall, judge_dealers, answer_complaints, mask, vote_on_sum, go_on),
-    RoundStatus.LOCKED: (recall, reveal, vote_on_model),
+    RoundStatus.OPEN: (deal, renew_key),
+    RoundStatus.MASKING: (
+        recall,
+        renew_key,
+        judge_dealers,
+        answer_complaints,
+        mask,
+        vote_on_sum,
+        go_on,
+    ),
+    RoundStatus.LOCKED: (recall, renew_key, reveal, vote_on_model),
 }
 
 

@@ -36,18 +36,20 @@ class Keys(NamedTuple):
     @property
     def used_up(self) -> tuple[bytes, ...]:
         """What the same member never posts again."""
-        return (self.public, *self.first)
+        return (self.public, *self.first, self.next_receiving)
 
 
 def read_keys(raw: bytes) -> Keys | None:
-    """Keys from what `encode` wrote; None for another size, or a secret that counts twice."""
+    """Keys from what `encode` wrote; None for another size, a secret that counts twice, or no
+    receiving key."""
     if len(raw) != KEYS_BYTES:
         return None
     ends = X25519_BYTES + EPOCHS * POINT_BYTES
     first = tuple(raw[at : at + POINT_BYTES] for at in range(X25519_BYTES, ends, POINT_BYTES))
-    if len(set(first)) < EPOCHS:
+    keys = Keys(raw[:X25519_BYTES], first, Digest(raw[ends : ends + 32]), raw[ends + 32 :])
+    if len(set(keys.used_up)) < len(keys.used_up) or keys.next_receiving == NO_DIGEST:
         return None
-    return Keys(raw[:X25519_BYTES], first, Digest(raw[ends : ends + 32]), raw[ends + 32 :])
+    return keys
 
 
 def shares_needed(members: int, colluders: int) -> int:

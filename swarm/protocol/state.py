@@ -167,7 +167,7 @@ class Terms:
     commitment: Digest = NO_DIGEST
     """To the secret that its first submission will reveal."""
     receiving_key: Digest = NO_DIGEST
-    """The first public key to which shares are sealed, in masked rounds."""
+    """The public key to which shares are sealed from the next attempt on, in masked rounds."""
     meta: Digest = NO_DIGEST
 
 
@@ -187,9 +187,11 @@ class Consent:
     until: int = 0
     permit: Digest = NO_DIGEST
     receiving_key: Digest = NO_DIGEST
+    """To which its shares are sealed in the current attempt of a masked round; zero: it has no key
+    that counts, and gets none."""
     meta: Digest = NO_DIGEST
     next_receiving_key: Digest = NO_DIGEST
-    """From the next attempt on, in masked rounds."""
+    """Brought in the current attempt, for the next."""
 
 
 @dataclass
@@ -586,22 +588,24 @@ def opened(plan: Plan, members: MemberSet, now: int) -> Plan:
         plan.spoiled or trainers,
         holder_at(plan, number, attempt, holders(plan, members, now)),
     )
-    consents = with_next_keys(plan.consents)
+    consents = with_next_keys(plan)
     return replace(
         plan, status=PlanStatus.RUNNING, participants=participants, consents=consents, round=round
     )
 
 
-def with_next_keys(consents: Mapping[MemberId, Consent]) -> dict[MemberId, Consent]:
-    """The consents in a new attempt, whose shares are sealed to what was posted before it."""
-    return {
-        member: consent
-        if consent.next_receiving_key == NO_DIGEST
-        else replace(
-            consent, receiving_key=consent.next_receiving_key, next_receiving_key=NO_DIGEST
-        )
-        for member, consent in consents.items()
-    }
+def with_next_keys(plan: Plan) -> dict[MemberId, Consent]:
+    """The consents of a plan in the attempt after its current one. Shares are sealed to what was
+    brought before it. A key counts in one attempt that is masked, and never again: a member that
+    brought no other has none."""
+    was_masked = plan.round is not None and plan.round.masking is not None
+    turned = {}
+    for member, consent in plan.consents.items():
+        key = consent.next_receiving_key
+        if key == NO_DIGEST and not was_masked:
+            key = consent.receiving_key
+        turned[member] = replace(consent, receiving_key=key, next_receiving_key=NO_DIGEST)
+    return turned
 
 
 def merge_seconds(before_s: int, took_s: int, slot_s: int) -> int:

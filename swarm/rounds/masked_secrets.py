@@ -57,11 +57,17 @@ class MaskedSecrets:
         return await trio.to_thread.run_sync(work_on_disk, limiter=self._turn)
 
     def new_receiving_key(self, plan: PlanId) -> bytes:
-        """The public key to which shares for this site may be sealed from now on."""
+        """The public key for a consent: it stays until the chain has it."""
+        public = self.draw_receiving_key(plan)
+        self._fresh.add(public)
+        return public
+
+    def draw_receiving_key(self, plan: PlanId) -> bytes:
+        """A public key to which shares for this site may be sealed, kept as long as `keep_only`
+        says."""
         secret = self.entropy(KEY_BYTES)
         public = public_key(secret)
         self._receiving(plan, public).put(_SECRET, secret)
-        self._fresh.add(public)
         return public
 
     def receiving_secret(self, plan: PlanId, public: bytes) -> bytes | None:

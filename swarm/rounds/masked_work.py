@@ -9,7 +9,7 @@ was made of it; so a restarted node goes on with what it had, and never draws th
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from pathlib import Path
 import trio
 
 from swarm.blobs.fetch import Wish
-from swarm.blobs.manifest import Origin
+from swarm.blobs.manifest import Manifest, Origin
 from swarm.blobs.store import BlobStore
 from swarm.errors import LocalError, RemoteError, SwarmError
 from swarm.privacy import derivation, envelope, masks, shares
@@ -161,10 +161,9 @@ class MaskedWork:
         consent = plan.consents.get(self.me)
         keys = set[bytes]()
         if lives and consent is not None:
-            current, following = bytes(consent.receiving_key), bytes(consent.next_receiving_key)
-            keys = {current, following}
-            if keep is None and following != NO_DIGEST:
-                keys = {following}  # no share is opened with the other any more
+            keys = {bytes(consent.next_receiving_key)}
+            if keep is not None or round is None or round.masking is None:
+                keys.add(bytes(consent.receiving_key))  # else it was spent: it counts never again
         if keep is not None:
             own = self.secrets.attempt(plan.id, *keep).get("next")
             keys |= {own} if own is not None else set()
@@ -183,6 +182,9 @@ class MaskedWork:
             case t.Recall(attempt):
                 keys = await self.secrets.in_turn(case.vault.get, "keys")
                 self.held.keys.setdefault(attempt, keys or b"")
+            case t.DrawKey(attempt):
+                key = await self.secrets.in_turn(self._next_key, case)
+                self.held.next_keys[attempt] = Digest(key)
             case t.CheckShares(dealers=dealers):
                 for dealer in members_in(dealers):
                     await self._check_share(case, dealer)
@@ -208,17 +210,25 @@ class MaskedWork:
 
     def _deal(self, case: Case) -> None:
         """Draw this attempt's keys, or take them out of the vault; make the envelope."""
-        vault, entropy, shape = case.vault, self.secrets.entropy, case.shape
+        vault, entropy = case.vault, self.secrets.entropy
         secret = _once(vault, "secret", partial(entropy, derivation.KEY_BYTES))
-        following = _once(vault, "next", partial(self.secrets.new_receiving_key, case.plan.id))
+        following = self._next_key(case)
         dealings = [self._dealing(case, epoch) for epoch in range(EPOCHS)]
-        me = Party(self.me, derivation.public_key(secret))
-        sealed = self.store.add_bytes(envelope.seal(shape, me, secret, dealings))
+        sealed = self.store.add_bytes(self._seal(case, secret, dealings))
         self.blobs.note(case.round.number, sealed)
         first = tuple(dealing.commitments[0] for dealing in dealings)
-        keys = Keys(me.public, first, sealed, following).encode()
+        keys = Keys(derivation.public_key(secret), first, sealed, following).encode()
         vault.put("keys", keys)
         self.held.keys[case.attempt] = keys
+
+    def _seal(self, case: Case, secret: bytes, dealings: Sequence[shares.Dealing]) -> bytes:
+        """This site's envelope: the same bytes for the same receiving keys."""
+        me = Party(self.me, derivation.public_key(secret))
+        return envelope.seal(case.shape, me, secret, dealings)
+
+    def _next_key(self, case: Case) -> bytes:
+        """The receiving key that this site brings in this attempt, for the next: drawn once."""
+        return _once(case.vault, "next", partial(self.secrets.draw_receiving_key, case.plan.id))
 
     def _dealing(self, case: Case, epoch: int) -> shares.Dealing:
         """The secret of an epoch, shared out to the roster: drawn once."""
@@ -264,10 +274,17 @@ class MaskedWork:
         return verdict
 
     def _own_share(self, case: Case, epoch: int, complainant: MemberId) -> bytes | None:
-        """What this node dealt to somebody, if that is what the chain has of it."""
-        if case.vault.get("keys") != case.round.submissions[self.me].keys:
+        """What this node dealt to somebody, if that is what the chain has of it, and if it was
+        sealed to the keys that the roster has here: on a fork's other side the complainant may have
+        another, and has nothing to complain of."""
+        secret = case.vault.get("secret")
+        if secret is None or case.vault.get("keys") != case.round.submissions[self.me].keys:
             return None
-        return self._dealing(case, epoch).shares.get(complainant)
+        dealings = [self._dealing(case, e) for e in range(EPOCHS)]
+        sealed = Manifest.of_bytes(self._seal(case, secret, dealings)).root
+        if sealed != case.keys_of(self.me).envelope:
+            return None
+        return dealings[epoch].shares.get(complainant)
 
     async def _envelope(self, case: Case, dealer: MemberId) -> bytes:
         digest = case.keys_of(dealer).envelope

@@ -128,6 +128,7 @@ TRANSITIONS = {
             "RoundFinal",
             "RoundVoided",
             "PlanCompleted",
+            "KeyRenewed",
             "Masked",
             "SharesJudged",
             "ShareAnswered",
@@ -141,6 +142,7 @@ TRANSITIONS = {
 ROUND_CALLS = {
     "decline", "withdraw", "stop", "open", "checkIn", "submit", "close", "merge", "attest",
     "attestMany", "finalise", "void", "masked", "good", "answer", "nextEpoch", "unmask", "abandon",
+    "renewKey",
 }  # fmt: skip
 NODE_SECRETS = [bytes([n + 1]) * 32 for n in range(8)]
 NODE_KEYS = [NodeKeys(secret) for secret in NODE_SECRETS]
@@ -455,6 +457,8 @@ class Consortium(RuleBasedStateMachine):
             return self.consents(draw, plan)
         at = (plan.id, current.number, current.attempt)
         moves: list[tuple[Any, ...]] = [(anyone, "void", *at)]
+        if plan.is_masked:
+            moves += self.renewals(draw, plan, current)
         if current.status is RoundStatus.OPEN:
             moves.append((anyone, "checkIn", *at, draw.choice([0, 1000, 1001])))
             moves.append((anyone, "close", *at))
@@ -504,6 +508,20 @@ class Consortium(RuleBasedStateMachine):
             moves += 2 * [(nodes[leader], "merge", *at, outcome, reasons)]
         return moves
 
+    def renewals(self, draw: random.Random, plan: Plan, current: Round) -> list[tuple[Any, ...]]:
+        """Receiving keys of those who sent no update, and of some who need none or have them."""
+        at = (plan.id, current.number, current.attempt)
+        moves: list[tuple[Any, ...]] = []
+        for number in members_in(current.roster & self.ledger.present_members):
+            consent = plan.consents[number]
+            submits = current.status is RoundStatus.OPEN and current.trainers >> number & 1
+            is_due = consent.next_receiving_key == NO_DIGEST and not submits
+            if is_due or draw.random() < 0.02:
+                used = [NO_DIGEST, consent.receiving_key, consent.next_receiving_key]
+                key = draw.choice(used) if draw.random() < 0.05 else Digest(draw.randbytes(32))
+                moves.append((self.ledger.members[number].node, "renewKey", *at, key))
+        return moves
+
     def masked_moves(
         self, draw: random.Random, plan: Plan, current: Round, masking: Masking
     ) -> list[tuple[Any, ...]]:
@@ -532,7 +550,8 @@ class Consortium(RuleBasedStateMachine):
                 made = (masking.epoch, digest(20, number), draw.randbytes(8 * others))
                 moves += 3 * [(node, "masked", *at, *made)]
             missing = masking.submitters & ~masking.good.get(MemberId(number), 0)
-            if missing:
+            has_key = plan.consents[number].receiving_key != NO_DIGEST
+            if missing and (has_key or draw.random() < 0.02):
                 wrong = draw.getrandbits(8) & missing if draw.random() < 0.2 else 0
                 moves += 3 * [(node, "good", *at, missing & ~wrong, wrong)]
             for complainant, dealers in masking.complaints.items():
@@ -587,7 +606,13 @@ class Consortium(RuleBasedStateMachine):
         if draw.random() < 0.02:
             duties = draw.choice([0, 8, 255])
         return Terms(
-            duties, samples, digest(10), until, self.commitment(draw), digest(11), digest(12)
+            duties,
+            samples,
+            digest(10),
+            until,
+            self.commitment(draw),
+            Digest(draw.randbytes(32)),
+            digest(12),
         )
 
     def update(self, draw: random.Random, plan: Plan, number: int) -> tuple[Any, ...]:
@@ -848,6 +873,7 @@ ARGUMENTS = {
     "nextEpoch": ["plan", "round", "attempt"],
     "unmask": ["plan", "round", "attempt", "9", "bytes"],
     "abandon": ["plan", "round", "attempt"],
+    "renewKey": ["plan", "round", "attempt", "digest"],
 }
 """Arguments of the noise, by kind; a number is the largest of some."""
 

@@ -46,10 +46,14 @@ def account(number: int) -> Address:
     return Address(b"\xa1" + number.to_bytes(19, "big"))
 
 
-def terms(duties: Duty = Duty.TRAIN, key: bytes = b"k" * 32) -> Terms:
+def terms(duties: Duty = Duty.TRAIN, key: bytes = b"first") -> Terms:
     samples = 100 if duties & Duty.TRAIN else 0
     commitment = commitment_to(bytes(31) + b"\1")
-    return Terms(duties, samples, commitment=commitment, receiving_key=Digest(key))
+    return Terms(duties, samples, commitment=commitment, receiving_key=key_of(key))
+
+
+def key_of(name: bytes) -> Digest:
+    return Digest(name.ljust(32, b"\0"))
 
 
 def keys(member: int, fresh: int = 0) -> Keys:
@@ -317,7 +321,7 @@ def second_plan(site: Site, *who: int, **rules: Any) -> None:
     site.propose(**rules)
     for n in range(site.members):
         if n in who:
-            site.send(n, "consent", site.id, CODE, terms())
+            site.send(n, "consent", site.id, CODE, terms(key=b"second plan"))
         else:
             site.send(n, "decline", site.id)
     site.close(*who, fresh=1)
@@ -529,9 +533,9 @@ def test_keys_are_written_and_read_in_one_way() -> None:
 
 def test_receiving_keys_change_with_the_next_attempt(found: Found) -> None:
     site = found(4)
-    first = site.plan.consents[0].receiving_key
+    assert site.plan.consents[0].receiving_key == key_of(b"first")
     site.submit(0)
-    assert site.plan.consents[0].receiving_key == first
+    assert site.plan.consents[0].receiving_key == key_of(b"first")
     site.close(1, 2, 3)
     site.judge()
     site.mask(0, 1)
@@ -542,8 +546,160 @@ def test_receiving_keys_change_with_the_next_attempt(found: Found) -> None:
 def test_a_consent_names_a_receiving_key(found: Found) -> None:
     site = found(4)
     site.propose()
-    none = terms(key=bytes(32))
-    assert site.refused(0, "consent", site.id, CODE, none) == "RoundBadKeys"
+    for key in (b"", b"first"):
+        assert site.refused(0, "consent", site.id, CODE, terms(key=key)) == "RoundBadKeys"
+    site.send(0, "consent", site.id, CODE, terms(key=b"second"))
+    assert site.plan.consents[0].next_receiving_key == key_of(b"second")
+
+
+def counting(site: Site) -> dict[int, Digest]:
+    """Whose receiving keys count in this attempt."""
+    keys = {i: consent.receiving_key for i, consent in site.plan.consents.items()}
+    return {int(i): key for i, key in keys.items() if key != NO_DIGEST}
+
+
+def void_masked(site: Site, *submitters: int, fresh: int = 0) -> None:
+    """An attempt of these that is given up while it is masked."""
+    site.close(*submitters, fresh=fresh)
+    site.judge(*(n for n in range(len(site.plan.consents)) if n in counting(site)))
+    site.mask(submitters[0])
+    site.next_epoch()
+
+
+def test_who_submits_nothing_brings_a_receiving_key_of_its_own(found: Found) -> None:
+    site = found(4, testers=1)
+    site.close(0, 1, 2)
+    for who in (3, 4):
+        site.send(who, "renewKey", *site.at, key_of(b"second"))
+        assert site.plan.consents[who].receiving_key == key_of(b"first")
+        assert site.plan.consents[who].next_receiving_key == key_of(b"second")
+    site.judge()
+    site.mask(0)
+    site.next_epoch()
+    submitted = {n: keys(n).next_receiving for n in range(3)}
+    assert counting(site) == submitted | dict.fromkeys((3, 4), key_of(b"second"))
+
+
+def test_a_key_that_shares_of_a_masked_attempt_were_sealed_to_counts_never_again(
+    found: Found,
+) -> None:
+    site = found(4, testers=1)
+    void_masked(site, 0, 1, 2)
+    assert set(counting(site)) == {0, 1, 2}
+    for who in (3, 4):
+        assert site.plan.consents[who].next_receiving_key == NO_DIGEST
+    assert site.refused(4, "renewKey", *site.at, key_of(b"first")) == "RoundBadKeys"
+
+
+def test_a_key_that_comes_too_late_counts_from_the_attempt_after(found: Found) -> None:
+    site = found(4, testers=1)
+    void_masked(site, 0, 1, 2)
+    site.send(4, "renewKey", *site.at, key_of(b"late"))
+    assert set(counting(site)) == {0, 1, 2}
+    void_masked(site, 0, 1, 2, 3, fresh=1)
+    assert set(counting(site)) == {0, 1, 2, 3, 4}
+    assert counting(site)[4] == key_of(b"late")
+
+
+def test_who_has_no_key_that_counts_judges_nobody(found: Found) -> None:
+    site = found(4, testers=1)
+    void_masked(site, 0, 1, 2)
+    site.close(fresh=1)
+    for dealers, complaints in ((0b1111, 0), (0, 0b0001), (0, 0)):
+        assert site.refused(4, "good", *site.at, dealers, complaints) == "RoundNoKey"
+        assert site.refused(3, "good", *site.at, dealers, complaints) == "RoundNoKey"
+    site.judge(0, 1, 2)
+    site.mask()
+    assert not site.masking.may_lock()  # four of five are needed
+
+
+def test_keys_of_an_attempt_that_was_never_masked_still_count(found: Found) -> None:
+    site = found(4, testers=1)
+    site.submit(0)
+    site.now += site.plan.rules.max_round_s
+    site.send(0, "void", *site.at)
+    assert site.round.attempt == 2
+    first = dict.fromkeys((1, 2, 3, 4), key_of(b"first"))
+    assert counting(site) == first | {0: keys(0).next_receiving}
+
+
+def test_who_trains_brings_its_key_with_the_submission_while_it_can(found: Found) -> None:
+    site = found(4, testers=1)
+    site.send(4, "renewKey", *site.at, key_of(b"second"))
+    assert site.refused(0, "renewKey", *site.at, key_of(b"second")) == "RoundKeyNotDue"
+    site.submit(0)
+    assert site.refused(0, "renewKey", *site.at, key_of(b"second")) == "RoundKeyNotDue"
+    site.close(1, 2)
+    assert site.refused(0, "renewKey", *site.at, key_of(b"second")) == "RoundKeyNotDue"
+    site.send(3, "renewKey", *site.at, key_of(b"second"))
+
+
+def test_a_key_is_brought_once_an_attempt_and_is_a_new_one(found: Found) -> None:
+    site = found(4, testers=1)
+    for key in (b"", b"first"):
+        assert site.refused(4, "renewKey", *site.at, key_of(key)) == "RoundBadKeys"
+    assert site.refused(4, "renewKey", site.id, 1, 2, key_of(b"second")) == "RoundNotCurrent"
+    site.send(4, "renewKey", *site.at, key_of(b"second"))
+    assert site.refused(4, "renewKey", *site.at, key_of(b"third")) == "RoundKeyNotDue"
+    site.submit(0, raw=keys(0)._replace(next_receiving=key_of(b"second")).encode())  # another's
+
+
+def test_no_receiving_key_comes_twice_or_is_nothing(found: Found) -> None:
+    site = found(4)
+    for key in (key_of(b""), key_of(b"first"), keys(0).public):
+        raw = keys(0)._replace(next_receiving=key).encode()
+        assert site.refused(0, "submit", *site.submission(0, raw)) == "RoundBadKeys"
+
+
+def test_who_has_left_brings_no_key(found: Found) -> None:
+    site = found(4, testers=1)
+    site.send(4, "withdraw", site.id)
+    assert site.refused(4, "renewKey", *site.at, key_of(b"second")) == "PlanNotParticipant"
+    site.send(4, "consent", site.id, CODE, terms(Duty.TEST, b"second"))
+    assert site.refused(4, "renewKey", *site.at, key_of(b"third")) == "RoundNotInRoster"
+
+
+def test_a_consent_in_the_middle_of_an_attempt_sets_the_key_of_the_next(found: Found) -> None:
+    site = found(4, testers=1)
+    site.close()
+    site.send(4, "withdraw", site.id)
+    site.send(4, "consent", site.id, CODE, terms(Duty.TEST, b"second"))
+    assert counting(site)[4] == key_of(b"first")
+    assert site.plan.consents[4].next_receiving_key == key_of(b"second")
+    site.judge(0, 1, 2, 3)
+    site.mask()
+    site.vote(SUM, *range(4))
+    site.unmask(0, 1, 2, 4)  # whoever has left since opens with what it was dealt
+    site.vote(MODEL, *range(4))
+    assert counting(site)[4] == key_of(b"second")
+
+
+def test_a_locked_round_still_takes_keys_for_the_next(found: Found) -> None:
+    site = found(4, testers=1)
+    site.close()
+    site.lock()
+    site.send(4, "renewKey", *site.at, key_of(b"second"))
+    site.unmask(0, 1, 2, 3)
+    site.vote(MODEL, *range(4))
+    assert set(counting(site)) == {0, 1, 2, 3, 4}
+
+
+def test_a_late_member_has_a_key_from_the_next_attempt_on(found: Found) -> None:
+    site = found(4)
+    site.send(3, "withdraw", site.id)
+    site.close(0, 1, 2)
+    site.send(3, "consent", site.id, CODE, terms(key=b"back"))
+    site.judge(0, 1, 2)
+    site.mask(0)
+    site.next_epoch()
+    assert site.round.roster == 0b1111
+    assert counting(site)[3] == key_of(b"back")
+
+
+def test_plain_plans_have_no_receiving_keys(found: Found) -> None:
+    site = found(4, colluders=PLAIN)
+    assert counting(site) == {}
+    assert site.refused(0, "renewKey", *site.at, key_of(b"second")) == "RoundKeyNotDue"
 
 
 # Rule 6: shares.

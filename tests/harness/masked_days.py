@@ -57,6 +57,8 @@ VICES = (
     "copies keys",
 )
 TROUBLE_S, PATIENCE_S, A_WHILE_S, LONG_S = 150, 600, 60, 200
+KEY_DUE_S = 45
+"""Who was there for so long has brought its next receiving key."""
 
 
 Seen = tuple[int, PlanId]
@@ -75,6 +77,8 @@ class Side:
     """The sets that were locked, by attempt."""
     by_base: dict[tuple[object, ...], int] = field(default_factory=dict)
     """And by what is to have one only."""
+    masked_at: dict[tuple[PlanId, int, int], int] = field(default_factory=dict)
+    """When an attempt was closed, and began to be masked."""
 
 
 @dataclass
@@ -88,6 +92,7 @@ class Member:
     speed: float
     """Chance of a look at the chain in a second."""
     down_until: int = 0
+    there_since: int = EPOCH
     hands: dict[Seen, Hands] = field(default_factory=dict)
     machines: dict[Seen, m.RoundMachine] = field(default_factory=dict)
     under_way: list[tuple[int, Seen, m.Command]] = field(default_factory=list)
@@ -111,6 +116,8 @@ class Parts:
     """What happens on every day, and how often."""
     vices: tuple[str, ...] = ()
     """What one member does on every day."""
+    testers: tuple[int, ...] = ()
+    """Who only tests, on every day."""
 
 
 class MaskedDay:
@@ -152,6 +159,7 @@ class MaskedDay:
         self.lost: set[int] = set()
         """Whose vault was lost."""
         self.testers = set(rng.sample(range(nodes), rng.choice((0, 0, 1)) if nodes > 4 else 0))
+        self.testers |= set(self.parts.testers)
         self.plans: list[PlanId] = []
         self._propose(0, reopens=False)
         self._trouble = self._draw_trouble(nodes)
@@ -194,14 +202,17 @@ class MaskedDay:
         self.count(f"trouble: {kind}")
         self.note(f"n{member.id}: {kind}")
         if kind == "crash":
-            member.down_until = self.now + rng.choice((1, 5, 30))
+            member.down_until = member.there_since = self.now + rng.choice((1, 5, 30))
             member.crash()
         elif kind == "lose vault":
             self.lost.add(member.id)
             member.disk.vaults.clear()
             member.crash()
+            member.there_since = max(member.there_since, self.now)
         elif kind == "withdraw":
             self.send(self.sides[0], member, "withdraw", self.plans[0])
+        elif kind == "consent":
+            self._consent(member, self.plans[0])
         elif kind == "stop":
             self.send(self.sides[0], self.members[0], "stop", self.plans[0])
         elif kind == "second plan" and len(self.sides) == 1:
@@ -210,13 +221,14 @@ class MaskedDay:
             self._fork()
         elif kind == "switch" and len(self.sides) == 2 and not member.vices:
             member.crash()
+            member.there_since = max(member.there_since, self.now)
             for side in self.sides:
                 side.members ^= {member.id}
 
     def _fork(self) -> None:
         """Two chains from here on: each honest member sees one of them, liars see both."""
         one = self.sides[0]
-        said = dict(one.seen), dict(one.locked), dict(one.by_base)
+        said = dict(one.seen), dict(one.locked), dict(one.by_base), dict(one.masked_at)
         other = Side(1, copy.deepcopy(one.book), set(), *said)
         for member in self.members:
             if member.vices:
@@ -250,12 +262,16 @@ class MaskedDay:
             if member.id in few:
                 self.send(side, member, "decline", plan)
                 continue
-            public, secret = self._receiving_key(member, plan)
-            member.disk.receiving[public] = secret
-            duties = Duty.TEST if member.id in self.testers else Duty.TRAIN
-            samples = 100 if duties is Duty.TRAIN else 0
-            terms = Terms(duties, samples, receiving_key=Digest(public))
-            self.send(side, member, "consent", plan, CODE, terms)
+            self._consent(member, plan)
+
+    def _consent(self, member: Member, plan: PlanId) -> None:
+        """Join a plan, or join it again."""
+        public, secret = self._receiving_key(member, plan)
+        member.disk.receiving[public] = secret
+        duties = Duty.TEST if member.id in self.testers else Duty.TRAIN
+        samples = 100 if duties is Duty.TRAIN else 0
+        terms = Terms(duties, samples, receiving_key=Digest(public))
+        self.send(self.sides[0], member, "consent", plan, CODE, terms)
 
     def _receiving_key(self, member: Member, plan: PlanId) -> tuple[bytes, Unknown]:
         secret = ("receiving", plan, int(member.id), self.fresh())
@@ -397,6 +413,10 @@ class MaskedDay:
         masking = round.masking
         if masking is None:
             return
+        if round.status is RoundStatus.MASKING:
+            side.masked_at[here] = self.now
+        elif round.status not in UNDER_WAY:
+            self._check_renewed(side, plan, round)
         if round.status is RoundStatus.LOCKED:
             self.count("locks")
             self._check_lock(side, plan, round)
@@ -416,6 +436,20 @@ class MaskedDay:
             self.count("voids before a lock")
         if round.epoch:
             self.count("later epochs")
+
+    def _check_renewed(self, side: Side, plan: Plan, round: Round) -> None:
+        """Who was there has another receiving key by the time that this attempt's is spent."""
+        began = side.masked_at.get((plan.id, round.number, round.attempt), self.now)
+        for i in members_in(round.roster & ~round.left & side.book.ledger.present_members):
+            own, member = plan.consents[i], self.members[i]
+            is_next = plan.round is not round
+            key = own.receiving_key if is_next else own.next_receiving_key
+            if key != NO_DIGEST:
+                continue
+            self.count("members without a key")
+            there = self.now - max(began, member.there_since)
+            if i in side.members and not member.vices and there > KEY_DUE_S:
+                raise Violation(f"n{i} has brought no other receiving key, though it was there")
 
     def _check_left(self, side: Side, round: Round, masking: Masking, left: int) -> None:
         """Nobody is left behind who has posted, is there, and has dealt well."""
@@ -501,7 +535,10 @@ class MaskedDay:
     def _check_ended(self, side: Side, plan: Plan) -> None:
         """A locked round opens once enough of its roster are back."""
         round = plan.round
-        if round is None or round.masking is None or round.status is not RoundStatus.LOCKED:
+        if round is None or round.masking is None or round.status not in UNDER_WAY:
+            return
+        self._check_renewed(side, plan, round)
+        if round.status is not RoundStatus.LOCKED:
             return
         if self.now < round.closed_at + LONG_S:
             return  # locked just before the day ended
@@ -513,11 +550,13 @@ class MaskedDay:
 
     def _have_shares(self, plan: Plan, able: Sequence[int]) -> bool:
         """Whether these have enough right shares of everybody's self mask among them. Who was away
-        while shares were judged, and has found a wrong one since, can complain no more (0019)."""
+        while shares were judged, and has found a wrong one since, can complain no more (0019); to
+        whom no key of its own came in time, none were sealed."""
         round = plan.round
         assert round is not None
         assert round.masking is not None
         here, masking = (plan.id, round.number, round.attempt), round.masking
+        able = [i for i in able if plan.consents[MemberId(i)].receiving_key != NO_DIGEST]
         wrong = {i: self.members[i].disk.vaults.get(here, {}).get("wrong", 0) for i in able}
         return all(
             sum(

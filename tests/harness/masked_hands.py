@@ -90,6 +90,8 @@ class Hands:
                 self.deal(plan, round)
             case t.Recall(attempt):
                 self.held.keys.setdefault(attempt, b"")  # unless the vault has some
+            case t.DrawKey():
+                self.draw_key(plan, round)
             case t.CheckShares(_, dealers):
                 for dealer in members_in(dealers):
                     self.check_share(plan, round, dealer)
@@ -114,6 +116,8 @@ class Hands:
         kept, attempt = self.disk.vaults[here], here[1:]
         if "keys" in kept:
             self.held.keys[attempt] = kept["keys"]
+        if "next" in kept:
+            self.held.next_keys[attempt] = Digest(kept["next"])
         self.held.good[attempt], self.held.wrong[attempt] = (
             kept.get("good", 0),
             kept.get("wrong", 0),
@@ -132,11 +136,15 @@ class Hands:
             del self.disk.vaults[here]
         consent, wanted = plan.consents.get(self.me), set[bytes]()
         if consent is not None and lives:
-            following, current = bytes(consent.next_receiving_key), bytes(consent.receiving_key)
-            wanted.add(current if following == NO_DIGEST else following)
-            if keep is not None:
-                wanted |= {current, *(v["next"] for v in self.disk.vaults.values() if "next" in v)}
+            wanted.add(bytes(consent.next_receiving_key))
+            if keep is not None or not self.is_spent(plan):
+                wanted.add(bytes(consent.receiving_key))
+            wanted |= {v["next"] for v in self.disk.vaults.values() if "next" in v}
         self.forget_receiving(plan, wanted)
+
+    def is_spent(self, plan: Plan) -> bool:
+        """Whether this attempt's receiving key counts in no other."""
+        return plan.round is not None and plan.round.masking is not None
 
     def forget_receiving(self, plan: Plan, wanted: set[bytes]) -> None:
         """Keep no receiving key of the plan but these."""
@@ -152,14 +160,22 @@ class Hands:
         if "keys" in vault:
             return
         pk, sk = self.make_key("sk", plan, round)
-        next_key, next_secret = self.make_key("receiving", plan, round)
+        next_key = self.draw_key(plan, round)
         seeds = [self.make_seed(plan, round, epoch) for epoch in range(EPOCHS)]
         keys = Keys(pk, tuple(first for first, _ in seeds), NO_DIGEST, next_key)
         envelope = self.make_envelope(plan, round, keys, [seed for _, seed in seeds])
         keys = keys._replace(envelope=name("envelope", envelope))
         self.world.blobs[keys.envelope] = envelope
-        self.disk.receiving[next_key] = next_secret
-        vault.update(keys=keys.encode(), sk=sk, seeds=seeds, next=next_key)
+        vault.update(keys=keys.encode(), sk=sk, seeds=seeds)
+
+    def draw_key(self, plan: Plan, round: Round) -> bytes:
+        """The receiving key for the next attempt: drawn once, and kept."""
+        vault = self.vault(plan, round)
+        if "next" not in vault:
+            vault["next"], secret = self.make_key("receiving", plan, round)
+            self.disk.receiving[vault["next"]] = secret
+        key: bytes = vault["next"]
+        return key
 
     def make_key(self, kind: str, plan: Plan, round: Round) -> tuple[bytes, Unknown]:
         """A fresh key pair: its public key, and the name of its secret."""
@@ -182,11 +198,13 @@ class Hands:
         return (plan.id, round.number, round.attempt, dealer, keys.public, keys.first)
 
     def make_envelope(self, plan: Plan, round: Round, keys: Keys, seeds: list[Unknown]) -> Envelope:
-        """Seal each roster member's shares to its receiving key of this attempt."""
+        """Seal each roster member's shares to its receiving key of this attempt, if it has one."""
         sealed, shares = {}, {}
         needed = self.needed(plan, round)
         for member in members_in(round.roster):
             key = bytes(plan.consents[member].receiving_key)
+            if key == NO_DIGEST:
+                continue  # it has no key that counts
             mine = [name("share", seed, member) for seed in seeds]
             if "deals badly" in self.vices and member == self.spited(round):
                 mine = [name("wrong", seed, member) for seed in seeds]
@@ -248,8 +266,14 @@ class Hands:
         return mine and envelope.secret == self.world.secret_of.get(keys.public)
 
     def find_answer(self, plan: Plan, round: Round, epoch: int, complainant: MemberId) -> None:
-        """Take a share out of this node's own dealing, if that is what the chain has."""
+        """Take a share out of this node's own dealing, if that is what the chain has, and if it was
+        sealed to the key that the complainant has here: on a fork's other side it may have another,
+        and has nothing to complain of."""
         if self.vault(plan, round).get("keys") != round.submissions[self.me].keys:
+            return
+        envelope = self.world.blobs[self.keys_of(round, self.me).envelope]
+        key = bytes(plan.consents[complainant].receiving_key)
+        if not isinstance(envelope, Envelope) or envelope.sealed.get(complainant) != key:
             return
         share = self.share_of(round, self.me, epoch, complainant)
         self.held.own_shares[(round.number, round.attempt), epoch, complainant] = share

@@ -20,7 +20,7 @@ from swarm.protocol.ledger import Ledger
 from swarm.protocol.masked_rounds import MaskedRounds
 from swarm.protocol.masking import Masking
 from swarm.protocol.state import MemberSet, Plan, PlanStatus, Round, RoundStatus, members_in
-from swarm.types import Address, Digest, MemberId, PlanId
+from swarm.types import NO_DIGEST, Address, Digest, MemberId, PlanId
 
 # In the table.
 
@@ -160,6 +160,13 @@ class KeepsReceivingKeys(Hands):
 
     def forget_receiving(self, plan: Plan, wanted: set[bytes]) -> None:
         pass
+
+
+class KeepsSpentKeys(Hands):
+    """Who brings no other receiving key keeps the one that it has."""
+
+    def is_spent(self, plan: Plan) -> bool:
+        return False
 
 
 class TrustsDealers(Hands):
@@ -305,6 +312,17 @@ class VoidsLocked(Ledger):
             self.void_attempt(plan, plan.round, now)
 
 
+class SpentKeysCount(Ledger):
+    """Who brings no other receiving key gets shares by the one that it has."""
+
+    def _open(self, plan: Plan, now: int) -> None:
+        before = {i: consent.receiving_key for i, consent in plan.consents.items()}
+        super()._open(plan, now)
+        for member, consent in plan.consents.items():
+            if consent.receiving_key == NO_DIGEST:
+                consent.receiving_key = before[member]
+
+
 class FewContributors(Ledger):
     """Colluders are not thought of where contributors are counted."""
 
@@ -339,10 +357,19 @@ class MaskedFault:
     name: str
     said: str
     parts: Parts = field(default_factory=Parts)
+    nodes: int = 0
+    """How many members it takes; 0: any number."""
+    first: int = 0
+    """The seed to begin with, where few days find it."""
 
 
-def _fault(name: str, said: str, **parts: Any) -> MaskedFault:
-    return MaskedFault(name, said, Parts(**parts))
+def _fault(name: str, said: str, *, nodes: int = 0, first: int = 0, **parts: Any) -> MaskedFault:
+    return MaskedFault(name, said, Parts(**parts), nodes, first)
+
+
+def without_rule(rule: t.Rule) -> t.Table:
+    """The table without a rule."""
+    return {status: tuple(r for r in rules if r is not rule) for status, rules in t.TABLE.items()}
 
 
 MASKING = RoundStatus.MASKING
@@ -362,6 +389,23 @@ MASKED_FAULTS: Sequence[MaskedFault] = (
     _fault("SecretsInMemory", "stays locked", hands=SecretsInMemory, trouble=SHAKEN),
     _fault("DerivedFromTheNodeKey", LEAK, hands=DerivedSecrets),
     _fault("ReceivingKeyKept", LEAK, hands=KeepsReceivingKeys),
+    _fault(
+        "JudgesKeepTheirKeys",
+        LEAK,
+        hands=KeepsSpentKeys,
+        ledger=SpentKeysCount,
+        table=without_rule(t.renew_key),
+        nodes=7,
+        first=225,
+    ),
+    _fault(
+        "NobodyRenewsAKey",
+        "no other receiving key",
+        table=without_rule(t.renew_key),
+        vices=("never reveals",),
+        testers=(0,),
+        nodes=5,
+    ),
     _fault(
         "DealerTrusted", "stays locked", hands=TrustsDealers, vices=("deals badly", "never reveals")
     ),
@@ -400,11 +444,12 @@ MASKED_FAULTS: Sequence[MaskedFault] = (
 def find_masked(
     fault: MaskedFault, within: int, nodes: int = 4, told: Callable[[int], None] = lambda seed: None
 ) -> tuple[int, str] | None:
-    """The first seed that notices, and what it says; None if no seed below `within` does."""
-    for seed in range(within):
+    """The first seed from the fault's own on that notices, and what it says; None if none of
+    `within` seeds does."""
+    for seed in range(fault.first, fault.first + within):
         told(seed)
         try:
-            MaskedDay(nodes, seed, fault.parts).run()
+            MaskedDay(fault.nodes or nodes, seed, fault.parts).run()
         except Violation as noticed:
             if any(words in str(noticed) for words in fault.said.split("|")):
                 return seed, str(noticed)

@@ -26,12 +26,15 @@ HERE, NOW, BEGAN = (1, 1), 1000, 990
 ALL, ME = 0b1111, MemberId(1)
 SUM, MINE = Digest(b"\xaa" * 32), Digest(b"\x02" * 32)
 KEYS = b"k" * 195
+KEY, NEXT = Digest(b"r" * 32), Digest(b"n" * 32)
 RULES = Rules(5, 3, colluders=1, liveness_s=20, grace_s=2, max_round_s=100, slot_s=10)
 
 
 def view_of(status: RoundStatus, me: int = ME, now: int = NOW, **masking: object) -> View:
     members = [MemberId(i) for i in range(4)]
     consents = {i: Consent(i, 1, 100, NO_DIGEST) for i in members}
+    for own in consents.values():
+        own.receiving_key = KEY
     round = Round(1, 1, status, 900, roster=ALL, trainers=ALL, closed_at=BEGAN, slot_s=10)
     if status is not RoundStatus.OPEN:
         round.submitted, round.eligible = ALL, tuple(members)
@@ -94,6 +97,48 @@ def test_a_node_whose_vault_lost_its_keys_sits_the_attempt_out(kept: bytes) -> N
     view = masking()
     view.held.keys[HERE] = kept
     assert of(view, t.Mask) == of(view, t.Recall) == []
+
+
+def renewed(view: View) -> list[t.Command]:
+    return [c for c in wanted(view) if c == t.DrawKey(HERE) or c == Send("renewKey", (NEXT,))]
+
+
+@pytest.mark.parametrize("status", [RoundStatus.OPEN, RoundStatus.MASKING, RoundStatus.LOCKED])
+def test_who_submits_nothing_brings_its_next_key_at_once_and_once(status: RoundStatus) -> None:
+    """It waits for no share to be checked: the attempt may be over before that."""
+    view = view_of(status)
+    view.round.trainers &= ~(1 << ME)
+    assert renewed(view) == [t.DrawKey(HERE)]
+    view.held.next_keys[HERE] = NEXT
+    assert renewed(view) == [Send("renewKey", (NEXT,))]
+    view.plan.consents[ME].next_receiving_key = NEXT
+    assert renewed(view) == []
+
+
+def test_who_trains_brings_its_key_with_the_submission_while_it_can() -> None:
+    assert renewed(view_of(RoundStatus.OPEN)) == []
+    assert renewed(view_of(RoundStatus.MASKING)) == [t.DrawKey(HERE)]
+
+
+def test_who_has_left_brings_no_key() -> None:
+    view = view_of(RoundStatus.MASKING)
+    view.round.left = 1 << ME
+    assert renewed(view) == []
+
+
+def test_who_has_no_key_that_counts_judges_and_reveals_nothing_and_is_not_waited_for() -> None:
+    view = masking()
+    view.plan.consents[ME].receiving_key = NO_DIGEST
+    view.held.good[HERE] = ALL
+    assert of(view, t.CheckShares) == sent(view, "good") == []
+    view = locked()
+    view.plan.consents[ME].receiving_key = NO_DIGEST
+    view.held.reveals[HERE] = b"shares"
+    assert of(view, t.CheckShares) == of(view, t.FindReveal) == sent(view, "unmask") == []
+    view = lockable(good={MemberId(i): ALL for i in (0, 1, 2)}, began_at=NOW)
+    assert of(view, t.AddUp) == []
+    view.plan.consents[MemberId(3)].receiving_key = NO_DIGEST
+    assert of(view, t.AddUp) != []
 
 
 def test_a_contributor_masks_and_then_posts_what_it_masked() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from swarm.privacy.charges import Budget
 from swarm.privacy.guarantee import Guarantee, dp
 from swarm.protocol import state
 from swarm.protocol.program import federated_averaging
-from swarm.protocol.state import Member, Plan, PlanStatus, Round, RoundStatus
+from swarm.protocol.state import Member, Plan, PlanStatus
 from swarm.types import NO_DIGEST, Address, Digest, MemberId, PlanId, to_hex
 
 KYOTO = Member(MemberId(1), Address(b"\x01" * 20), Address(b"\x01" * 20), "Kyoto")
@@ -280,32 +279,3 @@ def test_a_site_with_a_budget_refuses_what_has_no_privacy_or_asks_for_too_much(
     with pytest.raises(ConfigurationError, match=r"`privacy\.epsilon` in node\.toml allows 4"):
         admission.require_privacy(described(dp(epsilon=8)), program, 200)
     admission_by(home=tmp_path).require_privacy(described(None), program, 200)
-
-
-@pytest.mark.parametrize(
-    ("status", "roster", "colluders", "is_refused"),
-    [
-        (RoundStatus.OPEN, 0b11, 1, True),
-        (RoundStatus.MASKING, 0b01, 1, True),
-        (RoundStatus.LOCKED, 0b11, 1, True),
-        (RoundStatus.OPEN, 0b10, 1, False),
-        (RoundStatus.FINAL, 0b11, 1, False),
-        (RoundStatus.VOID, 0b11, 1, False),
-        (RoundStatus.OPEN, 0b11, state.PLAIN, False),
-    ],
-)
-def test_who_is_in_a_secure_round_cannot_bring_another_key_into_it(
-    status: RoundStatus, roster: int, colluders: int, is_refused: bool
-) -> None:
-    plan = plan_of(status=PlanStatus.RUNNING)
-    plan = replace(
-        plan,
-        rules=replace(plan.rules, colluders=colluders),
-        round=Round(4, 1, status, roster=roster),
-    )
-    admission = admission_by()
-    if is_refused:
-        with pytest.raises(ConfigurationError, match=r"plan 3 is in a secure round \(4\).*again"):
-            admission.require_no_attempt(plan, MEMBERS)
-    else:
-        admission.require_no_attempt(plan, MEMBERS)

@@ -21,7 +21,15 @@ from swarm.privacy.derivation import (
     public_key,
     self_key,
 )
-from swarm.privacy.envelope import EPOCHS, Dealer, Shape, open_shares, read_commitments, seal
+from swarm.privacy.envelope import (
+    EPOCHS,
+    NO_KEY,
+    Dealer,
+    Shape,
+    open_shares,
+    read_commitments,
+    seal,
+)
 from swarm.privacy.shares import Dealing, combine, deal, is_good, threshold
 from swarm.types import Digest
 
@@ -165,6 +173,18 @@ def test_every_recipient_opens_its_shares_of_every_epoch() -> None:
         found = opened(dealer, envelope, n)
         assert list(found) == [each.shares[recipient.member] for each in made]
     assert len(read_commitments(SHAPE, dealer, envelope)) == EPOCHS
+
+
+def test_nothing_is_sealed_to_a_member_without_a_key() -> None:
+    """What two keys agree on is known to everybody where one of them is zero."""
+    without = replace(SHAPE, roster=(*ROSTER[:2], Party(3, NO_KEY)))
+    made = dealt()
+    known = Dealer(party(1), tuple(each.commitments[0] for each in made))
+    envelope = seal(without, party(1), secret(1), made)
+    assert len(envelope) == without.size
+    assert envelope.endswith(bytes(EPOCHS * 32 + 16))
+    found = open_shares(without, known, ROSTER[0], secret(10), envelope)
+    assert list(found) == [each.shares[0] for each in made]
 
 
 def test_a_copied_envelope_opens_nowhere() -> None:

@@ -311,6 +311,50 @@ def test_one_of_four_that_dies_while_it_should_mask_is_left_behind(tmp_path: Pat
     assert_close(world.model(0, 1, 2), expected({1: (0, 1, 2)}))
 
 
+def revive(world: World, who: int) -> None:
+    world.members[who].alive = True
+    world.members[who].start()
+    world.dead.discard(node(who))
+
+
+def secret_of(world: World, who: int, key: Digest) -> bytes | None:
+    return world.members[who].secrets.receiving_secret(PLAN, key)
+
+
+def test_who_comes_too_late_to_submit_has_a_key_of_its_own_in_the_next_round(
+    tmp_path: Path,
+) -> None:
+    world = World(tmp_path)
+    first = world.plan.consents[MemberId(3)].receiving_key
+    kill(world, 3)
+    world.run(status_is(world, RoundStatus.MASKING))
+    revive(world, 3)
+    world.run(lambda: world.plan.place == (2, 1))
+    trio.run(world.second)
+    second = world.plan.consents[MemberId(3)].receiving_key
+    assert world.worked.count((3, "DrawKey")) == 1
+    assert secret_of(world, 3, first) is None
+    assert secret_of(world, 3, second) is not None
+    world.run(world.is_over)
+    assert_close(world.model(*EVERYBODY), expected({1: (0, 1, 2), 2: EVERYBODY}))
+
+
+def test_who_was_away_for_a_whole_round_erases_its_key_and_is_dealt_no_shares(
+    tmp_path: Path,
+) -> None:
+    world = World(tmp_path)
+    first = world.plan.consents[MemberId(3)].receiving_key
+    kill(world, 3)
+    world.run(lambda: world.plan.place == (2, 1))
+    assert world.plan.consents[MemberId(3)].receiving_key == NO_DIGEST
+    assert secret_of(world, 3, first) is not None
+    revive(world, 3)
+    world.run(world.is_over)
+    assert secret_of(world, 3, first) is None
+    assert (3, "CheckShares") not in world.worked
+    assert_close(world.model(0, 1, 2), expected({1: (0, 1, 2), 2: EVERYBODY}))
+
+
 def test_a_digest_of_anothers_masked_update_is_voted_for_by_nobody(tmp_path: Path) -> None:
     world = World(tmp_path)
     copied: list[object] = []

@@ -102,7 +102,6 @@ class PlanCommands:
         found = await self._plan(plan)
         members = await self.chain.members()
         self.admission.require_proposal(found, members)
-        self.admission.require_no_attempt(found, members)
         if path is not None:
             code = await trio.to_thread.run_sync(bundle.read, Path(path))
             if code.digest != found.digest:

@@ -13,7 +13,7 @@ from swarm.learning.supervisor.trainer_messages import Loaded
 from swarm.node.consent.confirmations import Confirmations
 from swarm.node.consent.policy import SitePolicy, require
 from swarm.protocol.program import Program
-from swarm.protocol.state import UNDER_WAY, Member, Plan, member_with_node
+from swarm.protocol.state import Member, Plan, member_with_node
 from swarm.rounds.privacy_ledger import PrivacyLedger
 from swarm.rounds.private_rounds import DataSet, round_mechanism
 from swarm.rounds.site_limits import SiteLimits
@@ -44,19 +44,6 @@ class Admission:
     def require_proposal(self, plan: Plan, members: Mapping[MemberId, Member]) -> None:
         """Before anything of the plan runs, or is asked of others."""
         require(self.against_proposal(plan, members) + self.confirmations.missing(plan))
-
-    def require_no_attempt(self, plan: Plan, members: Mapping[MemberId, Member]) -> None:
-        """Before a consent with a new receiving key. In an attempt of a masked round all shares are
-        sealed to the keys that it began with: another would make honest dealers look like liars."""
-        me, round = self.member_of(members), plan.round
-        if me is None or round is None or not plan.is_masked:
-            return
-        if round.status in UNDER_WAY and round.roster >> me.id & 1:
-            require([
-                f"plan {plan.id} is in a secure round ({round.number}) that has begun with this "
-                "institution in it, and a consent brings another key: give it again when that "
-                "round is over; `swarm node status` shows it"
-            ])  # fmt: skip
 
     def require_description(self, loaded: Loaded) -> None:
         """Before the plan sees a row, given what its code says of itself."""
