@@ -73,7 +73,7 @@ def compile_contracts(texts: dict[str, str]) -> dict[str, object]:
             stdin=question,
             stdout=output,
             check=True,
-            timeout=300,
+            timeout=900,
         )
         output.seek(0)
         text = output.read()
