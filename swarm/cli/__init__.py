@@ -29,9 +29,11 @@ GROUPS = {
     "chain": ("swarm.cli.chain", "This node's replica of the chain: recover it after a loss."),
     "dashboard": ("swarm.cli.dashboard", "What happens, in a browser on this machine."),
     "audit": ("swarm.cli.audit", "Check all that happened, from the first block on."),
+    "doctor": ("swarm.cli.doctor", "What is wrong here, and the command that mends it."),
     "testnet": ("swarm.cli.testnet", "A whole consortium on this machine."),
     "simulate": ("swarm.cli.simulate", "A plan with thousands of clients, without a network."),
     "bench": ("swarm.cli.bench", "How fast this machine is at what the nodes do."),
+    "completion": ("swarm.cli.completion", "Have your shell complete commands and options."),
 }
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+import time
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from swarm.cli.options import (
     typed_password,
 )
 from swarm.visible import visible
+
+WATCH_EVERY_S = 2.0
 
 
 @click.group("node")
@@ -200,16 +203,24 @@ def take_over(directory: Path, account: Path | None, account_password_file: Path
     is_flag=True,
     help="Fail, with exit status 1, unless every other member is connected: for health checks.",
 )
+@click.option("--watch", is_flag=True, help="Show it anew every two seconds, until Ctrl-C.")
 @json_option
-def status(directory: Path, must_be_connected: bool, as_json: bool) -> None:
+def status(directory: Path, must_be_connected: bool, watch: bool, as_json: bool) -> None:
     """How the node in DIRECTORY is: chain, peers, plans, rounds."""
     from swarm.node.commands.control import ask
 
-    answer = ask(directory, "status")
-    if as_json:
-        print_json(answer)
-    else:
-        _print_status(for_people(answer))
+    with suppress(KeyboardInterrupt) if watch else nullcontext():
+        while True:
+            answer = ask(directory, "status")
+            if watch:
+                click.clear()  # of a terminal; what is piped goes on, one status after the other
+            if as_json:
+                print_json(answer)
+            else:
+                _print_status(for_people(answer))
+            if not watch:
+                break
+            time.sleep(WATCH_EVERY_S)
     if must_be_connected:
         _refuse_gaps(answer)
 
