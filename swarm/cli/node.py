@@ -16,6 +16,7 @@ from swarm.cli.options import (
     account_options,
     at_time,
     for_people,
+    goes_on,
     json_option,
     open_account,
     print_json,
@@ -128,7 +129,8 @@ def rotate(
     from swarm.node.commands.account import rotate_key
 
     key = open_account(account, account_password_file)
-    address = rotate_key(directory, typed_password(directory), key)
+    with goes_on("give the command again, and it goes on from where it was"):
+        address = rotate_key(directory, typed_password(directory), key)
     click.echo(f"the node's key is 0x{address.hex()} now")
     if account is None:
         click.echo(f"{directory}/account.json  the account's key: needed for votes, with --account")
@@ -191,7 +193,8 @@ def take_over(directory: Path, account: Path | None, account_password_file: Path
     key = open_account(account, account_password_file)
     if key is None:
         raise click.UsageError("give the key of the institution's account, with --account FILE")
-    name = take_over(directory, typed_password(directory), key)
+    with goes_on("`swarm contract members` shows it; give the command again to see to it"):
+        name = take_over(directory, typed_password(directory), key)
     click.echo(visible(f"this is the node of {name} now: consents hold; check its data.path"))
 
 

@@ -83,8 +83,8 @@ class Consortia:
         self._live: LiveConsortium | None = None
 
     def get(self) -> LiveConsortium:
-        """One with room for some more proposals."""
-        if self._live is not None and self._live.proposed >= PROPOSALS:
+        """One with room for some more proposals, and the keys that it began with."""
+        if self._live is not None and (self._live.spent or self._live.proposed >= PROPOSALS):
             self.close()
         if self._live is None:
             self._live = self._stack.enter_context(open_live())

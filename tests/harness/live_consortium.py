@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,15 +18,19 @@ import trio
 from swarm.learning.code import bundle
 from swarm.node.commands.common import number_in, transact
 from swarm.node.node import Node
+from swarm.node.node_process import change_key
 from swarm.node.plans.library import Library
 from swarm.node.plans.programs import Programs
 from swarm.node.wiring import open_node
 from swarm.protocol.program import federated_averaging
 from swarm.protocol.state import Rules
-from swarm.types import Digest
+from swarm.types import Address, Digest
 
 UP_S = 60.0
+LOOK_EVERY_S = 0.02
 T = TypeVar("T")
+_follow = Node.run
+"""As it is, whatever a test makes of it for a node that its command starts."""
 
 
 class LiveConsortium:
@@ -36,7 +40,11 @@ class LiveConsortium:
         self.homes = list(homes)
         self.proposed = 0
         """Proposals of all kinds that were made here; the contract has a budget for each day."""
-        self._nodes: list[Node] = []
+        self.spent = False
+        """Whether keys have changed here, so that tasks which know the first ones cannot go on."""
+        self._nodes: dict[str, Node] = {}
+        self._scopes: dict[str, trio.CancelScope] = {}
+        self._nursery: trio.Nursery | None = None
         self._up = threading.Event()
         self._scope = trio.CancelScope()
         self._token: trio.lowlevel.TrioToken | None = None
@@ -45,8 +53,23 @@ class LiveConsortium:
 
     def wait_connected(self) -> None:
         """Return when every node has a connection to every other."""
-        for number in range(len(self.homes)):
-            self._call(self._wait_connected, number)
+        for home in self.homes:
+            self._call(self._wait_connected, home.name, len(self.homes) - 1)
+
+    def start(self, home: Path) -> None:
+        """Run the node in one more directory; return when it is up, connected and synchronised."""
+        others, height = len(self.homes), max(n.seen.height for n in self._nodes.values())
+        self._call(self._start, home)
+        self.homes.append(home)
+        self._call(self._wait_connected, home.name, others - 1)  # not to its member's node
+        self._call(self._wait_height, home.name, height)
+
+    def stop(self, name: str) -> None:
+        """End a node; return when no other is connected to it."""
+        gone, others = self._nodes[name].network.address, [n for n in self._nodes if n != name]
+        trio.from_thread.run_sync(self._scopes[name].cancel, trio_token=self._token)
+        for other in others:
+            self._call(self._wait_gone, other, gone)
 
     def propose(self, by: str, plan: Path) -> int:
         """Propose the plan in this folder, without a trainer; returns its number.
@@ -57,7 +80,7 @@ class LiveConsortium:
         return self._call(self._propose, by, plan)
 
     async def _propose(self, by: str, plan: Path) -> int:
-        node = next(n for n in self._nodes if n.directory.name == by)
+        node = self._nodes[by]
         code, program = bundle.read(plan), federated_averaging(3, statistics=True)
         Library(node.directory / "plans").add(code)
         Programs(node.directory / "programs").add(program)
@@ -66,11 +89,19 @@ class LiveConsortium:
         receipt = await transact(node.chain, "proposePlan", *what)
         return number_in(receipt, "PlanProposed", "plan")
 
-    async def _wait_connected(self, number: int) -> None:
-        node, others = self._nodes[number], len(self.homes) - 1
+    async def _wait_connected(self, name: str, others: int) -> None:
+        await self._until(lambda: len(self._nodes[name].network.connected) >= others)
+
+    async def _wait_height(self, name: str, height: int) -> None:
+        await self._until(lambda: self._nodes[name].seen.height >= height)
+
+    async def _wait_gone(self, name: str, address: Address) -> None:
+        await self._until(lambda: address not in self._nodes[name].network.connected)
+
+    async def _until(self, holds: Callable[[], bool]) -> None:
         with trio.fail_after(UP_S):
-            while len(node.network.connected) < others:  # noqa: ASYNC110
-                await trio.sleep(0.01)
+            while not holds():  # noqa: ASYNC110
+                await trio.sleep(LOOK_EVERY_S)
 
     def _call(self, function: Callable[..., Awaitable[T]], *arguments: object) -> T:
         """Run an asynchronous function where the nodes live; its answer."""
@@ -82,14 +113,28 @@ class LiveConsortium:
 
     async def _run(self) -> None:
         with self._scope:
-            async with AsyncExitStack() as stack:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
                 for home in self.homes:
-                    self._nodes.append(await stack.enter_async_context(open_node(home)))
+                    await self._start(home)
                 self._token = trio.lowlevel.current_trio_token()
-                async with trio.open_nursery() as nursery:
-                    for node in self._nodes:
-                        nursery.start_soon(node.run)
-                    self._up.set()
+                self._up.set()
+
+    async def _start(self, home: Path) -> None:
+        assert self._nursery is not None
+        up = trio.Event()
+        self._nursery.start_soon(self._keep, home, up)
+        await up.wait()
+
+    async def _keep(self, home: Path, up: trio.Event) -> None:
+        """Run a node with one key after the other, as its process does."""
+        with trio.CancelScope() as self._scopes[home.name]:
+            while True:
+                async with open_node(home) as node:
+                    self._nodes[home.name] = node
+                    up.set()
+                    await _follow(node)
+                await trio.to_thread.run_sync(change_key, home, node.config, None, node.governs)
 
     def _begin(self) -> None:
         self._thread.start()

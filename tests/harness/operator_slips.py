@@ -22,7 +22,10 @@ from harness.interruption import ctrl_c_at, full_disk_from, not_ours
 from harness.operator_desk import Desk
 from harness.operator_tasks import propose_plan, propose_removal
 from swarm.chain.genesis import write_genesis
+from swarm.node.commands.account import rotate_key, take_over
 from swarm.node.commands.control import only_node_in
+from swarm.node.home.config import load_config
+from swarm.node.home.password import open_key
 from swarm.node.home.setup import found_network, read_cards
 
 SAME = "what was asked for"
@@ -233,6 +236,27 @@ def _misspell_option(desk: Desk, chance: random.Random) -> None:
     desk.words[chance.choice(options)] += "s"
 
 
+def _other_home(path: str) -> Make:
+    """Name another directory, below the desk's folder, for a running node's."""
+
+    def make(desk: Desk, chance: random.Random) -> None:
+        desk.words[2] = str(desk.folder / path)
+
+    return make
+
+
+def _account(whose: str) -> Make:
+    """Decide with the key of the node in this directory of the desk's."""
+
+    def make(desk: Desk, chance: random.Random) -> None:
+        home = desk.folder / whose
+        del desk.words[3:]
+        desk.words += ["--account", str(home / "key.json")]
+        desk.words += ["--account-password-file", str(home / "password")]
+
+    return make
+
+
 # In which order.
 
 
@@ -251,6 +275,20 @@ def _anothers(propose: Callable[[str], Callable[[Desk], None]]) -> Make:
         desk.number = mine
 
     return make
+
+
+def _key_changed_before(desk: Desk, chance: random.Random) -> None:
+    """The node rotated, or the standby took over, a moment ago."""
+    mary = desk.at("mary")
+    if "rotate" in desk.words:
+        rotate_key(mary, None, None)
+    else:
+        take_over(desk.at("standby"), None, open_key(mary, load_config(mary)))
+
+
+def _validator_away(desk: Desk, chance: random.Random) -> None:
+    assert desk.live is not None
+    desk.live.stop("kyoto")
 
 
 # At which moment.
@@ -335,16 +373,18 @@ TOLD = f"{NODE} password finish"
 """What reads a node's configuration and key."""
 PLANS = "show decline stop"
 OFFLINE = "password finish backup restore"
+KEYS = "rotate take-over"
+"""What gives a running institution another key."""
 LIVE = "members admit standby remove vote cancel show decline stop"
 TOML = "mary/node.toml"
 
 _SLIPS: list[tuple[str, str, str, Make, str]] = [
     # Any command.
-    ("a command misspelt", f"init found {START} audit signer {OFFLINE} {LIVE}", "command",
+    ("a command misspelt", f"init found {START} audit signer {OFFLINE} {KEYS} {LIVE}", "command",
      _misspell, "No such command"),
-    ("an option misspelt", f"init found signer finish {LIVE}", "words", _misspell_option,
+    ("an option misspelt", f"init found signer finish take-over {LIVE}", "words", _misspell_option,
      "No such option"),
-    ("one word too many", f"init {START} audit {OFFLINE} {LIVE}", "words", _also("please"),
+    ("one word too many", f"init {START} audit {OFFLINE} {KEYS} {LIVE}", "words", _also("please"),
      "unexpected extra argument & please"),
     # A new directory.
     ("a file there", "init", "new", _file("new", _write("")), "new & is a file"),
@@ -556,6 +596,25 @@ _SLIPS: list[tuple[str, str, str, Make, str]] = [
     ("a standby and none", "standby", "words", _also("--none"), "CARD or --none"),
     ("a member for a standby", "standby", "card",
      _card(_replace_by("../kyoto/card.json")), "key & Kyoto|member"),
+    # A running node's other key, and a standby's taking over.
+    ("a directory without a node", KEYS, "home", _other_home("mary"), NOBODY),
+    ("no such directory of a node", KEYS, "home", _other_home("none"),
+     f"none/node.toml {MISSING} & swarm init"),
+    ("another institution's account", KEYS, "account", _account("kyoto"),
+     "is that of Kyoto & its own account|own account & --account"),
+    ("nobody's account", KEYS, "account", _account("turin"),
+     "is no member's account & contract members"),
+    ("no account", "take-over", "account", _drop("--account", 4),
+     "the institution's account & --account FILE"),
+    ("no file of an account", "take-over", "account", _point("--account", "none.json"),
+     "none.json"),
+    ("another password for an account", "take-over", "account",
+     _point("--account-password-file", "secret"), "password does not open & check"),
+    ("rotated already", "rotate", "order", _key_changed_before,
+     "is no member's account & --account"),
+    ("taken over already", "take-over", "order", _key_changed_before, SAME),
+    ("a validator away", KEYS, "order", _validator_away,
+     f"{FINAL}Kyoto is not connected & Wait until they are back"),
     # Numbers and names.
     ("no such proposal", "vote cancel", "words", _number("99", "0"), "no proposal & members"),
     ("no such plan", PLANS, "words", _number("99", "0"), "no plan & plan list"),
@@ -595,7 +654,7 @@ _SLIPS: list[tuple[str, str, str, Make, str]] = [
     ("a node that is not ours", LIVE, "moment", _running_not_ours,
      "running.json: Permission denied & give this user access"),
     # Any moment.
-    ("Ctrl-C", f"init found restart signer override {OFFLINE} {LIVE}", "moment", _ctrl_c,
+    ("Ctrl-C", f"init found restart signer override {OFFLINE} {KEYS} {LIVE}", "moment", _ctrl_c,
      f"{EITHER}interrupted"),
     ("a full disk", f"init found start signer audit override {OFFLINE}", "moment", _full_disk,
      f"{EITHER}No space left & make room"),

@@ -5,22 +5,25 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.operator_desk import FOUNDED, Desk, template
+from harness.operator_desk import FOUNDED, Desk, free_port, template
 from swarm.chain.genesis import read_card, read_genesis
-from swarm.errors import ConfigurationError
+from swarm.errors import ConfigurationError, SwarmError
 from swarm.node.home.backup import read_backup, write_backup
 from swarm.node.home.config import load_config
 from swarm.node.home.keys import address_in, address_of, load_key
 from swarm.node.home.rotation import make_next_key
+from swarm.node.home.setup import create_node
 from swarm.types import to_hex
 
 NUMBER = "NUMBER"
+RESTART_S, LOOK_EVERY_S = 30.0, 0.1
 
 
 def _nothing(desk: Desk) -> None: ...
@@ -263,6 +266,57 @@ def _is_standby(desk: Desk) -> bool:
     return any(m["name"] == "St. Mary" and m["standby"] == node for m in members)
 
 
+def _spend(desk: Desk) -> None:
+    """Let the next case have another consortium: other keys will be in use here."""
+    assert desk.live is not None
+    desk.live.spent = True
+
+
+def _rotate(desk: Desk) -> list[str]:
+    return ["node", "rotate", str(desk.at("mary"))]
+
+
+def _goes_on_rotated(desk: Desk) -> bool:
+    """Whether the others have another key for the node than for the account, and it uses it."""
+    mary = _told_of_mary(desk)
+    until = time.monotonic() + RESTART_S
+    while mary["node"] != mary["account"] and time.monotonic() < until:
+        with suppress(SwarmError):  # it is between its two keys
+            if desk.ask("mary", "status")["account"] == mary["node"]:
+                return True
+        time.sleep(LOOK_EVERY_S)
+    return False
+
+
+def _told_of_mary(desk: Desk) -> dict[str, Any]:
+    """What another's node has of the member that the operator looks after."""
+    listed = desk.ask("basel", "members")["members"]
+    return next(m for m in listed if m["name"] == "St. Mary" and m["present"])
+
+
+def _standby_runs(desk: Desk) -> None:
+    """A standby of the operator's node follows the chain."""
+    assert desk.live is not None
+    _spend(desk)
+    mary = desk.at("mary")
+    home = mary.with_name("standby")
+    listen = f"/ip4/127.0.0.1/tcp/{free_port()}"
+    card = create_node(home, "St. Mary", password=None, listen=listen, http="127.0.0.1:0")
+    shutil.copy(mary / "network.json", home)
+    desk.ask("mary", "set_standby", node=to_hex(card.node))
+    desk.live.start(home)
+
+
+def _take_over(desk: Desk) -> list[str]:
+    account = ["--account", str(desk.at("mary") / "key.json")]
+    opened = ["--account-password-file", str(desk.at("mary") / "password")]
+    return ["node", "take-over", str(desk.at("standby")), *account, *opened]
+
+
+def _has_taken_over(desk: Desk) -> bool:
+    return bool(_told_of_mary(desk)["node"] == to_hex(address_in(desk.at("standby") / "key.json")))
+
+
 def _is_open(what: str) -> Callable[[Desk], bool]:
     def done(desk: Desk) -> bool:
         listed = desk.ask("kyoto", "members")["proposals"]
@@ -291,6 +345,8 @@ LIVE = [
          lambda desk: "St. Mary" in _plan(desk)["declined"], propose_plan("kyoto"), live=True),
     Task("stop", _ask("plan", "stop", NUMBER),
          lambda desk: _plan(desk)["status"] == "stopped", propose_plan("mary"), live=True),
+    Task("rotate", _rotate, _goes_on_rotated, _spend, live=True),
+    Task("take-over", _take_over, _has_taken_over, _standby_runs, live=True),
 ]  # fmt: skip
 
 TASKS = {task.name: task for task in (*OFFLINE, *LIVE)}

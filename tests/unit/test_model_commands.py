@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import safetensors.torch
 import trio
 
+from swarm import load
 from swarm.errors import ConfigurationError
+from swarm.learning.code.bundle import Bundle
+from swarm.learning.code.bundle import read as read_bundle
+from swarm.learning.models.model_folder import read_folder
+from swarm.learning.parameters.named_tensors import write_state
+from swarm.learning.simulation.run_export import export_run
+from swarm.learning.simulation.whole_run import run_federated
 from swarm.node.commands.models import ModelCommands
 from swarm.types import NO_DIGEST, Digest
 
-DIGEST = Digest(b"\x02" * 32)
+DIGEST, SUMS = Digest(b"\x02" * 32), Digest(b"\x03" * 32)
+HEART = Path(__file__).parents[2] / "examples" / "heart"
 
 
 class Store:
@@ -64,3 +74,65 @@ def test_a_plan_that_is_not_taken_part_in_is_refused_with_those_that_are_in_orde
         run(commands(part(2), part(11), part(1)), 7)
     with pytest.raises(ConfigurationError, match="takes part in no plan yet: `swarm plan list`"):
         run(commands(), None)
+
+
+class Shelf(Store):
+    """A store and library with one run's model, statistics and code."""
+
+    def __init__(self, model: Path, statistics: Path, code: Bundle) -> None:
+        self._paths = {DIGEST: model, SUMS: statistics}
+        self._code = code
+
+    def path(self, digest: Digest) -> Path:
+        return self._paths[digest]
+
+    def read(self, digest: Digest) -> Bundle:
+        assert digest == self._code.digest
+        return self._code
+
+
+class Trainer:
+    async def describe(self) -> Any:
+        return SimpleNamespace(licence="", keeps_state=False, rules=SimpleNamespace(privacy=None))
+
+
+class Trainers:
+    async def of(self, digest: Digest) -> Trainer:
+        return Trainer()
+
+
+def test_what_a_node_exports_predicts_by_its_statistics_and_code_and_overwrites_nothing(
+    tmp_path: Path,
+) -> None:
+    rows = HEART / "data" / "cleveland.csv"
+    run_ = run_federated(HEART, rounds=1)
+    known = export_run(run_, tmp_path / "known")
+    expected = list(load(known.path).predict(rows)["disease"])
+    assert known.statistics is not None
+    write_state(tmp_path / "whole", safetensors.torch.load_file(known.model))
+    code = read_bundle(run_.sites[0].folder)
+    shelf = Shelf(tmp_path / "whole", known.statistics, code)
+
+    async def export(model: Digest, out: Path, own_parts: bool) -> None:
+        shutil.copyfile(shelf.path(model), out)
+
+    joined = part(3, 1)
+    joined.export, joined.names, joined.rounds = export, dict, list
+    joined.plan = SimpleNamespace(
+        id=3, name="heart", digest=code.digest, statistics=SUMS, base=NO_DIGEST, consents={}
+    )
+    joined.program.training_rounds = 1
+    client = SimpleNamespace(chain_id=7, contract=bytes(20))
+    links: Any = SimpleNamespace(client=client), shelf, Trainers()
+    node = ModelCommands({3: joined}, shelf, *links)  # type: ignore[dict-item, arg-type]
+    out = tmp_path / "exported"
+    trio.run(node.export, 3, 2, str(out), False)
+    found = read_folder(out)
+    assert found.statistics is not None
+    assert (found.plan / "plan.py").is_file()
+    assert list(load(out).predict(rows)["disease"]) == expected
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    with pytest.raises(ConfigurationError, match="--force"):
+        trio.run(node.export, 3, 2, str(out), False)
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+    assert {path.name for path in tmp_path.iterdir()} == {"known", "whole", "exported"}

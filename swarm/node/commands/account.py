@@ -8,6 +8,7 @@ over, are such decisions.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,10 +24,10 @@ from swarm.node.commands.members import MemberCommands
 from swarm.node.home.config import external_contract, load_config
 from swarm.node.home.keys import address_of
 from swarm.node.home.password import open_key
-from swarm.node.home.rotation import make_next_key
+from swarm.node.home.rotation import make_next_key, next_address
 from swarm.protocol.attestation import domain_of, node_key_digest, sign
 from swarm.protocol.state import Member, two_thirds
-from swarm.types import Address, to_hex
+from swarm.types import NO_ADDRESS, Address, to_hex
 
 RESTART_S = 60.0
 LOOK_EVERY_S = 0.2
@@ -48,7 +49,10 @@ def rotate_key(directory: Path, password: str | None, account: bytes | None) -> 
     """
     config = load_config(directory)
     read_running(directory)
-    governor = open_key(directory, config, password) if account is None else account
+    now = open_key(directory, config, password)
+    governor = now if account is None else account
+    me = trio.run(_governed, _link_to(directory, governor))
+    _require_own(directory, me, me.node, (address_of(now), next_address(directory)))
     secret = make_next_key(directory, config, password)
     fault: ChainError | None = None
     try:
@@ -72,7 +76,11 @@ def take_over(directory: Path, password: str | None, account: bytes) -> str:
 
     Raises ConfigurationError, ChainError.
     """
-    return name_node(directory, account, open_key(directory, load_config(directory), password))
+    key = open_key(directory, load_config(directory), password)
+    me = trio.run(_governed, _link_to(directory, account))
+    if me.node != address_of(key):
+        _require_own(directory, me, me.standby, (address_of(key),))
+    return name_node(directory, account, key)
 
 
 def name_node(directory: Path, account: bytes, node: bytes) -> str:
@@ -86,6 +94,20 @@ def name_node(directory: Path, account: bytes, node: bytes) -> str:
         proof = "0x" + sign(node, digest).hex()
         trio.run(MemberCommands(link).set_node, to_hex(address_of(node)), proof)
     return me.name
+
+
+def _require_own(
+    directory: Path, me: Member, named: Address, keys: Sequence[Address | None]
+) -> None:
+    """Raise ConfigurationError unless the key that this member has named is one of those in
+    `directory`: its account must not make another institution's key its own."""
+    if named not in keys:
+        named_text = "no standby" if named == NO_ADDRESS else to_hex(named)
+        raise ConfigurationError(
+            f"the account {to_hex(me.account)} is that of {me.name}, which has named {named_text}, "
+            f"and not the key of the node in {directory}: give the file of that node's own account "
+            "with --account, or name a standby first with `swarm contract standby`"
+        )
 
 
 def _require_quorum(directory: Path, name: str) -> None:
