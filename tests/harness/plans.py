@@ -98,6 +98,30 @@ def plan_with(folder: Path, stages: str, *changes: tuple[str, str]) -> Path:
     return write_tiny_plan(folder, ("    rounds = 3\n", stages), *COUNTED, *changes)
 
 
+METHODS = Path(__file__).parents[2] / "examples" / "methods"
+
+
+def write_method_plan(folder: Path, method: str, sites: int, training_s: float = 0.0) -> Path:
+    """One of examples/methods on made-up rows of people who move; each round's training sleeps so
+    long."""
+    (folder / "data").mkdir(parents=True, exist_ok=True)
+    code = (METHODS / f"{method}.py").read_text()
+    (folder / "plan.py").write_text(code + f"    min_peers = {max(2, sites - 1)}\n")
+    task = (METHODS / "activity.py").read_text()
+    loss = "    def loss(self, model, batch):\n"
+    assert loss in task
+    sleep = f"        time.sleep({training_s})\n"  # made-up rows are one batch
+    task = task.replace("import numpy", "import time\n\nimport numpy", 1)
+    (folder / "task.py").write_text(task.replace(loss, loss + sleep))
+    for person in range(sites):
+        r = np.random.default_rng(person)
+        y = np.arange(40) % 6
+        x = r.normal(0, 1, (40, 169)) + np.eye(169)[y] * 4 + r.normal(0, 0.5, 169)
+        file = folder / "data" / f"person{person}.npz"
+        np.savez(file, x=x, y=y, is_test=np.arange(40) >= 30)
+    return folder
+
+
 def write_tiny_rows(path: Path, seed: int = 0, rows: int = 40) -> Path:
     """Rows in which y is likelier where a + b/10 is large."""
     generator = np.random.default_rng(seed)

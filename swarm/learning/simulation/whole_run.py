@@ -8,7 +8,7 @@ default their mean (FedAvg: McMahan et al., arXiv:1602.05629).
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
@@ -73,6 +73,17 @@ class FederatedRun:
     """The index in `models` of the plan's best, if it chooses one."""
     is_over: bool = False
     """Whether the plan has ended before its last round."""
+    contributors: Mapping[int, Collection[str]] = field(default_factory=dict)
+    """Whose work counts in a round, by its number on the chain; in others everybody's."""
+
+    def contributing(self, round: int) -> list[int]:
+        """The numbers of the sites whose training counts in a round."""
+        named = self.contributors.get(round)
+        return [
+            number
+            for number, site in enumerate(self.sites)
+            if site.samples().train and (named is None or site.site.name in named)
+        ]
 
     def score(self, round: int = -1) -> Metrics:
         """The metrics of a round's model on the held-back rows of all sites. These are for one look
@@ -146,8 +157,14 @@ def run_federated(
     peers: int | None = None,
     plan: Plan | None = None,
     sites: Sequence[LocalTraining] | None = None,
+    contributors: Mapping[int, Collection[str]] | None = None,
 ) -> FederatedRun:
-    """Run the plan in `folder` on its own sites, or on those given. Raises as the plan does."""
+    """Run the plan in `folder` on its own sites, or on those given. Raises as the plan does.
+
+    With `contributors`, by round of the chain, only what these sites send is merged, and only they
+    keep what they were left with, as on a network that others dropped out of; in rounds that are
+    not named, all do.
+    """
     plan = plan or load_plan(folder)
     rules = rules_of(plan)
     torch.set_num_threads(rules.threads)
@@ -161,7 +178,9 @@ def run_federated(
     program = program_of(plan)
     program = program if rounds is None else program.with_rounds(rounds)
     first = at[0].initial
-    run = FederatedRun(at, [first], None, [[None] * len(at)], pack_state(first))
+    run = FederatedRun(
+        at, [first], None, [[None] * len(at)], pack_state(first), contributors=contributors or {}
+    )
     for number in range(1, program.rounds + 1):
         place = program.place(number)
         assert place is not None
@@ -172,12 +191,13 @@ def run_federated(
 
 
 def _sum_statistics(run: FederatedRun, at: Place) -> FederatedRun:
-    return replace(run, statistics=merged_statistics(run.sites))
+    sites = [run.sites[number] for number in run.contributing(at.number)]
+    return replace(run, statistics=merged_statistics(sites))
 
 
 def _train(run: FederatedRun, at: Place) -> FederatedRun:
     """One round of training everywhere, and what the updates fold into."""
-    numbers = [number for number, site in enumerate(run.sites) if site.samples().train]
+    numbers = run.contributing(at.number)
     sites = [run.sites[number] for number in numbers]
     links = _links(run, at, sites)
     works = [
@@ -203,7 +223,7 @@ def _train(run: FederatedRun, at: Place) -> FederatedRun:
     return replace(
         run,
         models=[*run.models, completed(unpack_state(file), run.models[0])],
-        kept=[*run.kept, [left.get(number) for number in range(len(run.sites))]],
+        kept=[*run.kept, [left.get(n, before) for n, before in enumerate(run.kept[-1])]],
         file=file,
         asked_bytes=run.asked_bytes + sum(0 if link is None else link.sent_bytes for link in links),
         answered_bytes=run.answered_bytes

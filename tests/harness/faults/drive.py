@@ -7,11 +7,14 @@ deadline at the latest.
 
 from __future__ import annotations
 
+import os
 import random
+import signal
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import combinations
@@ -168,6 +171,8 @@ class Drive:
         if fault.do == "stop":
             self._stop(names, fault.for_s)
             return True
+        if fault.do == "kill trainer":
+            return self._kill_trainers(names, place)
         if len(self.nodes.down) + len(names) > self.plan.at_most_down:
             return False
         self._kill(names, fault, place)
@@ -226,6 +231,19 @@ class Drive:
         if fault.for_s is not None:
             for kill in killed:
                 self._later(fault.for_s, partial(self._restart, kill))
+
+    def _kill_trainers(self, names: list[str], place: Place) -> bool:
+        """SIGKILL to the processes that train there; False, and nothing done, if one does not."""
+        sights = self.watch.fresh(0.5)
+        busy = {name for name, sight in sights.items() if sight.plan and sight.plan["training"]}
+        if not busy.issuperset(names):
+            return False
+        for name in names:
+            with suppress(ProcessLookupError):  # it has ended by itself a moment ago
+                os.kill(int(sights[name].status["trainer_pid"]), signal.SIGKILL)
+            self.counts["trainer_kills"] += 1
+            self.tell(f"kill the trainer of {name} in round {place.round}")
+        return True
 
     def _await_model(self, kill: Kill) -> None:
         since, number = time.monotonic(), kill.place.round

@@ -55,7 +55,8 @@ COMPARED = frozenset(("auc_gap", "slowdown"))
 """What takes an undisturbed run to compare with."""
 GROWTH = frozenset(name for name in MEASURES if name.endswith("growth")) | {"chain_kb_a_round"}
 COUNTS = {
-    "kills": "processes ended by SIGKILL",
+    "kills": "nodes ended by SIGKILL",
+    "trainer_kills": "trainers ended by SIGKILL while they trained",
     "leader_kills": "of leaders between close and merge, as the chain bears out",
     "proposer_kills": "of the validator whose turn it was to propose",
     "restarts": "nodes started again",
@@ -78,7 +79,7 @@ class Fault(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     """`for_s`: after which it is undone. `disk`: what is done to a killed node's files meanwhile.
     `groups`: of a cut, those that do not reach each other any more; who is in none reaches all."""
 
-    do: Literal["kill", "stop", "cut", "admit"]
+    do: Literal["kill", "kill trainer", "stop", "cut", "admit"]
     when: When = When()
     who: tuple[Target, ...] = ()
     groups: tuple[tuple[Target, ...], ...] = ()
@@ -100,13 +101,14 @@ class Storm(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
 
 class Made(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A plan on made-up rows: `sites` of them, a model of about `width`² parameters, and rounds in
-    which each site trains for `training_s` at least (it sleeps: nodes that share a machine's cores
-    would else have them for nothing but each other)."""
+    """A plan on made-up rows: `sites` of them, a model of about `width`² parameters, or one of
+    examples/methods, and rounds in which each site trains for `training_s` at least (it sleeps:
+    nodes that share a machine's cores would else have them for nothing but each other)."""
 
     sites: Annotated[int, msgspec.Meta(ge=2)]
     width: Annotated[int, msgspec.Meta(ge=1)] = 4
     training_s: Seconds = 0.0
+    method: Annotated[str, msgspec.Meta(pattern="^[a-z_]+$")] | None = None
 
 
 class FaultPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -122,6 +124,9 @@ class FaultPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     """Nodes that nobody can dial."""
     liars: Annotated[int, msgspec.Meta(ge=0)] = 0
     """How many of the nodes, counted from the last, lie; what they say is drawn from the seed."""
+    exact: bool = False
+    """Whether model, state of its step and what each site keeps must be those of a run in one
+    process, in which nothing fails."""
     undisturbed_nodes: Annotated[int, msgspec.Meta(ge=2)] | None = None
     """With how many nodes the run to compare with is made; none is made by default."""
     at_most_down: Annotated[int, msgspec.Meta(ge=1)] = 256
@@ -167,7 +172,7 @@ def _check(path: Path, plan: FaultPlan, fault: Fault) -> None:
         raise ConfigurationError(f"{path}: a cut needs namespaces = true, and groups")
     if "all" in [target for group in fault.groups for target in group]:
         raise ConfigurationError(f"{path}: a cut divides: name those in each group")
-    if fault.do in ("kill", "stop") and not fault.who:
+    if fault.do in ("kill", "kill trainer", "stop") and not fault.who:
         raise ConfigurationError(f"{path}: {fault.do} whom? Add who = [...]")
     if fault.disk is not None and (fault.do != "kill" or fault.for_s is None):
         raise ConfigurationError(f"{path}: disk = {fault.disk!r} needs a kill with for_s")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
@@ -20,8 +21,11 @@ from harness.faults.nodes import Nodes, run_in
 from harness.faults.plan import COMPARED, FaultPlan
 from harness.faults.replica import Replica
 from swarm.errors import LocalError
+from swarm.learning.parameters.named_tensors import pack_state
 from swarm.learning.simulation.dealing import SiteFiles
+from swarm.learning.simulation.whole_run import run_federated
 from swarm.node.commands.control import ask
+from swarm.tensors import open_file
 from swarm.testnet.references import open_evaluator
 
 READ_S = 60.0
@@ -107,6 +111,7 @@ def judge(
         _one_block_a_height(replicas, len(drive.nodes.answering)),
         *_clean_logs(drive.nodes),
         *([_nobody_left_out(drive)] if plan.firewalled else []),
+        *([as_without_faults(plan, drive)] if plan.exact and failure is None else []),
         *(_at_least(name, least, counts) for name, least in plan.at_least.items()),
         *(
             _at_most(name, most, measures, sum(a.measure == name for a in drive.awaited))
@@ -180,6 +185,33 @@ def _one_final_digest(plan: FaultPlan, drive: Drive) -> Check:
     alike = len(set(digests.values())) == 1 and set(digests) == set(drive.nodes.answering)
     what = f"{len(digests)} nodes end with the same model"
     return Check(what, alike, "" if alike else str(digests))
+
+
+def as_without_faults(plan: FaultPlan, drive: Drive) -> Check:
+    """Whether the last model file and what each site keeps are, bit for bit, those of the same plan
+    in one process, where in each round the same sites contribute."""
+    nodes, file = drive.nodes, drive.nodes.testnet.file
+    run = run_federated(
+        Path(file.plan),
+        seed=file.seed,
+        rounds=plan.rounds,
+        contributors=drive.watch.contributors,
+    )
+    wrong = []
+    for number, name in enumerate(nodes.names):
+        told = ask(nodes.home(name), "models", READ_S, plan=file.plan_id)
+        model = open_file(Path(told["models"][-1]["path"]))
+        if model.layout != run.file.layout or not np.array_equal(model.raw, run.file.raw):
+            wrong.append(f"the model at {name}")
+        kept = run.kept[-1][number]
+        if told["kept"] is None:
+            wrong += [f"what {name} keeps is gone"] * bool(kept)
+        elif not np.array_equal(open_file(Path(told["kept"])).raw, pack_state(kept or {}).raw):
+            wrong.append(f"what {name} keeps")
+    tensors = len(run.file.layout.specs)
+    kept_by = sum(bool(kept) for kept in run.kept[-1])
+    what = f"{tensors} tensors of the model, and what {kept_by} sites keep, as without faults"
+    return Check(what, not wrong, ", ".join(wrong))
 
 
 def _nobody_left_out(drive: Drive) -> Check:
