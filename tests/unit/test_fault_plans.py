@@ -8,15 +8,19 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from harness.faults import verdict
 from harness.faults.drive import Kill
+from harness.faults.opposite import turn_file, turned
 from harness.faults.plan import GROWTH, FaultPlan, faults_of, read_plan
 from harness.faults.replica import Replica, Told
 from harness.faults.runner import Runner
 from harness.faults.watch import Place
 
 from swarm.errors import ConfigurationError
+from swarm.learning.parameters.named_tensors import pack_state, unpack_state
 from swarm.learning.simulation.dealing import deal
+from swarm.tensors import open_file
 
 SHIPPED = sorted((Path(__file__).parents[1] / "faults").glob("*.toml"))
 LEAST = 'about = "x"\nplan = "tiny"\nrounds = 3\n'
@@ -27,7 +31,7 @@ def test_every_shipped_plan_can_be_read_and_has_a_training_plan(path: Path, tmp_
     plan = read_plan(path)
     base = Runner(None, tmp_path).base(path, plan)
     assert len(deal(base, plan.peers)) >= 2
-    assert faults_of(plan, 0) or GROWTH & plan.at_most.keys() or plan.firewalled
+    assert faults_of(plan, 0) or GROWTH & plan.at_most.keys() or plan.firewalled or plan.liars
     assert plan.at_most or plan.at_least or plan.firewalled
 
 
@@ -53,6 +57,18 @@ def test_a_plan_that_cannot_be_meant_is_refused_in_words(
     path.write_text(lines + text + "\n")
     with pytest.raises(ConfigurationError, match=words):
         read_plan(path)
+
+
+def test_a_liar_sends_as_many_times_the_opposite_and_leaves_counts_alone(tmp_path: Path) -> None:
+    base = {"w": torch.tensor([1.0, 2.0]), "n": torch.tensor([3])}
+    sent = {"w": torch.tensor([1.5, 2.0]), "n": torch.tensor([7])}
+    paths = [tmp_path / "base", tmp_path / "sent"]
+    for path, state in zip(paths, (base, sent), strict=True):
+        path.write_bytes(pack_state(state).raw.tobytes())
+    turn_file(paths[1], paths[0], 10.0)
+    found = unpack_state(open_file(paths[1]))
+    assert found["w"].tolist() == turned(sent, base, 10.0)["w"].tolist() == [-4.0, 2.0]
+    assert found["n"].tolist() == [7]
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -82,6 +82,16 @@ def test_tensors_beside_the_model_last_at_each_site(tmp_path: Path) -> None:
     assert not any(name.startswith("~state") for name in unpack_state(run.file))
 
 
+def test_a_site_that_a_round_leaves_out_goes_on_from_what_it_kept_before(tmp_path: Path) -> None:
+    plan = plan_with(tmp_path, "", COUNTING)
+    run = run_federated(plan, contributors={3: {"site0", "site2"}})  # after statistics
+    counts = [[kept and kept["~state/batches"].item() for kept in each] for each in run.kept]
+    assert counts == [[None] * 3, [12.0] * 3, [24.0, 12.0, 24.0], [36.0, 24.0, 36.0]]
+    everybody = run_federated(plan)
+    assert same(run.models[1], everybody.models[1])
+    assert not same(run.models[2], everybody.models[2])
+
+
 @pytest.mark.parametrize(
     ("returned", "words"),
     [

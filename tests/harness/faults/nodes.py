@@ -45,12 +45,12 @@ class Nodes:
         testnet: Testnet,
         wires: Wires | None,
         environment: Mapping[str, str],
-        liars: Mapping[str, str] | None = None,
+        liars: Mapping[str, tuple[str, str]] | None = None,
     ) -> None:
         self.testnet = testnet
         self.wires = wires
         self.liars = liars or {}
-        """Those that lie, and by which seed (`liar`)."""
+        """Those that lie: by which module, and its argument."""
         self._environment = environment
         self.down: set[str] = set()
         """Killed by us, and not started again."""
@@ -185,7 +185,7 @@ class Nodes:
     def _start(self, node: TestnetNode, index: int) -> NodeProcess:
         within = [*self._within(index)]
         if node.name in self.liars:
-            within += [sys.executable, "-m", "harness.faults.liar", self.liars[node.name]]
+            within += [sys.executable, "-m", *self.liars[node.name]]
         return start_node(node, within, self._environment)
 
     def _within(self, index: int) -> tuple[str, ...]:
@@ -210,8 +210,13 @@ def open_nodes(
     keep = ALL_MODELS if faults.keep_models is None else faults.keep_models
     testnet = Testnet(directory, create_testnet(directory, plan, sites, seed, listen, keep))
     lying = [node.name for node in testnet.file.nodes][len(sites) - faults.liars :]
-    seeds = {name: f"seed {lies_seed} liar {number}" for number, name in enumerate(lying)}
-    nodes = Nodes(testnet, wires, faults.environment, seeds)
+    how = {
+        name: ("harness.faults.liar", f"seed {lies_seed} liar {number}")
+        if faults.opposite is None
+        else ("harness.faults.opposite", str(faults.opposite))
+        for number, name in enumerate(lying)
+    }
+    nodes = Nodes(testnet, wires, faults.environment, how)
     try:
         for name in nodes.names:
             nodes.start(name)

@@ -124,9 +124,12 @@ class FaultPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     """Nodes that nobody can dial."""
     liars: Annotated[int, msgspec.Meta(ge=0)] = 0
     """How many of the nodes, counted from the last, lie; what they say is drawn from the seed."""
+    opposite: float | None = None
+    """Instead, liars do everything right but that they send so many times the opposite of what they
+    have learnt."""
     exact: bool = False
     """Whether model, state of its step and what each site keeps must be those of a run in one
-    process, in which nothing fails."""
+    process, in which nothing fails, with the same liars if they send the opposite."""
     undisturbed_nodes: Annotated[int, msgspec.Meta(ge=2)] | None = None
     """With how many nodes the run to compare with is made; none is made by default."""
     at_most_down: Annotated[int, msgspec.Meta(ge=1)] = 256

@@ -6,7 +6,8 @@ import re
 import statistics
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,15 @@ from rich.table import Table
 from harness.faults.drive import Drive, Kill, logs_of
 from harness.faults.liar import read_lies
 from harness.faults.nodes import Nodes, run_in
+from harness.faults.opposite import turned
 from harness.faults.plan import COMPARED, FaultPlan
 from harness.faults.replica import Replica
 from swarm.errors import LocalError
-from swarm.learning.parameters.named_tensors import pack_state
+from swarm.learning.parameters.named_tensors import State, pack_state
+from swarm.learning.plans.loading import load_plan
 from swarm.learning.simulation.dealing import SiteFiles
-from swarm.learning.simulation.whole_run import run_federated
+from swarm.learning.simulation.whole_run import open_sites, run_federated
+from swarm.learning.training.loop import Update
 from swarm.node.commands.control import ask
 from swarm.tensors import open_file
 from swarm.testnet.references import open_evaluator
@@ -191,14 +195,22 @@ def as_without_faults(plan: FaultPlan, drive: Drive) -> Check:
     """Whether the last model file and what each site keeps are, bit for bit, those of the same plan
     in one process, where in each round the same sites contribute."""
     nodes, file = drive.nodes, drive.nodes.testnet.file
+    folder = Path(file.plan)
+    sites = open_sites(load_plan(folder), folder, file.seed)
+    for site in sites:
+        if site.site.name in nodes.liars and plan.opposite is not None:
+            site.train = _lying(site.train, plan.opposite)  # type: ignore[method-assign]
     run = run_federated(
-        Path(file.plan),
+        folder,
         seed=file.seed,
         rounds=plan.rounds,
+        sites=sites,
         contributors=drive.watch.contributors,
     )
     wrong = []
     for number, name in enumerate(nodes.names):
+        if name not in nodes.answering:
+            continue
         told = ask(nodes.home(name), "models", READ_S, plan=file.plan_id)
         model = open_file(Path(told["models"][-1]["path"]))
         if model.layout != run.file.layout or not np.array_equal(model.raw, run.file.raw):
@@ -212,6 +224,14 @@ def as_without_faults(plan: FaultPlan, drive: Drive) -> Check:
     kept_by = sum(bool(kept) for kept in run.kept[-1])
     what = f"{tensors} tensors of the model, and what {kept_by} sites keep, as without faults"
     return Check(what, not wrong, ", ".join(wrong))
+
+
+def _lying(train: Callable[..., Update], times: float) -> Callable[..., Update]:
+    def train_and_lie(round: int, base: State, *more: Any, **settings: Any) -> Update:
+        update = train(round, base, *more, **settings)
+        return replace(update, state=turned(update.state, base, times))
+
+    return train_and_lie
 
 
 def _nobody_left_out(drive: Drive) -> Check:
