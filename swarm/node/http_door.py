@@ -1,4 +1,5 @@
-"""The node's HTTP door: JSON-RPC at `POST /`, a status report at `GET /status`.
+"""The node's HTTP door: JSON-RPC at `POST /`, a status report at `GET /status`, and the same as
+numbers for Prometheus at `GET /metrics`.
 
 It listens on loopback unless told otherwise, and a browser that visits a hostile page is a client
 on loopback too. Two checks keep such pages out: a request that carries a foreign `Origin` is
@@ -36,6 +37,9 @@ _MAX_HEAD_BYTES = 16 * 1024
 _READ_BYTES = 64 * 1024
 _WORKERS = 4
 _MAX_WAITING = 64
+_JSON = b"application/json"
+_TEXT = b"text/plain; version=0.0.4; charset=utf-8"
+"""As Prometheus reads it."""
 _PORT = re.compile(r"[0-9]{1,5}")
 
 
@@ -69,17 +73,20 @@ async def open_http(
     rpc: Rpc,
     status: Callable[[], object],
     *,
+    metrics: Callable[[], bytes] = lambda: b"",
     hosts: Sequence[str] = (),
     limits: HttpLimits | None = None,
 ) -> AsyncIterator[str]:
     """Serve on `listen` ("127.0.0.1:8545"; port 0 takes a free one) and yield the URL.
 
-    `status` gives what `GET /status` shows, without blocking; `hosts` are further names under
+    `status` gives what `GET /status` shows, and `metrics` the text of `GET /metrics`, without
+    blocking; `hosts` are further names under
     which clients may call this node. Raises ConfigurationError if it cannot listen there.
     """
     listener = _listen(listen)
     host, port, *_ = listener.getsockname()
-    server = _Server(rpc, status, frozenset(name.lower() for name in hosts), limits or HttpLimits())
+    names = frozenset(name.lower() for name in hosts)
+    server = _Server(rpc, status, metrics, names, limits or HttpLimits())
     accepting = trio.SocketListener(trio.socket.from_stdlib_socket(listener))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(trio.serve_listeners, server.serve, [accepting])
@@ -135,10 +142,16 @@ class _Server:
     """Answers the requests of all connections."""
 
     def __init__(
-        self, rpc: Rpc, status: Callable[[], object], hosts: frozenset[str], limits: HttpLimits
+        self,
+        rpc: Rpc,
+        status: Callable[[], object],
+        metrics: Callable[[], bytes],
+        hosts: frozenset[str],
+        limits: HttpLimits,
     ) -> None:
         self._rpc = rpc
         self._status = status
+        self._metrics = metrics
         self._hosts = hosts
         self._limits = limits
         self._connections = 0
@@ -191,6 +204,9 @@ class _Server:
         if place == (b"GET", b"/status"):
             await client.read_body(hold)
             answer = msgspec.json.encode(self._status())
+        elif place == (b"GET", b"/metrics"):
+            await client.read_body(hold)
+            answer, client.answers_with = self._metrics(), _TEXT
         elif place == (b"POST", b"/"):
             body = await client.read_body(hold)
             if self._threads.statistics().tasks_waiting >= _MAX_WAITING:
@@ -199,7 +215,7 @@ class _Server:
                 self._rpc.handle_bytes, body, limiter=self._threads
             )
         else:
-            raise _Refused(404, "there is POST / for JSON-RPC and GET /status")
+            raise _Refused(404, "there is POST / for JSON-RPC, GET /status and GET /metrics")
         hold(len(answer))
         return answer
 
@@ -247,6 +263,8 @@ class _Client:
         self._limits = limits
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=_MAX_HEAD_BYTES)
         self._wants_body = True
+        self.answers_with = _JSON
+        """The type of the next answer's content."""
 
     async def read_head(self) -> h11.Request:
         with trio.move_on_after(self._limits.head_s):
@@ -273,7 +291,7 @@ class _Client:
     async def send(self, code: int, body: bytes) -> None:
         length = str(len(body)).encode()
         headers = [
-            (b"content-type", b"application/json"),
+            (b"content-type", self.answers_with),
             (b"cache-control", b"no-store"),
             (b"content-length", length),
         ]
@@ -290,6 +308,7 @@ class _Client:
         """Make ready for the next request on this connection, if there may be one."""
         if self._http.our_state is h11.DONE and self._http.their_state is h11.DONE:
             self._http.start_next_cycle()
+            self.answers_with = _JSON
             return True
         return False
 

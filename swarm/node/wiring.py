@@ -47,6 +47,7 @@ from swarm.node.http_door import open_http
 from swarm.node.members.contacts import dial_rules
 from swarm.node.members.greetings import METHOD as GREETING_METHOD
 from swarm.node.members.greetings import Greetings
+from swarm.node.metrics import prometheus_text
 from swarm.node.node import Node
 from swarm.node.outgoing.log import OUTGOING, OutgoingLog
 from swarm.node.outgoing.recorder import ListedScores, Outgoing
@@ -235,7 +236,12 @@ async def open_node(directory: Path, password: str | None = None) -> AsyncIterat
         network.handle(SIGN_METHOD, zoo.serve_signature)
         network.handle(LIST_METHOD, zoo.serve_list)
         node.rpc_url = await stack.enter_async_context(
-            open_http(config.http.listen, opened.rpc, node.status)
+            open_http(
+                config.http.listen,
+                opened.rpc,
+                node.status,
+                metrics=lambda: prometheus_text(node.status()),
+            )
         )
         model_commands = ModelCommands(joined.parts, store, chain, library, trainers)
         propose_commands = ProposeCommands(
