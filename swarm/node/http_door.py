@@ -186,6 +186,7 @@ class _Server:
             with trio.fail_after(self._limits.answer_s):
                 return 200, await self._answer(request, client, hold)
         except _Refused as refused:
+            client.answers_with = _JSON
             return refused.code, _explain(str(refused))
         except trio.TooSlowError:
             return 503, _explain("the answer takes too long; ask for less")
