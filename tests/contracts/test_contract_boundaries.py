@@ -1026,6 +1026,21 @@ def test_a_page_of_members_with_full_contacts_is_far_below_what_a_view_may_take(
     assert len(contract.all_members(partial(book.ask, "getMembers"))) == MEMBERS_A_PAGE
 
 
+def test_a_consent_that_has_ended_makes_one_opening_dearer_and_not_all_that_follow() -> None:
+    spent = []
+    for members in (4, 24):
+        site = Site(EvmContract, members)
+        site.propose(max_round_s=60)
+        site.consent(0, until=START + 30)
+        site.consent(*range(1, members))
+        for attempt in (1, 2):  # the first opening after it looks at everybody's
+            site.now += 60
+            site.send(1, "void", PLAN, 1, attempt)
+        assert isinstance(site.book, EvmContract)
+        spent.append(site.book.gas_used)
+    assert abs(spent[1] - spent[0]) < 200
+
+
 # Names.
 
 
@@ -1621,6 +1636,13 @@ def test_the_widest_and_the_narrowest_rules_are_rules(found: Found) -> None:
     for wrong in ({"min_peers": 257}, {"slot_s": 0}, {"slot_s": 61, "max_round_s": 60}):
         with pytest.raises(ContractError, match="PlanBadRules"):
             site.propose(**wrong)
+
+
+@pytest.mark.parametrize("level", VerifyLevel)
+def test_a_plan_may_ask_for_any_way_of_checking(found: Found, level: VerifyLevel) -> None:
+    site = found(2)
+    site.propose(verify_level=level)
+    assert site.plan.rules.verify_level is level
 
 
 def test_a_holder_that_has_left_cannot_be_named(found: Found) -> None:

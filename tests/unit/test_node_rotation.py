@@ -12,6 +12,7 @@ from swarm.chain.service import VOTE_KEY
 from swarm.chain.store import VoteStore
 from swarm.cli import main as swarm
 from swarm.errors import ConfigurationError, LocalError
+from swarm.node.commands.account import require_own
 from swarm.node.commands.control import only_node_in
 from swarm.node.home.config import load_config
 from swarm.node.home.keys import address_in, address_of
@@ -19,8 +20,9 @@ from swarm.node.home.password import ACCOUNT_KEY, NEXT_KEY, find_passwords, open
 from swarm.node.home.rotation import make_next_key, next_address, take_next_key
 from swarm.node.home.setup import create_node
 from swarm.node.wiring import MASKED
+from swarm.protocol.state import Member
 from swarm.rounds.masked_secrets import UPDATE, MaskedSecrets
-from swarm.types import Digest, PlanId
+from swarm.types import NO_ADDRESS, Address, Digest, MemberId, PlanId
 
 
 @pytest.fixture
@@ -147,3 +149,17 @@ def test_without_a_next_key_nothing_is_taken(home: Path) -> None:
         take_next_key(home, load_config(home), governs=True)
     assert (home / "key.json").read_bytes() == before
     assert not (home / ACCOUNT_KEY).exists()
+
+
+def test_an_account_gives_a_new_key_to_the_node_alone_that_it_has_named(tmp_path: Path) -> None:
+    own, standby, others = (Address(bytes([n]) * 20) for n in (1, 2, 3))
+    mary = Member(MemberId(0), Address(bytes([9]) * 20), own, "St. Mary", standby=standby)
+    require_own(tmp_path, mary, mary.node, (own, None))
+    require_own(tmp_path, mary, mary.standby, (standby,))
+    for named, keys in ((mary.node, (others, None)), (mary.standby, (others,))):
+        with pytest.raises(
+            ConfigurationError, match=r"St\. Mary, which has named 0x0[12].*--account"
+        ):
+            require_own(tmp_path, mary, named, keys)
+    with pytest.raises(ConfigurationError, match="has named no standby"):
+        require_own(tmp_path, mary, NO_ADDRESS, (others,))

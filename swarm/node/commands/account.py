@@ -52,7 +52,7 @@ def rotate_key(directory: Path, password: str | None, account: bytes | None) -> 
     now = open_key(directory, config, password)
     governor = now if account is None else account
     me = trio.run(_governed, _link_to(directory, governor))
-    _require_own(directory, me, me.node, (address_of(now), next_address(directory)))
+    require_own(directory, me, me.node, (address_of(now), next_address(directory)))
     secret = make_next_key(directory, config, password)
     fault: ChainError | None = None
     try:
@@ -79,7 +79,7 @@ def take_over(directory: Path, password: str | None, account: bytes) -> str:
     key = open_key(directory, load_config(directory), password)
     me = trio.run(_governed, _link_to(directory, account))
     if me.node != address_of(key):
-        _require_own(directory, me, me.standby, (address_of(key),))
+        require_own(directory, me, me.standby, (address_of(key),))
     return name_node(directory, account, key)
 
 
@@ -96,7 +96,7 @@ def name_node(directory: Path, account: bytes, node: bytes) -> str:
     return me.name
 
 
-def _require_own(
+def require_own(
     directory: Path, me: Member, named: Address, keys: Sequence[Address | None]
 ) -> None:
     """Raise ConfigurationError unless the key that this member has named is one of those in
