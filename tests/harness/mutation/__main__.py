@@ -80,6 +80,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--seed", type=int, default=1)
     made.add_argument("--jobs", type=int, default=1, help="processes at a time (default: 1)")
     made.add_argument("--only", help="mutants whose name has this in it")
+    made.add_argument(
+        "--again", action="store_true", help="try those that are answered, too: they may be found"
+    )
     made.add_argument("--json", type=Path, help="write the outcome here")
     return made
 
@@ -94,6 +97,9 @@ def main(arguments: list[str] | None = None) -> int:
     total = len(mutants)
     if given.sample is not None and given.sample < total:
         mutants = random.Random(given.seed).sample(mutants, given.sample)
+    answered = [] if given.again else [m for m in mutants if m.name in answers()]
+    """They count as survivors without a trial, which would take the longest of all."""
+    mutants = [m for m in mutants if m not in answered]
     tests = [*subject.found(subject.tests), WALK]
     journal = Journal(given.of, [*subject.found(subject.files), HARNESS], tests)
     tell = _Progress(journal, len(mutants))
@@ -108,11 +114,11 @@ def main(arguments: list[str] | None = None) -> int:
             raise SystemExit("the trials ended early; what is known is in " + str(journal.path))
     waiting = journal.missing(mutants)
     try_cold(waiting, subject.arguments(), subject.left_out, given.jobs, tell)
-    verdicts = journal.verdicts(mutants)
+    verdicts = [*journal.verdicts(mutants), *(Verdict(m, None, 0.0) for m in answered)]
     for verdict in verdicts:
         if verdict.found_by is None:
             print(f"survived: line {verdict.mutant.line}, {verdict.mutant.name}", flush=True)
-    outcome = _outcome(given.of, total, verdicts)
+    outcome = _outcome(given.of, total, verdicts, answered)
     print(json.dumps({k: v for k, v in outcome.items() if k != "survivors"}, indent=1))
     for name in outcome["unanswered"]:
         print(f"nobody has answered: {name}")
@@ -162,7 +168,9 @@ def answers() -> dict[str, str]:
     return dict(tomllib.loads(ANSWERS.read_text())) if ANSWERS.exists() else {}
 
 
-def _outcome(what: str, total: int, verdicts: list[Verdict]) -> dict[str, Any]:
+def _outcome(
+    what: str, total: int, verdicts: list[Verdict], answered: list[Mutant]
+) -> dict[str, Any]:
     known = answers()
     survivors: list[Mutant] = [v.mutant for v in verdicts if v.found_by is None]
     unanswered = sorted({m.name for m in survivors if m.name not in known})
@@ -170,7 +178,7 @@ def _outcome(what: str, total: int, verdicts: list[Verdict]) -> dict[str, Any]:
     return {
         "of": what,
         "mutants": total,
-        "tried": len(verdicts),
+        "tried": len(verdicts) - len(answered),
         "found_by": dict(Counter(v.found_by.split("::")[0] for v in verdicts if v.found_by)),
         "survived": len(survivors),
         "survived_percent": round(100 * share, 2),
