@@ -36,7 +36,7 @@ from harness.trouble import Trouble
 from swarm.errors import SwarmError
 
 STORY_LINES = 80
-LEAST_HEIGHTS, LEAST_ROUNDS = 20, 5
+LEAST_HEIGHTS, LEAST_ROUNDS = 20, 4
 PLANTED_WITHIN = 1000
 TOLD_EVERY_S = 60.0
 
@@ -84,11 +84,12 @@ def live(job: Job) -> Outcome:
         healed_in_s = world.run_through()
     except (Violation, SwarmError) as violation:
         fault = f"{type(violation).__name__}: {violation}"
-    rounds, heights = world.final_round(), max(world.at_height)
+    rounds, heights = max(world.finals, default=0), max(world.at_height)
     if fault is None and (rounds < LEAST_ROUNDS or heights < LEAST_HEIGHTS):
         fault = f"only {rounds} rounds and {heights} heights came to pass"
     counted = world.counted + world.net.counted
     counted["heights"] = heights
+    counted["plans that a choice ended"] = rounds < world.program.rounds
     counted["view changes"] = sum(n for r, n in world.consensus.rounds.items() if r > 0)
     counted["seeds with liars"] = job.liars > 0
     story = tuple(world.story()) if fault else ()

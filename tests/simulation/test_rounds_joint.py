@@ -33,7 +33,8 @@ def test_rounds_and_consensus_fail_together_and_no_promise_is_broken(nodes, liar
         counted += outcome.counted
     assert counted["view changes"] > 0
     assert counted["restarts"] > 0 or seeds == 1
-    assert counted["rounds final"] == 6 * seeds
+    early = counted["plans that a choice ended"]
+    assert 6 * (seeds - early) + 4 * early <= counted["rounds final"] <= 6 * seeds
 
 
 def test_liars_cannot_have_honest_validators_retired_until_they_are_a_third():
@@ -89,7 +90,7 @@ def test_the_command_prints_what_was_covered(capsys):
 
 def test_every_kind_of_trouble_comes_up_in_a_few_days():
     counted = Counter[str]()
-    for seed in (*range(40, 64), 15, 32, 36, 65, 88, 108, 131):  # the rarest
+    for seed in (*range(40, 64), 15, 32, 36, 65, 88, 108, 131, 141, 298):  # the rarest
         counted += live(Job(seed, 4, liars_for(seed, 4))).counted
     for what in (
         "deaths",
@@ -147,6 +148,7 @@ def test_every_kind_of_trouble_comes_up_in_a_few_days():
         "made-up calls",
         "plans of liars",
         "looks at plans of liars",
+        "plans that a choice ended",
     ):
         assert counted[what] > 0, f"no {what}"
 

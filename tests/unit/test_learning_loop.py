@@ -284,10 +284,13 @@ def test_a_plans_fault_is_one_sentence_with_its_place(
 @pytest.mark.parametrize(
     ("code", "message"),
     [
-        ("import swarm\n", "exactly one subclass of swarm.Plan; it has none"),
+        (
+            "import swarm\n",
+            "exactly one subclass of swarm.Plan, or call swarm.join as a script does; it has none",
+        ),
         (
             "import swarm\nclass A(swarm.Plan): ...\nclass B(swarm.Plan): ...\n",
-            "exactly one subclass of swarm.Plan; it has A, B",
+            "or call swarm.join as a script does; it has A, B",
         ),
         ("def broken(:\n", r"plan\.py:1: while importing"),
         ("import nothing_like_it\n", r"plan\.py:1 in <module>.*nothing_like_it"),

@@ -44,6 +44,7 @@ def part(number: int, *rounds: int) -> Any:
         plan=SimpleNamespace(name=f"heart {number}", statistics=NO_DIGEST),
         program=SimpleNamespace(number_of=lambda of_chain: of_chain - 1),
         kept_file=None,
+        chosen=None,
         models=lambda: dict.fromkeys((r + 1 for r in rounds), DIGEST),
     )
 

@@ -118,7 +118,7 @@ def test_a_driver_whose_machine_has_taken_in_a_block_says_so() -> None:
     told: list[str] = []
     machine: Any = SimpleNamespace(wake_at=float("inf"), handle=lambda event, now: [])
     inbox = Inbox()
-    one = Driver(machine, inbox, lambda: told.append("exchange"), *[NOTHING] * 9)
+    one = Driver(machine, inbox, lambda: told.append("exchange"), *[NOTHING] * 10)
 
     async def scenario() -> None:
         async with trio.open_nursery() as nursery:

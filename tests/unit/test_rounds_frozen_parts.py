@@ -127,7 +127,8 @@ class Node:
         self.collection = Collection(PlanId(1), book, ours, exchange, self.layouts, blobs)
         self.training = Training(
             PlanId(1), book.me, trainer, ours, self.collection, blobs, kept, records, Inbox(),
-            cast(Any, None), Streams(*(cast(Any, None) for _ in range(8))), directory / "own",
+            cast(Any, None), Streams(*(cast(Any, None) for _ in range(8))), cast(Any, None),
+            directory / "own",
         )  # fmt: skip
         joint = JointScores(PlanId(1), book, records, SimpleNamespace())  # type: ignore[arg-type]
         self.evaluating = Evaluating(

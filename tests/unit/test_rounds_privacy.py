@@ -123,7 +123,7 @@ def train(
     training = Training(
         PLAN, ME, told, private.store, collection, PlanBlobs(private.store, records, PROGRAM, 1),
         KeptState(ME, folder / "kept", nobody), records, Inbox(), private,
-        Streams(*(nobody for _ in range(8))), folder / "own",
+        Streams(*(nobody for _ in range(8))), nobody, folder / "own",
     )  # fmt: skip
     return trio.run(training.train, m.Train(number, 1, "train", base, NO_DIGEST, number))
 
