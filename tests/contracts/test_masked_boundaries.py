@@ -111,31 +111,34 @@ class Site:
     def at(self) -> tuple[PlanId, int, int]:
         return self.id, self.round.number, self.round.attempt
 
-    def submit(self, who: int, fresh: int = 0, raw: bytes | None = None) -> None:
-        packed = keys(who, fresh).encode() if raw is None else raw
-        self.send(who, "submit", *self.at, NO_DIGEST, 10, NOTHING, NO_DIGEST, META, packed)
+    def submit(self, *who: int, fresh: int = 0, raw: bytes | None = None) -> None:
+        at = self.at  # reading the plan costs more than all of these
+        for n in who:
+            packed = keys(n, fresh).encode() if raw is None else raw
+            self.send(n, "submit", *at, NO_DIGEST, 10, NOTHING, NO_DIGEST, META, packed)
 
     def submission(self, who: int, raw: bytes) -> tuple[object, ...]:
         return (*self.at, NO_DIGEST, 10, NOTHING, NO_DIGEST, META, raw)
 
     def close(self, *who: int, fresh: int = 0) -> None:
-        for n in who or range(self.members):
-            self.submit(n, fresh)
+        self.submit(*(who or range(self.members)), fresh=fresh)
         if self.round.status is RoundStatus.OPEN:
             self.now += self.plan.rules.max_round_s
             self.send((who or (0,))[0], "close", *self.at)
         assert self.round.status is RoundStatus.MASKING
 
     def judge(self, *who: int) -> None:
+        at, submitters = self.at, self.masking.submitters
         for n in who or range(self.round.roster.bit_length()):
-            self.send(n, "good", *self.at, self.masking.submitters, 0)
+            self.send(n, "good", *at, submitters, 0)
 
     def mask(self, *who: int) -> None:
         contributors = self.masking.contributors
         chosen = who or [n for n in range(self.members) if contributors >> n & 1]
         codes = bytes(8 * (contributors.bit_count() - 1))
+        at, epoch = self.at, self.masking.epoch
         for n in chosen:
-            self.send(n, "masked", *self.at, self.masking.epoch, Digest(bytes([n + 1]) * 32), codes)
+            self.send(n, "masked", *at, epoch, Digest(bytes([n + 1]) * 32), codes)
 
     def next_epoch(self, who: int = 0) -> None:
         self.now = mask_deadline(self.plan, self.round)
@@ -157,9 +160,9 @@ class Site:
         assert self.round.status is RoundStatus.LOCKED
 
     def unmask(self, *who: int) -> None:
-        owners = self.masking.contributors
+        at, owners = self.at, self.masking.contributors
         for n in who:
-            self.send(n, "unmask", *self.at, owners, bytes(32 * owners.bit_count()))
+            self.send(n, "unmask", *at, owners, bytes(32 * owners.bit_count()))
 
 
 Found = Callable[..., Site]
