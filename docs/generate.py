@@ -266,6 +266,7 @@ def node_toml() -> str:
         "str | None": "text",
         "str": "text",
         "Name": "text",
+        "bool": "true or false",
         "Positive": "whole number from 1",
         "Positive | None": "whole number from 1",
         "MegabitsPerS | None": "number above 0",
@@ -281,7 +282,10 @@ def node_toml() -> str:
             return annotation.removeprefix("Literal[").removesuffix("]").replace("', '", "' or '")
         if annotation.startswith("dict"):
             return "table"
-        return words.get(annotation, "whole number")
+        if annotation.startswith("Annotated["):
+            is_whole = annotation.startswith("Annotated[int,")
+            return "whole number" if is_whole else "number above 0"
+        return words[annotation]
 
     rows = []
     for section, annotation, default, doc in attribute_docs(config, "NodeConfig"):
@@ -289,6 +293,7 @@ def node_toml() -> str:
             rows.append((f"`{section}`", "text", "", "As on the join card."))
             continue
         for key, inner, value, note in attribute_docs(config, annotation):
+            value = value.lower() if inner == "bool" else value  # as TOML writes it
             shown = "" if value in ("None", "{}") else f"`{value.replace(chr(39), chr(34))}`"
             rows.append((f"`{section}.{key}`", kind(inner), shown, note))
         del default, doc
