@@ -280,6 +280,11 @@ def test_a_script_that_never_reaches_a_round_is_named(tmp_path: Path) -> None:
         at_north(file)
 
 
+@pytest.mark.parametrize("nested", [b"x" + b".a" * 4000 + b"()", b"-" * 5000 + b"1"])
+def test_source_too_deep_to_be_read_is_no_script(nested: bytes) -> None:
+    assert read_script(nested, "plan.py") is None
+
+
 def test_a_plan_is_no_script_though_it_speaks_of_joining() -> None:
     assert (
         read_script(b'"""Not swarm.join(), but a plan."""\nx = "swarm.join()"\n', "plan.py") is None

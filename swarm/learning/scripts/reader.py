@@ -42,7 +42,7 @@ def read_script(source: bytes, file: str) -> Said | None:
     """
     try:
         tree = ast.parse(source)
-    except (SyntaxError, ValueError):
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None  # whoever imports it is told where
     calls = sorted(_joins(tree), key=lambda call: call.lineno)
     if not calls:
@@ -84,5 +84,6 @@ def is_script(plan: Path) -> bool:
 
 def _joins(tree: ast.AST) -> Iterator[ast.Call]:
     for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and ast.unparse(node.func) == JOIN:
-            yield node
+        match node:
+            case ast.Call(func=ast.Attribute(value=ast.Name(id="swarm"), attr="join")):
+                yield node
