@@ -3,7 +3,7 @@ level asks. A wrong one is refused for good; one that cannot be checked yet may 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from threading import Event
 
@@ -42,16 +42,10 @@ class Checking:
     blobs: PlanBlobs
 
     async def verify(self, command: m.Verify) -> m.Event:
-        candidate = command.candidate
-        place = (command.number, command.attempt, candidate.model, candidate.omitted)
-        try:
-            fault = await self._fault_of(command)
-        except SwarmError as error:
-            return m.CandidateRefused(*place, str(error), False)
-        if fault is not None:
-            return m.CandidateRefused(*place, fault, True)
-        self.blobs.note(command.number, candidate.model)
-        return m.CandidateVerified(*place)
+        verdict = await judge(command, self._fault_of)
+        if isinstance(verdict, m.CandidateVerified):
+            self.blobs.note(command.number, command.candidate.model)
+        return verdict
 
     async def _fault_of(self, command: m.Verify) -> str | None:
         """Why a candidate must not be attested; None if it is right. Raises RemoteError where that
@@ -149,3 +143,19 @@ class Checking:
 def _kept(command: m.Verify) -> list[m.FrozenUpdate]:
     """The updates that a candidate says that it is made of."""
     return [u for u in command.updates if not command.candidate.omitted >> u.member & 1]
+
+
+async def judge(
+    command: m.Verify, find_fault: Callable[[m.Verify], Awaitable[str | None]]
+) -> m.Event:
+    """What a check of a candidate comes to. `find_fault` says why it must not be attested, None if
+    it may be; it raises SwarmError where that cannot be told yet."""
+    candidate = command.candidate
+    place = (command.number, command.attempt, candidate.model, candidate.omitted)
+    try:
+        fault = await find_fault(command)
+    except SwarmError as error:
+        return m.CandidateRefused(*place, str(error), False)
+    if fault is not None:
+        return m.CandidateRefused(*place, fault, True)
+    return m.CandidateVerified(*place)

@@ -31,6 +31,7 @@ from swarm.protocol import machine as m
 from swarm.protocol.program import Program
 from swarm.protocol.state import MemberSet, Omission, VerifyLevel, members_in
 from swarm.rounds.address_book import AddressBook
+from swarm.rounds.checking import judge
 from swarm.rounds.collection import Collection, Patience
 from swarm.rounds.evaluating import Evaluating
 from swarm.rounds.merging import too_few
@@ -89,15 +90,7 @@ class Selecting:
 
     async def verify(self, command: m.Verify) -> m.Event:
         """Choose again, and see whether it is the leader's choice."""
-        candidate = command.candidate
-        place = (command.number, command.attempt, candidate.model, candidate.omitted)
-        try:
-            fault = await self._fault_of(command)
-        except SwarmError as error:
-            return m.CandidateRefused(*place, str(error), False)
-        if fault is not None:
-            return m.CandidateRefused(*place, fault, True)
-        return m.CandidateVerified(*place)
+        return await judge(command, self._fault_of)
 
     async def _fault_of(self, command: m.Verify) -> str | None:
         """Why a choice must not be attested; None if it is right. Raises RemoteError where that
