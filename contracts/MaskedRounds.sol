@@ -295,9 +295,6 @@ library MaskedRounds {
     ) external {
         (uint8 member, Plan storage record, Round storage current) = _votable(plan, round, attempt);
         Steps.checkLeader(current, member);
-        for (uint256 i = current.masking.first; i < current.candidates.length; ++i) {
-            if (current.candidates[i].leader == member) revert Rounds.RoundAlreadyMerged(member);
-        }
         // No model: the sum was spoiled.
         if (outcome.model == 0 && current.status != RoundStatus.LOCKED) revert Rounds.RoundBadDigest();
         Steps.checkOutcome(current, outcome);

@@ -41,7 +41,6 @@ abstract contract Rounds is Plans {
     error RoundBadDigest();
     error RoundBadReveal(uint8 member);
     error RoundNotClosable(uint32 round, uint32 attempt);
-    error RoundAlreadyMerged(uint8 member);
     error RoundBadOmission(uint256 omitted);
     error RoundTooFewContributors(uint16 needed);
     error RoundNoMajority(uint32 round, uint32 attempt);
@@ -123,7 +122,7 @@ abstract contract Rounds is Plans {
             current.revealsXor ^= Election.term(stored().members[member].account, reveal);
         }
         if (isMasked) MaskedRounds.takeKeys(own, current, member, keys);
-        current.submissions[member] = Submission(update, meta, samples, false);
+        current.submissions[member] = Submission(update, meta, samples);
         current.submitted |= bit;
         own.commitment = commitment;
         own.committedRound = round;
@@ -146,8 +145,9 @@ abstract contract Rounds is Plans {
     }
 
     /// @notice Post the merge of all frozen updates but the omitted ones. Posting attests.
-    /// @dev Whoever leads now or has led since the close may, once. WARNING: others can fetch what was
-    /// omitted and check the reason; an omission without cause costs their attestations.
+    /// @dev Whoever leads now or has led since the close may, and may vote for candidates of others
+    /// so, but posts one of its own. WARNING: others can fetch what was omitted and check the reason;
+    /// an omission without cause costs their attestations.
     /// @param outcome Its `omitted` are the frozen submitters left out; those gone since the close must
     /// be among them.
     /// @param reasons One byte for each of them, in member order.
@@ -162,8 +162,6 @@ abstract contract Rounds is Plans {
         (uint8 member, Plan storage record, Round storage current) = Steps.inRound(plan, round, attempt, true);
         Steps.require_(current, RoundStatus.CLOSED);
         Steps.checkLeader(current, member);
-        if (current.submissions[member].merged) revert RoundAlreadyMerged(member);
-        current.submissions[member].merged = true;
         if (outcome.model == 0) revert RoundBadDigest();
         Steps.checkOutcome(current, outcome);
         _checkOmissions(current, outcome.omitted, reasons);

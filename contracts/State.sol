@@ -209,8 +209,6 @@ struct Submission {
     bytes32 update;
     bytes32 meta;
     uint64 samples;
-    /// Whether its member has posted a merge.
-    bool merged;
 }
 
 /// @dev What is voted on: attestations count only for one that is equal in every field.

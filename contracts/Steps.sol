@@ -36,6 +36,7 @@ library Steps {
     error RoundNotInRoster(uint8 member);
     error RoundWrongStatus(RoundStatus status);
     error RoundNotLeader(uint8 member);
+    error RoundAlreadyMerged(uint8 member);
     error RoundBadOutcome(uint8 slot, uint8 next);
     error RoundUnknownCandidate(bytes32 model, uint256 omitted, uint8 slot, uint8 next);
     error RoundNotSubmitter(uint8 member);
@@ -178,7 +179,7 @@ library Steps {
         }
     }
 
-    /// @dev Whoever leads now, or has led since the close, may post.
+    /// @dev Whoever leads now, or has led since the close, may post one candidate of its own.
     function checkLeader(Round storage round, uint8 member) internal view {
         uint256 eligible = Election.eligibleIn(round);
         if (
@@ -186,6 +187,9 @@ library Steps {
                 || Election.slotAt(round, uint64(block.timestamp))
                     < Election.firstSlotOf(eligible, round.seed, member)
         ) revert RoundNotLeader(member);
+        for (uint256 i = round.masking.first; i < round.candidates.length; ++i) {
+            if (round.candidates[i].leader == member) revert RoundAlreadyMerged(member);
+        }
     }
 
     /// @dev The candidate with this outcome, posted now if there is none, with its poster's vote.

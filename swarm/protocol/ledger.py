@@ -361,7 +361,8 @@ class Ledger:
     ) -> None:
         """A leader posts its merge of all frozen updates but the omitted ones, each with a reason.
 
-        Whoever leads now or has led since the close may post, once. Posting attests.
+        Whoever leads now or has led since the close may post one candidate of its own; a merge
+        that is posted already counts as an attestation. Posting attests.
         """
         member, plan, round = self._voting(sender, plan_id, number, attempt)
         first = round.first_slot_of(member.id)

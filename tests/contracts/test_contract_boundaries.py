@@ -1922,6 +1922,34 @@ def test_a_closed_round_is_void_early_only_if_too_few_are_left_and_nobody_merged
             site.send(stays, "void", *site.at)
 
 
+def test_a_leader_that_voted_for_a_posted_merge_may_still_post_one_of_its_own(
+    found: Found,
+) -> None:
+    site = found(4)
+    site.begin(4, rounds=1)
+    site.submit(0, 1, 2, 3)
+    first = site.merge()
+    site.now += site.round.slot_s
+    second = site.round.leader_at(site.now)
+    assert second != first
+    site.send(second, "merge", *site.at, MERGED, b"")
+    (posted,) = site.round.candidates
+    assert posted.leader == first
+    assert posted.attesters == 1 << first | 1 << second
+
+    own = replace(MERGED, model=Digest(keccak(b"another model")))
+    site.send(second, "merge", *site.at, own, b"")
+    assert [(c.leader, c.outcome) for c in site.round.candidates] == [
+        (first, MERGED),
+        (second, own),
+    ]
+    third = replace(MERGED, model=Digest(keccak(b"a third model")))
+    for leader, outcome in [(first, third), (first, MERGED), (second, third), (second, own)]:
+        bad = site.refused(leader, "merge", *site.at, outcome, b"")
+        assert bad.name == "RoundAlreadyMerged"
+        assert bad.arguments == {"member": leader}
+
+
 def test_a_winner_is_the_candidate_that_made_a_final_round_final(found: Found) -> None:
     site = found(2)
     site.begin(2, rounds=1)
