@@ -57,7 +57,10 @@ def read_counts(
     "one is tried first. Not with --ray.",
 )  # fmt: skip
 @click.option("--out", type=DIRECTORY, help="Write the model's folder here.")
-@click.option("--plot", type=FILE, help="Draw the first metric by round to this PNG file.")
+@click.option(
+    "--plot", type=FILE, metavar="FILE.png",
+    help="Draw the first metric by round to this file, and write what is drawn to FILE.json.",
+)  # fmt: skip
 @json_option
 def command(
     plan: Path,
@@ -92,6 +95,8 @@ def command(
 
     if out is not None and len(clients) > 1:
         raise ConfigurationError("--out takes the model of one run: give one number of --clients")
+    if plot is not None and plot.suffix != ".png":
+        raise ConfigurationError(f"--plot draws a PNG file: name it {plot.with_suffix('.png')}")
     for file in (out, plot):
         if file is not None and not file.absolute().parent.is_dir():
             raise ConfigurationError(f"{file.parent} is no directory: make it first")
@@ -115,12 +120,11 @@ def command(
             reports.append(report)
             if not as_json:
                 print_report(report)
-    if plot is not None:
-        write_simulation_plot(reports, plot)
+    beside = None if plot is None else write_simulation_plot(reports, plot)
     if as_json:
         print_json(reports[0] if len(reports) == 1 else {"runs": reports})
     elif plot is not None:
-        click.echo(f"plot    {plot}")
+        click.echo(f"plot    {plot}, its figures {beside}")
 
 
 class _Progress:

@@ -3,6 +3,7 @@ end what the final model and those it is compared with reach on test rows."""
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -67,28 +68,52 @@ def write_plot(report: dict[str, Any], path: Path) -> Path | None:
     return path
 
 
-def write_simulation_plot(reports: Sequence[dict[str, Any]], path: Path) -> None:
-    """Draw the first metric by round of simulated runs, a line for each, to a PNG file."""
+def simulation_figures(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What the plot of simulated runs shows, as JSON: the first metric by round, of each run. A
+    score that cannot be given is None. Reports are those of `swarm.testnet.simulate.simulate`."""
+    first = reports[0]
+    metric = next((name for r in reports for each in r["rounds"] for name in each["metrics"]), "")
+    return {
+        "plan": first["plan"],
+        "partition": first["partition"],
+        "seed": first["seed"],
+        "metric": metric,
+        "runs": [
+            {
+                "clients": report["clients"],
+                "contributors": report["rounds"][0]["contributors"],
+                "rounds": [r["number"] for r in report["rounds"]],
+                "values": [r["metrics"].get(metric) for r in report["rounds"]],
+            }
+            for report in reports
+        ],
+    }
+
+
+def write_simulation_plot(reports: Sequence[dict[str, Any]], path: Path) -> Path:
+    """Draw the first metric by round of simulated runs, a line for each, to the PNG file `path`,
+    and write what is drawn as JSON beside it. Returns the path of that."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
+    told = simulation_figures(reports)
     figure, axes = pyplot.subplots(figsize=(7.5, 4.5), dpi=120, layout="constrained")
-    metric = next((name for r in reports for each in r["rounds"] for name in each["metrics"]), "")
-    for report in reports:
-        scores = [r["metrics"].get(metric) for r in report["rounds"]]
+    for run in told["runs"]:
         axes.plot(
-            [r["number"] for r in report["rounds"]],
-            [math.nan if score is None else score for score in scores],
+            run["rounds"],
+            [math.nan if value is None else value for value in run["values"]],
             linewidth=1.8,
-            label=f"{report['clients']:,} clients, {report['rounds'][0]['contributors']} a round",
+            label=f"{run['clients']:,} clients, {run['contributors']} a round",
         )
-    first = reports[0]
     axes.set_xlabel("round")
-    axes.set_ylabel(f"{metric} on all sites' validation rows")
-    axes.set_title(f"{first['plan']}: {first['partition']}, seed {first['seed']}")
+    axes.set_ylabel(f"{told['metric']} on all sites' validation rows")
+    axes.set_title(f"{told['plan']}: {told['partition']}, seed {told['seed']}")
     axes.grid(alpha=0.25)
     axes.legend(frameon=False, loc="lower right", fontsize=9)
     figure.savefig(path)
     pyplot.close(figure)
+    beside = path.with_suffix(".json")
+    beside.write_text(json.dumps(told, indent=2, allow_nan=False) + "\n")
+    return beside

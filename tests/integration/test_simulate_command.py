@@ -145,6 +145,11 @@ def test_the_command_tells_programs_everything_and_draws_a_plot(tmp_path: Path) 
     assert [run["clients"] for run in runs] == [20, 40]
     assert all(0 < run["swarm"]["auc"] < 1 for run in runs)
     assert (tmp_path / "p.png").stat().st_size > 5000
+    drawn = json.loads((tmp_path / "p.json").read_text())
+    assert drawn["metric"] == "auc"
+    assert [line["clients"] for line in drawn["runs"]] == [20, 40]
+    for line, run in zip(drawn["runs"], runs, strict=True):
+        assert line["values"] == [r["metrics"]["auc"] for r in run["rounds"]]
 
 
 def test_copies_that_sites_fine_tune_have_the_scores_of_a_federated_run(tmp_path: Path) -> None:
