@@ -3,8 +3,6 @@ pragma solidity ^0.8.26;
 
 import {MemberSets} from "./MemberSets.sol";
 import {Membership} from "./Membership.sol";
-import {Plans} from "./Plans.sol";
-import {Rounds} from "./Rounds.sol";
 import {
     Candidate,
     Consent,
@@ -111,7 +109,7 @@ library MaskedRounds {
         uint8 member,
         bytes calldata keys
     ) external {
-        if (keys.length != KEYS_BYTES) revert Plans.RoundBadKeys(keys.length);
+        if (keys.length != KEYS_BYTES) revert Steps.RoundBadKeys(keys.length);
         _useUp(member, keys[:X25519_BYTES], keys.length);
         for (uint256 epoch = 0; epoch < EPOCHS; ++epoch) {
             uint256 at = X25519_BYTES + epoch * POINT_BYTES;
@@ -173,8 +171,8 @@ library MaskedRounds {
         if (contributors & member.bit() == 0) revert Steps.RoundNotSubmitter(member);
         uint256 posted = masking.posted;
         if (posted & member.bit() != 0) revert RoundAlreadyMasked(member);
-        if (digest == 0) revert Rounds.RoundBadDigest();
-        if (macs.length != CODE_BYTES * (contributors.count() - 1)) revert Plans.RoundBadKeys(macs.length);
+        if (digest == 0) revert Steps.RoundBadDigest();
+        if (macs.length != CODE_BYTES * (contributors.count() - 1)) revert Steps.RoundBadKeys(macs.length);
         posted |= member.bit();
         masking.posted = posted;
         // The leaders' slots begin.
@@ -221,7 +219,7 @@ library MaskedRounds {
             epoch != current.epoch || masking.complaints[complainant] & member.bit() == 0
                 || masking.answered[key] & complainant.bit() != 0
         ) revert RoundNoComplaint(epoch, complainant);
-        if (share.length != SHARE_BYTES) revert Plans.RoundBadKeys(share.length);
+        if (share.length != SHARE_BYTES) revert Steps.RoundBadKeys(share.length);
         masking.answered[key] |= complainant.bit();
         Steps.saw(record, member);
         emit ShareAnswered(plan, round, attempt, member, epoch, complainant, share);
@@ -267,7 +265,7 @@ library MaskedRounds {
         Masking storage masking = current.masking;
         if (masking.opened & member.bit() != 0) revert RoundAlreadyUnmasked(member);
         if (owners != masking.contributors || shares.length != SHARE_BYTES * owners.count()) {
-            revert Plans.RoundBadKeys(shares.length);
+            revert Steps.RoundBadKeys(shares.length);
         }
         masking.opened |= member.bit();
         Steps.saw(record, member);
@@ -296,10 +294,10 @@ library MaskedRounds {
         (uint8 member, Plan storage record, Round storage current) = _votable(plan, round, attempt);
         Steps.checkLeader(current, member);
         // No model: the sum was spoiled.
-        if (outcome.model == 0 && current.status != RoundStatus.LOCKED) revert Rounds.RoundBadDigest();
+        if (outcome.model == 0 && current.status != RoundStatus.LOCKED) revert Steps.RoundBadDigest();
         Steps.checkOutcome(current, outcome);
         // The set of contributors says whose updates are in it.
-        if (outcome.omitted != 0 || reasons.length != 0) revert Rounds.RoundBadOmission(outcome.omitted);
+        if (outcome.omitted != 0 || reasons.length != 0) revert Steps.RoundBadOmission(outcome.omitted);
         _decide(plan, record, current, Steps.post(plan, record, current, member, outcome, reasons));
     }
 
@@ -422,7 +420,7 @@ library MaskedRounds {
         bytes32 key,
         uint256 size
     ) private {
-        if (key == 0) revert Plans.RoundBadKeys(size);
+        if (key == 0) revert Steps.RoundBadKeys(size);
         _useUp(member, abi.encodePacked(key), size);
         uint256 renewed = current.masking.renewed;
         if (renewed & member.bit() == 0) {
@@ -435,7 +433,7 @@ library MaskedRounds {
     function _useUp(uint8 member, bytes memory key, uint256 size) private {
         State storage state = stored();
         bytes32 posted = keccak256(abi.encodePacked(member, key));
-        if (state.usedKeys[posted]) revert Plans.RoundBadKeys(size);
+        if (state.usedKeys[posted]) revert Steps.RoundBadKeys(size);
         state.usedKeys[posted] = true;
     }
 

@@ -49,17 +49,13 @@ abstract contract Plans {
     error PlanBadRules();
     error PlanBadInvitation(uint256 invited, uint64 until);
     error PlanTooMany(uint8 member);
-    error PlanUnknown(uint256 plan);
-    error PlanEnded(PlanStatus status);
     error PlanDigestMismatch(bytes32 expected, bytes32 given);
     error PlanAlreadyConsented(uint8 member);
     error PlanAlreadyDeclined(uint8 member);
     error PlanNotInvited(uint8 member);
     error PlanNotProposer(uint8 member);
-    error PlanNotParticipant(uint8 member);
     error PlanBadDuties(uint8 duties);
     error RoundBadSamples(uint64 given, uint64 most);
-    error RoundBadKeys(uint256 size);
     error Expired(uint64 time, uint64 now);
 
     event PlanProposed(
@@ -76,8 +72,6 @@ abstract contract Plans {
     event PlanDeclined(uint256 indexed plan, uint8 indexed member);
     event PlanWithdrawn(uint256 indexed plan, uint8 indexed member);
     event PlanStopVoted(uint256 indexed plan, uint8 indexed member);
-    event PlanStopped(uint256 indexed plan);
-    event PlanCompleted(uint256 indexed plan, bytes32 model);
 
     /// @notice Put a plan up for consent. Proposing is not consenting.
     /// @param code Names the code that members read before they consent.

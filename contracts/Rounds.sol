@@ -38,10 +38,8 @@ abstract contract Rounds is Plans {
     error RoundBadProgress(uint16 permille);
     error RoundNotTrainer(uint8 member);
     error RoundAlreadySubmitted(uint8 member);
-    error RoundBadDigest();
     error RoundBadReveal(uint8 member);
     error RoundNotClosable(uint32 round, uint32 attempt);
-    error RoundBadOmission(uint256 omitted);
     error RoundTooFewContributors(uint16 needed);
     error RoundNoMajority(uint32 round, uint32 attempt);
     error RoundNotVoidable(uint32 round, uint32 attempt);
@@ -114,8 +112,8 @@ abstract contract Rounds is Plans {
         if (samples == 0 || samples > own.maxSamples) revert RoundBadSamples(samples, own.maxSamples);
         bool isMasked = record.rules.colluders != PLAIN;
         // Training is repeatable: a digest of an update would let everybody test guesses of it.
-        if ((update == 0) != isMasked) revert RoundBadDigest();
-        if (keys.length != 0 && !isMasked) revert RoundBadKeys(keys.length);
+        if ((update == 0) != isMasked) revert Steps.RoundBadDigest();
+        if (keys.length != 0 && !isMasked) revert Steps.RoundBadKeys(keys.length);
         if (reveal != 0) {
             if (Election.commitment(reveal) != own.commitment) revert RoundBadReveal(member);
             current.revealed |= bit;
@@ -162,7 +160,7 @@ abstract contract Rounds is Plans {
         (uint8 member, Plan storage record, Round storage current) = Steps.inRound(plan, round, attempt, true);
         Steps.require_(current, RoundStatus.CLOSED);
         Steps.checkLeader(current, member);
-        if (outcome.model == 0) revert RoundBadDigest();
+        if (outcome.model == 0) revert Steps.RoundBadDigest();
         Steps.checkOutcome(current, outcome);
         _checkOmissions(current, outcome.omitted, reasons);
         if ((current.submitted & ~outcome.omitted).count() < record.rules.minPeers) {
@@ -351,6 +349,6 @@ abstract contract Rounds is Plans {
         for (uint256 i = 0; !bad && i < reasons.length; ++i) {
             bad = uint8(reasons[i]) < FIRST_OMISSION || uint8(reasons[i]) > LAST_OMISSION;
         }
-        if (bad) revert RoundBadOmission(omitted);
+        if (bad) revert Steps.RoundBadOmission(omitted);
     }
 }

@@ -4,7 +4,6 @@ pragma solidity ^0.8.26;
 import {Election} from "./Election.sol";
 import {MemberSets} from "./MemberSets.sol";
 import {Membership} from "./Membership.sol";
-import {Plans} from "./Plans.sol";
 import {Signatures} from "./Signatures.sol";
 import {
     Candidate,
@@ -32,11 +31,17 @@ library Steps {
     using MemberSets for uint256;
     using MemberSets for uint8;
 
+    error PlanUnknown(uint256 plan);
+    error PlanEnded(PlanStatus status);
+    error PlanNotParticipant(uint8 member);
     error RoundNotCurrent(uint32 round, uint32 attempt);
     error RoundNotInRoster(uint8 member);
     error RoundWrongStatus(RoundStatus status);
     error RoundNotLeader(uint8 member);
     error RoundAlreadyMerged(uint8 member);
+    error RoundBadKeys(uint256 size);
+    error RoundBadDigest();
+    error RoundBadOmission(uint256 omitted);
     error RoundBadOutcome(uint8 slot, uint8 next);
     error RoundUnknownCandidate(bytes32 model, uint256 omitted, uint8 slot, uint8 next);
     error RoundNotSubmitter(uint8 member);
@@ -44,6 +49,8 @@ library Steps {
     error RoundAlreadyAttested(uint8 member);
     error RoundNoneCounted(uint32 round, uint32 attempt);
 
+    event PlanStopped(uint256 indexed plan);
+    event PlanCompleted(uint256 indexed plan, bytes32 model);
     event RoundOpened(
         uint256 indexed plan,
         uint32 round,
@@ -110,14 +117,14 @@ library Steps {
     // Finding.
 
     function running(uint256 plan) internal view returns (Plan storage record) {
-        if (plan == 0 || plan > stored().plans.length) revert Plans.PlanUnknown(plan);
+        if (plan == 0 || plan > stored().plans.length) revert PlanUnknown(plan);
         record = stored().plans[plan - 1];
         PlanStatus status = record.status;
-        if (status != PlanStatus.PROPOSED && status != PlanStatus.RUNNING) revert Plans.PlanEnded(status);
+        if (status != PlanStatus.PROPOSED && status != PlanStatus.RUNNING) revert PlanEnded(status);
     }
 
     function requireParticipant(Plan storage record, uint8 member) internal view {
-        if (record.participants & member.bit() == 0) revert Plans.PlanNotParticipant(member);
+        if (record.participants & member.bit() == 0) revert PlanNotParticipant(member);
     }
 
     function current(uint256 plan, Plan storage record) internal view returns (Round storage) {
@@ -343,7 +350,7 @@ library Steps {
         noteMergeTime(record, round, first);
         if (next == 0 || number >= record.rules.rounds) {
             _end(record, PlanStatus.COMPLETED);
-            emit Plans.PlanCompleted(plan, record.outputs[MODEL_SLOT]);
+            emit PlanCompleted(plan, record.outputs[MODEL_SLOT]);
         } else {
             openIfWilling(plan, record);
         }
@@ -359,7 +366,7 @@ library Steps {
     /// @dev End a plan for good, and the attempt that is under way.
     function stop(uint256 plan, Plan storage record, Round storage round) internal {
         _end(record, PlanStatus.STOPPED);
-        emit Plans.PlanStopped(plan);
+        emit PlanStopped(plan);
         if (!_isUnderWay(round)) return;
         round.status = RoundStatus.VOID;
         emit RoundVoided(plan, record.round, record.attempt);

@@ -3,8 +3,6 @@ pragma solidity ^0.8.26;
 
 import {Election} from "./Election.sol";
 import {MemberSets} from "./MemberSets.sol";
-import {Plans} from "./Plans.sol";
-import {Rounds} from "./Rounds.sol";
 import {
     Candidate,
     Consent,
@@ -346,7 +344,7 @@ library Views {
 
     function _plan(uint256 plan) private view returns (Plan storage) {
         Plan[] storage plans = stored().plans;
-        if (plan == 0 || plan > plans.length) revert Plans.PlanUnknown(plan);
+        if (plan == 0 || plan > plans.length) revert Steps.PlanUnknown(plan);
         return plans[plan - 1];
     }
 }

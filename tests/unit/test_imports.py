@@ -5,6 +5,7 @@ inherited from nor reached through. (Which package may import which: import-lint
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import swarm
 import swarm.errors
 
 PACKAGES = (Path(swarm.__file__).parent, Path(harness.__file__).parent)
+CONTRACTS = Path(__file__).parents[2] / "contracts"
 ROUNDS = PACKAGES[0] / "rounds"
 MAY_BE_INHERITED = {"Protocol", "Exception"}
 Graph = Mapping[str, set[str]]
@@ -69,6 +71,15 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
     trees = {name: tree for package in PACKAGES for name, tree in modules(package).items()}
     assert len(trees) > 150
     assert circles(imports(trees)) == []
+
+
+def test_no_contracts_import_each_other_in_a_circle() -> None:
+    """A contract must compile alone, as the trials of mutants compile it: in a circle, Solidity's
+    order of definitions depends on which one is asked for."""
+    texts = {path.name: path.read_text() for path in CONTRACTS.glob("*.sol")}
+    graph = {name: set(re.findall(r'from "\./(\w+\.sol)"', text)) for name, text in texts.items()}
+    assert sum(map(len, graph.values())) > 30
+    assert circles(graph) == []
 
 
 def test_a_circle_is_found_though_an_import_is_only_for_a_type() -> None:
