@@ -228,6 +228,20 @@ def status(directory: Path, must_be_connected: bool, watch: bool, as_json: bool)
         _refuse_gaps(answer)
 
 
+@command.command("try-alert")
+@click.argument("directory", type=DIRECTORY, envvar="SWARM_NODE", default=Path("."))
+def try_alert(directory: Path) -> None:
+    """Have the node in DIRECTORY post a message to its webhook, to see whether it arrives.
+
+    \b
+    swarm node try-alert hospital
+    """
+    from swarm.node.commands.control import ask
+
+    ask(directory, "try_alert")
+    click.echo('posted, and taken: look for "somebody tries whether alerts arrive" there')
+
+
 @command.command()
 @click.argument("directory", type=DIRECTORY, envvar="SWARM_NODE", default=Path("."))
 @click.option("--plan", type=NUMBER, help="Of this plan only.")

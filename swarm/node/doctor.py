@@ -47,7 +47,7 @@ def examine(directory: Path) -> list[Check]:
     """
     config = load_config(directory)
     home = shlex.quote(str(directory))
-    checks = [_disk(directory), _gpu(directory, config), _data(directory, config)]
+    checks = of_machine(directory, config)
     try:
         read_running(directory)
     except ConfigurationError:
@@ -59,6 +59,11 @@ def examine(directory: Path) -> list[Check]:
         fix = f"swarm node start {home} --log-level debug"
         return [Check("node", "wrong", str(error), fix), *checks]
     return [*of_status(status, home), *checks]
+
+
+def of_machine(directory: Path, config: NodeConfig) -> list[Check]:
+    """What can be seen without asking the node. Blocks on the disk."""
+    return [_disk(directory), _gpu(directory, config), _data(directory, config)]
 
 
 def of_status(status: Mapping[str, Any], home: str) -> list[Check]:

@@ -12,17 +12,22 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import trio
 
 from swarm.errors import ChainError
 from swarm.network.network import Network
+from swarm.node.alerts.alerting import Alerting
+from swarm.node.alerts.causes import Alert, find_alerts
 from swarm.node.chain.link import UNDER_WAY, ChainLink
 from swarm.node.chain.seen import Seen
 from swarm.node.consent.answering import Answering
+from swarm.node.doctor import Check, of_machine
 from swarm.node.home.config import NodeConfig, missing_data
 from swarm.node.home.rotation import next_address
 from swarm.node.members.contacts import addresses_of, contact_owed, is_stated
@@ -58,6 +63,7 @@ log = logging.getLogger("swarm.node")
 
 CHAIN_RETRY_S = 1.0
 NOTES_EVERY_S = 2.0
+LOOK_AT_MACHINE_S = 2.0
 
 
 @dataclass
@@ -82,9 +88,12 @@ class Node:
     """Of the founders, by account and by node."""
     rpc_url: str = ""
     figures: Figures | None = None
+    alerting: Alerting | None = None
     new_keys: NewKeys = field(default_factory=NewKeys)
     unreadable: dict[PlanId, str] = field(default_factory=dict)
     """Plans that this release cannot read as the chain has them now, and why."""
+    _one_look: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(1))
+    """At the machine: of looks that hang there is one."""
 
     @property
     def governs(self) -> bool:
@@ -111,6 +120,8 @@ class Node:
             nursery.start_soon(self.trainers.end_idle, self._is_trained)
             if self.figures is not None:
                 nursery.start_soon(self.figures.run)
+            if self.alerting is not None:
+                nursery.start_soon(self.alerting.run)
             while True:
                 try:
                     await self._observe(nursery)
@@ -195,6 +206,16 @@ class Node:
             for note in told.fresh(notes, trio.current_time()):
                 log.warning("%s", note)
 
+    async def find_alerts(self) -> list[Alert]:
+        """What a person must see to. A disk that does not answer is said to be one."""
+        checks = [Check("disk", "wrong", "this node's disk does not answer", "dmesg | tail")]
+        with trio.move_on_after(LOOK_AT_MACHINE_S):
+            look = partial(of_machine, self.directory, self.config)
+            checks = await trio.to_thread.run_sync(  # type: ignore[call-arg]
+                look, abandon_on_cancel=True, limiter=self._one_look
+            )
+        return find_alerts(self.status(), checks, shlex.quote(str(self.directory)))
+
     def status(self) -> NodeStatus:
         """What this node says of itself; nothing secret is in it."""
         parts = [part for _, part in sorted(self.joined.parts.items())]
@@ -203,7 +224,10 @@ class Node:
         rounds = [part.plan.round for part in parts if part.plan is not None]
         traffic = network.traffic()
         seen, present = self.seen, self.seen.present
-        greeted = self.greetings.notes_about_self({m.node: m.name for m in seen.members.values()})
+        names = {m.node: m.name for m in seen.members.values()}
+        greeted = self.greetings.notes_about_self(names)
+        own = self.config.name if seen.me is None else seen.me.name
+        undelivered = "" if self.alerting is None else self.alerting.fault
         peers = peer_statuses(present, network.status(), self.greetings, self.new_keys.news())
         return NodeStatus(
             name=self.config.name,
@@ -226,12 +250,15 @@ class Node:
             standbys=standbys_of(present, network.connected),
             former=former_of(seen.members.values()),
             notes=notes_of(self.config.name, seen.own, seen.members, peers, greeted)
-            + missing_data(self.directory, self.config),
+            + missing_data(self.directory, self.config)
+            + ([f"alerts are not delivered: {undelivered}"] if undelivered else []),
+            clock_ahead_s=self.greetings.own_clock_s(),
+            key_elsewhere=[names.get(k, to_hex(k)) for k in self.greetings.say_twice()],
             bytes_sent=traffic.sent_bytes,
             bytes_received=traffic.received_bytes,
             sandbox=sandbox_status(self.trainers.sandbox),
             privacy=privacy_status(self.privacy, self.config.data.name),
-            plans=[plan_status(part) for part in parts],
+            plans=[plan_status(part, own) for part in parts],
             asked=asked_of(seen.me, tuple(seen.plans.values()), member_set(m.id for m in present)),
             refused_plans={str(n): with_names(why) for n, why in sorted(self.refusals().items())},
         )

@@ -18,6 +18,7 @@ from swarm.protocol.state import (
     Duty,
     Member,
     MemberSet,
+    Omission,
     Plan,
     Round,
     RoundStatus,
@@ -28,7 +29,7 @@ from swarm.protocol.state import (
 from swarm.protocol.state import PlanStatus as PlanState
 from swarm.rounds.participation import Participation
 from swarm.rounds.privacy_ledger import PrivacyLedger
-from swarm.rounds.records import RECENT_ROUNDS
+from swarm.rounds.records import REASONS, RECENT_ROUNDS
 from swarm.types import NO_ADDRESS, NO_DIGEST, Address, Digest, MemberId, to_hex
 from swarm.visible import with_names
 
@@ -99,6 +100,8 @@ class PlanStatus(msgspec.Struct, frozen=True, kw_only=True):
     """None for a plan without."""
     halted: str | None
     """Why this node has stopped training it, if it has."""
+    left_out: str | None = None
+    """Why this site's update is not in the newest round's model, if its leader left it out."""
     last_report: str
     records: list[dict[str, Any]]
     """Of the newest rounds, oldest first: `swarm.rounds.records`."""
@@ -129,6 +132,8 @@ class PeerStatus(msgspec.Struct, frozen=True, kw_only=True):
     """How far its clock is ahead of this machine's."""
     notes: list[str]
     """What is wrong with it, as far as this node can tell."""
+    key_twice: bool = False
+    """Whether its key is used on two machines at once."""
 
 
 class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -159,6 +164,10 @@ class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Members that have left or were removed, and have not come back under their name."""
     notes: list[str]
     """What is wrong with this node itself, and what to do."""
+    clock_ahead_s: float | None = None
+    """How far this machine's clock is ahead of most members', if that is too far."""
+    key_elsewhere: list[str] = msgspec.field(default_factory=list)
+    """Members that say that another machine uses this node's key, too."""
     bytes_sent: int
     bytes_received: int
     sandbox: SandboxStatus
@@ -196,6 +205,7 @@ def peer_statuses(
                         *([_one_way(said["failed_dials"])] if said["one_way"] else []),
                         *([new_keys[member.node]] if member.node in new_keys else []),
                     ],
+                    key_twice=greetings.is_twice(member.node),
                 )
             )
     return found
@@ -297,11 +307,12 @@ def asked_of(me: Member | None, plans: Iterable[Plan], members: MemberSet) -> di
     }
 
 
-def plan_status(part: Participation) -> PlanStatus | StartingPlan:
+def plan_status(part: Participation, own: str) -> PlanStatus | StartingPlan:
+    """`own` is the name of this node's member."""
     plan = part.plan
     if plan is None:
         return StartingPlan(part.id)
-    round, names = plan.round, part.names()
+    round, names, told = plan.round, part.names(), part.rounds(RECENT_ROUNDS)
     return PlanStatus(
         id=plan.id,
         name=plan.name,
@@ -332,9 +343,17 @@ def plan_status(part: Participation) -> PlanStatus | StartingPlan:
         statistics=_hex_or_none(plan.statistics),
         privacy=_privacy(part),
         halted=None if part.halted is None else with_names(part.halted),
+        left_out=left_out(told, own),
         last_report=with_names(part.last_report),
-        records=part.rounds(RECENT_ROUNDS),
+        records=told,
     )
+
+
+def left_out(records: Sequence[Mapping[str, Any]], own: str) -> str | None:
+    """Why the newest round is without the update of the member `own`, if its leader says so; a
+    member that has withdrawn knows it."""
+    why: str | None = records[-1]["omitted"].get(own) if records else None
+    return None if why == REASONS[Omission.WITHDRAWN] else why
 
 
 def _privacy(part: Participation) -> PrivacyStatus | None:

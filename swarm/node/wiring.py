@@ -24,6 +24,9 @@ from swarm.chain.genesis import Genesis
 from swarm.learning.folds.golden import self_check
 from swarm.network.limits import NetworkLimits
 from swarm.network.network import Network, open_network
+from swarm.node.alerts.alerting import FILE as ALERTS
+from swarm.node.alerts.alerting import Alerting
+from swarm.node.alerts.webhook import open_webhook, read_token
 from swarm.node.chain.seen import Seen
 from swarm.node.chain.source import TOPIC as CHAIN_TOPIC
 from swarm.node.chain.source import open_node_chain, read_network
@@ -39,7 +42,7 @@ from swarm.node.consent.answering import Answering
 from swarm.node.consent.confirmations import Confirmations
 from swarm.node.consent.policy import site_policy
 from swarm.node.home.backup import PRIVACY
-from swarm.node.home.config import NodeConfig, data_path, load_config
+from swarm.node.home.config import NodeConfig, alert_token, data_path, load_config
 from swarm.node.home.data_set import data_set_in
 from swarm.node.home.keys import address_of
 from swarm.node.home.password import open_key
@@ -225,6 +228,10 @@ async def open_node(directory: Path, password: str | None = None) -> AsyncIterat
             known_addresses=addresses,
             figures=None if board is None else Figures(board, joined.parts.values),
         )
+        if config.alerts.webhook is not None:
+            token = alert_token(directory, config)
+            post = open_webhook(config.alerts.webhook, None if token is None else read_token(token))
+            node.alerting = Alerting(config.name, directory / ALERTS, node.find_alerts, post)
         exchange.allow(public.may_read, purpose=public.purpose_of)
         chain.on_waiting, chain.awaits_more = joined.hear_waiting, seen.awaits_more
         chain.on_sent = outgoing.transacted
@@ -255,7 +262,13 @@ async def open_node(directory: Path, password: str | None = None) -> AsyncIterat
             export_model=model_commands.export_newest,
         )
         handlers = {
-            **NodeCommands(chain, node.status, opened.copy_to, opened.describe_blocks).by_name,
+            **NodeCommands(
+                chain,
+                node.status,
+                opened.copy_to,
+                opened.describe_blocks,
+                None if node.alerting is None else node.alerting.try_out,
+            ).by_name,
             **outgoing.by_name,
             **MemberCommands(chain).by_name,
             **model_commands.by_name,

@@ -21,6 +21,7 @@ from typing import Any
 import psutil
 import pytest
 import safetensors.numpy
+from harness.webhook import receive
 
 from swarm.learning.models.model_folder import read_folder
 from swarm.node.commands.control import ask
@@ -393,23 +394,30 @@ def test_a_testnet_goes_down_in_order(
         assert not (testnet / site / "running.json").exists()
 
 
-def test_code_that_was_changed_after_the_consent_is_not_run_and_the_node_goes_on(
-    testnet: Path, wait_until: Callable[..., None]
+def test_code_that_was_changed_after_the_consent_is_not_run_and_somebody_is_told(
+    testnet: Path, swarm: Any, wait_until: Callable[..., None]
 ) -> None:
     home = testnet / "site0"
     (code,) = (home / "plans").glob("*/plan.py")
     code.write_text(code.read_text() + "\n# One innocent line more.\n")
-    with (home / "changed.log").open("w") as log:
+    with (home / "changed.log").open("w") as log, receive() as (webhook, got):
+        with (home / "node.toml").open("a") as config:
+            config.write(f'\n[alerts]\nwebhook = "{webhook}"\n')
         command = [sys.executable, "-m", "swarm", "node", "start", str(home)]
         node = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=log)
-    try:
-        wait_until("it is up", (home / "running.json").exists)
-        wait_until("it has looked", lambda: ask(home, "status")["refused_plans"])
-        said = ask(home, "status")["refused_plans"]["1"]
-        assert said.startswith(f"the plan code in {code.parent} was changed")
-        assert "delete the folder" in said
-        assert node.poll() is None
-    finally:
-        node.terminate()
-        assert node.wait(30) == 0
-    assert "Traceback" not in (home / "changed.log").read_text()
+        try:
+            wait_until("it is up", (home / "running.json").exists)
+            wait_until("it has looked", lambda: ask(home, "status")["refused_plans"])
+            said = ask(home, "status")["refused_plans"]["1"]
+            assert said.startswith(f"the plan code in {code.parent} was changed")
+            assert "delete the folder" in said
+            wait_until("both alerts are posted", lambda: len(got) == 2, 30)
+            assert {said["alert"] for _, said in got} == {"away: site1", "refused: 1"}
+            assert all(said["node"] == "site0" and "swarm " in said["command"] for _, said in got)
+            swarm("node", "try-alert", home)
+            assert [said["alert"] for _, said in got[2:]] == ["trial"]
+            assert node.poll() is None
+        finally:
+            node.terminate()
+            assert node.wait(30) == 0
+        assert "Traceback" not in (home / "changed.log").read_text()

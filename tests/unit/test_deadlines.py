@@ -137,6 +137,7 @@ ACCOUNTED = {
     "node.home.password:_only_change_in:flock": "LOCK_NB: it does not wait",
     "node.chain.source:_next_head:wait_for_head": IDLE,
     "node.commands.common:wait_for_head:wait_for_head": "`control` gives every answer a deadline",
+    "node.alerts.alerting:_send:wait": IDLE,
     "node.node:run:wait_for_head": IDLE,
     "node.node_process:stop_on_signal:async for": IDLE,
     "rounds.collection:use:wait": "set by a pull, which has one; its failure cancels",

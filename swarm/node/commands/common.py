@@ -6,7 +6,7 @@ them, by what they are about; the node serves them by name on its control socket
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,8 @@ class NodeCommands:
     copy_to: Callable[[Path], None] | None = None
     """Writes the chain to a new file, where it is kept here."""
     describe_blocks: Callable[[int], list[dict[str, Any]]] | None = None
+    try_alert: Callable[[], Awaitable[None]] | None = None
+    """Posts a message for trial, where node.toml names a webhook."""
 
     @property
     def by_name(self) -> dict[str, Handler]:
@@ -48,6 +50,7 @@ class NodeCommands:
             "watch": self.watch,
             "copy_chain": self.copy_chain,
             "blocks": self.blocks,
+            "try_alert": self.alert,
         }
 
     async def blocks(self, newest: int) -> object:
@@ -61,6 +64,16 @@ class NodeCommands:
         if self.copy_to is None:
             raise ConfigurationError("this node keeps no chain: its consortium's is external")
         await trio.to_thread.run_sync(self.copy_to, Path(path))
+        return {}
+
+    async def alert(self) -> object:
+        """Post a message for trial to this node's webhook."""
+        if self.try_alert is None:
+            raise ConfigurationError(
+                "no webhook is named: write `webhook` under `[alerts]` in node.toml, and restart "
+                "the node"
+            )
+        await self.try_alert()
         return {}
 
     async def status(self) -> object:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import os
 import re
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlparse
@@ -164,6 +164,15 @@ class Log(_Section, frozen=True):
     """How many moved files are kept: the log takes `max_mb` × (`keep` + 1) at most."""
 
 
+class Alerts(_Section, frozen=True):
+    """Where this node says, once, what a person must see to."""
+
+    webhook: str | None = None
+    """Each alert is posted here as JSON: https://, or http:// on this machine. None by default."""
+    token_file: str | None = None
+    """A file of mode 600, whose first line goes along as `Authorization: Bearer`."""
+
+
 class Storage(_Section, frozen=True):
     keep_models: Annotated[int, msgspec.Meta(ge=1)] = 3
     """How many of the newest final models are kept."""
@@ -188,6 +197,7 @@ class NodeConfig(_Section, frozen=True):
     storage: Storage = Storage()
     log: Log = Log()
     figures: Figures = Figures()
+    alerts: Alerts = Alerts()
 
 
 def load_config(directory: Path) -> NodeConfig:
@@ -256,6 +266,8 @@ def _check(path: Path, directory: Path, config: NodeConfig) -> None:
             '"auto", "cpu", "cuda", "cuda:1", "mps" or "xpu"'
         )
     _check_policy(path, config.policy)
+    if config.alerts.webhook is not None:
+        check_webhook(config.alerts.webhook, f"{path}: `alerts.webhook`")
     data = data_path(directory, config)
     readable = (*([] if data is None else [data]), *readable_paths(directory, config))
     for place in readable:
@@ -303,6 +315,33 @@ def _check_policy(path: Path, policy: Policy) -> None:
 def _is_http(url: str) -> bool:
     try:
         return urlparse(url).scheme in ("http", "https")
+    except ValueError:
+        return False
+
+
+def check_webhook(url: str, where: str) -> None:
+    """Raise ConfigurationError unless messages may go to `url`: what they say of an institution is
+    for nobody on the way."""
+    try:
+        parts = urlparse(url)
+        host, _ = parts.hostname or "", parts.port
+    except ValueError:
+        host, parts = "", urlparse("")
+    if not host or parts.scheme not in ("https", "http") or parts.username or not url.isascii():
+        raise ConfigurationError(
+            f"{where} is no address that can be posted to: write https://HOST/PATH; a name and a "
+            "password belong into `alerts.token_file`"
+        )
+    if parts.scheme == "http" and not is_loopback(host):
+        raise ConfigurationError(
+            f"{where} would send to {host} in the clear: write https://, or http:// to this machine"
+        )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether `host`, a name or an address, is this machine."""
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
     except ValueError:
         return False
 
@@ -361,9 +400,15 @@ def missing_data(directory: Path, config: NodeConfig) -> list[str]:
 
 def private_paths(directory: Path, config: NodeConfig) -> tuple[Path, ...]:
     """What no plan may read: the node's directory as a whole, and its key wherever that lies."""
-    password = config.key.password_file
-    secrets = (config.key.file, *([] if password is None else [password]))
+    files = (config.key.file, config.key.password_file, config.alerts.token_file)
+    secrets = (file for file in files if file is not None)
     return (directory, *(directory / name for name in secrets))
+
+
+def alert_token(directory: Path, config: NodeConfig) -> Path | None:
+    """The file of what goes along with alerts."""
+    file = config.alerts.token_file
+    return None if file is None else directory / file
 
 
 def external_contract(config: NodeConfig) -> Address | None:
