@@ -7,7 +7,8 @@ status; nothing is counted here.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from importlib.metadata import version
 
 from swarm.node.status import NodeStatus, PlanStatus
 
@@ -32,7 +33,16 @@ def _families(status: NodeStatus) -> Iterator[tuple[str, str, str, Samples]]:
     peers = status.peers
     plans = [plan for plan in status.plans if isinstance(plan, PlanStatus)]
     ahead = [({"member": p.name}, p.clock_s) for p in peers if p.clock_s is not None]
+    waits = status.chain.get("waiting_for") or () if status.chain.get("round") else ()
+    yield (
+        *("swarm_node_info", "gauge", "Whose node this is, and its release; always 1."),
+        iter([({"node": status.name, "release": version("swarm")}, 1)]),
+    )
     yield "swarm_height", "gauge", "Blocks of the chain.", iter([({}, status.height)])
+    yield (
+        *("swarm_chain_waits_for", "gauge", "Validators whose votes a block waits for."),
+        iter([({}, len(waits))]),
+    )
     yield (
         *("swarm_peer_connected", "gauge", "Whether a member is connected to this node."),
         (({"member": peer.name}, float(peer.connected)) for peer in peers),
@@ -40,6 +50,14 @@ def _families(status: NodeStatus) -> Iterator[tuple[str, str, str, Samples]]:
     yield (
         *("swarm_peer_clock_ahead_seconds", "gauge", "How far a member's clock is ahead of ours."),
         iter(ahead),
+    )
+    yield (
+        *("swarm_peer_key_used_twice", "gauge", "Whether a member's key is used on two machines."),
+        (({"member": peer.name}, float(peer.key_twice)) for peer in peers),
+    )
+    yield (
+        *("swarm_key_used_elsewhere", "gauge", "Members that see our key on another machine, too."),
+        iter([({}, len(status.key_elsewhere))]),
     )
     yield "swarm_notes", "gauge", "What is wrong with this node.", iter([({}, len(status.notes))])
     yield (
@@ -63,6 +81,30 @@ def _families(status: NodeStatus) -> Iterator[tuple[str, str, str, Samples]]:
         ((_of(plan), plan.rounds) for plan in plans),
     )
     yield (
+        *("swarm_plan_training_ratio", "gauge", "How far this site's training of a round is."),
+        ((_of(p), p.training.fraction) for p in plans if p.training is not None),
+    )
+    yield (
+        *("swarm_plan_score", "gauge", "Of the newest final model, on this site's own rows."),
+        _scores(plans),
+    )
+    yield (
+        *("swarm_plan_round_seconds", "gauge", "How long the newest final round took."),
+        ((_of(p), p.finished["total_s"]) for p in plans if p.finished is not None),
+    )
+    yield (
+        *("swarm_plan_left_out", "gauge", "Whether our update was left out of the newest round."),
+        ((_of(plan), float(plan.left_out is not None)) for plan in plans),
+    )
+    yield (
+        *(
+            "swarm_privacy_spent_epsilon",
+            "gauge",
+            "Privacy of our rows that is spent.",
+        ),
+        iter([({}, status.privacy.spent)]),
+    )
+    yield (
         *("swarm_plan_halted", "gauge", "Whether this node has stopped training a plan."),
         ((_of(plan), float(plan.halted is not None)) for plan in plans),
     )
@@ -70,6 +112,15 @@ def _families(status: NodeStatus) -> Iterator[tuple[str, str, str, Samples]]:
         *("swarm_plan_waits_for", "gauge", "Members that a plan waits for."),
         ((_of(plan), len(plan.waits_for)) for plan in plans),
     )
+
+
+def _scores(plans: Iterable[PlanStatus]) -> Samples:
+    for plan in plans:
+        scores = {} if plan.finished is None else plan.finished["metrics"]
+        for rows, values in scores.items():
+            for metric, value in values.items():
+                if value is not None:
+                    yield {**_of(plan), "rows": rows, "metric": metric}, value
 
 
 def _of(plan: PlanStatus) -> Labels:

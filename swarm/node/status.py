@@ -106,6 +106,11 @@ class PlanStatus(msgspec.Struct, frozen=True, kw_only=True):
     records: list[dict[str, Any]]
     """Of the newest rounds, oldest first: `swarm.rounds.records`."""
 
+    @property
+    def finished(self) -> dict[str, Any] | None:
+        """The record of the newest round that is final."""
+        return next((r for r in reversed(self.records) if r["model"]), None)
+
 
 class SandboxStatus(msgspec.Struct, frozen=True, kw_only=True):
     """How plan code is boxed on this machine: `swarm.box.description.Report`."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,26 +15,39 @@ import yaml
 
 from swarm.node.http_door import open_http
 from swarm.node.metrics import prometheus_text
-from swarm.node.status import PlanStatus
+from swarm.node.status import PlanStatus, TrainingStatus
 
-ALERTS = Path(__file__).parents[2] / "node_configs" / "prometheus" / "alerts.yaml"
+CONFIGS = Path(__file__).parents[2] / "node_configs"
+ALERTS = CONFIGS / "prometheus" / "alerts.yaml"
+BOARD = CONFIGS / "grafana" / "board.json"
 
 
 def status() -> Any:
+    """A node of which everything can be told."""
     plan = dict.fromkeys(PlanStatus.__struct_fields__)
-    named = {"id": 3, "name": "Sepsis", "rounds": 20, "model_round": 7}
+    scores = {"validation": {"auc": 0.75, "loss": None}}
+    final = {"model": "0x11", "metrics": scores, "total_s": 4.5}
+    named = {"id": 3, "name": "Sepsis", "rounds": 20, "model_round": 7, "records": [final]}
+    named["training"] = TrainingStatus(0.25, 1, 0.5)
     said = {**plan, **named, "waits_for": ["Kyoto"], "halted": "no rows"}
+    open_round = {"model": "", "metrics": {}, "total_s": 0.0}
+    young = {**said, "id": 4, "records": [open_round], "training": None, "left_out": "not finite"}
+    peer = {"key_twice": False}
     return SimpleNamespace(
+        name="St. Mary",
         height=12,
+        chain={"round": 2, "waiting_for": ["Kyoto"]},
         peers=[
-            SimpleNamespace(name='St. "Mary"\\\n', connected=True, clock_s=0.5),
-            SimpleNamespace(name="Kyoto", connected=False, clock_s=None),
+            SimpleNamespace(**peer, name='St. "Mary"\\\n', connected=True, clock_s=0.5),
+            SimpleNamespace(**peer, name="Kyoto", connected=False, clock_s=None),
         ],
         notes=[],
         bytes_sent=1000,
         bytes_received=2000,
         asked={"4": "Stroke"},
-        plans=[PlanStatus(**said)],
+        key_elsewhere=["Kyoto"],
+        privacy=SimpleNamespace(spent=1.5),
+        plans=[PlanStatus(**said), PlanStatus(**young)],
     )
 
 
@@ -57,14 +72,60 @@ def test_a_status_is_read_as_numbers_with_the_names_that_members_have() -> None:
     assert found["swarm_plan_round", ("3", "Sepsis")] == 7
     assert found["swarm_plan_halted", ("3", "Sepsis")] == 1
     assert found["swarm_plan_waits_for", ("3", "Sepsis")] == 1
+    assert found["swarm_plan_training_ratio", ("3", "Sepsis")] == 0.25
+    assert found["swarm_plan_round_seconds", ("3", "Sepsis")] == 4.5
+    assert found["swarm_plan_left_out", ("4", "Sepsis")] == 1
+    assert found["swarm_chain_waits_for", ()] == 1
+    scores = {labels: value for (name, labels), value in found.items() if name.endswith("_score")}
+    assert scores == {("3", "Sepsis", "validation", "auc"): 0.75}
 
 
-def test_every_alert_is_about_a_number_that_a_node_tells() -> None:
-    told = {name for name, _ in read(prometheus_text(status()))} | {"up"}
+def told_names() -> set[str]:
+    """All that a node can tell, and what Prometheus tells of each node that it asks."""
+    return {name for name, _ in read(prometheus_text(status()))} | {"up"}
+
+
+def names_in(expression: str) -> set[str]:
+    """The metrics of a PromQL expression: words that are no label, no function, no keyword."""
+    bare = re.sub(r"\{[^}]*\}|\[[^\]]*\]|by \([^)]*\)", " ", expression)
+    return set(re.findall(r"\b[a-z_]+\b(?!\s*\()", bare)) - {"sum", "and", "or", "by"}
+
+
+def test_the_names_in_an_expression_are_found() -> None:
+    text = 'sum by (instance) (1 - a_b{job="x"}) / rate(c_total[5m]) > 2 and d == 0'
+    assert names_in(text) == {"a_b", "c_total", "d"}
+
+
+def test_every_alert_is_about_numbers_that_a_node_tells_and_names_a_command() -> None:
     (group,) = yaml.safe_load(ALERTS.read_text())["groups"]
     for rule in group["rules"]:
-        assert any(name in rule["expr"] for name in told), rule["alert"]
+        assert names_in(rule["expr"]), rule["alert"]
+        assert names_in(rule["expr"]) <= told_names(), rule["alert"]
         assert "`" in rule["annotations"]["summary"]
+
+
+def test_every_panel_shows_numbers_that_a_node_tells_and_nothing_is_told_unseen() -> None:
+    board = json.loads(BOARD.read_text())
+    shown = set()
+    for panel in board["panels"]:
+        for target in panel["targets"]:
+            names = names_in(target["expr"])
+            assert names, panel["title"]
+            assert names <= told_names(), panel["title"]
+            assert all("$instance" in x for x in re.findall(r"\{[^}]*\}", target["expr"]))
+            shown |= names
+    assert told_names() - shown == {"swarm_node_info"}
+
+
+def test_no_two_panels_of_the_board_lie_upon_each_other() -> None:
+    taken: set[tuple[int, int]] = set()
+    for panel in json.loads(BOARD.read_text())["panels"]:
+        at = panel["gridPos"]
+        assert at["x"] + at["w"] <= 24
+        cells = {(x, y) for x in range(at["x"], at["x"] + at["w"])
+                 for y in range(at["y"], at["y"] + at["h"])}  # fmt: skip
+        assert not cells & taken, panel["title"]
+        taken |= cells
 
 
 def test_the_door_gives_the_text_as_prometheus_wants_it() -> None:
