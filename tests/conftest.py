@@ -17,18 +17,23 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
     filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")])
 )
 
-REAL_TIME = ("tests/integration/", "tests/e2e/")
-"""Tests with real processes, sockets and clocks: those of one folder one after the other."""
+REAL_TIME = {
+    "tests/e2e/test_e2e_pl": "tests/integration/",  # so that both take about as long
+    "tests/integration/": "tests/integration/",
+    "tests/e2e/": "tests/e2e/",
+}
+"""Tests with real processes, sockets and clocks: two at a time and no more, so each of these paths
+has its scope, whose tests run one after the other."""
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Tests of one file stay together, in order; those that take real time by their folder."""
+    """Tests of one file stay together, in order; those that take real time by REAL_TIME."""
     from xdist.scheduler import LoadScopeScheduling
 
     class ByFile(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file = nodeid.partition("::")[0]
-            return next((folder for folder in REAL_TIME if file.startswith(folder)), file)
+            return next((s for path, s in REAL_TIME.items() if file.startswith(path)), file)
 
     return ByFile(config, log)
 

@@ -85,7 +85,7 @@ def slow_plan(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("import torch\n", "import os\nimport time\n\nimport torch\n"),
         (
             "        x, y = batch\n",
-            f"        x, y = batch\n        time.sleep(0.4 if '/{SLOW}/' in os.getcwd() else 0)\n",
+            f"        x, y = batch\n        time.sleep(0.2 if '/{SLOW}/' in os.getcwd() else 0)\n",
         ),
         sites=3,
     )

@@ -21,7 +21,7 @@ COMMAND = (sys.executable, "-m", "harness.faults")
 FAULTS = """\
 about = "Firewalled: {firewalled}."
 plan = "tiny"
-rounds = 6
+rounds = {rounds}
 namespaces = true
 firewalled = {firewalled}
 deadline_s = 120
@@ -36,7 +36,7 @@ def test_with_one_or_two_firewalled_members_every_round_is_final_and_nobody_is_l
     open_s = 0.0
     for firewalled in ([], [1], [1, 3]) if is_whole() else ([1, 3],):
         file, result = tmp_path / "faults.toml", tmp_path / "outcome.json"
-        file.write_text(FAULTS.format(firewalled=firewalled))
+        file.write_text(FAULTS.format(firewalled=firewalled, rounds=6 if is_whole() else 3))
         done = subprocess.run(
             [*COMMAND, "--plan", file, "--json", result],
             stdin=subprocess.DEVNULL,

@@ -17,7 +17,7 @@ from swarm.learning.simulation.dealing import deal
 from swarm.node.commands.control import ask
 from swarm.testnet.run import begin_plan
 
-ROUNDS = 12
+ROUNDS = 8
 STAYING = ("site0", "site1", "site2")
 LOST = ("site3", "site4")
 END_S = 20.0

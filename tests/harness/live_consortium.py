@@ -56,12 +56,14 @@ class LiveConsortium:
         for home in self.homes:
             self._call(self._wait_connected, home.name, len(self.homes) - 1)
 
-    def start(self, home: Path) -> None:
-        """Run the node in one more directory; return when it is up, connected and synchronised."""
-        others, height = len(self.homes), max(n.seen.height for n in self._nodes.values())
+    def start_standby(self, home: Path, of: str) -> None:
+        """Run the standby of this node in one more directory; return when it is up, synchronised,
+        and connected to all nodes but its member's own, which it does not stay connected to."""
+        others = {node.network.address for name, node in self._nodes.items() if name != of}
+        height = max(node.seen.height for node in self._nodes.values())
         self._call(self._start, home)
         self.homes.append(home)
-        self._call(self._wait_connected, home.name, others - 1)  # not to its member's node
+        self._call(self._wait_for, home.name, others)
         self._call(self._wait_height, home.name, height)
 
     def stop(self, name: str) -> None:
@@ -91,6 +93,9 @@ class LiveConsortium:
 
     async def _wait_connected(self, name: str, others: int) -> None:
         await self._until(lambda: len(self._nodes[name].network.connected) >= others)
+
+    async def _wait_for(self, name: str, others: set[Address]) -> None:
+        await self._until(lambda: others <= self._nodes[name].network.connected)
 
     async def _wait_height(self, name: str, height: int) -> None:
         await self._until(lambda: self._nodes[name].seen.height >= height)

@@ -304,7 +304,7 @@ def _standby_runs(desk: Desk) -> None:
     card = create_node(home, "St. Mary", password=None, listen=listen, http="127.0.0.1:0")
     shutil.copy(mary / "network.json", home)
     desk.ask("mary", "set_standby", node=to_hex(card.node))
-    desk.live.start(home)
+    desk.live.start_standby(home, of="mary")
 
 
 def _take_over(desk: Desk) -> list[str]:

@@ -101,13 +101,13 @@ def test_all_sites_of_a_plan_make_the_model_of_a_federated_run(tmp_path: Path) -
 
 
 class DyingWorker(WorkerProcess):
-    """A worker that is gone after seven answers."""
+    """A worker that is gone after a dozen answers."""
 
     answers = 0
 
     def ask(self, raw: bytes) -> bytes:
         self.answers += 1
-        if self.answers > 7 and not isinstance(decode_request(raw), OpenPlan | Begin):
+        if self.answers > 12 and not isinstance(decode_request(raw), OpenPlan | Begin):
             self.end()
             raise LocalError("gone")
         return super().ask(raw)
