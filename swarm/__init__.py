@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     )
     from swarm.learning.scripts.session import join
     from swarm.learning.simulation.whole_run import FederatedRun, open_sites, run_federated
+    from swarm.notebook import connect
     from swarm.privacy.guarantee import dp
 
 __all__ = [
@@ -61,6 +62,7 @@ __all__ = [
     "__version__",
     "adam",
     "at",
+    "connect",
     "dp",
     "elected",
     "frozen",
@@ -111,6 +113,7 @@ _HOMES = {
     "Table": "swarm.learning.data.tables",
     "adam": "swarm.learning.folds",
     "at": "swarm.learning.parameters.placement",
+    "connect": "swarm.notebook",
     "dp": "swarm.privacy.guarantee",
     "elected": "swarm.learning.plans.roles",
     "frozen": "swarm.learning.parameters.placement",

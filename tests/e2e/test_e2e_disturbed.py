@@ -23,6 +23,7 @@ import pytest
 import safetensors.numpy
 from harness.webhook import receive
 
+from swarm import connect
 from swarm.learning.models.model_folder import read_folder
 from swarm.node.commands.control import ask
 from swarm.node.home.keys import load_key, read_password
@@ -209,6 +210,9 @@ def test_every_question_has_an_answer(testnet: Path, swarm: Any, tmp_path: Path)
     kept = safetensors.numpy.load_file(models[-1]["path"])
     for name, tensor in safetensors.numpy.load_file(exported.model).items():
         assert tensor.tobytes() == kept[name].tobytes()
+    frame = connect(testnet / "site0").rounds()
+    assert list(frame["model"])[1:] == [m["digest"] for m in models]
+    assert connect(testnet / "site0").picture().png.startswith(b"\x89PNG")
     assert "Everything agrees" in swarm("audit", testnet / "site0").stdout
     scores = json.loads(swarm("model", "evaluate", *node, "--json").stdout)["metrics"]
     assert 0 <= scores["test"]["auc"] <= 1
