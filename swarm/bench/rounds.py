@@ -8,12 +8,15 @@ transactions.
 A round is measured from one final merge to the next, as the first node saw them; its bytes from one
 closing of submission to the next, because those who were not needed for the quorum pull the model
 after it is final. The first rounds do not count.
+
+A secure plan is the same plan with `secure = True`, and is measured beside the plain one.
 """
 
 from __future__ import annotations
 
 import statistics
 import time
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -22,6 +25,8 @@ from typing import Any
 from swarm.bench.machine import Watch, file_system, require_room, summary, watch
 from swarm.chain.client import ConsortiumClient
 from swarm.chain.endpoint import Endpoint
+from swarm.chain.engine import CHAIN_FILE
+from swarm.chain.store import ChainStore
 from swarm.errors import LocalError
 from swarm.node.commands.control import ask
 from swarm.testnet.processes import stop_nodes
@@ -55,6 +60,7 @@ class Idle(swarm.Plan):
     verify = "{verify}"
     wire_dtype = "{wire}"
     tensors = {{"*": {place}}}
+    secure = {secure}
     max_round_s = 1800.0
 
     def model(self):
@@ -99,6 +105,7 @@ class RoundOptions:
     rounds: int = 7
     wire: str = "fp32"
     fold: str = "mean"
+    secure: bool = False
 
 
 def write_plan(folder: Path, options: RoundOptions) -> Path:
@@ -114,6 +121,7 @@ def write_plan(folder: Path, options: RoundOptions) -> Path:
         verify=options.verify,
         wire=options.wire,
         place=PLACES[options.fold],
+        secure=options.secure,
     )
     (folder / "plan.py").write_text(code)
     for site in range(options.peers):
@@ -137,18 +145,35 @@ def measure_rounds(options: RoundOptions, directory: Path) -> dict[str, Any]:
         begin_plan(testnet, WARM_UP_ROUNDS + options.rounds)
         with watch(_pids(testnet)) as seen:
             follow(testnet, lambda doing, statuses: None, poll_s=POLL_S)
-        return _figures(options, testnet, seen, began) | {"directory": file_system(directory)}
+        figures, blocks = _figures(options, testnet, seen, began)
     finally:
         stop_nodes(testnet.file, testnet.processes)
+    chain = chain_bytes(testnet.home() / "chain" / CHAIN_FILE, blocks)
+    figures["chain_bytes"] = round(chain / options.rounds)
+    return figures | {"directory": file_system(directory)}
+
+
+def chain_bytes(file: Path, blocks: range) -> int:
+    """Bytes of these blocks with their certificates, in the chain of a node that is not running.
+
+    Raises LocalError if it lacks one."""
+    with closing(ChainStore(file)) as store:
+        found = [store.block(height) for height in blocks]
+    whole = [block for block in found if block is not None]
+    if len(whole) < len(found):
+        raise LocalError(f"{file} lacks blocks of {blocks}: run the benchmark again")
+    return sum(len(block.payload) + len(block.certificate) for block in whole)
 
 
 def room(options: RoundOptions) -> tuple[int, int]:
     """(bytes of files, bytes of memory) that the nodes take when they take the most: each the first
     model, its base, its update and the next model, and the one before while others still read it;
-    whoever merges the others' updates; each trainer its model, and a third for its transfers.
+    whoever merges the others' updates; each trainer its model, and a third for its transfers. In
+    secure rounds all add up all, and each has its update in a vault, and masked.
     """
-    merging = options.peers if options.verify == "full" else 1
-    models = 5 * options.peers + merging * (options.peers - 1)
+    merging = options.peers if options.verify == "full" or options.secure else 1
+    own = 7 if options.secure else 5
+    models = own * options.peers + merging * (options.peers - 1)
     memory = options.peers * (options.size_bytes * 4 // 3 + NODE_BYTES)
     return models * options.size_bytes, memory
 
@@ -163,7 +188,10 @@ def _pids(testnet: Testnet) -> dict[str, int]:
     return found
 
 
-def _figures(options: RoundOptions, testnet: Testnet, seen: Watch, began: float) -> dict[str, Any]:
+def _figures(
+    options: RoundOptions, testnet: Testnet, seen: Watch, began: float
+) -> tuple[dict[str, Any], range]:
+    """What was measured, and the blocks of the rounds that count."""
     names = [node.name for node in testnet.file.nodes]
     records = {
         node: {record["round"]: record for record in told}
@@ -181,11 +209,13 @@ def _figures(options: RoundOptions, testnet: Testnet, seen: Watch, began: float)
         kind: [seen.cpu_between(f"{kind} {name}", start, stop) for name in names]
         for kind in ("main", "trainer")
     }
-    return {
+    blocks, transactions = _chain_use(testnet, first, last)
+    figures = {
         "peers": options.peers,
         "size_bytes": options.size_bytes,
         "wire": options.wire,
         "fold": options.fold,
+        "secure": options.secure,
         "model_bytes": model_bytes,
         "verify": options.verify,
         "rounds": options.rounds,
@@ -204,8 +234,10 @@ def _figures(options: RoundOptions, testnet: Testnet, seen: Watch, began: float)
         "trainer_peak_bytes": _worst(seen.peak_bytes(f"trainer {n}", began) for n in names),
         "main_cpu_s": _mean(cpu["main"], options.rounds),
         "trainer_cpu_s": _mean(cpu["trainer"], options.rounds),
-        **_chain_use(testnet, first, last),
+        "blocks": round(len(blocks) / options.rounds, 2),
+        "transactions": round(transactions / options.rounds, 2),
     }
+    return figures, blocks
 
 
 def count_traffic(
@@ -232,8 +264,8 @@ def count_traffic(
     return medians | {"all_sent": round(sum(sent) * len(names) / max(1, len(sent)), 3)}
 
 
-def _chain_use(testnet: Testnet, first: int, last: int) -> dict[str, float]:
-    """Blocks and transactions per round, from one final merge to another."""
+def _chain_use(testnet: Testnet, first: int, last: int) -> tuple[range, int]:
+    """The blocks from one final merge to another, and how many transactions are in them."""
     status = testnet.statuses()[0]
     contract = to_address(status["contract"])
     client = ConsortiumClient.connect(status["rpc_url"], contract, timeout_s=RPC_TIMEOUT_S)
@@ -247,11 +279,7 @@ def _chain_use(testnet: Testnet, first: int, last: int) -> dict[str, float]:
     counts = [
         len(endpoint.ask("eth_getBlockByNumber", hex(b), False)["transactions"]) for b in blocks
     ]
-    rounds = last - first
-    return {
-        "blocks": round(len(blocks) / rounds, 2),
-        "transactions": round(sum(counts) / rounds, 2),
-    }
+    return blocks, sum(counts)
 
 
 def _worst(values: Any) -> int | None:

@@ -214,6 +214,7 @@ def stream(
     "--fold", type=click.Choice(FOLDS_OF_ROUNDS), default="mean", show_default=True,
     help="What becomes of the updates; rules by distance need `--verify full`.",
 )  # fmt: skip
+@click.option("--secure", is_flag=True, help="The same rounds masked, too, beside the plain ones.")
 @directory_option
 @report_option
 def round_(
@@ -223,6 +224,7 @@ def round_(
     rounds: int,
     wire: str,
     fold: str,
+    secure: bool,
     directory: Path | None,
     report_file: Path | None,
 ) -> None:
@@ -234,21 +236,40 @@ def round_(
     swarm bench round
     swarm bench round --peers 4 --size 1MB,4MB,25MB,100MB --json round.json
     swarm bench round --peers 5 --size 1MB --verify full --fold krum
+    swarm bench round --size 4MB --verify full --secure
     """
     from swarm.bench.machine import working_directory
     from swarm.bench.rounds import RoundOptions, measure_rounds
 
+    if secure and (fold, wire) != ("mean", "fp32"):
+        raise click.BadParameter("--secure masks means in fp32: leave --fold and --wire out")
+    if secure and min(peers) < 3:
+        raise click.BadParameter("--secure hides a site among two others: --peers 3 or more")
     results: list[dict[str, Any]] = []
     try:
-        for count in peers:
-            for size_bytes in size:
+        for count, size_bytes in itertools.product(peers, size):
+            for masked in (False, True) if secure else (False,):
                 with working_directory(directory) as folder:
-                    options = RoundOptions(count, size_bytes, verify, rounds, wire, fold)
+                    options = RoundOptions(count, size_bytes, verify, rounds, wire, fold, masked)
                     results.append(measure_rounds(options, folder))
     finally:  # what was measured before one failed is worth keeping
         if results:
             _show_rounds(results)
+            _show_ratios(results)
             report("round", results, report_file)
+
+
+def _show_ratios(results: list[dict[str, Any]]) -> None:
+    """How much longer the secure rounds took than the plain ones before them."""
+    from swarm.bench.machine import tell_size
+
+    for plain, masked in itertools.pairwise(results):
+        if masked["secure"]:
+            ratio = masked["seconds"]["median"] / plain["seconds"]["median"]
+            click.echo(
+                f"{masked['peers']} peers, {tell_size(masked['size_bytes'])}, {masked['verify']}: "
+                f"a secure round takes {ratio:.2f} times a plain one"
+            )
 
 
 def _show_rounds(results: list[dict[str, Any]]) -> None:
@@ -256,15 +277,16 @@ def _show_rounds(results: list[dict[str, Any]]) -> None:
 
     print_table(
         (
-            "peers", "travels", "verify", "files on", "s/round", "worst", "leader sent",
+            "peers", "travels", "verify", "secure", "files on", "s/round", "worst", "leader sent",
             "others sent", "received", "main MB", "main CPU s", "trainer CPU s", "blocks",
-            "transactions",
+            "transactions", "chain kB",
         ),
         [
             (
                 r["peers"],
                 tell_size(r["model_bytes"]),
                 r["verify"],
+                "yes" if r["secure"] else "no",
                 r["directory"],
                 f"{r['seconds']['median']:.2f}",
                 f"{r['seconds']['most']:.2f}",
@@ -276,6 +298,7 @@ def _show_rounds(results: list[dict[str, Any]]) -> None:
                 r["trainer_cpu_s"],
                 r["blocks"],
                 r["transactions"],
+                f"{r['chain_bytes'] / 1000:.1f}",
             )
             for r in results
         ],

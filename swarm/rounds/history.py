@@ -50,7 +50,7 @@ class History:
                 log.info("round %d is final: %s", round.number, to_hex(won.model))
         if now is not None and now.status is RoundStatus.OPEN:
             self.records.opened(now, self.read_meters())
-        if now is not None and now.status is RoundStatus.CLOSED:
+        if now is not None and now.status in (RoundStatus.CLOSED, RoundStatus.MASKING):
             self.records.closed(now, self.read_meters())
 
 

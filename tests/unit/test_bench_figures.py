@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,18 @@ from swarm.bench.machine import (
 )
 from swarm.bench.mask import measure_mask
 from swarm.bench.merge import FOLDS, measure_merge
-from swarm.bench.rounds import PLACES, RoundOptions, count_traffic, room, write_plan
+from swarm.bench.rounds import (
+    PLACES,
+    RoundOptions,
+    chain_bytes,
+    count_traffic,
+    room,
+    write_plan,
+)
 from swarm.bench.transfer import best_ratio
+from swarm.chain.block import Block
+from swarm.chain.evm import Outcome
+from swarm.chain.store import ChainStore
 from swarm.cli.bench import FOLDS_OF_ROUNDS, counts, sizes
 from swarm.cli.bench import command as bench_command
 from swarm.errors import LocalError
@@ -42,6 +53,7 @@ from swarm.learning.folds.step import STEPS
 from swarm.learning.plans.loading import load_plan
 from swarm.learning.simulation.dealing import deal
 from swarm.learning.simulation.whole_run import open_sites
+from swarm.types import Address, Digest
 
 ROOT = Path(__file__).parents[2]
 
@@ -111,6 +123,7 @@ def test_a_round_of_full_checks_takes_the_room_of_all_updates_at_all_nodes() -> 
     held, memory = room(RoundOptions(4, 10**9))
     assert (held, memory) == (23 * 10**9, 4 * 1_733_333_333)
     assert room(RoundOptions(4, 10**9, verify="full"))[0] == 32 * 10**9
+    assert room(RoundOptions(4, 10**9, secure=True))[0] == 40 * 10**9
 
 
 def test_processor_time_is_taken_between_two_moments() -> None:
@@ -183,6 +196,36 @@ def test_the_plan_of_a_round_trains_nothing_and_no_two_chunks_agree(tmp_path: Pa
     for name, tensor in updates[0].items():
         changed = (updates[1][name] != tensor).nonzero().flatten().tolist()
         assert changed == list(range(0, len(tensor), 1024))
+
+
+def test_the_plan_of_a_secure_round_is_the_same_but_for_that(tmp_path: Path) -> None:
+    plain, masked = (
+        write_plan(tmp_path / str(secure), RoundOptions(3, 100_000, secure=secure))
+        for secure in (False, True)
+    )
+    assert load_plan(masked).secure
+    told = (masked / "plan.py").read_text().replace("secure = True", "secure = False")
+    assert told == (plain / "plan.py").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [(["--fold", "krum"], "leave --fold and --wire out"), (["--peers", "2"], "--peers 3 or more")],
+)
+def test_rounds_that_cannot_be_secure_are_refused(arguments: list[str], said: str) -> None:
+    result = CliRunner().invoke(bench_command, ["round", "--secure", *arguments])
+    assert result.exit_code == 2
+    assert said in result.output
+
+
+def test_bytes_of_the_chain_are_those_of_blocks_and_certificates(tmp_path: Path) -> None:
+    block = Block(7, Digest(b"b" * 32), Digest(b"a" * 32), 1, Address(b"p" * 20), b"p" * 100)
+    with closing(ChainStore(tmp_path / "chain.db")) as store:
+        outcome = Outcome(block, b"", b"r" * 50, (), {b"key": b"state"}, bytes(32), {}, False)
+        store.append(outcome, [], b"c" * 9)
+    assert chain_bytes(tmp_path / "chain.db", range(7, 8)) == 109
+    with pytest.raises(LocalError, match="lacks blocks"):
+        chain_bytes(tmp_path / "chain.db", range(7, 9))
 
 
 def test_a_merge_is_measured_beside_a_copy_and_must_be_right(
