@@ -63,6 +63,8 @@ from swarm.protocol.state import (
     has_majority,
     holder_live_until,
     majority,
+    masked_voters,
+    masked_votes_needed,
     may_close,
     may_open,
     may_void,
@@ -486,8 +488,11 @@ class RoundMachine:
     _verdicts: dict[tuple[int, int, Digest, int], bool] = field(default_factory=dict)
     _checked_at: dict[tuple[int, int, Digest, int], float] = field(default_factory=dict)
     """When this node was first ready to attest a candidate."""
-    _announced: dict[tuple[int, int, MemberId], Candidate] = field(default_factory=dict)
-    """Merges that wait for a block, the first of each leader."""
+    _announced: dict[tuple[int, int, MemberId, RoundStatus], Candidate] = field(
+        default_factory=dict
+    )
+    """Merges that wait for a block, the first of each leader; in masked rounds, of a sum and of a
+    model."""
     _misled: set[tuple[int, int]] = field(default_factory=set)
     """Attempts in which an attestation came before what it attests: then it waits for that."""
     _followed: set[tuple[int, int, MemberId]] = field(default_factory=set)
@@ -596,7 +601,8 @@ class RoundMachine:
         may_lead = first is not None and now >= round.slot_begins_at(first)
         if may_lead and event.outcome.omitted >> MAX_MEMBERS == 0:
             candidate = Candidate(event.leader, event.outcome, 1 << event.leader, int(now))
-            self._announced.setdefault((event.number, event.attempt, event.leader), candidate)
+            key = (event.number, event.attempt, event.leader, round.status)
+            self._announced.setdefault(key, candidate)
 
     def _training_ended(self, number: int, base: Digest) -> bool:
         """Note that the trainer is free; whether it had been told to stop."""
@@ -614,11 +620,16 @@ class RoundMachine:
     def _enter(self, plan: Plan) -> None:
         """Forget what belongs to rounds that are over."""
         new, old = plan.round, None if self.plan is None else self.plan.round
-        if new is None or (
-            old is not None and (old.number, old.attempt) == (new.number, new.attempt)
-        ):
+        if new is None:
             return
         here = (new.number, new.attempt)
+        if old is not None and (old.number, old.attempt) == here:
+            if new.status is not old.status:  # what is merged from now on is something else
+                self._misled.discard(here)
+                for key in (("merge", *here), ("attest", *here)):
+                    if key in self._asked and not self._asked[key].running:
+                        self._settle(key)
+            return
         self._results = {k: v for k, v in self._results.items() if k[0] >= new.number}
         self._merged = {k: v for k, v in self._merged.items() if k >= here}
         self._verdicts = {k: v for k, v in self._verdicts.items() if k[:2] >= here}
@@ -676,17 +687,33 @@ class RoundMachine:
         """Do what the table of masked rounds says."""
         here, stage = (round.number, round.attempt), self._place(round).stage
         following = self.program.next_after(round.number)
+        announced = () if here in self._misled else tuple(self._announced.values())
         view = masked_table.View(
-            plan, round, self.members, self.me, self._held, stage.slot, following, int(now)
+            *(plan, round, self.members, self.me, self._held, stage.slot, following, int(now)),
+            announced,
         )
         for command in masked_table.wanted(view, self.table):
             if isinstance(command, masked_table.Send):
-                self._transact(command.function, *here, now, *command.arguments)
+                if command.function != "attest" or self._may_attest(view, *command.arguments):
+                    self._transact(command.function, *here, now, *command.arguments)
             else:
                 self._ask(_masked_key(command), now, MaskedWork(command))
         if round.masking is not None:
             for at in masked_table.wake_times(view):
                 self._wake(at)
+
+    def _may_attest(self, view: masked_table.View, outcome: Outcome, *_: object) -> bool:
+        """Whether this node attests now, or waits a moment because it is in reserve."""
+        told = (*view.round.candidates, *view.announced)
+        candidate = next(c for c in told if c.outcome == outcome)
+        voters = masked_voters(view.round, view.masking)
+        needed = masked_votes_needed(view.round, view.masking)
+        ready_at = self._checked_at.setdefault((*view.attempt, outcome.model, 0), self._now)
+        waits = in_reserve(candidate, voters, needed, self.me)
+        if waits and self._now < ready_at + RESERVE_S:
+            self._wake(ready_at + RESERVE_S)
+            return False
+        return True
 
     def _fetch_newest(self, plan: Plan, now: float) -> None:
         for slot, digest in enumerate(plan.outputs):
@@ -897,7 +924,9 @@ class RoundMachine:
         same time where two make the majority, the third would be refused at everybody's expense."""
         key = (round.number, round.attempt, candidate.model, candidate.omitted)
         ready_at = self._checked_at.setdefault(key, now)
-        if now < ready_at + RESERVE_S and in_reserve(round, candidate, self.members, self.me):
+        voters = submitters(round, self.members)
+        waits = in_reserve(candidate, voters, majority(voters.bit_count()), self.me)
+        if waits and now < ready_at + RESERVE_S:
             self._wake(ready_at + RESERVE_S)
             return
         level = int(plan.rules.verify_level)
@@ -1115,14 +1144,13 @@ def frozen_updates(round: Round) -> tuple[FrozenUpdate, ...]:
     return tuple(FrozenUpdate(s.member, s.update, s.samples) for s in chosen)
 
 
-def in_reserve(round: Round, candidate: Candidate, members: MemberSet, me: MemberId) -> bool:
-    """Whether the majority is reached without `me`, if those who come first after the candidate's
-    leader, in member order, attest it."""
-    voters = submitters(round, members)
-    needed = majority(voters.bit_count()) - (candidate.attesters & voters).bit_count()
+def in_reserve(candidate: Candidate, voters: MemberSet, needed: int, me: MemberId) -> bool:
+    """Whether so many of these voters are reached without `me`, if those who come first after the
+    candidate's leader, in member order, attest it."""
+    lacking = needed - (candidate.attesters & voters).bit_count()
     missing = members_in(voters & ~candidate.attesters)
     turns = [(i - candidate.leader) % MAX_MEMBERS for i in missing]
-    return sum(turn < (me - candidate.leader) % MAX_MEMBERS for turn in turns) >= needed
+    return sum(turn < (me - candidate.leader) % MAX_MEMBERS for turn in turns) >= lacking
 
 
 def omission_reasons(omitted: dict[MemberId, Omission]) -> tuple[int, bytes]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from swarm.protocol.masking import SHARE_BYTES, Masking, unanswered
 from swarm.protocol.state import (
+    Candidate,
     MemberSet,
     Outcome,
     Plan,
@@ -200,6 +201,8 @@ class View:
     next: int
     """What the program says of the round: the output that it makes, and the stage after it."""
     now: int
+    announced: tuple[Candidate, ...] = ()
+    """Leaders' merges that wait for a block: an attestation may wait with them."""
 
     @property
     def masking(self) -> Masking:
@@ -320,10 +323,15 @@ def mask(view: View) -> Iterator[Command]:
 def vote_on_sum(view: View) -> Iterator[Command]:
     """Attest the sum of exactly those who posted, with one's own digest among them."""
     masking, here = view.masking, view.attempt
-    if not masking.may_lock() or not view.has(masking.contributors):
+    if not masking.is_complete or not view.has(masking.contributors):
         return
     made = view.held.masked.get((here, masking.epoch))
     if made is None or masking.posted.get(view.me) != made.digest:
+        return
+    total = view.held.sums.get((here, masking.epoch))
+    if total is None:  # shares are being judged meanwhile
+        yield AddUp(here, masking.epoch, dict(masking.posted))
+    if not masking.may_lock():
         return
     yield from _check_answers(view)
     judged = sum(1 << member for member in masking.good)
@@ -331,10 +339,7 @@ def vote_on_sum(view: View) -> Iterator[Command]:
     everybody = not present_in(view.round, view.members) & view.keyed & ~judged
     if not (everybody or waited) or _open_complaints(view) & masking.contributors:
         return
-    total = view.held.sums.get((here, masking.epoch))
-    if total is None:
-        yield AddUp(here, masking.epoch, dict(masking.posted))
-    else:
+    if total is not None:
         yield from _vote(view, total)
 
 
@@ -421,13 +426,14 @@ def wake_times(view: View) -> Iterator[float]:
 
 
 def _vote(view: View, model: Digest) -> Iterator[Command]:
-    """Attest a posted merge that is what this node has computed; or post it, once its slot came."""
+    """Attest a posted merge that is what this node has computed, or one that is about to be; or
+    post it, once this node's slot came."""
     round, outcome = view.round, Outcome(model, 0, view.slot, view.next)
     standing = round.candidate(outcome)
     if not view.has(masked_voters(round, view.masking)):
         return
-    if standing is not None:
-        if not view.has(standing.attesters):
+    if standing is not None or any(c.outcome == outcome for c in view.announced):
+        if standing is None or not view.has(standing.attesters):
             yield Send("attest", (outcome, int(view.plan.rules.verify_level), Digest(bytes(32))))
         return
     first = round.first_slot_of(view.me)

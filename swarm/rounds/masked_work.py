@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 import trio
 
+from swarm.blobs.download import SMALL_BYTES
 from swarm.blobs.fetch import Wish
 from swarm.blobs.manifest import Manifest, Origin
 from swarm.blobs.store import BlobStore
@@ -59,6 +60,8 @@ from swarm.types import NO_DIGEST, Digest, MemberId, PlanId
 log = logging.getLogger("swarm.plan")
 
 PATIENCE_S, WITHIN_S = 10.0, 60.0
+SHARES_S = 5.0
+"""What is known of shares by then is told; envelopes that have not come are asked for again."""
 GOOD, WRONG = b"\1", b"\0"
 
 
@@ -186,8 +189,7 @@ class MaskedWork:
                 key = await self.secrets.in_turn(self._next_key, case)
                 self.held.next_keys[attempt] = Digest(key)
             case t.CheckShares(dealers=dealers):
-                for dealer in members_in(dealers):
-                    await self._check_share(case, dealer)
+                await self._check_shares(case, dealers)
             case t.CheckAnswer(attempt, epoch, dealer, complainant, share):
                 points = (await self._commitments(case, dealer))[epoch]
                 right = shares.is_good(share, complainant, points)
@@ -248,15 +250,34 @@ class MaskedWork:
 
     # Shares.
 
-    async def _check_share(self, case: Case, dealer: MemberId) -> None:
-        """Open this node's shares of a dealer: good, wrong, or neither if that cannot be told."""
+    async def _check_shares(self, case: Case, dealers: MemberSet) -> None:
+        """Open this node's shares of these dealers: each is good, wrong, or neither if that cannot
+        be told. What it says of them on the chain is said of all at once, so the machine hears of
+        all at once, but for those whose envelopes do not come soon."""
+        verdicts = dict[MemberId, bytes | None]()
+
+        async def check(dealer: MemberId) -> None:
+            try:
+                verdicts[dealer] = await self._check_share(case, dealer)
+            except SwarmError as error:
+                log.warning("the shares of %s: %s", self.book.name(dealer), error)
+
+        with trio.move_on_after(SHARES_S):
+            async with trio.open_nursery() as nursery:
+                for dealer in members_in(dealers):
+                    nursery.start_soon(check, dealer)
+        for dealer, verdict in verdicts.items():
+            if verdict is not None:
+                kept = self.held.good if verdict[:1] == GOOD else self.held.wrong
+                kept[case.attempt] = kept.get(case.attempt, 0) | 1 << dealer
+
+    async def _check_share(self, case: Case, dealer: MemberId) -> bytes | None:
+        """What this node's shares of a dealer are, or None."""
         verdict = await self.secrets.in_turn(case.vault.get, f"shares-of-{dealer}")
         if verdict is None:
             raw = await self._envelope(case, dealer)
             verdict = await self.secrets.in_turn(self._judge, case, dealer, raw)
-        if verdict is not None:
-            kept = self.held.good if verdict[:1] == GOOD else self.held.wrong
-            kept[case.attempt] = kept.get(case.attempt, 0) | 1 << dealer
+        return verdict
 
     def _judge(self, case: Case, dealer: MemberId, raw: bytes) -> bytes | None:
         key = case.plan.consents[self.me].receiving_key
@@ -465,6 +486,8 @@ class MaskedWork:
     async def _pull(self, case: Case, owner: MemberId, blob: Digest, wish: Wish) -> None:
         if not self.store.has(blob):
             peers = self.book.addresses([owner]) + self.book.others()
+            if wish.max_bytes > SMALL_BYTES:  # all of it from its owner, while that gives it
+                wish = replace(wish, spread=self.book.spread_of_update(owner))
             await self.exchange.pull(
                 blob, peers, patience_s=PATIENCE_S, within_s=WITHIN_S, wish=wish
             )

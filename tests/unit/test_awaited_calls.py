@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from swarm.protocol.awaited_calls import Waiting, is_more_awaited
+from swarm.protocol.masking import Masking
 from swarm.protocol.state import (
     Candidate,
     Consent,
@@ -98,3 +99,40 @@ def test_nothing_is_known_of_what_is_not_the_rounds_own(
     round: Round | None, waiting: list[Waiting]
 ) -> None:
     assert is_more_awaited(plan_in(round), ALL, waiting, NOW) is None
+
+
+def masked(status: RoundStatus, **masking: object) -> Plan:
+    round = replace(CLOSED, status=status, masking=Masking(ALL, 1, ALL, ALL, 55))
+    assert round.masking is not None
+    round.masking = replace(round.masking, **masking)  # type: ignore[arg-type]
+    plan = plan_in(round)
+    for consent in plan.consents.values():
+        consent.receiving_key = Digest(b"r" * 32)
+    return plan
+
+
+def test_masked_updates_and_judgements_share_a_block() -> None:
+    plan = masked(RoundStatus.MASKING, posted={MemberId(0): D})
+    waiting = calls("masked", 1, 2, 3)
+    assert is_more_awaited(plan, ALL, waiting, NOW) is False
+    assert is_more_awaited(plan, ALL, waiting + calls("good", 0, 1, 2), NOW) is True
+    assert is_more_awaited(plan, ALL, calls("masked", 1, 2), NOW) is True
+    assert is_more_awaited(plan, ALL, calls("checkIn", 1), NOW) is None
+    plan.consents[MemberId(3)].receiving_key = NO_DIGEST  # it judges nobody
+    assert is_more_awaited(plan, ALL, waiting + calls("good", 0, 1, 2), NOW) is False
+
+
+def test_a_masked_sum_awaits_as_many_votes_as_lock_it() -> None:
+    votes = [*calls("merge", 1), *calls("attest", 3)]
+    plan = masked(RoundStatus.MASKING, contributors=0b0111)  # the last has no vote
+    assert is_more_awaited(plan, ALL, votes, NOW) is True
+    assert is_more_awaited(plan, ALL, [*votes, *calls("attest", 0)], NOW) is False
+    plan = masked(RoundStatus.MASKING)
+    assert is_more_awaited(plan, ALL, votes, NOW) is True
+
+
+def test_reveals_share_a_block_and_the_model_awaits_the_roster() -> None:
+    plan = masked(RoundStatus.LOCKED, sum=Digest(b"s" * 32), opened={MemberId(0): b""})
+    assert is_more_awaited(plan, ALL, calls("unmask", 1, 2), NOW) is True
+    assert is_more_awaited(plan, ALL, calls("unmask", 1, 2, 3), NOW) is False
+    assert is_more_awaited(plan, ALL, calls("merge", 1) + calls("attest", 0), NOW) is True

@@ -145,7 +145,7 @@ def test_no_more_attest_at_once_than_the_quorum_needs_and_the_rest_step_in_for_t
     world.run(60, lambda: bool(world.plan.round.candidates))
     here, leader = world.plan.round, world.plan.round.candidates[0].leader
     voters = [i for i in range(4) if i != leader]
-    reserve = [i for i in voters if in_reserve(here, here.candidates[0], 0b1111, i)]
+    reserve = [i for i in voters if in_reserve(here.candidates[0], 0b1111, 3, i)]
     assert len(reserve) == 1  # three of four make the majority, and the leader has attested
     world.kill(next(i for i in voters if i not in reserve))
     assert world.run(10, lambda: world.final_round() == 1)  # not without the one in reserve

@@ -79,6 +79,13 @@ def sent(view: View, function: str) -> list[tuple[object, ...]]:
     return [send.arguments for send in sends if send.function == function]
 
 
+def votes(view: View) -> bool:
+    """Whether it attests a sum that stands there, once it has added that up."""
+    view.held.sums[HERE, 0] = SUM
+    view.round.candidates = [Candidate(MemberId(0), Outcome(SUM, 0, 0, 1), NOW, 1)]
+    return bool(sent(view, "attest"))
+
+
 def test_keys_are_dealt_before_the_submission_and_once() -> None:
     view = view_of(RoundStatus.OPEN)
     assert of(view, t.Deal) == [t.Deal(HERE)]
@@ -136,9 +143,9 @@ def test_who_has_no_key_that_counts_judges_and_reveals_nothing_and_is_not_waited
     view.held.reveals[HERE] = b"shares"
     assert of(view, t.CheckShares) == of(view, t.FindReveal) == sent(view, "unmask") == []
     view = lockable(good={MemberId(i): ALL for i in (0, 1, 2)}, began_at=NOW)
-    assert of(view, t.AddUp) == []
+    assert not votes(view)
     view.plan.consents[MemberId(3)].receiving_key = NO_DIGEST
-    assert of(view, t.AddUp) != []
+    assert votes(view)
 
 
 def test_a_contributor_masks_and_then_posts_what_it_masked() -> None:
@@ -197,10 +204,28 @@ def test_a_sum_is_attested_with_ones_own_digest_in_it_only() -> None:
 
 
 def test_a_sum_waits_for_complaints_and_for_those_who_have_not_judged() -> None:
-    assert of(lockable(complaints={MemberId(3): 0b0001}), t.AddUp) == []
+    assert not votes(lockable(complaints={MemberId(3): 0b0001}))
     three = {MemberId(i): ALL for i in range(3)}
-    assert of(lockable(good=three, began_at=NOW - 1), t.AddUp) == []
-    assert of(lockable(good=three, began_at=NOW - 2), t.AddUp) != []
+    assert not votes(lockable(good=three, began_at=NOW - 1))
+    assert votes(lockable(good=three, began_at=NOW - 2))
+
+
+def test_a_sum_is_added_up_while_shares_are_still_judged() -> None:
+    view = lockable(good={})
+    assert len(of(view, t.AddUp)) == 1
+    assert not votes(view)
+    assert of(lockable(posted={ME: MINE}), t.AddUp) == []
+
+
+def test_a_sum_that_its_leader_is_about_to_post_is_attested_and_no_other() -> None:
+    view = lockable(now=NOW - 1)  # before the own slot
+    view.held.sums[HERE, 0] = SUM
+    announced = (Candidate(MemberId(0), Outcome(SUM, 0, 0, 1), NOW, 1),)
+    assert sent(view, "attest") == []
+    (vote,) = sent(replace(view, announced=announced), "attest")
+    assert vote[0] == Outcome(SUM, 0, 0, 1)
+    view.held.sums[HERE, 0] = Digest(b"\xbb" * 32)
+    assert sent(replace(view, announced=announced), "attest") == []
 
 
 def test_a_posted_sum_is_attested_if_it_is_the_own_one() -> None:

@@ -41,7 +41,7 @@ ENDINGS = frozenset({"RoundFinal", "RoundVoided"})
 UNDER_WAY = (PlanStatus.PROPOSED, PlanStatus.RUNNING)
 
 MOST_LOOKED_AT = 128
-_OF_ROUNDS = ("submit", "merge", "attest")
+_OF_ROUNDS = ("submit", "masked", "good", "unmask", "merge", "attest")
 OnSent = Callable[[str, Digest, int, Any], None]
 """Function, name and bytes of a transaction, and the plan that it is about, if it is about one."""
 T = TypeVar("T")

@@ -66,7 +66,7 @@ class Seen:
             if sender is not None:
                 plan, number, attempt, *rest = call.arguments
                 found = Waiting(call.function, sender.id, number, attempt)
-                if call.function != "submit":
+                if call.function in ("merge", "attest"):
                     found = found._replace(outcome=outcome(rest[0]))
                 waiting.setdefault(plan, []).append(found)
         present = member_set(member.id for member in self.present)
