@@ -40,7 +40,7 @@ def measure_mask(size_bytes: int, members: int, repeat: int) -> dict[str, Any]:
         "all masks": lambda: add_masks(words, [*pairs, (os.urandom(32), 1)]),
         "add": lambda: add(total, words),
         "decode": lambda: grid.decode(total, 1.0),
-        "norm": lambda: canaries.square_sum(total),
+        "clip bound": lambda: canaries.is_within_clip(grid, total, 1.0, members),
         "deal shares": lambda: deal(range(members), needed, os.urandom),
         "check shares": lambda: [is_good(d.shares[1], 1, d.commitments) for d in dealings],
         "combine": lambda: [combine(dict(list(d.shares.items())[:needed])) for d in dealings],

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from swarm.privacy.fixed_point import Words
 
-PIECE_BYTES = 1 << 20
+PIECE_BYTES = 1 << 18
 Sign = Literal[1, -1]
 _ZEROS = bytes(PIECE_BYTES)
 
@@ -33,17 +33,27 @@ class Keystream:
         self._stream.update_into(memoryview(_ZEROS)[: len(out)], out.data)
 
 
+class Masks:
+    """The streams of several keys, from their beginning, for words that come piece by piece."""
+
+    def __init__(self, keys: Iterable[tuple[bytes, Sign]]) -> None:
+        self._streams = [(Keystream(key), sign) for key, sign in keys]
+        self._noise = np.empty(PIECE_BYTES, np.uint8)
+
+    def add_to(self, words: Words) -> None:
+        """Add to, or take away from, the next words what each stream has next, in place."""
+        step = PIECE_BYTES // words.dtype.itemsize
+        for start in range(0, len(words), step):
+            part = words[start : start + step]
+            noise = self._noise[: part.nbytes]
+            for stream, sign in self._streams:
+                stream.read_into(noise)
+                (np.add if sign > 0 else np.subtract)(part, noise.view(words.dtype), out=part)
+
+
 def add_masks(words: Words, keys: Iterable[tuple[bytes, Sign]]) -> None:
     """Add to, or take away from, these words the stream of each key, in place."""
-    streams = [(Keystream(key), sign) for key, sign in keys]
-    piece = np.empty(PIECE_BYTES, np.uint8)
-    step = PIECE_BYTES // words.dtype.itemsize
-    for start in range(0, len(words), step):
-        part = words[start : start + step]
-        noise = piece[: part.nbytes]
-        for stream, sign in streams:
-            stream.read_into(noise)
-            (np.add if sign > 0 else np.subtract)(part, noise.view(words.dtype), out=part)
+    Masks(keys).add_to(words)
 
 
 def sign_of(me: int, other: int) -> Sign:

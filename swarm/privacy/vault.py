@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from swarm.privacy.derivation import KEY_BYTES, derive
 PIECE_BYTES = 1 << 20
 _TAG_BYTES = 16
 _NONCE_BYTES = 12
+_SEALED_BYTES = PIECE_BYTES + _TAG_BYTES
 _KEY_FILE = "key"
 _NEXT_KEY_FILE = "key.next"
 _PURPOSE = b"swarm/vault/1"
@@ -55,39 +56,37 @@ class Vault:
             if before != content:
                 raise LocalError(f"{self._file(entry)} holds another secret: it is never replaced")
             return
-        key = self._open_key() or self._make_key()
-        sealed = bytearray()
-        pieces = max(1, -(-len(content) // PIECE_BYTES))
-        for index in range(pieces):
-            piece = content[index * PIECE_BYTES : (index + 1) * PIECE_BYTES]
-            cipher, bound = _cipher_of(key, entry, index, pieces)
-            sealed += cipher.encrypt(bytes(_NONCE_BYTES), piece, bound)
-        _write_durably(self._file(entry), sealed)
+        pieces = [content[at : at + PIECE_BYTES] for at in range(0, len(content), PIECE_BYTES)]
+        self._seal(entry, len(content), iter(pieces or [b""]))
+
+    def put_file(self, entry: str, about: bytes, file: Path) -> None:
+        """As `put`, of these bytes and then a whole file, of which only a piece is in memory."""
+        size = len(about) + file.stat().st_size
+        with file.open("rb") as source:
+
+            def pieces() -> Iterator[bytes]:
+                yield about + source.read(PIECE_BYTES - len(about))
+                while piece := source.read(PIECE_BYTES):
+                    yield piece
+
+            before = self.open(entry)
+            if before is None:
+                self._seal(entry, size, pieces())
+            elif before.size != size or any(
+                before.piece(at) != piece for at, piece in enumerate(pieces())
+            ):
+                raise LocalError(f"{self._file(entry)} holds another secret: it is never replaced")
 
     def get(self, entry: str) -> bytes | None:
         """An entry; None if there is none, or if its key was erased. Raises LocalError for a file
         that is not what was written."""
-        key = self._open_key()
-        if key is None:
-            return None
-        try:
-            sealed = self._file(entry).read_bytes()
-        except FileNotFoundError:
-            return None
-        size = PIECE_BYTES + _TAG_BYTES
-        pieces = max(1, -(-len(sealed) // size))
-        content = bytearray()
-        try:
-            for index in range(pieces):
-                cipher, bound = _cipher_of(key, entry, index, pieces)
-                raw = sealed[index * size : (index + 1) * size]
-                content += cipher.decrypt(bytes(_NONCE_BYTES), raw, bound)
-        except InvalidTag:
-            raise LocalError(
-                f"{self._file(entry)} was changed, or belongs to another attempt: this node sits "
-                "the attempt out; look at the disk if it happens again"
-            ) from None
-        return bytes(content)
+        kept = self.open(entry)
+        return None if kept is None else kept.read(0, kept.size)
+
+    def open(self, entry: str) -> Entry | None:
+        """An entry that is read in pieces; None as `get`."""
+        key, file = self._open_key(), self._file(entry)
+        return Entry(file, key) if key is not None and file.exists() else None
 
     def erase(self) -> None:
         """Make all entries unreadable for good, then remove them. Does nothing a second time."""
@@ -111,7 +110,7 @@ class Vault:
                 return
             if key is None:
                 return
-            _write_durably(next_file, heir._sealed(key))
+            _write_durably(next_file, [heir._sealed(key)])
         self._key = None
         self._overwrite_key()
         next_file.rename(key_file)
@@ -126,6 +125,17 @@ class Vault:
             file.flush()
             os.fsync(file.fileno())
 
+    def _seal(self, entry: str, size: int, content: Iterator[bytes]) -> None:
+        key = self._open_key() or self._make_key()
+        pieces = max(1, -(-size // PIECE_BYTES))
+
+        def sealed() -> Iterator[bytes]:
+            for index, piece in enumerate(content):
+                cipher, bound = _cipher_of(key, entry, index, pieces)
+                yield cipher.encrypt(bytes(_NONCE_BYTES), piece, bound)
+
+        _write_durably(self._file(entry), sealed())
+
     def _sealed(self, key: bytes) -> bytes:
         nonce = self._entropy(_NONCE_BYTES)
         return nonce + self._wrapping.encrypt(nonce, key, self._place.name.encode())
@@ -137,7 +147,7 @@ class Vault:
         self._place.mkdir(parents=True, exist_ok=True)
         _sync_folder(self._place.parent)
         key = self._entropy(KEY_BYTES)
-        _write_durably(self._file(_KEY_FILE), self._sealed(key))
+        _write_durably(self._file(_KEY_FILE), [self._sealed(key)])
         self._key = key
         return key
 
@@ -158,17 +168,54 @@ class Vault:
         return self._key
 
 
+class Entry:
+    """One entry of a vault, of which the last piece that was read stays open."""
+
+    def __init__(self, file: Path, key: bytes) -> None:
+        self._file, self._key = file, key
+        sealed = file.stat().st_size
+        self._pieces = max(1, -(-sealed // _SEALED_BYTES))
+        self.size = max(0, sealed - self._pieces * _TAG_BYTES)
+        self._last: tuple[int, bytes] | None = None
+
+    def read(self, start: int, stop: int) -> bytes:
+        """Its bytes from one offset to another. Raises LocalError for a file that is not what was
+        written."""
+        first, last = start // PIECE_BYTES, max(start, stop - 1) // PIECE_BYTES
+        pieces = [self.piece(index) for index in range(first, last + 1)]
+        offset = first * PIECE_BYTES
+        content = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        return content[start - offset : stop - offset]
+
+    def piece(self, index: int) -> bytes:
+        """One piece of PIECE_BYTES, the last one shorter. Raises LocalError as `read`."""
+        if self._last is None or self._last[0] != index:
+            cipher, bound = _cipher_of(self._key, self._file.name, index, self._pieces)
+            try:
+                with self._file.open("rb") as file:
+                    file.seek(index * _SEALED_BYTES)
+                    raw = file.read(_SEALED_BYTES)
+                self._last = index, cipher.decrypt(bytes(_NONCE_BYTES), raw, bound)
+            except InvalidTag:
+                raise LocalError(
+                    f"{self._file} was changed, or belongs to another attempt: this node sits "
+                    "the attempt out; look at the disk if it happens again"
+                ) from None
+        return self._last[1]
+
+
 def _cipher_of(key: bytes, entry: str, index: int, pieces: int) -> tuple[ChaCha20Poly1305, bytes]:
     """A piece's own key, so that no nonce is needed, and what is bound to it."""
     place = index.to_bytes(8, "big") + pieces.to_bytes(8, "big")
     return ChaCha20Poly1305(derive(key, entry.encode() + b"\0" + place)), place
 
 
-def _write_durably(file: Path, content: bytes | bytearray) -> None:
+def _write_durably(file: Path, content: Iterable[bytes]) -> None:
     draft = file.with_name(file.name + ".draft")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "wb") as out:
-        out.write(content)
+        for piece in content:
+            out.write(piece)
         out.flush()
         os.fsync(out.fileno())
     draft.rename(file)

@@ -694,7 +694,7 @@ class RoundMachine:
         )
         for command in masked_table.wanted(view, self.table):
             if isinstance(command, masked_table.Send):
-                if command.function != "attest" or self._may_attest(view, *command.arguments):
+                if command.function != "attest" or self._may_attest(view, command.arguments[0]):
                     self._transact(command.function, *here, now, *command.arguments)
             else:
                 self._ask(_masked_key(command), now, MaskedWork(command))
@@ -702,13 +702,13 @@ class RoundMachine:
             for at in masked_table.wake_times(view):
                 self._wake(at)
 
-    def _may_attest(self, view: masked_table.View, outcome: Outcome, *_: object) -> bool:
+    def _may_attest(self, view: masked_table.View, outcome: object) -> bool:
         """Whether this node attests now, or waits a moment because it is in reserve."""
         told = (*view.round.candidates, *view.announced)
         candidate = next(c for c in told if c.outcome == outcome)
         voters = masked_voters(view.round, view.masking)
         needed = masked_votes_needed(view.round, view.masking)
-        ready_at = self._checked_at.setdefault((*view.attempt, outcome.model, 0), self._now)
+        ready_at = self._checked_at.setdefault((*view.attempt, candidate.model, 0), self._now)
         waits = in_reserve(candidate, voters, needed, self.me)
         if waits and self._now < ready_at + RESERVE_S:
             self._wake(ready_at + RESERVE_S)

@@ -35,10 +35,10 @@ class HiddenUpdates:
 
     async def recall(self, number: int, base: Digest) -> Kept | None:
         """What was trained for this round and base, if it was."""
-        kept = await self.secrets.in_turn(self._vault(number, base).get, UPDATE)
-        if kept is None:
+        about = await self.secrets.in_turn(self._about, self._vault(number, base))
+        if about is None:
             return None
-        return Kept(int.from_bytes(kept[:8], "big"), Digest(kept[8:ABOUT_BYTES]))
+        return Kept(int.from_bytes(about[:8], "big"), Digest(about[8:]))
 
     async def entropy_for(self, number: int, base: Digest) -> bytes:
         """What the training of this round is seeded with: drawn once, so that a training that was
@@ -52,8 +52,13 @@ class HiddenUpdates:
 
     def _keep(self, command: m.Train, out: Path, samples: int, meta: Digest) -> None:
         vault = self._vault(command.number, command.base)
-        vault.put(UPDATE, samples.to_bytes(8, "big") + meta + out.read_bytes())
+        vault.put_file(UPDATE, samples.to_bytes(8, "big") + meta, out)
         out.unlink()
+
+    @staticmethod
+    def _about(vault: Vault) -> bytes | None:
+        kept = vault.open(UPDATE)
+        return None if kept is None else kept.read(0, ABOUT_BYTES)
 
     def _entropy(self, vault: Vault) -> bytes:
         found = vault.get("entropy")

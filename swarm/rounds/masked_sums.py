@@ -1,12 +1,15 @@
 """Updates as words of a ring, and the sum of words as the next model: in numpy, on files.
 
-What a site has trained is flattened in the order of its tensors, moved onto a grid, framed by zero
-words, and only then masked (`swarm.privacy`). What comes out of the sum is in the same order.
+What a site has trained is taken in the order of its file, moved onto a grid, framed by zero words,
+and only then masked (`swarm.privacy`). What comes out of the sum is in the same order.
+
+All of it goes chunk by chunk from mapped files to mapped files: memory does not grow with the
+model, and nobody holds an update, a masked one or a sum whole.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,18 +19,30 @@ from blake3 import blake3
 from numpy.typing import NDArray
 
 from swarm.errors import PlanError
-from swarm.privacy.canaries import frame, framed_size, is_within_clip, unframe
-from swarm.privacy.fixed_point import Draw, Grid, Words, add, mean_grid, sum_grid
+from swarm.privacy.canaries import (
+    CHUNK_WORDS,
+    chunks,
+    frame,
+    framed_size,
+    is_within_clip,
+    unframe,
+)
+from swarm.privacy.fixed_point import Draw, Floats, Grid, Words, add, mean_grid, sum_grid
+from swarm.privacy.masks import Masks
 from swarm.protocol.program import Stage
 from swarm.protocol.state import MODEL_SLOT
-from swarm.tensors import Layout, TensorFile, TensorSpec, create_file, open_file
+from swarm.tensors import NUMPY_DTYPES, Layout, TensorFile, TensorSpec, create_file, open_file
 from swarm.types import Digest
 
 _WORDS = "words"
 _SUM_DOMAIN = "swarm 2026 masked sum v1"
-_PREFIX_BYTES = 8
 
-Tensors = Mapping[str, NDArray[Any]]
+ReadBytes = Callable[[int, int], Any]
+"""The bytes of a tensor file from one offset to another, as numpy reads them."""
+
+
+class Spoiled(Exception):
+    """A sum that is none of honest updates."""
 
 
 @dataclass(frozen=True)
@@ -40,58 +55,96 @@ class Sums:
 
     grid: Grid
     layout: Layout
-    base: Tensors | None
+    base: TensorFile | None
     members: int
 
     @property
     def words_layout(self) -> Layout:
         """Of the file of a masked update."""
-        size = framed_size(sum(_size(spec) for spec in self.layout.specs))
-        return _layout_of_words(size, self.grid.bits)
+        size = framed_size(self._count)
+        spec = TensorSpec(_WORDS, "I32" if self.grid.bits == 32 else "I64", (size,))
+        return Layout.from_specs([spec])
 
-    def encode(self, update: Tensors, weight: float, draw: Draw) -> Words:
-        """The words of an update, framed. Raises PlanError for a number that is not finite."""
-        return frame(self.grid.encode(self._flat(update), weight, draw))
+    def mask(self, update: ReadBytes, weight: float, draw: Draw, masks: Masks, out: Path) -> None:
+        """Write the words of an update, framed and masked, as the tensor file that others ask for.
 
-    def check(self, update: Tensors) -> None:
+        Raises PlanError for a number that is not finite; then nothing is left.
+        """
+        with create_file(out, self.words_layout) as file:
+            words = self._words(file)
+            for at, (start, stop) in enumerate(chunks(self._count)):
+                # Masked before it is in the file: what a mapping holds may reach the disk.
+                chunk = frame(self.grid.encode(self._moves(update, start, stop), weight, draw))
+                masks.add_to(chunk)
+                words[at * CHUNK_WORDS :][: len(chunk)] = chunk
+
+    def check(self, update: ReadBytes) -> None:
         """Raise PlanError for what cannot be masked: a number that is not finite, or in sums one
         beyond the bound that the plan declares, which would be cut."""
-        flat = self._flat(update)
-        if not np.isfinite(flat).all():
-            raise PlanError("the update has numbers that are not finite, and cannot be masked")
-        if self.base is None and np.abs(flat).max(initial=0.0) > self.grid.clip:
-            raise PlanError(
-                f"a statistic of this site is {np.abs(flat).max():.6g}, beyond the plan's "
-                f"`statistics_bound` of {self.grid.clip:g}: the plan must declare more"
-            )
+        for start, stop in chunks(self._count):
+            values = self._moves(update, start, stop)
+            if not np.isfinite(values).all():
+                raise PlanError("the update has numbers that are not finite, and cannot be masked")
+            if self.base is None and np.abs(values).max(initial=0.0) > self.grid.clip:
+                raise PlanError(
+                    f"a statistic of this site is {np.abs(values).max():.6g}, beyond the plan's "
+                    f"`statistics_bound` of {self.grid.clip:g}: the plan must declare more"
+                )
 
-    def decode(self, total: Words, weight: float, contributors: int, out: Path) -> bool:
-        """Write what a sum without masks stands for to the new file `out`; False if it was spoiled.
+    def digest(self, masked: Sequence[Path]) -> Digest:
+        """What members attest of the sum of these masked updates."""
+        said = blake3(derive_key_context=_SUM_DOMAIN)
+        for _, _, total in self._totals(masked):
+            said.update(total.view(np.uint8).data)
+        return Digest(said.digest())
+
+    def open(
+        self, masked: Sequence[Path], masks: Masks, weight: float, contributors: int, out: Path
+    ) -> bool:
+        """Write what the sum of these masked updates stands for, once `masks` are off, to the new
+        file `out`; False if it was spoiled.
 
         `weight` is what the sum is divided by: of a mean, the contributors' joint one; of a sum, 1.
         The same bits at every member.
         """
-        inside = unframe(total)
         joint = float(contributors) if self.base is None else weight
-        if inside is None or not is_within_clip(self.grid, inside, joint, contributors):
+        try:
+            with create_file(out, self.layout) as file:
+                for start, stop, total in self._totals(masked):
+                    masks.add_to(total)
+                    inside = unframe(total)
+                    if inside is None or not is_within_clip(self.grid, inside, joint, contributors):
+                        raise Spoiled
+                    values = self.grid.decode(inside, weight)
+                    if self.base is not None:
+                        values += _numbers(self.layout, _reading(self.base), start, stop)
+                    _put(file, start, values)
+        except Spoiled:
             return False
-        values, at = self.grid.decode(inside, weight), 0
-        with create_file(out, self.layout) as file:
-            for spec in self.layout.specs:
-                part = values[at : at + _size(spec)].reshape(spec.shape)
-                before = 0.0 if self.base is None else self.base[spec.name].astype(np.float64)
-                file[spec.name][...] = before + part
-                at += _size(spec)
         return True
 
-    def _flat(self, update: Tensors) -> NDArray[np.float64]:
-        parts = []
-        for spec in self.layout.specs:
-            value = update[spec.name].astype(np.float64).ravel()
-            if self.base is not None:
-                value = value - self.base[spec.name].astype(np.float64).ravel()
-            parts.append(value)
-        return np.concatenate(parts) if parts else np.zeros(0)
+    @property
+    def _count(self) -> int:
+        return sum(int(np.prod(spec.shape, dtype=np.int64)) for spec in self.layout.specs)
+
+    def _words(self, file: TensorFile) -> Words:
+        return file[_WORDS].view(self.grid.dtype)
+
+    def _totals(self, masked: Sequence[Path]) -> Iterator[tuple[int, int, Words]]:
+        """Chunk by chunk: which elements are in it, and the sum of its words, zeros included."""
+        files = [self._words(open_file(path)) for path in masked]
+        for at, (start, stop) in enumerate(chunks(self._count)):
+            total = np.zeros(stop - start + 2, self.grid.dtype)
+            for words in files:
+                add(total, words[at * CHUNK_WORDS :][: len(total)])
+            yield start, stop, total
+
+    def _moves(self, update: ReadBytes, start: int, stop: int) -> Floats:
+        """How far these elements went from the base, or what they are where there is none."""
+        values = _numbers(self.layout, update, start, stop)
+        if self.base is not None:
+            values -= _numbers(self.layout, _reading(self.base), start, stop)
+        return values
 
 
 def grid_of(stage: Stage, members: int) -> Grid:
@@ -101,35 +154,40 @@ def grid_of(stage: Stage, members: int) -> Grid:
     return kind(stage.clip, members)
 
 
-def read_update(content: bytes) -> TensorFile:
-    """The tensors of a whole file that was kept as bytes."""
-    ends = _PREFIX_BYTES + int.from_bytes(content[:_PREFIX_BYTES], "little")
-    layout = Layout.parse(content[:ends], len(content))
-    return TensorFile(layout, np.frombuffer(content, np.uint8))
+def read_mapped(path: Path) -> tuple[Layout, ReadBytes]:
+    """The layout of a tensor file, and its bytes."""
+    file = open_file(path)
+    return file.layout, _reading(file)
 
 
-def write_words(words: Words, out: Path) -> None:
-    """Write masked words as the tensor file that others ask for."""
-    with create_file(out, _layout_of_words(len(words), 8 * words.itemsize)) as file:
-        file[_WORDS][...] = words.view(words.dtype.str.replace("u", "i"))
+def _reading(file: TensorFile) -> ReadBytes:
+    return lambda start, stop: file.raw[start:stop]
 
 
-def add_up(files: Iterable[Path], sums: Sums) -> Words:
-    """The sum of masked updates."""
-    total = np.zeros(sums.words_layout.specs[0].shape, sums.grid.dtype)
-    for path in files:
-        add(total, open_file(path)[_WORDS].view(sums.grid.dtype))
-    return total
+def _runs(layout: Layout, start: int, stop: int) -> Iterator[tuple[np.dtype[Any], int, int]]:
+    """Where elements `start` to `stop`, in the order of the file, lie in it: by run of one type,
+    its type and the byte offsets."""
+    before = 0
+    for run in layout.runs:
+        dtype = NUMPY_DTYPES[run.dtype]
+        count = (run.stop - run.start) // dtype.itemsize
+        first, last = max(start - before, 0), min(stop - before, count)
+        if first < last:
+            yield dtype, run.start + first * dtype.itemsize, run.start + last * dtype.itemsize
+        before += count
 
 
-def sum_digest(total: Words) -> Digest:
-    """What members attest of a sum."""
-    return Digest(blake3(total.tobytes(), derive_key_context=_SUM_DOMAIN).digest())
+def _numbers(layout: Layout, read: ReadBytes, start: int, stop: int) -> Floats:
+    parts = [
+        np.frombuffer(read(begin, end), dtype).astype(np.float64)
+        for dtype, begin, end in _runs(layout, start, stop)
+    ]
+    return parts[0] if len(parts) == 1 else np.concatenate(parts) if parts else np.zeros(0)
 
 
-def _layout_of_words(count: int, bits: int) -> Layout:
-    return Layout.from_specs([TensorSpec(_WORDS, "I32" if bits == 32 else "I64", (count,))])
-
-
-def _size(spec: TensorSpec) -> int:
-    return int(np.prod(spec.shape, dtype=np.int64))
+def _put(file: TensorFile, start: int, values: NDArray[np.float64]) -> None:
+    at = 0
+    for dtype, begin, end in _runs(file.layout, start, start + len(values)):
+        part = file.raw[begin:end].view(dtype)
+        part[...] = values[at : at + len(part)]
+        at += len(part)

@@ -24,7 +24,6 @@ from swarm.errors import LocalError, RemoteError, SwarmError
 from swarm.privacy import derivation, envelope, masks, shares
 from swarm.privacy.derivation import Occasion, Party
 from swarm.privacy.envelope import Dealer, Shape
-from swarm.privacy.fixed_point import Words
 from swarm.privacy.vault import Vault
 from swarm.protocol import machine as m
 from swarm.protocol import masked_table as t
@@ -45,16 +44,9 @@ from swarm.rounds.address_book import AddressBook
 from swarm.rounds.exchange import Exchange
 from swarm.rounds.layouts import Layouts
 from swarm.rounds.masked_secrets import ABOUT_BYTES, UPDATE, MaskedSecrets
-from swarm.rounds.masked_sums import (
-    Sums,
-    add_up,
-    grid_of,
-    read_update,
-    sum_digest,
-    write_words,
-)
+from swarm.rounds.masked_sums import ReadBytes, Sums, grid_of, read_mapped
 from swarm.rounds.retention import PlanBlobs
-from swarm.tensors import TensorFile, open_file
+from swarm.tensors import Layout, open_file
 from swarm.types import NO_DIGEST, Digest, MemberId, PlanId
 
 log = logging.getLogger("swarm.plan")
@@ -63,6 +55,8 @@ PATIENCE_S, WITHIN_S = 10.0, 60.0
 SHARES_S = 5.0
 """What is known of shares by then is told; envelopes that have not come are asked for again."""
 GOOD, WRONG = b"\1", b"\0"
+PREFIX_BYTES = 8
+"""Of a tensor file: the length of its header."""
 
 
 @dataclass(frozen=True)
@@ -142,12 +136,12 @@ class MaskedWork:
 
     async def check(self, number: int, base: Digest, update: Path) -> None:
         """Raise PlanError if the update in this file cannot be masked."""
-        found = await trio.to_thread.run_sync(open_file, update)
+        layout, read = await trio.to_thread.run_sync(read_mapped, update)
         if self._stage(number).slot == MODEL_SLOT:
             sums = await self._sums_of_model(number, base, MAX_MEMBERS)
         else:
-            sums = Sums(grid_of(self._stage(number), MAX_MEMBERS), found.layout, None, MAX_MEMBERS)
-        await trio.to_thread.run_sync(sums.check, found)
+            sums = Sums(grid_of(self._stage(number), MAX_MEMBERS), layout, None, MAX_MEMBERS)
+        await trio.to_thread.run_sync(sums.check, read)
 
     async def settle(self, plan: Plan) -> None:
         """Erase the secrets of what is over. What the disk refuses is tried at the next head."""
@@ -201,8 +195,9 @@ class MaskedWork:
             case t.Mask():
                 await self._mask(case, command)
             case t.AddUp(attempt, epoch, posted):
-                total = await self._add_up(case, posted)
-                self.held.sums[attempt, epoch] = await self.secrets.in_turn(sum_digest, total)
+                sums, files = await self._sums(case), await self._pull_masked(case, posted)
+                total = await trio.to_thread.run_sync(sums.digest, files)
+                self.held.sums[attempt, epoch] = total
             case t.FindReveal():
                 await self.secrets.in_turn(self._find_reveal, case, command)
             case t.OpenSum():
@@ -340,7 +335,6 @@ class MaskedWork:
             raise LocalError("the keys of this attempt are gone: this site sits it out")
         rounding = _once(vault, "rounding", partial(self.secrets.entropy, derivation.KEY_BYTES))
         weight = case.weight(1 << self.me) if sums.base is not None else 1.0
-        words = sums.encode(self._own_update(case), weight, masks.RandomWords(rounding))
         occasion, me = case.occasion.at(epoch, contributors), case.dealer(self.me).party
         others = [case.dealer(i).party for i in members_in(contributors & ~(1 << self.me))]
         seed = self._dealing(case, epoch).secret
@@ -349,9 +343,10 @@ class MaskedWork:
             (derivation.pair_key(occasion, me, secret, o), masks.sign_of(self.me, o.member))
             for o in others
         ]
-        masks.add_masks(words, [(own, 1), *pairs])
         out = self.store.scratch(f"masked-{round.number}-{round.attempt}-{epoch}")
-        write_words(words, out)
+        _, update = self._own_update(case)
+        draw, hiding = masks.RandomWords(rounding), masks.Masks([(own, 1), *pairs])
+        sums.mask(update, weight, draw, hiding, out)
         digest = self.store.add(out, Origin(self.plan, round.number, self.me))
         codes = (
             derivation.pair_code(
@@ -364,14 +359,20 @@ class MaskedWork:
         vault.put(f"masked-{epoch}", kept)
         return kept
 
-    def _own_update(self, case: Case) -> TensorFile:
-        kept = self.secrets.update(case.plan.id, case.round.number, case.round.base).get(UPDATE)
+    def _own_update(self, case: Case) -> tuple[Layout, ReadBytes]:
+        """The layout of what this site has trained, and its bytes."""
+        kept = self.secrets.update(case.plan.id, case.round.number, case.round.base).open(UPDATE)
         if kept is None:
             raise LocalError("what this site trained is not here any more")
-        return read_update(kept[ABOUT_BYTES:])
 
-    async def _add_up(self, case: Case, posted: Mapping[MemberId, Digest]) -> Words:
-        """The sum of what was posted; it is pulled first."""
+        def read(start: int, stop: int) -> bytes:
+            return kept.read(ABOUT_BYTES + start, ABOUT_BYTES + stop)
+
+        header_bytes = PREFIX_BYTES + int.from_bytes(read(0, PREFIX_BYTES), "little")
+        return Layout.parse(read(0, header_bytes), kept.size - ABOUT_BYTES), read
+
+    async def _pull_masked(self, case: Case, posted: Mapping[MemberId, Digest]) -> list[Path]:
+        """Where what was posted lies; it is pulled first."""
         sums = await self._sums(case)
         layout, number, came = sums.words_layout, case.round.number, list[MemberId]()
         async with trio.open_nursery() as nursery:
@@ -380,9 +381,7 @@ class MaskedWork:
                 nursery.start_soon(self._try_pull, case, member, digest, wish, came)
         if len(came) < len(posted):
             raise RemoteError("some masked updates are not here, or not their members'")
-        return await self.secrets.in_turn(
-            add_up, [self.store.path(d) for d in posted.values()], sums
-        )
+        return [self.store.path(digest) for digest in posted.values()]
 
     # After the lock.
 
@@ -420,10 +419,9 @@ class MaskedWork:
                 return
             public = case.keys_of(owner).public
             keys.append(derivation.self_key(occasion, owner, public, seed))
-        sums, total = await self._sums(case), await self._add_up(case, masking.posted)
-        model = await self.secrets.in_turn(
-            self._write_model, case, sums, total, keys, command.owners
-        )
+        sums, files = await self._sums(case), await self._pull_masked(case, masking.posted)
+        work = partial(self._write_model, case, sums, files, keys, command.owners)
+        model = await trio.to_thread.run_sync(work)
         self.held.models[command.attempt] = model
 
     def _combine(
@@ -439,12 +437,12 @@ class MaskedWork:
         return shares.combine(good) if len(good) == needed else None
 
     def _write_model(
-        self, case: Case, sums: Sums, total: Words, keys: list[bytes], owners: MemberSet
+        self, case: Case, sums: Sums, files: list[Path], keys: list[bytes], owners: MemberSet
     ) -> Digest:
-        masks.add_masks(total, [(key, -1) for key in keys])
+        hiding = masks.Masks([(key, -1) for key in keys])
         weight = case.weight(owners) if sums.base is not None else 1.0
         out = self.store.scratch(f"opened-{case.round.number}-{case.round.attempt}")
-        if not sums.decode(total, weight, owners.bit_count(), out):
+        if not sums.open(files, hiding, weight, owners.bit_count(), out):
             log.error("the masked sum of round %d was spoiled", case.round.number)
             return NO_DIGEST
         model = self.store.add(out)
@@ -457,8 +455,8 @@ class MaskedWork:
         """How this round's updates become words and an output."""
         round, members = case.round, case.round.roster.bit_count()
         if self._stage(round.number).slot != MODEL_SLOT:
-            own = await self.secrets.in_turn(self._own_update, case)
-            return Sums(grid_of(self._stage(round.number), members), own.layout, None, members)
+            layout, _ = await self.secrets.in_turn(self._own_update, case)
+            return Sums(grid_of(self._stage(round.number), members), layout, None, members)
         return await self._sums_of_model(round.number, round.base, members)
 
     async def _sums_of_model(self, number: int, base: Digest, members: int) -> Sums:

@@ -36,6 +36,26 @@ def test_what_is_put_is_there_after_a_restart(place: Path, size: int) -> None:
     assert opened(place).get("update") == content
 
 
+@pytest.mark.parametrize("size", [0, 5, PIECE_BYTES - 40, PIECE_BYTES, 2 * PIECE_BYTES + 7])
+def test_a_file_is_kept_as_its_bytes_would_be_and_is_read_in_parts(
+    place: Path, tmp_path: Path, size: int
+) -> None:
+    about, content = b"a" * 40, os.urandom(size)
+    (tmp_path / "x").write_bytes(content)
+    opened(place).put_file("update", about, tmp_path / "x")
+    opened(place).put_file("update", about, tmp_path / "x")
+    opened(place).put("update", about + content)
+    assert opened(place).get("update") == about + content
+    entry = opened(place).open("update")
+    assert entry is not None
+    assert entry.size == 40 + size
+    for start, stop in ((0, 40), (30, min(50, 40 + size)), (40 + size // 2, 40 + size)):
+        assert entry.read(start, stop) == (about + content)[start:stop]
+    (tmp_path / "x").write_bytes(content + b"!")
+    with pytest.raises(LocalError, match="never replaced"):
+        opened(place).put_file("update", about, tmp_path / "x")
+
+
 def test_an_entry_that_was_never_put_is_none(place: Path) -> None:
     assert opened(place).get("keys") is None
     opened(place).put("keys", SECRET)
