@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from swarm.learning.plans.plan import Context, Data, Plan, Site
     from swarm.learning.plans.roles import elected
     from swarm.learning.plans.stages import (
+        cross_evaluate,
         personalise,
         select,
         statistics,
@@ -63,6 +64,7 @@ __all__ = [
     "adam",
     "at",
     "connect",
+    "cross_evaluate",
     "dp",
     "elected",
     "frozen",
@@ -114,6 +116,7 @@ _HOMES = {
     "adam": "swarm.learning.folds",
     "at": "swarm.learning.parameters.placement",
     "connect": "swarm.notebook",
+    "cross_evaluate": "swarm.learning.plans.stages",
     "dp": "swarm.privacy.guarantee",
     "elected": "swarm.learning.plans.roles",
     "frozen": "swarm.learning.parameters.placement",

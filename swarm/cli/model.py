@@ -23,7 +23,8 @@ from swarm.visible import visible
 
 @click.group("model")
 def command() -> None:
-    """The models of finished rounds: list, export, convert, evaluate, sign, publish, find, pull."""
+    """The models of finished rounds: list, export, convert, evaluate, table, sign, publish, find,
+    pull."""
 
 
 plan_option = click.option(
@@ -181,6 +182,32 @@ def evaluate(node: Path, plan: int | None, round_: int | None, as_json: bool) ->
             if scores
         ],
     )
+
+
+@command.command()
+@node_option
+@plan_option
+@json_option
+def table(node: Path, plan: int | None, as_json: bool) -> None:
+    """What each site's test rows say of each site's own model, where a plan cross-evaluates."""
+    from swarm.errors import ConfigurationError
+    from swarm.rounds.model_tables import lines_of
+
+    number = plan if plan is not None else _models(node, None)["plan"]
+    tables = [r["table"] for r in ask_node(node, "records", plan=number) if r["table"]]
+    if not tables:
+        raise ConfigurationError(
+            f"plan {number} has no table of its sites' models, or not yet: one is made by a plan "
+            "whose last stage is swarm.cross_evaluate()"
+        )
+    if as_json:
+        print_json(dict(tables[-1], plan=number))
+        return
+    click.echo(f"plan {number}: models by line, and on whose test rows they were scored")
+    for heading, rows in lines_of(tables[-1]):
+        print_table(heading, rows)
+    if tables[-1]["silent"]:
+        click.echo(visible(f"of no use were the counts of {', '.join(tables[-1]['silent'])}"))
 
 
 @command.command()

@@ -334,9 +334,17 @@ def _merge_in_words(stage: dict[str, Any]) -> list[str]:
     """What becomes of what a stage's sites send; of a later release's, the text as it stands."""
     from swarm.learning.metrics.choice import Rule
     from swarm.learning.parameters.placement import read_placement
-    from swarm.learning.plans.stages import SELECT
+    from swarm.learning.plans.stages import CROSS_EVALUATE, SELECT, SEND_COPY
 
+    words = {
+        SEND_COPY: "each site's own model, with what stays at the site otherwise, is sent to all "
+        "members",
+        CROSS_EVALUATE: "each site counts how well each of the models does on its test rows, and "
+        "all members see the table",
+    }
     try:
+        if stage["task"] in words:
+            return [words[stage["task"]]]
         if stage["task"] == SELECT:
             rule = Rule.read(stage["merge"])
             ends = "; the plan is complete if that is the one before" if stage["ends"] else ""

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from swarm.cli.options import DIRECTORY, FILE, json_option, print_json, print_table, signals_end_it
+from swarm.rounds.model_tables import lines_of
 
 PLAN = click.Path(exists=True, path_type=Path)
 
@@ -158,6 +159,8 @@ def print_report(report: dict[str, Any]) -> None:
                 for name, value in told["after"].items()
             )
         )
+    for heading, lines in lines_of(report["table"]) if report["table"] else ():
+        print_table(heading, lines)
     size = report["peak_memory_bytes"] / 2**20
     workers = ", ".join(f"{count} on {device}" for device, count in report["devices"].items())
     click.echo(

@@ -73,7 +73,8 @@ async def _results(watch: Watch, request: Request) -> dict[str, Any]:
     for plan in sorted(_status(watch)["plans"], key=lambda p: -p["id"]):
         if "status" in plan:
             records = (await watch.fresh("records", plan=plan["id"]))[-RECORDS:]
-            found.append((plan, pictures.series(records), records[::-1]))
+            tables = pictures.tables(records)
+            found.append((plan, pictures.series(records), tables, records[::-1]))
     return {"results": found}
 
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from swarm.rounds.model_tables import Lines, lines_of
+
 PHASES = {"open": "training", "closed": "merging", "masking": "masking", "locked": "unmasking"}
 STEPS = ("train", "submit", "merge", "attest")
 DASH = "–"
@@ -142,6 +144,13 @@ def series(records: Sequence[dict[str, Any]]) -> dict[str, dict[str, list[float 
             values = [r["metrics"].get(part, {}).get(name) for r in scored]
             found.setdefault(name, {"rounds": rounds})[part] = values
     return found
+
+
+def tables(records: Sequence[dict[str, Any]]) -> Lines:
+    """By metric, the headings and lines of what each site's rows say of each site's model, if the
+    plan has found that out."""
+    found = [record["table"] for record in records if record.get("table")]
+    return lines_of(found[-1]) if found else []
 
 
 def number(value: float | None, places: int = 3) -> str:

@@ -48,6 +48,7 @@ from swarm.protocol.election import commitment_to, secret_for
 from swarm.protocol.program import Place, Program
 from swarm.protocol.state import (
     BEST_SLOT,
+    GATHERED_SLOT,
     MAX_MEMBERS,
     MODEL_SLOT,
     UNDER_WAY,
@@ -269,7 +270,9 @@ class Train:
     holder: MemberId | None = None
     """Who holds the plan's role in this attempt."""
     best: Digest | None = None
-    """As in Merge."""
+    """As in Merge; with `rows`, the best model if the plan has chosen one."""
+    rows: Digest | None = None
+    """What the stage before has gathered, if the work begins from it; NO_DIGEST if nothing was."""
 
 
 @dataclass(frozen=True)
@@ -755,8 +758,8 @@ class RoundMachine:
         if result is not None:
             self._submit(plan, round, result, now)
             return
-        needed = [round.base, plan.statistics, self._best(plan, round) or NO_DIGEST]
-        needed = [digest for digest in needed if digest != NO_DIGEST]
+        given = (round.base, plan.statistics, *self._given_beside(plan, round))
+        needed = [digest for digest in given if digest is not None and digest != NO_DIGEST]
         if self._makes_headway(needed):
             self._check_in(plan, round, now)
         if not all(self.holds(digest) for digest in needed):
@@ -781,7 +784,7 @@ class RoundMachine:
             place.within,
             place.stage.epochs,
             round.holder,
-            self._best(plan, round),
+            *self._given_beside(plan, round),
         )
         if self._ask(("train", *wanted), now, train):
             self._training, self._permille = wanted, 0
@@ -1117,6 +1120,13 @@ class RoundMachine:
         """The best model until now, if the round chooses one."""
         chooses = self._place(round).stage.slot == BEST_SLOT
         return plan.outputs[BEST_SLOT] if chooses else None
+
+    def _given_beside(self, plan: Plan, round: Round) -> tuple[Digest | None, Digest | None]:
+        """`best` and `rows` of the work in a round."""
+        if not self._place(round).stage.reads_rows:
+            return self._best(plan, round), None
+        best = plan.outputs[BEST_SLOT]
+        return None if best == NO_DIGEST else best, plan.outputs[GATHERED_SLOT]
 
     def _is_in_program(self, round: Round) -> bool:
         place = self.program.place(round.number)

@@ -60,6 +60,8 @@ class Stage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
     """Rounds of the same training in the stages before, after which its own are counted on."""
     ends: bool = False
     """Whether the plan is complete with a round of it that leaves the best model as it was."""
+    reads_rows: bool = False
+    """Whether its work begins from what the stage before has gathered, beside the model."""
     clip: Annotated[float, Meta(gt=0, le=MOST_CLIP)] | None = None
     """Of a masked plan, how far a number may move in a round, or, of statistics, the most that one
     may be at a site; None: updates are not masked."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import trio
 from swarm.blobs.store import BlobStore
 from swarm.errors import BlobError, SwarmError
 from swarm.learning.metrics.choice import check_counted
+from swarm.learning.metrics.matrix import read_matrix
 from swarm.learning.metrics.wire import SentCounts, decode_all, pack, read_sent
 from swarm.learning.supervisor.supervisor import Trainer
 from swarm.protocol import machine as m
@@ -41,6 +43,8 @@ class Evaluating:
     joint_scores: JointScores
     min_count: int = 0
     """Of the counts that leave this site, none tells of fewer rows; 0: no minimum."""
+    _table: tuple[str, dict[str, Any]] | None = None
+    """The last table that was asked for, by what made it."""
 
     async def evaluate_and_tell(self, command: m.Evaluate) -> None:
         """Score a new final model, and tell the others what can be added up of it."""
@@ -94,9 +98,20 @@ class Evaluating:
         coarse = {name: c.coarsened(self.min_count) for name, c in decode_all(raw).items()}
         return {name: pack(counts) for name, counts in coarse.items() if counts.rows}
 
+    def table_of(self, made: str, name_of: Callable[[int], str]) -> dict[str, Any] | None:
+        """What the sites' rows say of each other's models, as the round that `made` this has
+        gathered it, with members by name; None if that is not here."""
+        if self._table is None or self._table[0] != made:
+            try:
+                table = read_matrix(self.store.path(to_digest(made))).table(name_of)
+            except (SwarmError, OSError, ValueError, KeyError):
+                return None
+            self._table = (made, table)
+        return self._table[1]
+
     def figures_of(self, made: str) -> dict[str, Any] | None:
         """What the sites told of their own models in the round that `made` this, in hex; None if
-        that is not here, or is something else. Small, and read as it is asked for."""
+        that is not here, or is something else."""
         try:
             return read_figures(self.store.path(to_digest(made)))
         except (SwarmError, OSError, ValueError):

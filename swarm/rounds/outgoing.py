@@ -13,6 +13,7 @@ class Purpose:
     """What a blob is. `of` is the member from whose rows it was made, if from one's alone.
 
     kind    "update", "statistics": of one site; "model", "sums": merged of many, or model 0;
+            "own model": what one site has fine-tuned, or keeps; "own models": those of all sites
             "published": of a model that this node offers to all members
             "shares": of the secrets of a masked round, each sealed to one member
             "stream": to or from the holder of the plan's role, of the asking site's rows

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import trio
 
 from swarm.blobs.store import BlobStore
+from swarm.learning.plans.stages import CROSS_EVALUATE, PERSONALISE
 from swarm.learning.supervisor.supervisor import Trainer
 from swarm.learning.supervisor.trainer_messages import Progress, Rules
 from swarm.privacy.guarantee import Guarantee
@@ -60,7 +61,7 @@ from swarm.rounds.site_limits import NO_LIMITS, SiteLimits
 from swarm.rounds.streams import StreamCarrier, StreamEnd, StreamName, Streams
 from swarm.rounds.training import Training
 from swarm.rounds.transactions import Sender, Transactions
-from swarm.types import Address, Digest, MemberId, PlanId
+from swarm.types import Address, Digest, MemberId, PlanId, to_hex
 
 Stage = tuple[int, int, RoundStatus]
 """Round, attempt and status of a plan's newest round."""
@@ -116,6 +117,7 @@ class Participation:
             await self.masked_work.settle(plan)
         self.blobs.observe(plan)
         self.joint_scores.observe(plan)
+        self._note_figures(plan)
         round = plan.round
         self.stage = None if round is None else (round.number, round.attempt, round.status)
         self.collection.end_rounds(last_over(plan))
@@ -209,23 +211,43 @@ class Participation:
     def names(self) -> dict[MemberId, str]:
         return self.book.names()
 
-    def rounds(self, newest: int = KEPT_ROUNDS) -> list[dict[str, Any]]:
-        """What is remembered of the newest rounds, oldest first."""
+    def rounds(self, newest: int = KEPT_ROUNDS, tables: bool = False) -> list[dict[str, Any]]:
+        """What is remembered of the newest rounds, oldest first; with `tables`, what each site's
+        rows say of each site's model too."""
         return [
             record
             | {
                 "title": self.program.title_of(record["round"]),
                 "number": self.program.number_of(record["round"]),
-                "figures": self._figures(record["round"], record["model"]),
+                **({"table": self._table(record["round"], record["model"])} if tables else {}),
             }
             for record in self.records.as_list(self.book.names(), newest)
         ]
 
-    def _figures(self, number: int, made: str) -> dict[str, Any] | None:
-        """What all sites told in a round of figures; None for other rounds."""
+    def _note_figures(self, plan: Plan) -> None:
+        """Write down what all sites told of models of their own, once that is here: a later round
+        that gathers something takes its place."""
+        number, made = plan.output_rounds[GATHERED_SLOT], plan.outputs[GATHERED_SLOT]
+        record = self.records.rounds.get(number)
+        if record is None or record.figures is not None or self._task(number) != PERSONALISE:
+            return
+        record.figures = self.evaluating.figures_of(to_hex(made))
+        if record.figures is not None:
+            self.records.at(number)
+            self.records.save()
+
+    def _table(self, number: int, made: str) -> dict[str, Any] | None:
+        """What each site's rows say of each site's model; None for other rounds."""
+        is_table, names = self._task(number) == CROSS_EVALUATE and made, self.book.names()
+
+        def name(member: int) -> str:
+            return names.get(MemberId(member), f"member {member}")
+
+        return self.evaluating.table_of(made, name) if is_table else None
+
+    def _task(self, number: int) -> str:
         place = self.program.place(number)
-        is_figures = place is not None and place.stage.slot == GATHERED_SLOT and made
-        return self.evaluating.figures_of(made) if is_figures else None
+        return "" if place is None else place.stage.task
 
     def models(self) -> dict[int, Digest]:
         """The final models that are kept here, by round of the chain."""

@@ -90,6 +90,8 @@ class RoundRecord:
     """Of the merged model on all sites' rows, by part and metric, as far as they have told."""
     choice: dict[str, float | None] = field(default_factory=dict)
     """Where the round chose the best model: what all sites counted of the two."""
+    figures: dict[str, Any] | None = None
+    """Where sites told scores of models of their own: what these come to (`rounds.figures`)."""
     holder: int | None = None
     """Who held the plan's role."""
     talks: dict[int, StreamRecord] = field(default_factory=dict)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
+from swarm.learning.plans.stages import SEND_COPY
 from swarm.protocol.blob_access import may_read
 from swarm.protocol.machine import RoundMachine
 from swarm.protocol.masking import read_keys
@@ -80,6 +81,8 @@ class Serving:
 
     def _kind(self, number: int, of_model: str, of_others: str) -> str:
         place = self.machine.program.place(number)
+        if place is not None and place.stage.task == SEND_COPY:
+            return "own model" if of_model == "update" else "own models"
         return of_model if place is None or place.stage.slot == MODEL_SLOT else of_others
 
     def may_read_soon(self, sender: Address, blob: Digest) -> bool:

@@ -16,7 +16,16 @@ import trio
 from swarm.blobs.manifest import Origin
 from swarm.blobs.store import BlobStore
 from swarm.errors import LocalError, PlanError, SwarmError
-from swarm.learning.plans.stages import PERSONALISE, SELECT, STATISTICS
+from swarm.learning.metrics.counts import MAX_ROWS
+from swarm.learning.metrics.matrix import write_counts
+from swarm.learning.metrics.wire import decode_all
+from swarm.learning.plans.stages import (
+    CROSS_EVALUATE,
+    PERSONALISE,
+    SELECT,
+    SEND_COPY,
+    STATISTICS,
+)
 from swarm.learning.supervisor.supervisor import Trainer
 from swarm.learning.supervisor.trainer_messages import Loaded, Personalised, Progress, Trained
 from swarm.protocol import machine as m
@@ -118,6 +127,12 @@ class Training:
             personal = await self._personalise(command, out)
             samples = UNIT_WEIGHT
             meta = replace(meta, steps=personal.steps, train_s=round(personal.train_s, 3))
+        elif command.task == SEND_COPY:
+            await self._send_copy(command, out)
+            samples = UNIT_WEIGHT
+        elif command.task == CROSS_EVALUATE:
+            await self._score_copies(command, out)
+            samples = UNIT_WEIGHT
         else:
             loaded = await self.trainer.describe()
             keeps, promised = loaded.keeps_state, loaded.rules.privacy
@@ -204,6 +219,41 @@ class Training:
         scores = {"before": told.before, "after": told.after}
         await trio.to_thread.run_sync(write_figures, out, scores, told.rows if enough else 0)
         return told
+
+    async def _send_copy(self, command: m.Train, out: Path) -> None:
+        """Write this site's own model to `out`: what it has fine-tuned, or the newest model with
+        what the site keeps."""
+        own, initial = self.own_model, await self.collection.initial_model()
+        if await trio.to_thread.run_sync(own.exists):
+            await self.trainer.send_copy(own, out, initial)
+        else:
+            base = self.store.path(command.base)
+            await self.trainer.send_copy(base, out, initial, self.kept.current)
+
+    async def _score_copies(self, command: m.Train, out: Path) -> None:
+        """Write to `out` what this site's test rows say of each site's own model."""
+        statistics, copies = command.statistics, command.rows
+        work = partial(
+            self.trainer.score_copies,
+            self.store.path(command.best or command.base),
+            None if copies is None or copies == NO_DIGEST else self.store.path(copies),
+            None if statistics == NO_DIGEST else self.store.path(statistics),
+            await self.collection.initial_model(),
+        )
+        told = await self._in_time(command, work)
+        least = self.limits.min_count if self.limits.shares_scores else MAX_ROWS + 1
+
+        def write() -> None:
+            counts = {copy: decode_all(raw) for copy, raw in told.counts.items()}
+            write_counts(
+                out,
+                {
+                    copy: {name: each.coarsened(least) for name, each in of.items()}
+                    for copy, of in counts.items()
+                },
+            )
+
+        await trio.to_thread.run_sync(write)
 
     async def _given(self, command: m.Train, out: Path) -> dict[str, Any]:
         """What the trainer is given for a round."""

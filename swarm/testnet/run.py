@@ -373,6 +373,7 @@ def build_report(
                 "omitted": record["omitted"],
                 "model": record["model"],
                 "figures": record["figures"],
+                "table": record["table"],
                 "choice": record["choice"],
                 "metrics": metrics.get(number, {}),
                 "joint": record["joint"],
@@ -407,11 +408,18 @@ def build_report(
         "joint": next((r["joint"]["test"] for r in rounds[::-1] if "test" in r["joint"]), {}),
         "pooled": alone.pooled,
         "references": alone.settings,
-        "test_looks": scored.test_looks + alone.test_looks,
+        "test_looks": scored.test_looks + alone.test_looks + _own_models(rounds),
         "final_model": {"digest": final["best"] or final["model"], "path": str(model_path)},
         "rounds": rounds,
         "notes": notes,
     }
+
+
+def _own_models(rounds: list[dict[str, Any]]) -> int:
+    """How many models of single sites were scored on test rows, in a cross-evaluation."""
+    tables = [r["table"] for r in rounds if r["table"]]
+    told = next(iter(tables[-1]["metrics"].values()), None) if tables else None
+    return 0 if told is None else sum(not each["is_shared"] for each in told["models"])
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -13,9 +14,13 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from swarm.rounds.model_tables import lines_of
 from swarm.visible import visible
 
 Statuses = list[dict[str, Any]]
+
+WIDEST_TABLE = 400
+"""Of a table that is not to be folded to the terminal's width."""
 
 
 class Screen:
@@ -177,6 +182,10 @@ def print_report(report: dict[str, Any], plot: Path | None, report_file: Path | 
     if report["joint"]:
         console.print(_joint(report["joint"]))
         console.print()
+    wide = Console(highlight=False, soft_wrap=True, width=WIDEST_TABLE)
+    for table in _cross_evaluation(report):
+        wide.print(table)
+        console.print()
     console.print(_fairness(report), soft_wrap=True)
     for note in report["notes"]:
         console.print(Text(note, style="yellow"), soft_wrap=True)
@@ -222,6 +231,19 @@ def _joint(scores: dict[str, Any]) -> Table:
                 "" if number else str(len(score["sites"])),
             )
     return table
+
+
+def _cross_evaluation(report: dict[str, Any]) -> Iterator[Table]:
+    """What each site's rows say of each site's model, if the plan has found that out."""
+    for told in [r["table"] for r in report["rounds"] if r["table"]][-1:]:
+        for heading, lines in lines_of(told):
+            table = Table(box=None, pad_edge=False, header_style="bold")
+            table.add_column(Text(visible(f"{heading[0]}, each model at each site")), no_wrap=True)
+            for each in heading[1:]:
+                table.add_column(Text(visible(each)), justify="right", no_wrap=True)
+            for line in lines:
+                table.add_row(*(Text(visible(cell)) for cell in line))
+            yield table
 
 
 def _fairness(report: dict[str, Any]) -> Text:

@@ -22,6 +22,8 @@ from swarm.errors import PlanError
 from swarm.learning.code import bundle
 from swarm.learning.folds.running import RawBytes, RunningMean
 from swarm.learning.metrics.choice import Rule, check_counted
+from swarm.learning.metrics.matrix import Matrix
+from swarm.learning.metrics.wire import decode_all
 from swarm.learning.models.card import Card, Score, Scores, describe_plan
 from swarm.learning.models.model_folder import MODEL, write_folder
 from swarm.learning.parameters.next_file import Contribution, Folding, fold_whole
@@ -29,10 +31,14 @@ from swarm.learning.parameters.placement import Frozen, Local, Placement, Shared
 from swarm.learning.scripts.reader import is_script
 from swarm.learning.simulation.messages import (
     Begin,
+    Copied,
+    CopiesScored,
+    CopyClient,
     Opened,
     OpenPlan,
     Personal,
     PersonaliseClient,
+    ScoreCopies,
     Scored,
     ScoreModel,
     Summed,
@@ -53,6 +59,7 @@ SUMS_AT_ONCE = 64
 """Clients of one request for statistics."""
 MOST_ATTEMPTS = 20
 STATISTICS, TRAIN, PERSONALISE, SELECT = "statistics", "train", "personalise", "select"
+SEND_COPY, CROSS_EVALUATE = "send copy", "cross-evaluate"
 
 OnRound = Callable[[dict[str, Any]], None]
 """Called with each round of the report, as soon as it is over."""
@@ -92,6 +99,10 @@ class _Run:
     best_value: float | None = None
     rounds: list[dict[str, Any]] = field(default_factory=list)
     personal: list[dict[str, Any]] = field(default_factory=list)
+    copies: RawBytes | None = None
+    """The clients' own models, once they are gathered."""
+    table: dict[str, Any] | None = None
+    """What each client's rows say of each client's model."""
 
 
 def simulate(
@@ -132,6 +143,10 @@ def simulate(
                 run.personal.append(_personalise(run, turn))
             elif turn.task == TRAIN:
                 run.model = _train(run, turn)
+            elif turn.task == SEND_COPY:
+                run.copies = _gather_copies(run, turn)
+            elif turn.task == CROSS_EVALUATE:
+                run.table = _cross_evaluate(run)
             elif turn.task == SELECT:
                 if not _select(run, turn) and turn.ends:
                     break
@@ -165,6 +180,7 @@ def simulate(
         "final_model": {"digest": digest, "path": None if out is None else str(out / MODEL)},
         "rounds": run.rounds,
         "personal": run.personal,
+        "table": run.table,
         "notes": list(opened.notes),
     }
 
@@ -249,6 +265,7 @@ def _train(run: _Run, turn: Turn) -> RawBytes:
 def _personalise(run: _Run, turn: Turn) -> dict[str, Any]:
     """Fine-tuning at every client that can train: what their scores come to, as nodes tell it."""
     began = time.monotonic()
+    gives_copy = any(each.task == SEND_COPY for each in run.opened.turns)
     requests = (
         PersonaliseClient(
             client=client,
@@ -256,6 +273,7 @@ def _personalise(run: _Run, turn: Turn) -> dict[str, Any]:
             round_in_all=turn.number,
             epochs=turn.epochs,
             kept=_read(run.folder / f"kept-{client}"),
+            gives_copy=gives_copy,
         )
         for client in _able(run.opened)
     )
@@ -263,6 +281,8 @@ def _personalise(run: _Run, turn: Turn) -> dict[str, Any]:
     with TemporaryDirectory(dir=run.folder) as folder:
         told = Path(folder) / "told"
         for own in in_order(run.workers, requests, Personal):
+            if own.copy is not None:
+                (run.folder / f"own-{own.client}").write_bytes(own.copy)
             write_figures(told, {"before": own.before, "after": own.after}, own.rows)
             raw = np.fromfile(told, np.uint8)
             merged = merged or RunningMean(_layout(raw), is_sum=True)
@@ -276,6 +296,39 @@ def _personalise(run: _Run, turn: Turn) -> dict[str, Any]:
         "figures": figures,
         "total_s": round(time.monotonic() - began, 3),
     }
+
+
+def _gather_copies(run: _Run, turn: Turn) -> RawBytes:
+    """Every client's own model: what it has fine-tuned, or the newest with what it has kept."""
+    able = _able(run.opened)
+    missing = [client for client in able if not (run.folder / f"own-{client}").exists()]
+    requests = (
+        CopyClient(client=client, kept=_read(run.folder / f"kept-{client}")) for client in missing
+    )
+    for reply in in_order(run.workers, requests, Copied):
+        (run.folder / f"own-{reply.client}").write_bytes(reply.copy)
+    with TemporaryDirectory(dir=run.folder) as folder:
+        fold = WholeFold(
+            read_placement(turn.merge), TensorFile(_layout(run.model), run.model), Path(folder)
+        )
+        for client in able:
+            raw = np.fromfile(run.folder / f"own-{client}", np.uint8)
+            fold.add(client, 1, raw)
+        return fold.finish()
+
+
+def _cross_evaluate(run: _Run) -> dict[str, Any]:
+    """What each client's test rows say of each client's own model, and of the one that all share.
+    Of the best shared one, where the plan chooses it."""
+    copies = None if run.copies is None else run.copies.tobytes()
+    model = run.model if run.best is None else run.best
+    run.workers.begin(Begin(model=model.tobytes(), statistics=run.statistics, copies=copies))
+    requests = (ScoreCopies(client=client) for client in _able(run.opened))
+    told = {
+        reply.client: {copy: decode_all(raw) for copy, raw in reply.counts.items()}
+        for reply in in_order(run.workers, requests, CopiesScored)
+    }
+    return Matrix(told).table(lambda client: run.opened.names[client])
 
 
 def _select(run: _Run, turn: Turn) -> bool:

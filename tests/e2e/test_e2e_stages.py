@@ -108,19 +108,11 @@ def test_training_stops_at_the_same_model_as_without_a_network(swarm: Any, tmp_p
     assert report["test_looks"] == 1
 
 
-def test_each_site_keeps_a_model_of_its_own_and_all_see_the_average_of_its_scores(
+def test_each_site_has_a_model_of_its_own_and_all_see_how_it_does_at_every_site(
     swarm: Any, tmp_path: Path
 ) -> None:
-    stages = "    stages = [swarm.statistics(), swarm.train(2), swarm.personalise(epochs=2)]\n"
-    held = (
-        "return swarm.Data(train=(x[train], y[train]), test=(x[test], y[test]))",
-        "return swarm.Data((x[train], y[train]), (x[test], y[test]), (x[test], y[test]))",
-    )
-    prepared = (
-        "return swarm.Data(train=ready(*data.train), test=ready(*data.test))",
-        "return data.map(ready)",
-    )
-    plan = write_tiny_plan(tmp_path / "tiny", ("    rounds = 3\n", stages), held, prepared)
+    stages = "swarm.train(2), swarm.personalise(epochs=2), swarm.cross_evaluate()"
+    plan = plan_with(tmp_path / "tiny", stages)
     nodes, out = tmp_path / "nodes", tmp_path / "out"
     swarm("testnet", "run", plan, "--keep", nodes, "--out", out, "--no-references",
           "--json", out / "report.json")  # fmt: skip
@@ -130,8 +122,12 @@ def test_each_site_keeps_a_model_of_its_own_and_all_see_the_average_of_its_score
         "round 1",
         "round 2",
         "personal",
+        "copies",
+        "cross-evaluation",
     ]
-    figures = report["rounds"][-1]["figures"]
+    assert report["rounds"][-1]["table"] == run_federated(plan).table()
+    assert report["test_looks"] == 3
+    figures = report["rounds"][3]["figures"]
     assert figures["sites"] == 2
     assert 0 < figures["before"]["auc"] <= figures["after"]["auc"] + 0.2
     own = sorted(nodes.rglob("own/plan-1.safetensors"))

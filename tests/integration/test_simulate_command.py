@@ -166,5 +166,5 @@ def test_copies_that_sites_fine_tune_have_the_scores_of_a_federated_run(tmp_path
         mean = sum(s["loss"] * t.rows for s, t in zip(scores, told, strict=True)) / rows
         assert own["figures"][when]["loss"] == pytest.approx(mean, rel=1e-5)
     assert own["figures"]["after"]["loss"] < own["figures"]["before"]["loss"]
-    with pytest.raises(PlanError, match="hold none back to score it on: give --partition sites"):
+    with pytest.raises(PlanError, match="hold none back: give --partition sites"):
         simulate(Simulation(plan, clients=20, partition="iid"), processes=1)

@@ -15,7 +15,7 @@ from starlette.testclient import TestClient
 
 from swarm.dashboard.access import MAX_BODY_BYTES, Access, Tickets
 from swarm.dashboard.pages import PAGES, PLAN_PAGE, Dashboard
-from swarm.dashboard.pictures import member_pictures, plan_pictures, series
+from swarm.dashboard.pictures import member_pictures, plan_pictures, series, tables
 from swarm.dashboard.serving import serve
 from swarm.dashboard.watching import Seen, Watch
 
@@ -227,6 +227,45 @@ def test_a_page_of_a_node_that_was_never_heard_says_why(tmp_path: Any) -> None:
         assert answer.status_code == 200
         assert "no node runs" in answer.text, page.path
     assert browser.get(PLAN_PAGE.path.replace("{plan:number}", "1")).status_code == 200
+
+
+def test_results_show_every_sites_model_at_every_site(tmp_path: Any) -> None:
+    def figure(value: float | None, rows: int, low: float | None = None) -> dict[str, Any]:
+        return {"value": value, "low": low, "high": low and 0.9, "rows": rows}
+
+    shared = {
+        "model": "shared",
+        "is_shared": True,
+        "sites": {"Basel": figure(0.8, 40), "Kyoto": figure(None, 0)},
+        "all": figure(0.8, 40, 0.7),
+        "others": figure(0.8, 40, 0.7),
+    }
+    own = shared | {"model": "<b>asel", "is_shared": False, "others": figure(None, 0)}
+    table = {"metrics": {"auc": {"models": [shared, own], "own": figure(0.8, 40, 0.7)}}}
+    records = [{"table": None}, {"table": table | {"silent": []}}]
+    assert tables(records) == [
+        (
+            ["auc", "Basel", "Kyoto", "all", "all but its own"],
+            [
+                ["shared model", "0.800 (40)", "– (0)", "0.800, 0.700 to 0.900 (40)", ""],
+                ["<b>asel's", "0.800 (40)", "– (0)", "0.800, 0.700 to 0.900 (40)", "– (0)"],
+                ["each its own", "", "", "0.800, 0.700 to 0.900 (40)", ""],
+            ],
+        )
+    ]
+    assert tables(records[:1]) == []
+
+    class Told(Watch):
+        async def fresh(self, method: str, /, **arguments: object) -> Any:
+            round = {"title": "crossed", "leader": "Kyoto", "contributors": [], "omitted": {}}
+            more = {"number": None, "model": "", "metrics": {}, "total_s": 1.0}
+            return [round | more | records[1]]
+
+    watch = Told(tmp_path, Seen(a_status(a_plan()), ""))
+    page = TestClient(Dashboard(watch).app(), backend="trio").get("/results").text
+    assert "Every site's model at every site: auc" in page
+    assert "&lt;b&gt;asel" in page
+    assert "0.800, 0.700 to 0.900 (40)" in page
 
 
 def test_names_of_others_are_no_markup_and_hide_nothing(tmp_path: Any) -> None:

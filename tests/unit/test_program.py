@@ -77,6 +77,7 @@ GOLDEN = ["0x782e0653", "0xcc8d5cbe"]
         {"before": 5},
         {"epochs": 5},
         {"clip": 0.5},
+        {"reads_rows": True},
     ],
 )
 def test_every_field_of_a_stage_is_in_the_digest(change: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,8 +15,9 @@ from swarm.blobs.store import BlobStore
 from swarm.errors import TrainerError
 from swarm.learning.supervisor.trainer_messages import Progress
 from swarm.protocol import machine as m
-from swarm.protocol.program import federated_averaging
+from swarm.protocol.program import Program, Stage, federated_averaging
 from swarm.protocol.state import (
+    GATHERED_SLOT,
     Candidate,
     Member,
     Outcome,
@@ -27,12 +29,13 @@ from swarm.protocol.state import (
     Submission,
 )
 from swarm.rounds.exchange import Exchange
+from swarm.rounds.figures import write_figures
 from swarm.rounds.masked_secrets import MaskedSecrets
 from swarm.rounds.participation import Participation, open_participation
 from swarm.rounds.privacy_ledger import PrivacyLedger
 from swarm.rounds.private_rounds import DataSet
 from swarm.rounds.records import Records
-from swarm.types import NO_DIGEST, Address, Digest, MemberId, PlanId
+from swarm.types import NO_DIGEST, Address, Digest, MemberId, PlanId, to_hex
 
 ME, OTHER, STRANGER = (Address(bytes([number]) * 20) for number in (1, 2, 3))
 MEMBERS = {
@@ -75,7 +78,9 @@ def plan_with(round: Round, model_round: int = 0) -> Plan:
     )  # fmt: skip
 
 
-def part_in(directory: Path, chain: Chain) -> tuple[Participation, Exchange]:
+def part_in(
+    directory: Path, chain: Chain, program: Program = PROGRAM
+) -> tuple[Participation, Exchange]:
     store = BlobStore(directory / "blobs")
     exchange = Exchange(store, SimpleNamespace(), 10**6)  # type: ignore[arg-type]
     trainer: Any = DeadTrainer()
@@ -83,7 +88,7 @@ def part_in(directory: Path, chain: Chain) -> tuple[Participation, Exchange]:
         PlanId(1),
         MemberId(0),
         b"secret",
-        PROGRAM,
+        program,
         chain=chain,
         store=store,
         exchange=exchange,
@@ -142,6 +147,23 @@ def test_a_round_that_ended_unseen_is_looked_up_and_recorded(tmp_path: Path) -> 
     assert recorded[4]["leader"] == "m1"
     assert recorded[4]["contributors"] == ["m0", "m1"]
     assert 6 in recorded
+
+
+def test_what_sites_told_of_their_own_models_outlasts_the_file_that_says_it(tmp_path: Path) -> None:
+    personal = Stage("personal", "personalise", "sum", 1, GATHERED_SLOT)
+    part, exchange = part_in(tmp_path, Chain(), Program((*PROGRAM.stages, personal)))
+    file = tmp_path / "figures"
+    write_figures(file, {"after": {"auc": 0.75}}, 10)
+    told = exchange.store.add(file)
+    number = part.program.rounds
+    part.records.at(number).model = to_hex(told)
+    outputs = (MODEL, NO_DIGEST, NO_DIGEST, told)
+    plan = replace(plan_with(OPEN), outputs=outputs, output_rounds=(1, 0, 0, number))
+    trio.run(part.observe, plan, MEMBERS, [])
+    exchange.store.discard([told])
+    trio.run(part.observe, plan, MEMBERS, [])
+    assert part.rounds()[-1]["figures"] == {"sites": 1, "after": {"auc": 0.75}}
+    assert Records(tmp_path / "records.jsonl").rounds[number].figures is not None
 
 
 def test_the_exchange_serves_by_the_rules_of_the_plan_as_the_machine_sees_it(

@@ -11,9 +11,11 @@ import pytest
 import trio
 import trio.testing
 
+import swarm
 from swarm.blobs.store import BlobStore
 from swarm.errors import BlobError
-from swarm.learning.supervisor.trainer_messages import Personalised, Trained
+from swarm.learning.metrics.wire import encode_all
+from swarm.learning.supervisor.trainer_messages import CopiesScored, Personalised, Trained
 from swarm.protocol import machine as m
 from swarm.protocol.program import federated_averaging
 from swarm.protocol.state import Plan, Rules
@@ -62,12 +64,27 @@ class Trainer:
         scores = {"auc": 0.75}
         return Personalised(steps=3, loss=0.5, train_s=1.0, before=scores, after=scores, rows=20)
 
+    async def send_copy(self, model: Path, out: Path, *given: object) -> None:
+        self.copied = (model, *given)
+        await self.compute_statistics(out)
+
+    async def score_copies(self, model: Path, copies: Path | None, *given: object) -> CopiesScored:
+        await trio.sleep(self.seconds)
+        self.scored = (model, copies, *given)
+        rows = encode_all({"right": RIGHT})
+        return CopiesScored(counts={-1: rows, 4: rows})
+
+
+RIGHT = swarm.metrics.confusion(np.zeros(10), np.eye(2)[[0] * 7 + [1] * 3], 2)
+
 
 async def no_initial() -> None:
     return None
 
 
-def run(folder: Path, trainer: Trainer, limits: SiteLimits, task: str) -> tuple[m.Event, BlobStore]:
+def run(
+    folder: Path, trainer: Trainer, limits: SiteLimits, task: str, **given: Any
+) -> tuple[m.Event, BlobStore]:
     store = BlobStore(folder / "blobs")
     records = Records(folder / "records.jsonl")
     collection: Any = SimpleNamespace(initial_model=no_initial)
@@ -90,7 +107,7 @@ def run(folder: Path, trainer: Trainer, limits: SiteLimits, task: str) -> tuple[
         folder / "own",
         limits,
     )
-    command = m.Train(2, 1, task, BASE, NO_DIGEST, 1)
+    command = m.Train(2, 1, task, BASE, NO_DIGEST, 1, **given)
     clock = trio.testing.MockClock(autojump_threshold=0.05)
     return trio.run(training.train, command, clock=clock), store
 
@@ -108,6 +125,8 @@ def test_an_update_within_the_sites_limits_is_there_for_others(tmp_path: Path) -
     [
         (Trainer(61.0), SiteLimits(train_s=60), "train", "for more than the 1 minutes that"),
         (Trainer(61.0), SiteLimits(train_s=60), "personalise", "for more than the 1 minutes that"),
+        (Trainer(61.0), SiteLimits(train_s=60), "cross-evaluate", "for more than the 1 minutes "),
+        (Trainer(), SiteLimits(round_bytes=100), "send copy", "`policy.max_round_mb` allows 100"),
         (Trainer(), SiteLimits(min_rows=SAMPLES + 1), "train", "`policy.min_rows` is 41"),
         (Trainer(), SiteLimits(round_bytes=100), "train", "`policy.max_round_mb` allows 100"),
         (Trainer(), SiteLimits(round_bytes=100), "statistics", "`policy.max_round_mb`"),
@@ -153,6 +172,41 @@ def test_scores_of_a_sites_own_model_leave_it_only_if_the_site_agrees_and_rows_a
     own = tmp_path / "own"
     assert own.exists()  # and in no place from which others are served
     assert store.roots() == {event.update, event.meta}
+
+
+def test_a_site_sends_what_it_has_fine_tuned_or_the_newest_model_with_what_it_keeps(
+    tmp_path: Path,
+) -> None:
+    trainer, own = Trainer(), tmp_path / "own"
+    event, store = run(tmp_path, trainer, NO_LIMITS, "send copy")
+    assert isinstance(event, m.TrainingFinished)
+    assert trainer.copied == (store.path(BASE), None, None)
+    own.write_bytes(b"fine-tuned")
+    run(tmp_path, trainer, NO_LIMITS, "send copy")
+    assert trainer.copied == (own, None)
+
+
+@pytest.mark.parametrize(
+    ("limits", "rows"),
+    [
+        (NO_LIMITS, 10),
+        (SiteLimits(min_count=3), 10),
+        (SiteLimits(min_count=4), 0),
+        (SiteLimits(shares_scores=False), 0),
+    ],
+)
+def test_what_test_rows_say_of_copies_leaves_a_site_only_if_it_agrees_and_rows_are_enough(
+    tmp_path: Path, limits: SiteLimits, rows: int
+) -> None:
+    best, copies, trainer = Digest(b"\2" * 32), Digest(b"\3" * 32), Trainer()
+    event, store = run(tmp_path, trainer, limits, "cross-evaluate", best=best, rows=copies)
+    assert isinstance(event, m.TrainingFinished)
+    assert trainer.scored == (store.path(best), store.path(copies), None, None)
+    told = open_file(store.path(event.update))
+    assert told["copies"].tolist() == [-1, 4]
+    assert told["counts/right"].sum(axis=1).tolist() == [rows] * 2
+    run(tmp_path, trainer, limits, "cross-evaluate", rows=NO_DIGEST)
+    assert trainer.scored == (store.path(BASE), None, None, None)
 
 
 def test_what_a_site_says_of_an_update_is_typed_and_kept_as_long_as_the_plan(

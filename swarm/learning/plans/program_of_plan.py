@@ -14,7 +14,16 @@ from swarm.learning.parameters.placement import Local, read_placement
 from swarm.learning.plans.plan import Plan
 from swarm.learning.plans.secure import check_secure
 from swarm.learning.plans.settings import place_of_setting, placement_in, role_in, rules_of
-from swarm.learning.plans.stages import PERSONALISE, SELECT, TRAIN, Planned, statistics, train
+from swarm.learning.plans.stages import (
+    CROSS_EVALUATE,
+    PERSONALISE,
+    SELECT,
+    TRAIN,
+    Planned,
+    send_copy,
+    statistics,
+    train,
+)
 from swarm.protocol.program import MAX_STAGES, Program, build
 from swarm.protocol.state import MODEL_SLOT, STATISTICS_SLOT
 
@@ -29,6 +38,8 @@ def program_of(plan: Plan) -> Program:
         planned = _checked(plan.stages, name)
         _check_order(planned, name, has_sums)
         _check_choices(planned, name, merge)
+        _check_cross_evaluation(planned, name)
+        planned = _with_copies(plan, planned, merge)
     role = role_in(plan)
     if role is not None and any(each.task == PERSONALISE for each in planned):
         raise PlanError(
@@ -90,6 +101,27 @@ def _check_choices(planned: Sequence[Planned], name: str, merge: str) -> None:
         )
 
 
+def _check_cross_evaluation(planned: Sequence[Planned], name: str) -> None:
+    """It looks at test rows, so nothing may come after it."""
+    tasks = [each.task for each in planned]
+    if CROSS_EVALUATE in tasks[:-1]:
+        raise PlanError(
+            f"{name}: swarm.cross_evaluate() looks at test rows, and a stage comes after it: put "
+            "it last"
+        )
+
+
+def _with_copies(plan: Plan, planned: list[Planned], merge: str) -> list[Planned]:
+    """The stages, with a round before a cross-evaluation in which sites send their own models, if
+    they have any."""
+    tasks = [each.task for each in planned]
+    is_local = any(isinstance(place, Local) for _, place in read_placement(merge).rows)
+    has_own = is_local or PERSONALISE in tasks or type(plan).state is not Plan.state
+    if CROSS_EVALUATE not in tasks or not has_own:
+        return planned
+    return [*planned[:-1], send_copy(), planned[-1]]
+
+
 def _fields(planned: Planned, plan: Plan, merge: str) -> dict[str, Any]:
     return {
         "name": planned.name,
@@ -100,6 +132,7 @@ def _fields(planned: Planned, plan: Plan, merge: str) -> dict[str, Any]:
         "epochs": planned.epochs or 0,
         "follows": planned.follows,
         "ends": planned.ends,
+        "reads_rows": planned.reads_rows,
         "clip": _clip_of(planned, plan),
     }
 

@@ -1,6 +1,6 @@
 """The stages that a plan writes: what its rounds are for, in order.
 
-stages = [swarm.statistics(), swarm.train(rounds=20), swarm.personalise(epochs=2)]
+stages = [swarm.statistics(), swarm.train(20), swarm.personalise(epochs=2), swarm.cross_evaluate()]
 stages = [swarm.statistics(), *swarm.train_and_select("auc", rounds=60, every=5, stop=True)]
 """
 
@@ -15,7 +15,8 @@ from swarm.protocol.program import Program, Stage
 from swarm.protocol.state import BEST_SLOT, GATHERED_SLOT, MODEL_SLOT, STATISTICS_SLOT
 
 TRAIN, STATISTICS, PERSONALISE, SELECT = "train", "statistics", "personalise", "select"
-TASKS = frozenset({STATISTICS, TRAIN, PERSONALISE, SELECT})
+SEND_COPY, CROSS_EVALUATE = "send copy", "cross-evaluate"
+TASKS = frozenset({STATISTICS, TRAIN, PERSONALISE, SELECT, SEND_COPY, CROSS_EVALUATE})
 """What a trainer of this release can be asked for."""
 
 
@@ -32,6 +33,7 @@ class Planned:
     """What becomes of what the sites send; None: what follows from the slot."""
     follows: int = 0
     ends: bool = False
+    reads_rows: bool = False
 
 
 def statistics() -> Planned:
@@ -57,6 +59,21 @@ def select(metric: str, *, lowest: bool = False) -> Planned:
     on its validation rows. The counts are added up, and the better of the two is the plan's best
     model from then on: the newest if it scores higher (`lowest`: lower), or is the first."""
     return Planned("select", SELECT, BEST_SLOT, merge=Rule(metric, lowest).written)
+
+
+def cross_evaluate() -> Planned:
+    """The last stage: every site scores every site's own model on its test rows, and all know the
+    whole table. A site's own model is the copy that it has fine-tuned, or the shared model with
+    what stays at the site. A round before sends these copies to all members; where no site has a
+    model of its own, the shared model alone is scored, and no copy is sent."""
+    return Planned(
+        "cross-evaluation", CROSS_EVALUATE, GATHERED_SLOT, merge="gather", reads_rows=True
+    )
+
+
+def send_copy() -> Planned:
+    """The round in which each site's own model is sent to all members, for `cross_evaluate`."""
+    return Planned("copies", SEND_COPY, GATHERED_SLOT, merge="gather")
 
 
 def train_and_select(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from swarm.errors import ConfigurationError, PlanError
 from swarm.learning.code import bundle
 from swarm.learning.data.arrays import as_array
 from swarm.learning.data.batches import concatenate, rows_in
+from swarm.learning.metrics.wire import encode_all
 from swarm.learning.parameters.named_tensors import (
     State,
     pack_state,
@@ -33,10 +34,12 @@ from swarm.learning.plans.loading import load_plan
 from swarm.learning.plans.plan import Data, Plan, Site
 from swarm.learning.plans.program_of_plan import program_of
 from swarm.learning.plans.settings import rules_of
-from swarm.learning.plans.stages import PERSONALISE
+from swarm.learning.plans.stages import CROSS_EVALUATE, PERSONALISE
 from swarm.learning.scripts.script import Script
 from swarm.learning.simulation.dealing import deal
 from swarm.learning.simulation.messages import (
+    Copied,
+    CopyClient,
     Opened,
     OpenPlan,
     Personal,
@@ -48,7 +51,8 @@ from swarm.learning.simulation.messages import (
 )
 from swarm.learning.simulation.partition import Partition, read_rule
 from swarm.learning.simulation.whole_run import open_site, weight
-from swarm.learning.training.loop import LocalTraining
+from swarm.learning.training.crossing import score_copies, take_copy
+from swarm.learning.training.loop import NO_ROWS, LocalTraining
 from swarm.learning.training.personal import personalise
 from swarm.tensors import Layout, TensorFile, TensorSpec
 
@@ -71,8 +75,11 @@ class Clients:
     gathered: Rows
     """What was gathered in the round before, by row."""
     sums: Sums | None = None
+    copies: Rows = field(default_factory=dict)
+    """The clients' own models, where they are to be scored."""
 
-    def begin(self, model: bytes, statistics: bytes | None) -> None:
+    def begin(self, model: bytes, statistics: bytes | None, copies: bytes | None = None) -> None:
+        self.copies = NO_ROWS if copies is None else rows_of(unpack_state(read_file(copies)))
         told = unpack_state(read_file(model))
         self.state, self.gathered = completed(told, self.base.initial), rows_of(told)
         found = None if statistics is None else read_file(statistics)
@@ -105,9 +112,10 @@ class Clients:
         )
 
     def personalise(self, asked: PersonaliseClient) -> Personal:
-        """Fine-tune one client's own copy, which nobody needs but for its scores."""
+        """Fine-tune one client's own copy, and give it away if it is wanted."""
+        site = self._at(asked.client)
         found = personalise(
-            self._at(asked.client),
+            site,
             asked.round,
             self.state,
             self.sums,
@@ -116,7 +124,26 @@ class Clients:
             kept=_kept(asked.kept),
             gathered=self.gathered,
         )
-        return Personal(before=found.before, after=found.after, rows=found.rows)
+        copy = None
+        if asked.gives_copy:
+            copy = pack_state(take_copy(site, found.model, found.update.kept)).raw.tobytes()
+        return Personal(
+            before=found.before,
+            after=found.after,
+            rows=found.rows,
+            client=asked.client,
+            copy=copy,
+        )
+
+    def copy(self, asked: CopyClient) -> Copied:
+        """One client's own model: the shared one with what it has kept."""
+        own = take_copy(self._at(asked.client), self.state, _kept(asked.kept))
+        return Copied(client=asked.client, copy=pack_state(own).raw.tobytes())
+
+    def score_copies(self, client: int) -> dict[int, bytes]:
+        """What one client's test rows say of each client's own model."""
+        found = score_copies(self._at(client), self.state, self.copies, self.sums)
+        return {copy: encode_all(counts) for copy, counts in found.items()}
 
     def score(self, asked: ScoreModel) -> dict[str, float | None]:
         """The model's metrics on all sites' rows of one kind; none if there are no such rows.
@@ -197,10 +224,11 @@ def open_clients(asked: OpenPlan) -> Clients:
         for p in places
         if p is not None
     ]
-    if rule.kind != "sites" and any(turn.task == PERSONALISE for turn in turns):
+    tasks = {turn.task for turn in turns} & {PERSONALISE, CROSS_EVALUATE}
+    if rule.kind != "sites" and tasks:
         raise PlanError(
-            f"{type(plan).__name__} has a stage in which each site fine-tunes a copy, and clients "
-            "to which rows are dealt hold none back to score it on: give --partition sites"
+            f"{type(plan).__name__} has a stage in which each site scores on rows of its own, and "
+            "clients to which rows are dealt hold none back: give --partition sites"
         )
     opened = Opened(
         name=type(plan).__name__,
@@ -212,6 +240,7 @@ def open_clients(asked: OpenPlan) -> Clients:
         training_clients=trained,
         rows=sum(site.samples().train for site in sites),
         initial=pack_state(base.initial).raw.tobytes(),
+        names=tuple(site.site.name for site in sites),
         notes=tuple(notes),
     )
     return Clients(base, sites, partition, rows, opened, base.initial, {})

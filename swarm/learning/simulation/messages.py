@@ -37,6 +37,8 @@ class Begin(_Message, frozen=True):
 
     model: bytes
     statistics: bytes | None
+    copies: bytes | None = None
+    """The clients' own models, gathered, where they are to be scored."""
 
 
 class SumRows(_Message, frozen=True):
@@ -64,6 +66,21 @@ class PersonaliseClient(_Message, frozen=True):
     round_in_all: int
     epochs: int
     kept: bytes | None = None
+    gives_copy: bool = False
+    """Whether the copy is wanted, too."""
+
+
+class CopyClient(_Message, frozen=True):
+    """One client's own model, as nodes send it, where the client has fine-tuned none."""
+
+    client: int
+    kept: bytes | None = None
+
+
+class ScoreCopies(_Message, frozen=True):
+    """Count what one client's test rows say of each client's own model."""
+
+    client: int
 
 
 class ScoreModel(_Message, frozen=True):
@@ -84,6 +101,8 @@ Request = (
     | SumRows
     | TrainClient
     | PersonaliseClient
+    | CopyClient
+    | ScoreCopies
     | ScoreModel
     | WriteWhole
 )
@@ -113,6 +132,8 @@ class Opened(_Message, frozen=True):
     """Those with training rows; None: all."""
     rows: int
     initial: bytes
+    names: tuple[str, ...] = ()
+    """Of the sites, where each is a client."""
     notes: tuple[str, ...] = ()
 
 
@@ -142,6 +163,20 @@ class Personal(_Message, frozen=True):
     before: dict[str, float]
     after: dict[str, float]
     rows: int
+    client: int
+    copy: bytes | None = None
+
+
+class Copied(_Message, frozen=True):
+    client: int
+    copy: bytes
+
+
+class CopiesScored(_Message, frozen=True):
+    """By client, -1 for the shared model, as `metrics.wire` writes counts."""
+
+    client: int
+    counts: dict[int, bytes]
 
 
 class Free(_Message, frozen=True):
@@ -165,7 +200,19 @@ class Faulty(_Message, frozen=True):
     exit_status: int
 
 
-Reply = Free | Opened | Ready | Summed | Updated | Personal | Scored | Whole | Faulty
+Reply = (
+    Free
+    | Opened
+    | Ready
+    | Summed
+    | Updated
+    | Personal
+    | Copied
+    | CopiesScored
+    | Scored
+    | Whole
+    | Faulty
+)
 
 _encoder = msgspec.msgpack.Encoder()
 _requests: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(Request)

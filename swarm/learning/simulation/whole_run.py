@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,16 +24,29 @@ from numpy.typing import NDArray
 from swarm.errors import PlanError
 from swarm.learning.metrics.choice import Rule, check_counted, choose
 from swarm.learning.metrics.counts import Counts
+from swarm.learning.metrics.matrix import Matrix
 from swarm.learning.metrics.wire import merge_all
-from swarm.learning.parameters.named_tensors import State, pack_state, unpack_state
+from swarm.learning.parameters.named_tensors import (
+    State,
+    copy_state,
+    pack_state,
+    unpack_state,
+)
 from swarm.learning.parameters.next_file import Contribution, Folding, fold_whole
 from swarm.learning.parameters.placement import Placement, read_placement
-from swarm.learning.parameters.travel import completed, rows_of, to_wire
+from swarm.learning.parameters.travel import Rows, completed, rows_of, to_wire
 from swarm.learning.plans.loading import load_plan
 from swarm.learning.plans.plan import Plan, Site
 from swarm.learning.plans.program_of_plan import program_of
 from swarm.learning.plans.settings import rules_of
-from swarm.learning.plans.stages import PERSONALISE, SELECT, STATISTICS, TRAIN
+from swarm.learning.plans.stages import (
+    CROSS_EVALUATE,
+    PERSONALISE,
+    SELECT,
+    SEND_COPY,
+    STATISTICS,
+    TRAIN,
+)
 from swarm.learning.simulation.dealing import SiteFiles, deal
 from swarm.learning.simulation.references import (
     Metrics,
@@ -43,6 +57,7 @@ from swarm.learning.simulation.references import (
 )
 from swarm.learning.simulation.turns import SimulatedLink, Turns
 from swarm.learning.training.answering import Answering
+from swarm.learning.training.crossing import score_copies, take_copy
 from swarm.learning.training.loop import LocalTraining, Update
 from swarm.learning.training.personal import Personal, personalise
 from swarm.protocol.program import Place
@@ -75,6 +90,15 @@ class FederatedRun:
     """Whether the plan has ended before its last round."""
     contributors: Mapping[int, Collection[str]] = field(default_factory=dict)
     """Whose work counts in a round, by its number on the chain; in others everybody's."""
+    copies: Rows = field(default_factory=dict)
+    """Each site's own model, by tensor and site's number, once the plan has gathered them."""
+    matrix: Matrix | None = None
+    """What each site's rows say of each site's own model, if the plan asks, by their numbers."""
+
+    def table(self) -> dict[str, Any] | None:
+        """What each site's rows say of each site's own model, as nodes show it: `Matrix.table`."""
+        names = [site.site.name for site in self.sites]
+        return None if self.matrix is None else self.matrix.table(lambda number: names[number])
 
     def contributing(self, round: int) -> list[int]:
         """The numbers of the sites whose training counts in a round."""
@@ -280,11 +304,37 @@ def _select(run: FederatedRun, at: Place) -> FederatedRun:
     return replace(run, best=best, is_over=at.stage.ends and not is_better)
 
 
+def _send_copy(run: FederatedRun, at: Place) -> FederatedRun:
+    """Each site's own model: what it has fine-tuned, or the newest with what it keeps."""
+    copies: dict[str, dict[int, torch.Tensor]] = {}
+    for number in run.contributing(at.number):
+        site = run.sites[number]
+        own = run.personal.get(site.site.name)
+        model, kept = (
+            (run.models[-1], run.kept[-1][number]) if own is None else (own.model, own.update.kept)
+        )
+        for name, value in copy_state(take_copy(site, model, kept)).items():
+            copies.setdefault(name, {})[number] = value
+    return replace(run, copies=copies)
+
+
+def _cross_evaluate(run: FederatedRun, at: Place) -> FederatedRun:
+    """What each site's test rows say of each site's own model, and of the one that all share."""
+    shared = run.models[-1 if run.best is None else run.best]
+    told = {
+        number: score_copies(run.sites[number], shared, run.copies, run.statistics)
+        for number in run.contributing(at.number)
+    }
+    return replace(run, matrix=Matrix(told))
+
+
 DONE_BY = {
     STATISTICS: _sum_statistics,
     TRAIN: _train,
     PERSONALISE: _personalise,
     SELECT: _select,
+    SEND_COPY: _send_copy,
+    CROSS_EVALUATE: _cross_evaluate,
 }
 """What a round is, by its stage's task."""
 

@@ -11,6 +11,8 @@ from swarm.learning.plans.plan_faults import valid_text
 from swarm.learning.simulation.clients import Clients, free_memory, open_clients
 from swarm.learning.simulation.messages import (
     Begin,
+    CopiesScored,
+    CopyClient,
     Faulty,
     Free,
     FreeMemory,
@@ -18,6 +20,7 @@ from swarm.learning.simulation.messages import (
     PersonaliseClient,
     Ready,
     Reply,
+    ScoreCopies,
     Scored,
     ScoreModel,
     Summed,
@@ -56,7 +59,7 @@ class Worker:
             raise LocalError("a worker was asked before it had a plan")
         match request:
             case Begin():
-                clients.begin(request.model, request.statistics)
+                clients.begin(request.model, request.statistics, request.copies)
                 return Ready()
             case SumRows():
                 return Summed(statistics=tuple(map(clients.statistics, request.clients)))
@@ -64,6 +67,10 @@ class Worker:
                 return clients.train(request)
             case PersonaliseClient():
                 return clients.personalise(request)
+            case CopyClient():
+                return clients.copy(request)
+            case ScoreCopies(client=client):
+                return CopiesScored(client=client, counts=clients.score_copies(client))
             case ScoreModel():
                 return Scored(metrics=clients.score(request))
             case WriteWhole():

@@ -29,6 +29,7 @@ from swarm.errors import ConfigurationError, LocalError, NoAnswer, PlanError, Tr
 from swarm.learning.supervisor.trainer_messages import (
     Alive,
     ComputeStatistics,
+    CopiesScored,
     Counted,
     CountSamples,
     Evaluate,
@@ -53,6 +54,8 @@ from swarm.learning.supervisor.trainer_messages import (
     Reply,
     Request,
     Samples,
+    ScoreCopies,
+    SendCopy,
     Train,
     Trained,
     Written,
@@ -254,6 +257,31 @@ class Trainer:
             epochs=epochs,
         )
         return await self._ask(request, Personalised, progress)
+
+    async def send_copy(
+        self, model: Path, out: Path, initial: Path | None = None, kept: Path | None = None
+    ) -> None:
+        """Write this site's own model to the new file `out`, as it is sent: from a shared model
+        file and what the site has `kept`, or from what `personalise` has written."""
+        request = SendCopy(model=str(model), out=str(out), initial=_text(initial), kept=_text(kept))
+        await self._ask(request, Written)
+
+    async def score_copies(
+        self,
+        model: Path,
+        copies: Path | None,
+        statistics: Path | None = None,
+        initial: Path | None = None,
+    ) -> CopiesScored:
+        """Count what this site's test rows say of each of the gathered `copies`, and of the shared
+        `model`."""
+        request = ScoreCopies(
+            model=str(model),
+            copies=_text(copies),
+            statistics=_text(statistics),
+            initial=_text(initial),
+        )
+        return await self._ask(request, CopiesScored)
 
     async def evaluate(
         self,

@@ -153,6 +153,27 @@ class Personalise(_Message, frozen=True):
     epochs: int | None = None
 
 
+class SendCopy(_Message, frozen=True):
+    """Write this site's own model to `out`, as it is sent: all that training may change, with what
+    the plan keeps. `model` is the shared one, completed by `kept`, or that which `Personalise` has
+    written, in which all is."""
+
+    model: str
+    out: str
+    initial: str | None = None
+    kept: str | None = None
+
+
+class ScoreCopies(_Message, frozen=True):
+    """Count what this site's test rows say of each site's copy, which the file `copies` has by row,
+    and of the shared `model`, where it is one without what sites keep."""
+
+    model: str
+    statistics: str | None
+    initial: str | None = None
+    copies: str | None = None
+
+
 class Evaluate(_Message, frozen=True):
     """Score the model in `model` on this site's validation rows, and with `test` on its test rows:
     once, at the end of a run."""
@@ -214,6 +235,8 @@ Request = (
     | Train
     | Hold
     | Personalise
+    | SendCopy
+    | ScoreCopies
     | Evaluate
     | Export
     | Predict
@@ -223,7 +246,7 @@ Request = (
 
 WRITTEN = ("out", "kept_out")
 SOCKETS = ("stream", "door")
-FILES = ("base", "model", "initial", "statistics", "kept", *SOCKETS, *WRITTEN)
+FILES = ("base", "model", "copies", "initial", "statistics", "kept", *SOCKETS, *WRITTEN)
 """The fields of requests that name files, and sockets; the last ones are to be written."""
 
 
@@ -318,6 +341,13 @@ class Personalised(_Message, frozen=True):
     rows: int
 
 
+class CopiesScored(_Message, frozen=True):
+    """What this site's rows say of each copy, by member number (-1: the shared model), as
+    `metrics.wire` writes it. All have the same metrics; one without rows tells nothing."""
+
+    counts: dict[int, bytes]
+
+
 class Evaluated(_Message, frozen=True):
     """Scores by part; a part without rows is empty. `counts` are what sites add up,
     as `metrics.wire` writes it, and `counted` the names of those on validation rows, be these too
@@ -382,6 +412,7 @@ Reply = (
     | Trained
     | Held
     | Personalised
+    | CopiesScored
     | Evaluated
     | Predicted
     | EvaluatedFile

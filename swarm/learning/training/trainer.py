@@ -66,6 +66,7 @@ from swarm.learning.plans.settings import role_in, rules_of
 from swarm.learning.supervisor.trainer_messages import (
     Alive,
     ComputeStatistics,
+    CopiesScored,
     Counted,
     CountSamples,
     Evaluate,
@@ -88,6 +89,8 @@ from swarm.learning.supervisor.trainer_messages import (
     Progress,
     Reply,
     Request,
+    ScoreCopies,
+    SendCopy,
     Tensor,
     Train,
     Trained,
@@ -99,9 +102,10 @@ from swarm.learning.supervisor.trainer_messages import (
 from swarm.learning.training.answering import Answering
 from swarm.learning.training.asking import SocketLink
 from swarm.learning.training.checkpoint import Workplace
+from swarm.learning.training.crossing import score_copies, take_copy
 from swarm.learning.training.graph import make_graph
 from swarm.learning.training.holding import Holding
-from swarm.learning.training.loop import LocalTraining
+from swarm.learning.training.loop import NO_ROWS, LocalTraining
 from swarm.learning.training.personal import personalise
 from swarm.learning.training.predicting import evaluate_rows, predict, write_predictions
 from swarm.tensors import OpenFile, TensorSpec
@@ -205,6 +209,8 @@ METHODS: dict[type[Request], str] = {
     Initialise: "model",
     ComputeStatistics: "statistics",
     Evaluate: "metrics",
+    ScoreCopies: "metrics",
+    SendCopy: "model",
     EvaluateFile: "metrics",
     Export: "model",
     Predict: "inputs",
@@ -295,6 +301,10 @@ class Trainer:
                 return self._hold(request, files)
             case Personalise():
                 return self._personalise(request, files, wire)
+            case SendCopy():
+                return self._send_copy(files)
+            case ScoreCopies():
+                return self._score_copies(files)
             case Evaluate():
                 return self._evaluate(request, files)
             case Export():
@@ -332,7 +342,7 @@ class Trainer:
             gathered=rows_of(read_state(files["base"])),
         )
         self.training.put(found.model, found.update.kept)
-        write_state(files["out"], state_of(self.training.model))
+        write_state(files["out"], {**state_of(self.training.model), **self.training.kept()})
         return Personalised(
             steps=found.update.steps,
             loss=found.update.loss,
@@ -341,6 +351,18 @@ class Trainer:
             after=found.after,
             rows=found.rows,
         )
+
+    def _send_copy(self, files: Files) -> Written:
+        model = read_state(files["model"])
+        if "initial" in files:
+            model = {**read_state(files["initial"]), **model}
+        write_state(files["out"], take_copy(self.training, model, self._kept(files)))
+        return Written()
+
+    def _score_copies(self, files: Files) -> CopiesScored:
+        rows = rows_of(read_state(files["copies"])) if "copies" in files else NO_ROWS
+        scored = score_copies(self.training, _whole("model", files), rows, _statistics(files))
+        return CopiesScored(counts={copy: encode_all(each) for copy, each in scored.items()})
 
     def _hold(self, request: Hold, files: Files) -> Held:
         base, statistics = _whole("base", files), _statistics(files)

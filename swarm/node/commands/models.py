@@ -47,7 +47,7 @@ class ModelCommands:
         }
 
     async def records(self, plan: int) -> object:
-        return self._part_in(plan).rounds()
+        return self._part_in(plan).rounds(tables=True)
 
     async def models(self, plan: int | None) -> object:
         """Of the newest plan in which this node takes part, unless one is named."""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from swarm.node.chain.seen import Seen
-from swarm.protocol.state import STATISTICS_SLOT
+from swarm.protocol.state import BEST_SLOT, MODEL_SLOT
 from swarm.rounds.outgoing import Purpose
 from swarm.types import Address, Digest
 
@@ -38,7 +38,7 @@ class PublicBlobs:
                 return Purpose("model", plan.id, 0)
             if blob in plan.outputs:
                 slot = plan.outputs.index(blob)
-                kind = "sums" if slot == STATISTICS_SLOT else "model"
+                kind = "model" if slot in (MODEL_SLOT, BEST_SLOT) else "sums"
                 return Purpose(kind, plan.id, plan.output_rounds[slot])
         if blob in self.proposed:
             return Purpose("model", None, 0)
