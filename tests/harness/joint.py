@@ -23,6 +23,7 @@ from typing import Protocol, cast
 from harness.calls import OF_PLANS, Calls
 from harness.consensus import ConsensusWorld, Day
 from harness.evm import LedgerContract
+from harness.folds import drawn_merge
 from harness.liars import LyingValidator
 from harness.rounds import (
     MOST_SAMPLES,
@@ -243,10 +244,11 @@ class JointWorld(Consortium):
         self.consensus: Validators = kind(seed, day)
         net: SimNet = self.consensus.net
         net.label = _label
+        merge, drawn = drawn_merge(seed, nodes, _drawn_rules(rules, net))
         super().__init__(
             nodes,
-            _drawn_rules(rules, net),
-            program=drawn_program(seed, rules.rounds),
+            drawn,
+            program=drawn_program(seed, rules.rounds, merge),
             invitation_s=net.rng.choice([2, 5, LONGEST_INVITATION_S]),
             net=net,
             merge_s=net.rng.choice([0.1, 0.5, 2.0]),
@@ -517,10 +519,18 @@ def _label(key: Address) -> str:
     return f"n{key[0] - 1}" + "'" * ((key[-1] - key[0]) % 256)
 
 
-def drawn_program(seed: int, rounds: int) -> Program:
+def drawn_program(seed: int, rounds: int, merge: str = "mean") -> Program:
     """A program of so many rounds: perhaps statistics, and training with figures in its middle or
-    at its end, with choices of the best model, at which it may end, or without. From a source of
-    its own, so that the day stays what it was."""
+    at its end, with choices of the best model, at which it may end, or without; perhaps a
+    cross-evaluation at the end. From a source of its own, so that the day stays what it was."""
+    if Random(f"cross-evaluation of {seed}").random() < 0.3 and rounds >= 6:
+        copies = Stage("copies", "send copy", "gather", 1, GATHERED_SLOT)
+        crossed = Stage("crossed", "cross-evaluate", "gather", 1, GATHERED_SLOT, reads_rows=True)
+        return Program((*_drawn_stages(seed, rounds - 2, merge, ends=False), copies, crossed))
+    return Program(_drawn_stages(seed, rounds, merge))
+
+
+def _drawn_stages(seed: int, rounds: int, merge: str, ends: bool = True) -> tuple[Stage, ...]:
     rng = Random(f"program of {seed}")
     first = [Stage("statistics", "statistics", "sum", 1, STATISTICS_SLOT)]
     before = first if rng.random() < 0.7 else []
@@ -528,20 +538,20 @@ def drawn_program(seed: int, rounds: int) -> Program:
     figures = [Stage("personal", "personalise", "sum", 1, GATHERED_SLOT)]
     kind = rng.randrange(4)
     if kind == 0 or left < 3:  # a day of few rounds has room for nothing else
-        return Program((*before, _training(left)))
+        return (*before, _training(left, merge))
     if kind == 1:
-        return Program((*before, _training(left - 1), *figures))
+        return (*before, _training(left - 1, merge), *figures)
     early = rng.randrange(1, left - 1)
     if kind == 2 and left >= 5:  # the second choice is the first that may end the plan
-        rule, ends = f"highest score{rng.randrange(100)}", rng.random() < 0.7
-        choice = Stage("select", "select", rule, 1, BEST_SLOT, ends=ends)
-        parts = (_training(1), choice, _training(1), choice, _training(left - 4))
-        return Program((*before, *parts))
-    return Program((*before, _training(early), *figures, _training(left - 1 - early)))
+        rule, may_end = f"highest score{rng.randrange(100)}", rng.random() < 0.7
+        choice = Stage("select", "select", rule, 1, BEST_SLOT, ends=may_end and ends)
+        one, rest = _training(1, merge), _training(left - 4, merge)
+        return (*before, one, choice, one, choice, rest)
+    return (*before, _training(early, merge), *figures, _training(left - 1 - early, merge))
 
 
-def _training(rounds: int) -> Stage:
-    return Stage("training", "train", "mean", rounds)
+def _training(rounds: int, merge: str) -> Stage:
+    return Stage("training", "train", merge, rounds)
 
 
 def _drawn_rules(rules: Rules, net: SimNet) -> Rules:

@@ -21,7 +21,7 @@ from typing import Any
 from harness.eavesdropper import Eavesdroppers, Keystreams, Unknown
 from harness.evm import DOMAIN, LedgerContract
 from harness.masked_hands import Disk, Hands
-from harness.referee import name
+from harness.names import name
 from harness.simnet import Violation
 from swarm.errors import ContractError
 from swarm.protocol import machine as m

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from harness.eavesdropper import Eavesdroppers, Keystreams, Unknown
-from harness.referee import name
+from harness.names import name
 from swarm.protocol import masked_table as t
 from swarm.protocol.masking import CODE_BYTES, EPOCHS, Keys, read_keys
 from swarm.protocol.state import MemberSet, Plan, Round, members_in

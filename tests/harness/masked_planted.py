@@ -13,7 +13,7 @@ from typing import Any
 from harness.eavesdropper import Unknown
 from harness.masked_days import MaskedDay, Parts
 from harness.masked_hands import Envelope, Hands
-from harness.referee import name
+from harness.names import name
 from harness.simnet import Violation
 from swarm.protocol import masked_table as t
 from swarm.protocol.ledger import Ledger

@@ -309,13 +309,13 @@ class SecondFinal(Ledger):
         *rest: Any,
     ) -> None:
         """Merge; also when the round is over, as long as it is the last one."""
-        past, plan = self.past.get(plan_id), self.plans[plan_id]
+        past = self.past.get(plan_id)
         if past is None or (past.number, past.attempt) != (number, attempt):
             super().merge(sender, now, plan_id, number, attempt, outcome, *rest)
         elif past.first_slot_of(self._operator(sender).id) is None:
             raise ContractError("RoundNotLeader")
         else:
-            plan.take_output(number, outcome)
+            self.plans[plan_id].take_output(number, outcome)
 
 
 class CarriesOutLate(Ledger):
@@ -420,6 +420,14 @@ class ForgetsFigures(m.RoundMachine):
 
     def _fetch_newest(self, plan: Plan, now: float) -> None:
         super()._fetch_newest(replace(plan, outputs=plan.outputs[:GATHERED_SLOT]), now)
+
+
+class ScoresOtherCopies(m.RoundMachine):
+    """A cross-evaluation begins from the statistics."""
+
+    def _given_beside(self, plan: Plan, round: Round) -> tuple[Digest | None, Digest | None]:
+        best, rows = super()._given_beside(plan, round)
+        return best, rows and plan.statistics
 
 
 class CountsCopies(Site):
@@ -576,6 +584,7 @@ FAULTS: Sequence[Fault] = (
     Fault(AnyNextStage, "against the program", 1, SPLIT),
     Fault(SkipsStages, "against the program"),
     Fault(ForgetsFigures, "does not hold all", trouble=CRASHY),
+    Fault(ScoresOtherCopies, "other copies than those gathered"),
     Fault(TakesAnyName, "a name that cannot be shown", 1),
     Fault(AnySamples, "ends: ValueError: sample counts", 1),
     Fault(CountsCopies, "a merge of one update twice", 1),

@@ -7,10 +7,11 @@ who attested what), and counts for itself: it must also notice a ledger that cou
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
+from harness.folds import Folds
+from harness.names import name
 from harness.simnet import Violation
 from swarm.protocol.election import commitment_to, reveal_term, round_seed
 from swarm.protocol.machine import FrozenUpdate
@@ -32,16 +33,6 @@ from swarm.types import NO_DIGEST, Address, Digest, MemberId
 
 NO_REVEAL = bytes(32)
 NOWHERE = (-1, 0)
-
-
-def name(*parts: object) -> Digest:
-    """A digest that stands for content made of these parts."""
-    return Digest(hashlib.sha256(repr(parts).encode()).digest())
-
-
-def true_model(base: Digest, updates: Iterable[FrozenUpdate]) -> Digest:
-    """What merging these updates must give."""
-    return name("model", base, [(u.update, u.samples) for u in updates])
 
 
 def true_choice(
@@ -68,8 +59,11 @@ class Watched(Protocol):
 class Referee:
     """Told of every accepted transaction; raises Violation."""
 
-    def __init__(self, nodes: Sequence[Watched], rules: Rules, program: Program) -> None:
+    def __init__(
+        self, nodes: Sequence[Watched], rules: Rules, program: Program, folds: Folds
+    ) -> None:
         self.nodes = nodes
+        self.folds = folds
         self.rules = rules
         self.program = program
         self.signed: dict[bytes, tuple[Digest, MemberId, Address]] = {}
@@ -248,7 +242,12 @@ class Referee:
         updates = [FrozenUpdate(s.member, s.update, s.samples) for s in chosen]
         if self._chooses(round.number):
             return true_choice(self.program, round.base, self._best, updates)
-        return true_model(round.base, updates)
+        return self.folds.merged(self._merge_of(round.number), round.base, updates)
+
+    def _merge_of(self, number: int) -> str:
+        place = self.program.place(number)
+        assert place is not None
+        return place.stage.merge
 
     def _chooses(self, number: int) -> bool:
         place = self.program.place(number)

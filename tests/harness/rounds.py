@@ -23,8 +23,10 @@ from typing import Any, cast
 
 from harness.calls import OF_PLANS
 from harness.evm import DOMAIN, Book, EvmContract, LedgerContract
+from harness.folds import Folds
 from harness.foreign import ForeignPlans, ending
-from harness.referee import Referee, name, true_choice, true_model
+from harness.names import name
+from harness.referee import Referee, true_choice
 from harness.simnet import Port, SimNet, Violation
 from harness.validators import sim_address
 from swarm.errors import ContractError
@@ -40,6 +42,7 @@ from swarm.protocol.election import commitment_to, secret_for
 from swarm.protocol.ledger import Founder, Ledger
 from swarm.protocol.program import Program, federated_averaging
 from swarm.protocol.state import (
+    GATHERED_SLOT,
     Duty,
     Omission,
     Outcome,
@@ -205,9 +208,15 @@ class Site:
     def _train(self, command: m.Train) -> None:
         if self._training is not None:
             raise Violation(f"{self._name} has two trainings at once")
-        needed = {command.base, command.statistics, command.best or NO_DIGEST} - {NO_DIGEST}
+        given = (command.base, command.statistics, command.best, command.rows)
+        needed = {digest for digest in given if digest is not None and digest != NO_DIGEST}
         if needed - self.node.disk:
             raise Violation(f"{self._name} is to train from a model that it does not hold")
+        before = self.world.program.place(command.number - 1)
+        if command.rows is not None and before is not None and before.stage.slot == GATHERED_SLOT:
+            self.world.count("cross-evaluations")
+            if {command.rows} != self.world.finals[command.number - 1]:
+                raise Violation(f"{self._name} is to score other copies than those gathered")
         self._training, self._stopping = command, False
         spent_s = self.node.train_s * self.port.rng.uniform(0.9, 1.1)
         self.port.call_later(spent_s / 2, partial(self._progressed, command))
@@ -225,7 +234,7 @@ class Site:
             failed = m.TrainingFailed(command.number, command.base, "out of memory", False)
             self.event(failed)
             return
-        update = name("update", self.node.id, command.number, command.base)
+        update = name("update", self.node.id, command.number, command.base, command.rows)
         if Vice.GARBAGE in self.node.vices:
             update = name("garbage", self.node.id, command.number)
             self.world.garbage.add(update)
@@ -320,9 +329,11 @@ class Site:
             self.event(m.CandidateVerified(*place))
 
     def _outcome_of(self, command: m.Merge | m.Verify, updates: Sequence[m.FrozenUpdate]) -> Digest:
-        if command.best is None:
-            return true_model(command.base, updates)
-        return true_choice(self.world.program, command.base, command.best, updates)
+        if command.best is not None:
+            return true_choice(self.world.program, command.base, command.best, updates)
+        place = self.world.program.place(command.number)
+        assert place is not None
+        return self.world.folds.merged(place.stage.merge, command.base, updates)
 
     def _omits_good_update(self, command: m.Verify) -> bool:
         """Whether the candidate leaves out what can be pulled here and used."""
@@ -553,7 +564,8 @@ class Consortium:
         """(puller, holder) pairs between which no blob travels."""
         self.counted: Counter[str] = Counter()
         self.chain_now = int(self.now)
-        self.referee = Referee(self.nodes, rules, self.program)
+        self.folds = Folds()
+        self.referee = Referee(self.nodes, rules, self.program, self.folds)
         self._snapshot: tuple[Plan, int] | None = None
         self._ended = (-1, 0)
         if net is None:

@@ -7,10 +7,15 @@ from collections import Counter
 from functools import partial
 
 import pytest
+from harness.folds import drawn_merge
 from harness.joint import DISHONEST, drawn_program
 from harness.rounds import PLAN, Consortium, Vice
 
-from swarm.protocol.state import BEST_SLOT, PlanStatus, Rules, VerifyLevel
+from swarm.learning.folds.reduce import REDUCES
+from swarm.learning.folds.step import STEPS
+from swarm.learning.parameters.placement import read_placement
+from swarm.learning.plans.stages import TASKS
+from swarm.protocol.state import BEST_SLOT, MODEL_SLOT, PlanStatus, Rules, VerifyLevel
 from swarm.types import NO_DIGEST, MemberId
 
 TROUBLE_S = 40.0
@@ -29,10 +34,11 @@ def day(nodes: int, seed: int) -> Consortium:
         max_round_s=60,
         slot_s=rng.choice([1, 3]),
     )
+    merge, rules = drawn_merge(seed, nodes, rules)
     world = Consortium(
         nodes,
         rules,
-        program=drawn_program(seed, rules.rounds),
+        program=drawn_program(seed, rules.rounds, merge),
         invitation_s=5,
         seed=seed,
         skew_s=2.0,
@@ -112,6 +118,22 @@ def test_plans_that_may_end_early_do_or_do_not_as_the_choices_fall():
     assert counted["chosen models"] == len(ending) > 5
     assert counted["early ends"] > 1
     assert counted["last rounds"] > 1
+
+
+def test_days_are_drawn_with_every_stage_and_every_fold():
+    tasks, folds = set(), set()
+    for seed in range(100):
+        world = day(7, seed)
+        rules, level = world.plan.rules, world.plan.rules.verify_level.name.lower()
+        tasks |= {stage.task for stage in world.program.stages}
+        for stage in world.program.stages:
+            if stage.slot == MODEL_SLOT:
+                placement = read_placement(stage.merge)
+                placement.check(rules.min_peers, level)
+                folds |= {placement.folds[0]}
+    assert tasks == TASKS
+    assert {type(fold.reduce) for fold in folds} == set(REDUCES)
+    assert {type(fold.step) for fold in folds} == {type(None), *STEPS}
 
 
 def test_the_same_day_leaves_the_same_trace():
