@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from harness.faults.drive import Drive
 from harness.faults.growth import Growth, Holding
 from harness.faults.plan import Fault, FaultPlan, When
+from harness.faults.release import NEWER
 from harness.faults.watch import Place
 
 NAMES = ["ada", "ben", "cy", "di"]
@@ -22,6 +24,7 @@ class Nodes:
         self.down: set[str] = set()
         self.stopped: set[str] = set()
         self.liars: set[str] = set()
+        self.upgraded: set[str] = set()
         self.cuts: list[list[tuple[int, int]]] = []
         self.wires = self
 
@@ -41,6 +44,14 @@ class Nodes:
 
     def start(self, name: str) -> None:
         self.down.discard(name)
+
+    def end(self, name: str) -> int:
+        self.down.add(name)
+        return 0
+
+    def upgrade(self, name: str) -> None:
+        self.upgraded.add(name)
+        self.start(name)
 
     def stop(self, name: str) -> None:
         self.stopped.add(name)
@@ -78,6 +89,11 @@ class Watch:
         return "ada"
 
     def forget(self, name: str) -> None: ...
+
+    def fresh(self) -> dict[str, Any]:
+        """All take ben for a newer release, whether or not he has it."""
+        peers = [{"name": name, "release": NEWER if name == "ben" else "0.1.0"} for name in NAMES]
+        return {"ada": SimpleNamespace(status={"peers": peers})}
 
 
 def drive(watch: Watch, *faults: Fault, at_most_down: int = 4) -> tuple[Drive, Nodes]:
@@ -146,6 +162,28 @@ def test_who_is_dead_already_or_leads_nothing_cannot_be_killed_now() -> None:
     driven._begin_due(time.monotonic())
     assert nodes.down == {"ada"}
     assert len(driven.pending) == 2
+
+
+def test_nodes_are_upgraded_one_after_the_other_and_what_others_take_them_for_is_judged() -> None:
+    watch = Watch()
+    upgrades = (
+        Fault(do="upgrade", who=(who,), when=When(round=number), for_s=0)
+        for who, number in ((1, 2), (2, 4))
+    )
+    driven, nodes = drive(watch, *upgrades)
+    for number, down in ((1, set()), (2, {"ben"})):
+        watch.at(number, "open")
+        driven._begin_due(time.monotonic())
+        assert nodes.down == down
+    driven._undo.pop()[1]()
+    assert (nodes.down, nodes.upgraded) == (set(), {"ben"})
+    watch.final_at = dict.fromkeys(range(3), 0.0)
+    watch.at(4, "open")
+    driven._begin_due(time.monotonic())
+    driven._undo.pop()[1]()
+    assert driven.counts == {"upgrades": 2, "mixed_rounds": 3}
+    assert driven.wrong_releases == []  # as they were before the second upgrade
+    assert driven.mistaken_releases() == ["ada takes cy for 0.1.0"]
 
 
 @pytest.mark.parametrize(

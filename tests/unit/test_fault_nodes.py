@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 from harness.faults.nodes import Nodes, processes_in
+from harness.faults.release import NEWER, write_release
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
 SEEN_S = 10.0
@@ -55,3 +57,12 @@ def test_nodes_and_trainers_are_frozen_and_thawed_and_nobody_else(
     nodes.stopped.add("ada")  # by a fault of the plan, which thawing all does not undo
     nodes.thaw()
     await_states(started, [True, False, False])
+
+
+def test_a_process_with_the_newer_releases_environment_imports_that_one(tmp_path: Path) -> None:
+    environment = os.environ | write_release(tmp_path / "newer")
+    told = "import importlib.metadata as m, swarm; print(m.version('swarm'), swarm.__version__)"
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", told], env=environment, capture_output=True, text=True
+    )
+    assert done.stdout.split() == [NEWER, NEWER], done.stderr

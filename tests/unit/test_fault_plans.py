@@ -43,6 +43,7 @@ def test_every_shipped_plan_can_be_read_and_has_a_training_plan(path: Path, tmp_
         ('[[fault]]\ndo = "cut"\ngroups = [[0], [1]]', "namespaces = true"),
         ('[[fault]]\ndo = "kill"\nwho = ["nobody"]', "nobody"),
         ('[[fault]]\ndo = "kill"\nwho = [1]\ndisk = "votes deleted"', "for_s"),
+        ('[[fault]]\ndo = "upgrade"\nwho = [1]', "how long installing takes"),
         ("[at_most]\nbeauty = 1", "nobody measures 'beauty'"),
         ("[at_most]\nauc_gap = 1", "undisturbed_nodes"),
         ("firewalled = [1]", "namespaces = true"),

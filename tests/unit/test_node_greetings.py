@@ -211,6 +211,16 @@ def test_a_time_that_is_no_number_is_refused(ahead_s: float) -> None:
     run(scenario)
 
 
+def test_a_later_release_may_say_more_in_its_greeting_and_is_known_by_its_number() -> None:
+    async def scenario() -> None:
+        said = ["99.0", 0.0, bytes(16), [7], False, False, "what is not known here", {"x": 1}]
+        one = node()
+        await one.answer(B, msgspec.msgpack.encode(said))
+        assert any("it runs release 99.0" in note for note in one.notes_about(B))
+
+    run(scenario)
+
+
 def peer(connected: bool, **failed: str) -> PeerStatus:
     return PeerStatus(
         name="Kyoto", connected=connected, remote=None, failed_dials=failed, release="",

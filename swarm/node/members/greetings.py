@@ -40,8 +40,9 @@ MAX_PROCESSES = 16
 MAX_HALTED = 64
 
 
-class Greeting(msgspec.Struct, array_like=True, forbid_unknown_fields=True, frozen=True):
-    """`time` in Unix seconds; `process` is drawn at each start; `halted` are numbers of plans."""
+class Greeting(msgspec.Struct, array_like=True, frozen=True):
+    """`time` in Unix seconds; `process` is drawn at each start; `halted` are numbers of plans. What
+    a later release says after that is passed over: members upgrade one after the other."""
 
     version: Annotated[str, msgspec.Meta(max_length=64)]
     time: float

@@ -23,6 +23,7 @@ from pathlib import Path
 from harness.faults.growth import Growth
 from harness.faults.nodes import Nodes
 from harness.faults.plan import GROWTH, Fault, FaultPlan, Target, faults_of
+from harness.faults.release import NEWER
 from harness.faults.watch import Place, Watch
 from swarm.errors import LocalError
 from swarm.learning.simulation.dealing import SiteFiles
@@ -82,6 +83,8 @@ class Drive:
     story: list[Told] = field(default_factory=list)
     awaited: list[Awaited] = field(default_factory=list)
     last_fault_round: int = 0
+    wrong_releases: list[str] = field(default_factory=list)
+    """What was found amiss before each upgrade."""
 
     def __post_init__(self) -> None:
         self.pending = faults_of(self.plan, self.seed)
@@ -89,6 +92,7 @@ class Drive:
         self._undo: list[tuple[float, Callable[[], None]]] = []
         self._began = time.monotonic()
         self._admitted_in = -1
+        self._final_at_upgrade = 0
         self._joining: Future[str] | None = None
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="newcomer")
         self._growth = Growth(self.nodes) if GROWTH & self.plan.at_most.keys() else None
@@ -173,6 +177,9 @@ class Drive:
             return True
         if fault.do == "kill trainer":
             return self._kill_trainers(names, place)
+        if fault.do == "upgrade":
+            self._upgrade(names, fault.for_s or 0.0)
+            return True
         if len(self.nodes.down) + len(names) > self.plan.at_most_down:
             return False
         self._kill(names, fault, place)
@@ -296,6 +303,43 @@ class Drive:
 
         if for_s is not None:
             self._later(for_s, resume)
+
+    def _upgrade(self, names: list[str], for_s: float) -> None:
+        for name in names:
+            status = self.nodes.end(name)
+            self.watch.forget(name)
+            self.tell(f"end {name} for an upgrade: exit status {status}")
+            if status != 0:
+                raise LocalError(f"{name} did not end in order: exit status {status}")
+
+        def begin() -> None:
+            for name in names:
+                self._count_mixed()
+                height = self.watch.highest
+                self.nodes.upgrade(name)
+                self.counts["upgrades"] += 1
+                self.tell(f"start {name} with the newer release, at height {height} of the others")
+                self._await_return(name, height)
+
+        self._later(for_s, begin)
+
+    def _count_mixed(self) -> None:
+        """Called before each upgrade: the rounds since the one before it were final at both."""
+        final = len(self.watch.final_at)
+        if self.nodes.upgraded:
+            self.counts["mixed_rounds"] += final - self._final_at_upgrade
+            self.wrong_releases += self.mistaken_releases()
+        self._final_at_upgrade = final
+
+    def mistaken_releases(self) -> list[str]:
+        """Whom nodes that run take for a node of another release than it has."""
+        running, upgraded = self.nodes.running, self.nodes.upgraded
+        return [
+            f"{name} takes {peer['name']} for {peer['release'] or 'nothing'}"
+            for name, sight in self.watch.fresh().items()
+            for peer in sight.status["peers"]
+            if peer["name"] in running and (peer["release"] == NEWER) != (peer["name"] in upgraded)
+        ]
 
     # Links.
 

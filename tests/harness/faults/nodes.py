@@ -20,6 +20,7 @@ from functools import partial
 from pathlib import Path
 
 from harness.faults.plan import Disk, FaultPlan
+from harness.faults.release import write_release
 from harness.faults.wires import Wires
 from swarm.errors import LocalError, SwarmError
 from swarm.learning.simulation.dealing import SiteFiles
@@ -52,6 +53,9 @@ class Nodes:
         self.liars = liars or {}
         """Those that lie: by which module, and its argument."""
         self._environment = environment
+        self._newer: Mapping[str, str] = {}
+        self.upgraded: set[str] = set()
+        """Those that have the newer release, as soon as they are started."""
         self.down: set[str] = set()
         """Killed by us, and not started again."""
         self.stopped: set[str] = set()
@@ -94,6 +98,20 @@ class Nodes:
         process = self.testnet.processes[name]
         process.kill()
         process.wait(DEATH_S)
+
+    def end(self, name: str) -> int:
+        """SIGTERM, as a supervisor does it. Returns the exit status when the process is gone."""
+        self.down.add(name)
+        process = self.testnet.processes[name]
+        process.terminate()
+        return process.wait(DEATH_S)
+
+    def upgrade(self, name: str) -> None:
+        """Start a node that is down with the newer release."""
+        if not self._newer:
+            self._newer = write_release(self.testnet.directory.parent / "newer-release")
+        self.upgraded.add(name)
+        self.start(name)
 
     def stop(self, name: str) -> None:
         self.stopped.add(name)
@@ -186,7 +204,11 @@ class Nodes:
         within = [*self._within(index)]
         if node.name in self.liars:
             within += [sys.executable, "-m", *self.liars[node.name]]
-        return start_node(node, within, self._environment)
+        environment = self._environment
+        if node.name in self.upgraded:
+            # Not a fork of a process that has imported this release: executed in its place.
+            within, environment = [*within, "env"], {**environment, **self._newer}
+        return start_node(node, within, environment)
 
     def _within(self, index: int) -> tuple[str, ...]:
         return () if self.wires is None else self.wires.within(index)

@@ -61,6 +61,8 @@ COUNTS = {
     "proposer_kills": "of the validator whose turn it was to propose",
     "restarts": "nodes started again",
     "stops": "nodes stopped by SIGSTOP",
+    "upgrades": "nodes ended in order, and started again with a newer release",
+    "mixed_rounds": "rounds that became final while some nodes had the newer release and some not",
     "cuts": "times that links were cut",
     "rounds_in_cut": "rounds that became final while links were cut",
     "lies": "of all kinds, that lying members have told, asked or sent",
@@ -76,10 +78,11 @@ class When(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
 
 class Fault(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """`for_s`: after which it is undone. `disk`: what is done to a killed node's files meanwhile.
-    `groups`: of a cut, those that do not reach each other any more; who is in none reaches all."""
+    """`for_s`: after which it is undone, or the newer release of an upgrade started. `disk`: what
+    is done to a killed node's files meanwhile. `groups`: of a cut, those that do not reach each
+    other any more; who is in none reaches all."""
 
-    do: Literal["kill", "kill trainer", "stop", "cut", "admit"]
+    do: Literal["kill", "kill trainer", "stop", "cut", "admit", "upgrade"]
     when: When = When()
     who: tuple[Target, ...] = ()
     groups: tuple[tuple[Target, ...], ...] = ()
@@ -175,8 +178,10 @@ def _check(path: Path, plan: FaultPlan, fault: Fault) -> None:
         raise ConfigurationError(f"{path}: a cut needs namespaces = true, and groups")
     if "all" in [target for group in fault.groups for target in group]:
         raise ConfigurationError(f"{path}: a cut divides: name those in each group")
-    if fault.do in ("kill", "kill trainer", "stop") and not fault.who:
+    if fault.do in ("kill", "kill trainer", "stop", "upgrade") and not fault.who:
         raise ConfigurationError(f"{path}: {fault.do} whom? Add who = [...]")
+    if fault.do == "upgrade" and fault.for_s is None:
+        raise ConfigurationError(f"{path}: an upgrade needs for_s: how long installing takes")
     if fault.disk is not None and (fault.do != "kill" or fault.for_s is None):
         raise ConfigurationError(f"{path}: disk = {fault.disk!r} needs a kill with for_s")
 

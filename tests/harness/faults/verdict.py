@@ -116,6 +116,7 @@ def judge(
         *_clean_logs(drive.nodes),
         *([_nobody_left_out(drive)] if plan.firewalled else []),
         *([as_without_faults(plan, drive)] if plan.exact and failure is None else []),
+        *([_releases(drive)] if drive.nodes.upgraded else []),
         *(_at_least(name, least, counts) for name, least in plan.at_least.items()),
         *(
             _at_most(name, most, measures, sum(a.measure == name for a in drive.awaited))
@@ -242,6 +243,13 @@ def _nobody_left_out(drive: Drive) -> Check:
         if names - contributors
     ]
     return Check("nobody is left out of any round", not missed, "; ".join(missed))
+
+
+def _releases(drive: Drive) -> Check:
+    """Whether nodes of both releases have named the others', before each upgrade and at the end."""
+    wrong = [*drive.wrong_releases, *drive.mistaken_releases()]
+    what = f"{len(drive.nodes.upgraded)} nodes have the newer release, as the others say"
+    return Check(what, not wrong, "; ".join(wrong))
 
 
 def _one_block_a_height(replicas: Mapping[str, Replica], nodes: int) -> Check:
