@@ -13,6 +13,7 @@ VARIABLE = "SWARM_WHOLE"
 TESTS = (
     "tests/e2e/test_e2e_firewalled.py",
     "tests/e2e/test_e2e_new_user.py",
+    "tests/integration/test_trainer_ranks.py",
     "tests/contracts/test_contract_stateful.py",
     "tests/simulation/test_rounds_joint.py",
     "tests/unit/test_heart_example.py",

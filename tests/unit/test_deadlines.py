@@ -92,6 +92,8 @@ ACCOUNTED = {
     "learning.supervisor.supervisor:_final_reply:receive": "its argument is the longest silence",
     "learning.training.trainer:alive:join": "the thread looks every second whether it is over",
     "learning.training.trainer:beat:wait": "a second at a time",
+    "learning.training.ranks:_listen:receive": CHILD,
+    "learning.training.ranks:collect:get": "a rank silent for SILENCE_S silences the trainer",
     "learning.training.trainer:_read:receive": CHILD,
     "learning.training.trainer:receive:get": CHILD,
     "learning.training.trainer:send:sendall": CHILD,

@@ -176,6 +176,15 @@ def test_fedprox_holds_a_site_near_the_model_of_the_round(tmp_path: Path) -> Non
     assert moved(trained(strong), base) < moved(trained(held), base) < moved(trained(free), base)
 
 
+def test_mixed_precision_rounds_the_loss_and_leaves_parameters_as_they_are(tmp_path: Path) -> None:
+    plain = trained(at_site(tmp_path / "plain", "epochs = 1"))
+    mixed = trained(at_site(tmp_path / "mixed", 'epochs = 1\nprecision = "bf16"'))
+    for name, tensor in mixed.items():
+        assert tensor.dtype == plain[name].dtype
+        torch.testing.assert_close(tensor, plain[name], rtol=0.05, atol=0.01)
+    assert any(not torch.equal(tensor, plain[name]) for name, tensor in mixed.items())
+
+
 def test_weights_lie_where_the_sites_option_says_and_are_those_asked_for(tmp_path: Path) -> None:
     file = tmp_path / "trunk.safetensors"
     save_file({"w": torch.arange(3.0)}, file)

@@ -194,6 +194,10 @@ class Held(Private):
     proximal = 0.1
 
 
+class Mixed(Private):
+    precision = "bf16"
+
+
 class Asking(OwnLoop):
     roles: ClassVar[Any] = {"head": swarm.elected()}
 
@@ -210,6 +214,7 @@ class Personal(Private):
         (Sums, "exact sums: scale in `prepare`"),
         (Controls, "as SCAFFOLD does"),
         (Held, "proximal, which is not clipped"),
+        (Mixed, "`precision`, with which each row's gradient is not told apart"),
         (Personal, "the stage 'personal'"),
     ],
 )

@@ -68,6 +68,8 @@ def test_data_that_are_not_there_are_named_and_keep_no_node_from_starting(home: 
         ('name = "x"\n[network]\nlisten = ["/ip4/1.2.3.4/tcp/70000"]', "70000"),
         ('name = "x"\n[network]\nlisten = ["/dns4/a_b/tcp/4001"]', "digits, hyphens and dots"),
         ('name = "x"\n[training]\ndevice = "gpu"', "`training.device` is 'gpu'"),
+        ('name = "x"\n[training]\nlaunch = "mpirun -n 4"', "torchrun --nproc-per-node=N"),
+        ('name = "x"\n[training]\nlaunch = "torchrun --nproc-per-node=0"', "N from 1 to 64"),
         ('name = "x"\n[training]\ndevice = "cuda:"', "`training.device`"),
         ('name = "x"\n[training]\ndevice = ""', "`training.device`"),
         ('name = "x"\n[network.peers]\nbasel = ["basel:4001"]', "`network.peers.basel`"),
@@ -85,6 +87,16 @@ def test_a_fault_is_named_with_its_key(home: Path, text: str, words: str) -> Non
     said = fault_of(home, text)
     assert words in said
     assert str(home / "node.toml") in said
+
+
+@pytest.mark.parametrize(
+    "launch", ["", "torchrun --nproc-per-node=4", "torchrun --nproc_per_node 4"]
+)
+def test_torchruns_command_says_in_how_many_processes_a_site_trains(
+    home: Path, launch: str
+) -> None:
+    (home / "node.toml").write_text(f'name = "x"\n[training]\nlaunch = "{launch}"')
+    assert load_config(home).training.processes == (4 if launch else 1)
 
 
 @pytest.mark.parametrize("device", ["auto", "cpu", "cuda", "cuda:1", "mps", "xpu:0"])

@@ -80,9 +80,14 @@ def rows_in(part: Any) -> int:
 
 def batches(part: Any, size: int, order: Sequence[int], device: torch.device) -> Iterator[Any]:
     """The rows of `part` in `order`, in balanced batches of at most `size`, on `device`."""
-    count = count_batches(len(order), size)
-    for rows in np.array_split(np.asarray(order, dtype=np.int64), count) if count else []:
+    for rows in split(order, size):
         yield to_device(take(part, rows), device)
+
+
+def split(order: Sequence[int], size: int) -> list[np.ndarray[Any, np.dtype[np.int64]]]:
+    """Row numbers in balanced batches of at most `size`."""
+    count = count_batches(len(order), size)
+    return np.array_split(np.asarray(order, dtype=np.int64), count) if count else []
 
 
 def count_batches(rows: int, size: int) -> int:

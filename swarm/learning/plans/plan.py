@@ -270,6 +270,14 @@ class Plan:
     threads: ClassVar[int] = 1
     """CPU threads of the trainer; fixed, because the order of a sum depends on their number."""
 
+    precision: ClassVar[str] = "fp32"
+    """In which type the default loop computes the loss: "bf16" wherever torch holds that to be safe
+    (mixed precision, `torch.autocast`); the parameters and the scores stay as they are."""
+
+    compiled: ClassVar[bool] = False
+    """Whether torch compiles the model for the default loop (`torch.compile`): seconds to
+    minutes at first, faster steps afterwards. It needs a C++ compiler at each site."""
+
     licence: ClassVar[str] = ""
     """Under which licence the model may be passed on, such as "CC-BY-4.0". Its card says so."""
 

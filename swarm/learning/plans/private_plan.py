@@ -33,6 +33,9 @@ def outside_privacy(plan: Plan) -> tuple[str, str] | None:
         )
     if plan.proximal:
         return "proximal", "proximal, which is not clipped: leave it 0; clipping holds sites near"
+    if plan.precision != "fp32" or plan.compiled:
+        name = "compiled" if plan.compiled else "precision"
+        return name, f"`{name}`, with which each row's gradient is not told apart: leave it out"
     others = [each.name for each in plan.stages if getattr(each, "task", TRAIN) != TRAIN]
     if others:
         return "stages", (

@@ -88,7 +88,8 @@ class TrainerConfig:
     `workspace` is the trainer's own folder for checkpoints, and all that it can write to; `data`
     and `read` are what it can read. `log` receives what the plan prints. `sandbox` says how much of
     a box it must have.
-    `imports` are the modules that the plan's code may import; None: all.
+    `imports` are the modules that the plan's code may import; None: all. So many `processes` train
+    the site's rows together.
     `silence_s` without a sign of life, or an ended process, costs one of `attempts`.
     """
 
@@ -104,6 +105,7 @@ class TrainerConfig:
     log: Path | None = None
     sandbox: Sandbox = "auto"
     imports: tuple[str, ...] | None = None
+    processes: int = 1
     nice: int = 10
     silence_s: float = 60.0
     attempts: int = 3
@@ -427,6 +429,7 @@ class Trainer:
             seed=config.seed,
             workspace=described.folder,
             imports=config.imports,
+            processes=config.processes,
         )
         try:
             loaded = await self._exchange(self._process, request, _ignore)

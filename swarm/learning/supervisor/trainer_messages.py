@@ -37,6 +37,8 @@ class Rules(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=Tru
     batch_size: Annotated[int, msgspec.Meta(ge=1, le=2**31)]
     optimizer_state: Literal["reset", "keep"]
     threads: Annotated[int, msgspec.Meta(ge=1, le=1024)]
+    precision: Literal["fp32", "bf16"] = "fp32"
+    compiled: bool = False
     privacy: Guarantee | None = None
     secure: bool = False
     colluders: Annotated[int, msgspec.Meta(ge=0, le=62)] | None = None
@@ -67,7 +69,8 @@ class Load(_Message, frozen=True):
     """Read the plan and build its model; the first request to every trainer process.
 
     `digest` is the consented bundle digest (empty: not checked). `seed` overrides the plan's.
-    `imports` are the modules that the plan's code may import; None: all.
+    `imports` are the modules that the plan's code may import; None: all. In so many `processes` the
+    site's rows are trained on together.
     """
 
     plan: str
@@ -79,6 +82,7 @@ class Load(_Message, frozen=True):
     seed: int | None
     workspace: str
     imports: tuple[str, ...] | None = None
+    processes: int = 1
 
 
 class CountSamples(_Message, frozen=True):
@@ -427,8 +431,13 @@ _REPLIES: msgspec.msgpack.Decoder[Reply] = msgspec.msgpack.Decoder(Reply)
 
 def frame(message: Request | Reply) -> bytes:
     """A message with its length before it. Raises TrainerError if it is too large."""
-    body = _ENCODER.encode(message)
+    body = encode(message)
     return length_prefix(len(body)) + body
+
+
+def encode(message: Request | Reply) -> bytes:
+    """A message alone."""
+    return _ENCODER.encode(message)
 
 
 def length_prefix(length: int) -> bytes:

@@ -42,8 +42,9 @@ from swarm.learning.training.private_steps import (
     check_rows_apart,
     private_steps,
 )
-from swarm.learning.training.seeded_steps import SeededSteps, Steps
+from swarm.learning.training.seeded_steps import SeededSteps, SharedSteps, Steps
 from swarm.learning.training.site_plan import PARTS, SitePlan, describe, fingerprint_of
+from swarm.learning.training.together import Together
 from swarm.privacy.accountant import mechanism_for
 from swarm.privacy.guarantee import Mechanism
 
@@ -110,6 +111,7 @@ class LocalTraining(SitePlan):
         noise: Mechanism | None = None,
         link: RoleLink | None = None,
         entropy: bytes = b"",
+        together: Together | None = None,
     ) -> Update:
         """Train the model from `base`, which is whole, for one round; return the update.
 
@@ -120,6 +122,7 @@ class LocalTraining(SitePlan):
         leads to the holder of the plan's role, if it has one.
 
         With `entropy`, all that is drawn at random follows from it as well as from the seed.
+        With `together`, this process has a part of each batch, and the others have the rest.
 
         Without `own_copy`, the update's tensors are the model's, and change with it in the next
         call: one model in memory, not two. With a `workplace`, a checkpoint is taken after each
@@ -148,7 +151,9 @@ class LocalTraining(SitePlan):
             resumed = 0
         else:
             key = _key(self, round, base_digest, statistics, workplace)
-            done, resumed = self._epochs(round, base, data, calls, key, workplace, progress, noise)
+            done, resumed = self._epochs(
+                round, base, data, calls, key, workplace, progress, noise, together
+            )
         owner = "train" if self.owns_its_loop else "loss"
         with self.faults("taking the update", owner):
             state, stays = self.trained(), self.kept()
@@ -278,6 +283,7 @@ class LocalTraining(SitePlan):
         workplace: Workplace | None,
         progress: Progress,
         noise: Mechanism | None,
+        together: Together | None,
     ) -> tuple[Checkpoint, int]:
         """The default loop: `epochs` passes, from a checkpoint if there is one."""
         faults = self.faults("making the optimiser", "optimizer")
@@ -301,13 +307,13 @@ class LocalTraining(SitePlan):
                 with self.faults("restoring the optimiser", "optimizer"):
                     self._restore_optimizer(optimizer, round, workplace)
         resumed = done.epochs
-        with self._steps(round, data, calls, anchor, optimizer, noise) as steps:
+        with self._steps(round, data, calls, anchor, optimizer, noise, together) as steps:
             for epoch in range(done.epochs, calls.epochs):
                 with steps.chance(epoch):
                     loss = self._epoch(round, epoch, calls, steps, progress)
                 state = {**self.trained(), **self.kept()}
                 done = Checkpoint(state, {}, epoch + 1, done.steps + steps.in_epoch, loss)
-                if workplace is not None:
+                if workplace is not None and (together is None or together.rank == 0):
                     with self.faults("keeping the optimiser", "optimizer"), machine_faults():
                         self._keep(done, calls.epochs, optimizer, key, round, workplace)
         return done, resumed
@@ -320,22 +326,26 @@ class LocalTraining(SitePlan):
         anchor: Anchor,
         optimizer: torch.optim.Optimizer,
         noise: Mechanism | None,
+        together: Together | None,
     ) -> AbstractContextManager[Steps]:
         """The steps of a round, private where the plan says so."""
         guarantee = self.plan.privacy
         if guarantee is None:
             words = (self.site.name, round)
-            return nullcontext(
-                SeededSteps(
-                    data.train,
-                    calls.batch_size,
-                    self.device,
-                    optimizer,
-                    anchor,
-                    lambda epoch: self.seed_of(*words, epoch),
-                    lambda epoch: self.deterministic("train", *words, epoch),
-                )
+            # The order of rows is the same in all processes, and nothing else that is drawn.
+            own = () if together is None or together.rank == 0 else (together.rank,)
+            steps = SeededSteps(
+                data.train,
+                calls.batch_size,
+                self.device,
+                optimizer,
+                anchor,
+                lambda epoch: self.seed_of(*words, epoch),
+                lambda epoch: self.deterministic("train", *words, epoch, *own),
             )
+            if together is None:
+                return nullcontext(steps)
+            return nullcontext(SharedSteps(steps, self.model, together))
         noise = noise or self.noise_for(self.samples().train)
         with self.faults("looking at the rows' losses", "loss"):
             check_rows_apart(calls, self.model, data.train, self.device)
@@ -400,7 +410,8 @@ class LocalTraining(SitePlan):
         given = steps.batches(epoch)
         while (batch := self._next(given)) is not None:
             with self.faults("computing the loss", "loss"):
-                loss = calls.loss(self.model, batch)
+                with self.arithmetic():
+                    loss = calls.loss(self.stepping, batch)
                 value = self._finite(loss, batch, round, epoch, taken)
                 steps.take(loss)
             taken, losses = taken + 1, losses + value

@@ -9,12 +9,12 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from copy import copy, deepcopy
 from functools import cached_property
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 import torch
@@ -145,6 +145,18 @@ class SitePlan:
         )
         other._data = self._data
         return other
+
+    @cached_property
+    def stepping(self) -> torch.nn.Module:
+        """The model as steps are computed with it: compiled, if the plan says so."""
+        return (
+            cast(torch.nn.Module, torch.compile(self.model)) if self.plan.compiled else self.model
+        )
+
+    def arithmetic(self) -> AbstractContextManager[None]:
+        """Within which the loss is computed: in the plan's precision."""
+        mixed = self.plan.precision == "bf16"
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=mixed)
 
     def make_initial(self) -> State:
         """The initial model, made anew: a node needs it once, and should not keep it in memory."""

@@ -26,7 +26,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,7 @@ from swarm.learning.parameters.named_tensors import (
 )
 from swarm.learning.parameters.travel import completed, own_tensors, rows_of, to_wire
 from swarm.learning.plans.loading import check_digest, load_plan
-from swarm.learning.plans.plan import Site
+from swarm.learning.plans.plan import Plan, Site
 from swarm.learning.plans.plan_faults import (
     frame_place,
     machine_faults,
@@ -108,6 +108,8 @@ from swarm.learning.training.holding import Holding
 from swarm.learning.training.loop import NO_ROWS, LocalTraining
 from swarm.learning.training.personal import personalise
 from swarm.learning.training.predicting import evaluate_rows, predict, write_predictions
+from swarm.learning.training.ranks import Ranks
+from swarm.learning.training.together import Together, meeting_place
 from swarm.tensors import OpenFile, TensorSpec
 from swarm.types import Digest
 
@@ -136,6 +138,7 @@ class Wire:
         os.set_blocking(signs, False)
         faulthandler.enable(signs, all_threads=False)
         self._signs = signs
+        self._ranks: Ranks | None = None
         self._channel = channel
         self._sending = threading.Lock()
         self._queue: queue.Queue[tuple[Request, Files]] = queue.Queue(maxsize=4)
@@ -152,6 +155,19 @@ class Wire:
                 self._channel.sendall(frame(message))
             except OSError:
                 _end_group()
+
+    def start_ranks(self, load: Load) -> Ranks:
+        """Start the other processes of several, and have them load the plan, too. What they find
+        wrong is told in this one's place."""
+
+        def fail(said: Failed | None) -> None:
+            if said is not None:
+                self.send(said)
+            _end_group()
+
+        self._ranks = Ranks(load.processes, self._signs, fail)
+        self._ranks.ask(load, {})
+        return self._ranks
 
     def progress(self, fraction: float, epoch: int, loss: float) -> None:
         """Say how far a training is."""
@@ -171,7 +187,8 @@ class Wire:
         def beat() -> None:
             while not done.wait(ALIVE_EVERY_S):
                 watch()
-                self.send(Alive(place=self._place(worker)))
+                if self._ranks is None or self._ranks.all_live():
+                    self.send(Alive(place=self._place(worker)))
             faulthandler.cancel_dump_traceback_later()
 
         watch()
@@ -203,6 +220,14 @@ class Wire:
         _end_group()
 
 
+@dataclass(frozen=True)
+class Joining:
+    """What one of several processes that train together knows of the others."""
+
+    together: Together
+    port: int
+
+
 METHODS: dict[type[Request], str] = {
     Hold: "answer",
     CountSamples: "data",
@@ -222,29 +247,45 @@ METHODS: dict[type[Request], str] = {
 class Trainer:
     """Answers requests about one plan at one site."""
 
-    def __init__(self, load: Load, wire: Wire) -> None:
+    def __init__(self, load: Load, wire: Wire, together: Together | None = None) -> None:
         if load.data is not None and not Path(load.data).exists():
             raise ConfigurationError(
                 f"the site's data {load.data} does not exist: correct its path in node.toml"
             )
         workspace = Path(load.workspace)
         workspace.mkdir(mode=0o700, parents=True, exist_ok=True)
-        code, digest = _unpack(Path(load.plan), load.digest, workspace)
+        is_first = together is None
+        if together is None and load.processes > 1:
+            together = Together(0, load.processes)
+        self.together = together
+        device = load.device if together is None else together.device(load.device)
+        code, digest = _unpack(Path(load.plan), load.digest, workspace, write=is_first)
         wire.code = code
         if load.imports is not None:
             guard_imports(code, load.imports)
         plan = load_plan(code, digest)
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(workspace / "compiled"))
         os.environ[PLAN_OF_WORKERS] = f"{digest.hex()} {code}"
         rules = rules_of(plan)
         torch.set_num_threads(rules.threads)
         torch.use_deterministic_algorithms(True, warn_only=True)
         site = Site(load.site, Path(load.data) if load.data else None, load.options)
-        self.training = LocalTraining(plan, site, code, seed=load.seed, device=load.device)
+        self.training = LocalTraining(plan, site, code, seed=load.seed, device=device)
         self.rules = msgspec.structs.replace(rules, seed=self.training.seed)
         self.program = program_of(plan)
         named = role_in(plan)
         self.role = None if named is None else named[1]
         self.workplace = Workplace(workspace, digest, rules.optimizer_state == "keep")
+        self.ranks = None
+        """The other processes, if this is the first of several."""
+        self.is_spent = False
+        """Whether the others wait for a step that this process will not take."""
+        if together is not None:
+            _refuse_alone(plan, named is not None)
+            if is_first:
+                self.ranks = wire.start_ranks(load)
+                together.join(self.ranks.store, self.training.device)
+                self.ranks.collect()
 
     def loaded(self) -> Loaded:
         training = self.training
@@ -382,10 +423,22 @@ class Trainer:
         with socket.socket(fileno=os.dup(files["stream"].descriptor)) as connection:
             yield SocketLink(connection, self.role.answer_s, self.training.held_names)
 
+    @contextmanager
+    def _with_ranks(self, request: Train, files: Files) -> Iterator[None]:
+        """Within which the other processes train, too; what stops this one stops them."""
+        if self.ranks is None:
+            yield
+            return
+        self.is_spent = True
+        self.ranks.ask(request, files)
+        yield
+        self.ranks.collect()
+        self.is_spent = False
+
     def _train(self, request: Train, files: Files, wire: Wire) -> Trained:
         statistics = _statistics(files)
         base = _whole("base", files)
-        with self._link(files) as link:
+        with self._link(files) as link, self._with_ranks(request, files):
             update = self.training.train(
                 request.round,
                 base,
@@ -402,11 +455,13 @@ class Trainer:
                 noise=request.noise,
                 entropy=request.entropy,
                 link=link,
+                together=self.together,
             )
         travels = to_wire(update.state, self.training.travels)
-        write_state(files["out"], travels)
-        if "kept_out" in files:
-            write_state(files["kept_out"], update.kept)
+        if self.together is None or self.together.rank == 0:
+            write_state(files["out"], travels)
+            if "kept_out" in files:
+                write_state(files["kept_out"], update.kept)
         metrics = update.metrics
         if metrics is None:
             held = "validation" if self.training.samples().validation else "train"
@@ -475,8 +530,8 @@ class Trainer:
         )
 
 
-def serve(wire: Wire) -> None:
-    """Answer requests until the other end is closed."""
+def serve(wire: Wire, join: Joining | None = None) -> None:
+    """Answer requests until the other end is closed; `join` is for one of several processes."""
     trainer: Trainer | None = None
     while True:
         request, files = wire.receive()
@@ -486,7 +541,10 @@ def serve(wire: Wire) -> None:
                 if trainer is None:
                     if not isinstance(request, Load):
                         raise ConfigurationError("the first request to a trainer must be Load")
-                    trainer = Trainer(request, wire)
+                    trainer = Trainer(request, wire, None if join is None else join.together)
+                    if join is not None:
+                        store = meeting_place(join.together.size, join.port)
+                        join.together.join(store, trainer.training.device)
                     reply = trainer.loaded()
                 else:
                     reply = trainer.answer_in_words(request, files, wire)
@@ -504,6 +562,8 @@ def serve(wire: Wire) -> None:
             finally:
                 frames.close_all([file.descriptor for file in files.values()])
         wire.send(reply)
+        if trainer is not None and trainer.is_spent:
+            _end_group()
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -511,22 +571,44 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="the trainer process of a swarm node")
     parser.add_argument("--channel", type=int, required=True, help="socket to speak over")
     parser.add_argument("--signs", type=int, required=True, help="pipe to write stacks to")
+    parser.add_argument("--rank", type=int, help="of one of several processes that train together")
+    parser.add_argument("--ranks", type=int, help="how many they are")
+    parser.add_argument("--port", type=int, help="where the first of them waits for the others")
     options = parser.parse_args(arguments)
     channel = socket.socket(fileno=options.channel)
     channel.set_inheritable(False)
     os.set_inheritable(options.signs, False)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's to handle
     sys.dont_write_bytecode = True
-    serve(Wire(channel, options.signs))
+    if options.rank is None:
+        serve(Wire(channel, options.signs))
+    else:
+        together = Together(options.rank, options.ranks)
+        serve(Wire(channel, options.signs), Joining(together, options.port))
 
 
-def _unpack(plan: Path, digest: bytes, workspace: Path) -> tuple[Path, Digest]:
-    """Check the plan's digest, and copy what was checked: that copy, and no other file, runs."""
+def _refuse_alone(plan: Plan, has_role: bool) -> None:
+    """Raise ConfigurationError for a plan that trains in one process only."""
+    reasons = {
+        "promises privacy, whose noise one process draws": plan.privacy is not None,
+        "has a role, to whose holder one process speaks": has_role,
+    }
+    for words, holds in reasons.items():
+        if holds:
+            raise ConfigurationError(
+                f"the plan {words}: take `training.launch` out of node.toml for it"
+            )
+
+
+def _unpack(plan: Path, digest: bytes, workspace: Path, *, write: bool) -> tuple[Path, Digest]:
+    """Check the plan's digest, and copy what was checked, if it is not yet: that copy, and no other
+    file, runs."""
     found = bundle.read(plan)
     check_digest(plan, found, Digest(digest) if digest else None)
     folder = workspace / f"plan-{found.digest.hex()[:16]}"
-    folder.mkdir(exist_ok=True)
-    found.write(folder)
+    if write:
+        folder.mkdir(exist_ok=True)
+        found.write(folder)
     return folder, found.digest
 
 

@@ -34,6 +34,9 @@ MAX_PORT = 65535
 PORT = re.compile(r"[0-9]{1,5}")
 UNKNOWN_KEY = re.compile(r"Object contains unknown field `(?P<key>.+)`")
 
+LAUNCH = re.compile(r"torchrun --nproc[-_]per[-_]node[= ]([0-9]{1,3})")
+MOST_PROCESSES = 64
+"""At one site: more than the GPUs of any machine that trains for one."""
 DEVICE = re.compile(r"auto|cpu|mps|(cuda|xpu)(:[0-9]{1,3})?")
 
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
@@ -102,9 +105,26 @@ class Training(_Section, frozen=True):
     """For experiments: overrides the plan's seed at this node."""
     max_samples: Positive | None = None
     """The most samples ever claimed; the number of training rows by default."""
+    launch: str = ""
+    """"torchrun --nproc-per-node=4" trains this site's rows in four processes, with a GPU each
+    where there are some; in one, by default."""
     sandbox: Sandbox = "auto"
     """What plan code is boxed by: what this machine allows, all that matters or no training, or
     nothing."""
+
+    @property
+    def processes(self) -> int:
+        """In how many processes a round is trained. Raises ConfigurationError for a command that
+        says something else."""
+        if not self.launch:
+            return 1
+        found = LAUNCH.fullmatch(" ".join(self.launch.split()))
+        if found is None or not 1 <= int(found[1]) <= MOST_PROCESSES:
+            raise ConfigurationError(
+                f"`training.launch` is {self.launch!r}: write "
+                f'"torchrun --nproc-per-node=N", N from 1 to {MOST_PROCESSES}'
+            )
+        return int(found[1])
 
 
 class Policy(_Section, frozen=True):
@@ -265,6 +285,10 @@ def _check(path: Path, directory: Path, config: NodeConfig) -> None:
             f"{path}: `training.device` is {config.training.device!r}, which no torch knows: write "
             '"auto", "cpu", "cuda", "cuda:1", "mps" or "xpu"'
         )
+    try:
+        config.training.processes  # noqa: B018
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{path}: {error}") from None
     _check_policy(path, config.policy)
     if config.alerts.webhook is not None:
         check_webhook(config.alerts.webhook, f"{path}: `alerts.webhook`")

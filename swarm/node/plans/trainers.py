@@ -89,6 +89,7 @@ class Trainers:
             read=readable_paths(self.directory, self.config),
             options=self.config.data.options,
             device=training.device,
+            processes=training.processes,
             seed=training.seed,
             log=self.directory / "trainer.log",
             sandbox=training.sandbox,
