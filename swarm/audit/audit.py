@@ -6,6 +6,7 @@ from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
 
+from swarm.audit.choices import check_choices
 from swarm.audit.evidence import copied_chain
 from swarm.audit.holdings import check_blobs, check_records
 from swarm.audit.ledger import Ledger
@@ -45,5 +46,6 @@ def audit(directory: Path, until: int | None = None) -> Report:
             faults = replay.faults
     here.blobs, here.blob_bytes = check_blobs(directory / "blobs", faults)
     here.records = check_records(directory / "records", ledger.history, faults)
+    here.choices = check_choices(directory, ledger.history, faults)
     history = ledger.history
     return Report(config.name, version("swarm"), history, history.digest, here, faults)

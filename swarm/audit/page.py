@@ -68,7 +68,8 @@ def page(report: Report) -> str:
     parts.append(
         f"<h2>At {_text(report.node)}</h2><p>{here.blocks} blocks, {here.state_values} values of "
         f"the state, {here.blobs} blobs with {here.blob_bytes} bytes and {here.records} records "
-        f"were compared, by release {_text(report.release)}.</p>"
+        f"were compared, and {here.choices} choices of a best model made again, by release "
+        f"{_text(report.release)}.</p>"
     )
     title = f"Audit of {_text(report.node)}"
     return (

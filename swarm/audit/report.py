@@ -133,6 +133,8 @@ class Holdings(msgspec.Struct):
     blobs: int = 0
     blob_bytes: int = 0
     records: int = 0
+    choices: int = 0
+    """Choices of a best model that were made again."""
 
 
 class Report(msgspec.Struct):

@@ -46,7 +46,8 @@ def told(report: Report) -> Iterator[str]:
     here = report.here
     yield (
         f"At {report.node}: {here.blocks} blocks, {here.state_values} values of the state, "
-        f"{here.blobs} blobs with {here.blob_bytes} bytes and {here.records} records compared."
+        f"{here.blobs} blobs with {here.blob_bytes} bytes and {here.records} records compared"
+        + (f", {here.choices} choices of a best model made again." if here.choices else ".")
     )
     if report.faults:
         yield ""

@@ -90,6 +90,8 @@ class RoundRecord:
     """Of the merged model on all sites' rows, by part and metric, as far as they have told."""
     choice: dict[str, float | None] = field(default_factory=dict)
     """Where the round chose the best model: what all sites counted of the two."""
+    counted: list[str] = field(default_factory=list)
+    """The blobs from which that choice follows, by digest: kept as long as the plan."""
     figures: dict[str, Any] | None = None
     """Where sites told scores of models of their own: what these come to (`rounds.figures`)."""
     holder: int | None = None
@@ -205,6 +207,10 @@ class Records:
     def metas(self) -> set[Digest]:
         """What this site said of its own updates."""
         return {to_digest(record.meta) for record in self.rounds.values() if record.meta}
+
+    def counted(self) -> set[Digest]:
+        """From what the choices of the best model follow."""
+        return {to_digest(blob) for record in self.rounds.values() for blob in record.counted}
 
     def save(self) -> None:
         """Write what has changed, and forget what is older than the newest KEPT_ROUNDS."""

@@ -67,6 +67,12 @@ class PlanBlobs:
     def _best(self) -> Digest:
         return NO_DIGEST if self._plan is None else self._plan.outputs[BEST_SLOT]
 
+    def made_in(self, model: Digest) -> int | None:
+        """The round of training that has made a model, as far as this node remembers."""
+        made = self.records.models().items()
+        trained = [n for n, digest in made if digest == model and self.program.number_of(n)]
+        return trained[0] if trained else None
+
     @property
     def _chosen_in(self) -> int:
         return 0 if self._plan is None else self._plan.output_rounds[BEST_SLOT]
@@ -87,7 +93,7 @@ class PlanBlobs:
             return set()
         recent, over = blobs_to_keep(self._plan, self.models().values()), last_over(self._plan)
         made = (made for n, made in self._made.items() if n > over)
-        return set(recent).union(self.metas(), *made)
+        return set(recent).union(self.metas(), self.records.counted(), *made)
 
     def take_spent(self) -> set[Digest]:
         """What was made or pulled for rounds that are over; told once."""

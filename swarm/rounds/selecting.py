@@ -132,6 +132,7 @@ class Selecting:
         await self.collection.model(model)
         record = self.records.at(command.number)
         record.choice = {"newest": choice.newest, "best before": choice.best}
+        record.counted = [to_hex(u.update) for u in command.updates if u.member in pairs]
         return model
 
     def _rule(self, number: int) -> Rule:

@@ -10,12 +10,23 @@ from contextlib import closing
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 from eth_account import Account
 from harness.chain import GENESIS_TIME_S, Member
 
+import swarm
 from swarm.audit.audit import audit
+from swarm.audit.choices import check_choices
 from swarm.audit.page import page
+from swarm.audit.report import (
+    Fault,
+    History,
+    MemberHistory,
+    Moment,
+    PlanHistory,
+    RoundHistory,
+)
 from swarm.audit.words import told, verdict
 from swarm.blobs.store import BlobStore
 from swarm.chain import contract
@@ -24,10 +35,14 @@ from swarm.chain.genesis import CONTRACT_ADDRESS, Genesis
 from swarm.chain.messages import COMMIT, Certificate, encode, signing_digest
 from swarm.chain.signer import NodeKeys
 from swarm.errors import ConfigurationError
+from swarm.learning.metrics.choice import Pair, encode_pair
+from swarm.learning.metrics.wire import SentCounts, pack
 from swarm.node.home.setup import create_node, found_network, install_network
+from swarm.node.plans.programs import Programs
 from swarm.protocol.election import commitment_to
 from swarm.protocol.membership import Kind
-from swarm.protocol.state import Outcome, Rules, Terms
+from swarm.protocol.program import Program, Stage
+from swarm.protocol.state import BEST_SLOT, Outcome, Rules, Terms
 from swarm.rounds.records import RoundRecord
 from swarm.types import NO_ADDRESS, Digest, to_hex
 
@@ -266,3 +281,78 @@ def test_the_page_and_the_words_hold_names_but_no_markup_of_them(hospital: Path)
     assert "&lt;script&gt;alert(1)&lt;/script&gt;\\u202e" in text
     assert "http" not in text.replace("http-equiv", "")
     assert "site 003 declined" in "\n".join(told(report))
+
+
+# Choices of a best model.
+
+CHOOSING = Program(
+    (
+        Stage("training", "train", "mean", 1),
+        Stage("select", "select", "highest right", 1, BEST_SLOT),
+        Stage("training", "train", "mean", 1, follows=1),
+        Stage("select", "select", "highest right", 1, BEST_SLOT),
+    )
+)
+FIRST, SECOND = to_hex(b"\1" * 32), to_hex(b"\2" * 32)
+
+
+def right(rows: int) -> SentCounts:
+    """Of ten rows."""
+    columns = [0] * rows + [1] * (10 - rows)
+    return pack(swarm.metrics.confusion(np.zeros(10), np.eye(2)[columns], 2))
+
+
+def chosen(number: int, base: str, model: str, counted: dict[str, str]) -> RoundHistory:
+    names, now = tuple(counted), Moment(9, 9)
+    return RoundHistory(
+        number, 1, base, now, names, names, "final", now, dict.fromkeys(names, 1), counted,
+        names[0], model, names,
+    )  # fmt: skip
+
+
+def choices_of(
+    directory: Path, model: str, sites: dict[str, tuple[int, int]], is_kept: bool = True
+) -> tuple[int, list[Fault]]:
+    """What an audit says of the second choice: at each site, how many of ten rows the newer and the
+    older model get right."""
+    store = BlobStore(directory / "blobs")
+    Programs(directory / "programs").add(CHOOSING)
+
+    def told(*pair: SentCounts) -> str:
+        return to_hex(store.add_bytes(encode_pair(Pair(*pair))))
+
+    first = {site: told(right(5)) for site in sites}
+    second = {site: told(right(new), right(old)) for site, (new, old) in sites.items()}
+    now = Moment(1, 1)
+    plan = PlanHistory(1, "p", "ann", "", to_hex(CHOOSING.digest), to_hex(DIGEST), now)
+    plan.rounds = [chosen(2, FIRST, FIRST, first), chosen(4, SECOND, model, second)]
+    people = [MemberHistory(n, name, "", "", now) for n, name in enumerate(sites)]
+    faults: list[Fault] = []
+    history = History(1, "", now, "", members=people, plans=[plan])
+    if not is_kept:
+        store.discard(store.roots())
+    return check_choices(directory, history, faults), faults
+
+
+def test_choices_of_the_best_model_are_made_again_from_what_all_sites_counted(
+    tmp_path: Path,
+) -> None:
+    better = {"ann": (9, 5), "ben": (4, 5)}
+    assert choices_of(tmp_path / "a", SECOND, better) == (2, [])
+    worse = {"ann": (6, 5), "ben": (3, 5)}
+    assert choices_of(tmp_path / "b", FIRST, worse) == (2, [])
+
+
+def test_a_wrong_choice_is_named_with_what_the_counts_choose(tmp_path: Path) -> None:
+    worse = {"ann": (6, 5), "ben": (3, 5)}
+    count, [fault] = choices_of(tmp_path, SECOND, worse)
+    assert (count, fault.place) == (2, "plan 1, select")
+    assert fault.words == f"the sites' counts choose {FIRST}, and the chain has {SECOND}"
+
+
+def test_without_all_counts_a_choice_must_at_least_be_of_the_two_models(tmp_path: Path) -> None:
+    other, sites = to_hex(b"\3" * 32), {"ann": (9, 5), "ben": (4, 5)}
+    for model, count in ((FIRST, 0), (SECOND, 0), (other, 1)):
+        made_again, faults = choices_of(tmp_path / model, model, sites, is_kept=False)
+        assert (made_again, len(faults)) == (0, count)
+        assert all("neither the newest model nor the best before" in f.words for f in faults)

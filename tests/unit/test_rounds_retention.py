@@ -79,7 +79,7 @@ def blobs_in(status: RoundStatus, plan_status: PlanStatus, made: Made) -> PlanBl
         round=round,
     )  # fmt: skip
     nothing: Any = SimpleNamespace()
-    records: Any = SimpleNamespace(models=dict, metas=set)
+    records: Any = SimpleNamespace(models=dict, metas=set, counted=set)
     blobs = PlanBlobs(nothing, records, federated_averaging(20), keep_models=3)
     for number, digests in made.items():
         blobs.note(number, *digests)
@@ -124,6 +124,14 @@ def test_they_are_spent_when_it_is_final_or_its_plan_stopped(
     assert one.needed() == {MODEL}
     assert one.take_spent() == {UPDATE}
     assert one.take_spent() == set()
+
+
+def test_counts_from_which_a_choice_follows_are_needed_as_long_as_the_plan() -> None:
+    one = blobs_in(RoundStatus.FINAL, PlanStatus.COMPLETED, {4: {UPDATE}})
+    assert one.take_spent() == {UPDATE}
+    kept: Any = one.records
+    kept.counted = lambda: {UPDATE}
+    assert one.needed() == {MODEL, UPDATE}
 
 
 def test_what_comes_after_its_round_is_spent_too() -> None:

@@ -111,6 +111,7 @@ def test_the_leader_takes_the_model_that_more_rows_of_all_sites_speak_for(tmp_pa
     updates = node.update(0, 9, 4), node.update(1, 4, 6)
     assert node.merge(*updates) == m.Merged(ROUND, 1, NEWEST, 0, b"")
     assert node.records.at(ROUND).choice == {"newest": 0.65, "best before": 0.5}
+    assert node.records.counted() == {update.update for update in updates}
     assert node.merge(node.update(0, 4, 4), node.update(1, 4, 6)) == m.Merged(
         ROUND, 1, BEST, 0, b""
     )
