@@ -215,7 +215,8 @@ def table(node: Path, plan: int | None, as_json: bool) -> None:
 @plan_option
 @json_option
 def sign(node: Path, plan: int | None, as_json: bool) -> None:
-    """Let this node sign a plan's newest final model for whoever publishes it.
+    """Let this node sign a plan's model for whoever publishes it: the best, if the plan chooses
+    one, or the newest.
 
     Needed unless node.toml has `policy.sign_models = "automatic"`. Published models are read by all
     members, those that did not train too. What the node signs it finds itself: nobody's words.
@@ -227,7 +228,7 @@ def sign(node: Path, plan: int | None, as_json: bool) -> None:
         return
     licence = visible(told["licence"]) or "not stated"
     click.echo(
-        f"{visible(told['name'])}, round {told['round']} of plan {told['plan_id']}, licence: "
+        f"{visible(told['name'])}, {_round(told)} of plan {told['plan_id']}, licence: "
         f"{licence}. This node signs, for any member that publishes it:"
     )
     click.echo(told["sentence"])
@@ -238,7 +239,8 @@ def sign(node: Path, plan: int | None, as_json: bool) -> None:
 @plan_option
 @json_option
 def publish(node: Path, plan: int | None, as_json: bool) -> None:
-    """Publish a plan's newest final model to all members, those that did not train it too.
+    """Publish a plan's model to all members, those that did not train it too: the best, if the
+    plan chooses one, or the newest.
 
     More than half of its contributors sign what it is, each from what its node finds on the chain
     and in its own copy: once somebody there has said `swarm model sign`, or by itself where its
@@ -250,7 +252,7 @@ def publish(node: Path, plan: int | None, as_json: bool) -> None:
         print_json(told)
         return
     click.echo(
-        f"{told['digest']}: {told['name']}, round {told['round']} of plan {told['plan_id']}, "
+        f"{told['digest']}: {told['name']}, {_round(told)} of plan {told['plan_id']}, "
         f"signed by {told['signatures']} of {len(told['contributors'])} contributors"
     )
 
@@ -298,6 +300,11 @@ def pull(node: Path, force: bool, digest: str, folder: Path) -> None:
     place = str(folder.resolve())
     told = ask_node(node, "pull_model", digest=digest, path=place, force=force)
     click.echo(f"{folder}: {visible(told['name'])}, round {told['round']}, digest {told['model']}")
+
+
+def _round(told: dict[str, Any]) -> str:
+    """Which round's model it is, and why that one."""
+    return f"round {told['round']}{', the best by the choice' if told['is_chosen'] else ''}"
 
 
 def _number(value: float | None) -> str:

@@ -125,7 +125,8 @@ def continue_(
     within: int | None,
     as_json: bool,
 ) -> None:
-    """Propose more rounds of PLAN, which has ended: the same code, from its newest model.
+    """Propose more rounds of PLAN, which has ended: the same code, from its best model, if it
+    chooses one, or its newest.
 
     It is a plan of its own, and waits for everyone's consent. Rounds are numbered on.
     """
@@ -142,6 +143,8 @@ def _tell_proposed(answer: Any, as_json: bool) -> None:
         return
     answer = for_people(answer)
     click.echo(f"plan {answer['id']} ({answer['name']}), digest {answer['digest']}")
+    if answer["began_with"]:
+        click.echo(f"begins with {answer['began_with']}")
     click.echo(f"Next, at every institution: `swarm plan show {answer['id']}`, read it, and ")
     click.echo(f"`swarm plan consent {answer['id']}`, or `swarm plan decline {answer['id']}`.")
     click.echo(_invitation(answer))
@@ -311,6 +314,8 @@ def _option(text: str) -> tuple[str, str | int | float | bool]:
 
 def _stages(plan: dict[str, Any]) -> Iterator[str]:
     """The program, a line a stage; in red what the proposer has changed of the code's."""
+    from swarm.protocol.state import MODEL_SLOT
+
     if plan["stages"] is None:
         yield f"stages unknown: nobody within reach has {plan['program']}, or it is too new"
         return
@@ -323,7 +328,9 @@ def _stages(plan: dict[str, Any]) -> Iterator[str]:
         yield from (f"         {words}" for words in _merge_in_words(stage))
         changed = []
         if stage["written"]:
-            changed.append(f"its code says {stage['written']} rounds")
+            parts = sum(each["slot"] == MODEL_SLOT for each in plan["stages"])
+            in_all = " of training in all" if parts > 1 else ""
+            changed.append(f"its code says {stage['written']} rounds{in_all}")
         if stage["before"]:
             changed.append(f"it continues after round {stage['before']}")
         if changed:

@@ -259,7 +259,7 @@ async def open_node(directory: Path, password: str | None = None) -> AsyncIterat
             store,
             on_proposed=public.proposed.add,
             bring_code=sources.bring_code,
-            export_model=model_commands.export_newest,
+            export_model=model_commands.export_result,
         )
         handlers = {
             **NodeCommands(

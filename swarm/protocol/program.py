@@ -114,10 +114,13 @@ class Program(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
     def with_rounds(self, rounds: int, before: int = 0) -> Program:
         """The program with so many rounds of training, after others `before`.
 
-        Raises PlanError for more rounds than there may be, and if no stage or more than one makes
-        models: which would have them?
+        Where choices of the best model divide one training, there are as many rounds between them
+        as before. Raises PlanError for more rounds than there may be, and if no stage or more than
+        one training makes models: which would have them?
         """
         models = [stage for stage in self.stages if stage.slot == MODEL_SLOT]
+        if len(models) > 1 and self._is_divided_by_choices(models):
+            return self._with_choices(models, rounds, before)
         if len(models) != 1:
             names = ", ".join(stage.name for stage in models) or "none"
             raise PlanError(
@@ -129,6 +132,43 @@ class Program(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
             models[0], rounds=rounds, written=0 if rounds == said else said, before=before
         )
         return parse(Program(tuple(changed if s is models[0] else s for s in self.stages)).blob)
+
+    def _is_divided_by_choices(self, models: Sequence[Stage]) -> bool:
+        """Whether the models are made by one training, after each part of which the best is
+        chosen."""
+        first = self.stages.index(models[0])
+        parts = self.stages[first : first + 2 * len(models)]
+        trained, chosen = parts[0::2], parts[1::2]
+        one = {replace(stage, rounds=1, follows=0, written=0) for stage in trained}
+        other = {replace(stage, name=models[0].name) for stage in chosen}
+        return (
+            tuple(trained) == tuple(models)
+            and len(trained) == len(chosen)
+            and len(one) == len(other) == 1
+            and other.pop().slot == BEST_SLOT
+        )
+
+    def _with_choices(self, models: Sequence[Stage], rounds: int, before: int) -> Program:
+        first, every = self.stages.index(models[0]), models[0].rounds
+        choice, said = self.stages[first + 1], sum(stage.rounds for stage in models)
+        said = models[0].written or said
+        title = choice.name.rstrip("0123456789")
+        found: list[Stage] = []
+        for done in range(0, rounds, every):
+            more = min(every, rounds - done)
+            written = said if done == 0 and said != rounds else 0
+            found += [
+                replace(models[0], rounds=more, follows=done, before=before, written=written),
+                replace(choice, name=f"{title}{before + done + more}"),
+            ]
+        others = self.stages[first + 2 * len(models) :]
+        stages = (*self.stages[:first], *found, *others)
+        if len(stages) > MAX_STAGES:
+            raise PlanError(
+                f"{rounds} rounds with a choice after every {every} are {len(stages)} stages, and "
+                f"{MAX_STAGES} are the most: ask for fewer rounds, or choose less often"
+            )
+        return parse(Program(stages).blob)
 
     # What people call rounds.
 

@@ -373,6 +373,13 @@ class Plan:
     def statistics(self) -> Digest:
         return self.outputs[STATISTICS_SLOT]
 
+    @property
+    def result(self) -> Digest:
+        """The model that people are to have: the best where the plan has chosen one, or the
+        newest."""
+        best = self.outputs[BEST_SLOT]
+        return self.model if best == NO_DIGEST else best
+
     def take_output(self, round: int, outcome: Outcome) -> None:
         """Note what a round has ended with."""
         outputs, rounds = list(self.outputs), list(self.output_rounds)

@@ -258,6 +258,16 @@ class Participation:
         """The round of the model that people are to have, if it is here."""
         return self.blobs.chosen()
 
+    def made_in(self, model: Digest) -> int | None:
+        """The round of training that has made a model, as far as this node remembers."""
+        return self.blobs.made_in(model)
+
+    def contributors_in(self, number: int) -> MemberSet:
+        """Whose updates are in what a round has made, as this node has seen it on the chain; none
+        if it remembers no such round."""
+        record = self.records.rounds.get(number)
+        return 0 if record is None else member_set(record.contributors)
+
     @property
     def kept_file(self) -> Path | None:
         """What this site has kept of its own, if the plan keeps anything."""

@@ -20,9 +20,10 @@ from swarm.learning.parameters.named_tensors import write_state
 from swarm.learning.simulation.run_export import export_run
 from swarm.learning.simulation.whole_run import run_federated
 from swarm.node.commands.models import ModelCommands
-from swarm.types import NO_DIGEST, Digest
+from swarm.protocol.state import Plan, Rules
+from swarm.types import NO_DIGEST, Digest, MemberId, PlanId
 
-DIGEST, SUMS = Digest(b"\x02" * 32), Digest(b"\x03" * 32)
+DIGEST, SUMS, OLD = (Digest(bytes([n]) * 32) for n in (2, 3, 4))
 HEART = Path(__file__).parents[2] / "examples" / "heart"
 
 
@@ -137,3 +138,23 @@ def test_what_a_node_exports_predicts_by_its_statistics_and_code_and_overwrites_
         trio.run(node.export, 3, 2, str(out), False)
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
     assert {path.name for path in tmp_path.iterdir()} == {"known", "whole", "exported"}
+
+
+def test_what_another_plan_begins_with_is_the_chosen_model_or_the_newest(tmp_path: Path) -> None:
+    given: list[tuple[Digest, bool]] = []
+
+    async def export(model: Digest, out: Path, own_parts: bool) -> None:
+        await trio.lowlevel.checkpoint()
+        given.append((model, own_parts))
+
+    joined = part(3, 1)
+    joined.export, joined.holds = export, lambda model: model != SUMS
+    joined.plan = Plan(PlanId(3), MemberId(0), "p", DIGEST, DIGEST, DIGEST, Rules(9, 2))
+    node = commands(joined)
+    for best, taken in ((NO_DIGEST, OLD), (DIGEST, DIGEST)):
+        joined.plan.outputs = (OLD, NO_DIGEST, best, NO_DIGEST)
+        trio.run(node.export_result, PlanId(3), tmp_path / "out")
+        assert given.pop() == (taken, False)
+    joined.plan.outputs = (OLD, NO_DIGEST, SUMS, NO_DIGEST)
+    with pytest.raises(ConfigurationError, match="the model of plan 3 is not here yet"):
+        trio.run(node.export_result, PlanId(3), tmp_path / "out")

@@ -11,11 +11,13 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from swarm.errors import ConfigurationError, PlanError
+from swarm.learning.plans.stages import Planned, train_and_select
 from swarm.node.plans.programs import check_program
 from swarm.protocol.program import (
     MAX_BLOB_BYTES,
     Program,
     Stage,
+    build,
     digest_of,
     federated_averaging,
     parse,
@@ -178,6 +180,48 @@ def test_a_proposer_may_choose_the_rounds_and_the_program_shows_it() -> None:
         WITH.with_rounds(1_000_001)
     with pytest.raises(PlanError, match="1000001 rounds has more than 1000000"):
         WITH.with_rounds(1_000_000)
+
+
+def test_a_training_that_choices_divide_keeps_them_as_far_apart_when_its_rounds_change() -> None:
+    code = program_of_stages(*train_and_select("auc", rounds=12, every=5, stop=True))
+    fewer = code.with_rounds(7)
+    assert [(s.name, s.rounds, s.follows, s.written) for s in fewer.stages[1:]] == [
+        ("training", 5, 0, 12),
+        ("select after 5", 1, 0, 0),
+        ("training", 2, 5, 0),
+        ("select after 7", 1, 0, 0),
+    ]
+    assert fewer.with_rounds(12) == code.with_rounds(12) == code
+    further = code.with_rounds(6, before=10)
+    assert [s.name for s in further.stages[2::2]] == ["select after 15", "select after 16"]
+    assert all(stage.ends for stage in further.stages[2::2])
+    assert [further.title_of(n) for n in (2, 6, 8)] == ["round 11", "round 15", "round 16"]
+    place = further.place(8)
+    assert place is not None
+    assert place.within == 16, "seeds and schedules go on"
+    check_program(plan_with(further), further, code)
+    with pytest.raises(PlanError, match="a choice after every 5 are 81 stages, and 64 are the mo"):
+        code.with_rounds(200)
+    other = replace(code.stages[3], merge="sum")
+    odd = Program((*code.stages[:3], other, *code.stages[4:]))
+    with pytest.raises(PlanError, match=r"training, training, training.*change them in plan\.py"):
+        odd.with_rounds(5)
+
+
+def program_of_stages(*planned: Planned) -> Program:
+    fields = [
+        {
+            "name": each.name,
+            "task": each.task,
+            "merge": each.merge or "mean",
+            "rounds": each.rounds,
+            "slot": each.slot,
+            "follows": each.follows,
+            "ends": each.ends,
+        }
+        for each in planned
+    ]
+    return Program((WITH.stages[0], *build(fields).stages))
 
 
 def plan_with(program: Program, rounds: int | None = None) -> Plan:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,6 +21,7 @@ from swarm.node.home.keys import address_of
 from swarm.node.plans.library import Library
 from swarm.node.zoo.statements import Entry, Statement, check_entry, decode_entry
 from swarm.node.zoo.zoo import LIST, Zoo
+from swarm.protocol.program import federated_averaging
 from swarm.protocol.state import (
     Candidate,
     Consent,
@@ -48,9 +50,14 @@ def store(tmp_path: Path) -> BlobStore:
 
 @pytest.fixture
 def whole(store: BlobStore) -> Digest:
+    return made_of(store, 3)
+
+
+def made_of(store: BlobStore, value: float) -> Digest:
+    """A model of this number."""
     path = store.scratch("made")
     with create_file(path, Layout.from_specs([TensorSpec("w", "F32", (2000,))])) as file:
-        file["w"][:] = 3
+        file["w"][:] = value
     return store.add(path)
 
 
@@ -282,5 +289,67 @@ def test_who_did_not_contribute_is_told_that_it_has_nothing_to_sign(
 ) -> None:
     zoo = contributor(tmp_path, store, whole, "ask")
     zoo.address = NODES[1]
-    with pytest.raises(ConfigurationError, match="no update of this node is in the newest model"):
+    with pytest.raises(ConfigurationError, match="this node is in the model of round 4 of plan 1"):
         trio.run(zoo.agree, PlanId(1))
+
+
+class Part:
+    """A node's part in the plan, whose third round has made the best model."""
+
+    program = federated_averaging(4)
+
+    def __init__(self, plan: Plan, models: dict[Digest, int], store: BlobStore) -> None:
+        self.plan, self.models, self.store = plan, models, store
+
+    def made_in(self, model: Digest) -> int | None:
+        return self.models.get(model)
+
+    def contributors_in(self, number: int) -> int:
+        return 0b011 if number == 3 else 0b101
+
+    async def export(self, model: Digest, out: Path, *, own_parts: bool) -> None:
+        assert not own_parts
+        await trio.to_thread.run_sync(shutil.copyfile, self.store.path(model), out)
+
+
+class Described:
+    licence = "CC0-1.0"
+
+    async def of(self, code: Digest) -> Any:
+        return self
+
+    async def describe(self) -> Any:
+        await trio.lowlevel.checkpoint()
+        return self
+
+
+@pytest.mark.parametrize(
+    ("best", "round", "contributors"),
+    [(True, 3, (0, 1)), (False, 4, (0, 2))],
+    ids=["best", "newest"],
+)
+def test_the_model_that_the_plan_has_chosen_is_signed_by_those_whose_updates_are_in_it(
+    tmp_path: Path, store: BlobStore, whole: Digest, best: bool, round: int, contributors: Any
+) -> None:
+    newest = made_of(store, 4)
+    outputs = (newest, NO_DIGEST, whole if best else NO_DIGEST, NO_DIGEST)
+    plan = replace(plan_of(newest), outputs=outputs, output_rounds=(4, 0, 5 * best, 0))
+    if not best:  # another stage came after it, so that the chain tells of a later round
+        plan.round = Round(5, 1, RoundStatus.FINAL, roster=0b111, submitted=0b111)
+    library = Library(tmp_path / "plans")
+    library.add(CODE)
+    part: Any = Part(plan, {newest: 4, whole: 3}, store)
+    zoo = Zoo(
+        tmp_path / "zoo", KEYS[0], NODES[0], 7, CONTRACT, Peer([], store, store), store,
+        None, library, Described(), {plan.id: plan}, members, {plan.id: part}, "ask",
+    )  # type: ignore[arg-type]  # fmt: skip
+    statement = trio.run(zoo.agree, PlanId(1))
+    assert (statement.chain_round, statement.round) == (round, round)
+    assert statement.model == to_hex(whole if best else newest)
+    assert statement.contributors == tuple(to_hex(NODES[n]) for n in contributors)
+    check_entry(signed(statement, *contributors), {plan.id: plan}, members())
+    part.models.clear()  # as at a node that came later
+    plan.round = Round(6, 1, RoundStatus.FINAL)
+    if best:
+        with pytest.raises(ConfigurationError, match="made before the node came, so ask another"):
+            trio.run(zoo.agree, PlanId(1))

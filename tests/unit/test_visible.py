@@ -148,6 +148,7 @@ PLAN = {
     "digest": DIGEST,
     "proposer": HOSTILE,
     "begins": HOSTILE,
+    "began_with": HOSTILE,
     "program": HOSTILE,
     "stages": None,
     "before": None,

@@ -92,15 +92,16 @@ class ModelCommands:
             await trio.to_thread.run_sync(write_folder, out, whole, sums, code, card, force)
         return {}
 
-    async def export_newest(self, plan: PlanId, path: Path) -> None:
-        """Write the newest model of a plan to the new file `path`, whole, for all members.
+    async def export_result(self, plan: PlanId, path: Path) -> None:
+        """Write a plan's model to the new file `path`, whole, for all members: the best where the
+        plan has chosen one, or the newest.
 
         Raises ConfigurationError if this node takes no part in the plan or does not hold it.
         """
         part = self._part_in(plan)
-        if part.plan is None or not part.holds(part.plan.model):
-            raise ConfigurationError(f"the newest model of plan {plan} is not here yet: try again")
-        await part.export(part.plan.model, path, own_parts=False)
+        if part.plan is None or not part.holds(part.plan.result):
+            raise ConfigurationError(f"the model of plan {plan} is not here yet: try again")
+        await part.export(part.plan.result, path, own_parts=False)
 
     async def _card(self, part: Participation, plan: Plan, round: int, code: Bundle) -> Card:
         """What this node knows of a model, without any member's own scores."""

@@ -23,8 +23,8 @@ from swarm.node.plans.programs import Programs
 from swarm.node.plans.proposal_rules import chain_rules
 from swarm.node.plans.trainers import Trainers
 from swarm.protocol.program import Program, parse
-from swarm.protocol.state import Plan, PlanStatus, member_set
-from swarm.types import Digest, PlanId
+from swarm.protocol.state import BEST_SLOT, Plan, PlanStatus, member_set
+from swarm.types import NO_DIGEST, Digest, PlanId
 
 DEFAULT_INVITATION = 0
 """Time until which the invited may decide: the contract's own."""
@@ -53,7 +53,8 @@ class ProposeCommands:
     bring_code: Callable[[Plan], Awaitable[None]]
     """Gets a plan's code from others, unless it is here."""
     export_model: Callable[[PlanId, Path], Awaitable[None]]
-    """Writes the newest model of a plan in which this node takes part, whole, to a new file."""
+    """Writes the model of a plan in which this node takes part, whole, to a new file: the best
+    where the plan has chosen one, or the newest."""
 
     @property
     def by_name(self) -> dict[str, Handler]:
@@ -79,7 +80,9 @@ class ProposeCommands:
     async def continue_plan(
         self, plan: int, rounds: int, invite: list[str], within_s: int | None
     ) -> object:
-        """Propose so many more rounds of a plan that has ended, from its newest model."""
+        """Propose so many more rounds of a plan that has ended, from its best model, if it has
+        chosen one, or its newest. Rounds are numbered on from the newest in either case: seeds and
+        schedules must not repeat what was trained already."""
         ended = await read_plan(self.chain, plan)
         if ended.status not in (PlanStatus.COMPLETED, PlanStatus.STOPPED):
             raise ConfigurationError(
@@ -109,7 +112,18 @@ class ProposeCommands:
         what = (loaded.name, code.digest, program.digest, model0, rules, invited, until)
         receipt = await transact(self.chain, "proposePlan", *what)
         proposed = await read_plan(self.chain, number_in(receipt, "PlanProposed", "plan"))
-        return await describe_plan(proposed, members, self.programs)
+        told = await describe_plan(proposed, members, self.programs)
+        return told | {"began_with": await self._words_of(base)}
+
+    async def _words_of(self, base: str | None) -> str | None:
+        """Which model of an earlier plan a plan begins with; None if it begins otherwise."""
+        of_plan = OF_PLAN.fullmatch(base or "")
+        if of_plan is None:
+            return None
+        earlier = await read_plan(self.chain, int(of_plan[1]))
+        if earlier.outputs[BEST_SLOT] != NO_DIGEST:
+            return f"the best model of plan {earlier.id}, as its sites have chosen it"
+        return f"the newest model of plan {earlier.id}"
 
     async def _make_initial(self, code: Digest, base: str | None) -> Digest:
         """Model 0: from the plan's seed, or with the values of `base`."""

@@ -11,7 +11,8 @@ from swarm.errors import ConfigurationError
 from swarm.node.commands.control import Handler
 from swarm.node.zoo.statements import Entry
 from swarm.node.zoo.zoo import Zoo
-from swarm.types import PlanId, to_digest, to_hex
+from swarm.protocol.state import BEST_SLOT
+from swarm.types import NO_DIGEST, PlanId, to_digest, to_hex
 
 
 @dataclass(frozen=True)
@@ -32,10 +33,16 @@ class ZooCommands:
     async def sign(self, plan: int) -> object:
         statement = await self.zoo.agree(PlanId(plan))
         told: dict[str, object] = msgspec.to_builtins(statement)
-        return told | {"digest": to_hex(statement.digest), "sentence": statement.sentence}
+        more = {"digest": to_hex(statement.digest), "sentence": statement.sentence}
+        return told | more | {"is_chosen": self._is_chosen(plan)}
 
     async def publish(self, plan: int) -> object:
-        return _told(await self.zoo.publish(PlanId(plan)))
+        told = _told(await self.zoo.publish(PlanId(plan)))
+        return told | {"is_chosen": self._is_chosen(plan)}
+
+    def _is_chosen(self, plan: int) -> bool:
+        """Whether a plan has chosen its best model, and so hands out that one."""
+        return self.zoo.plans[PlanId(plan)].outputs[BEST_SLOT] != NO_DIGEST
 
     async def find(self) -> object:
         found, refused = await self.zoo.find()

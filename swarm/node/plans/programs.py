@@ -106,11 +106,12 @@ def check_program(plan: Plan, proposed: Program, said: Program) -> None:
     for the rounds of training, which a proposer may choose), and PlanError for one that this
     release cannot run."""
     check_known(proposed)
-    model = next((s for s in proposed.stages if s.slot == MODEL_SLOT), None)
+    models = [stage for stage in proposed.stages if stage.slot == MODEL_SLOT]
     expected = said
-    if proposed != said and model is not None:
+    if proposed != said and models:
+        rounds = sum(stage.rounds for stage in models)
         try:
-            expected = said.with_rounds(model.rounds, model.before)
+            expected = said.with_rounds(rounds, models[0].before)
         except PlanError:
             expected = said
     if proposed.digest != plan.program or proposed != expected:

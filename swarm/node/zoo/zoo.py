@@ -137,7 +137,7 @@ class Zoo:
         except ConfigurationError as error:
             raise RemoteError(str(error)) from None
         if statement.chain_round != wanted.chain_round:
-            raise RemoteError(f"the newest model here is of round {statement.chain_round}")
+            raise RemoteError(f"the model here is of round {statement.chain_round}")
         return sign(statement.sentence, self.key).encode()
 
     async def serve_list(self, sender: Address, payload: bytes) -> bytes:
@@ -147,14 +147,14 @@ class Zoo:
     # What people here ask.
 
     async def agree(self, plan: PlanId) -> Statement:
-        """Have this node sign a plan's newest model for every member that publishes it, from now
-        on. Returns what is signed. Raises ConfigurationError if there is none, or if no update of
-        this node is in it."""
+        """Have this node sign a plan's model (the best where it has chosen one, or the newest) for
+        every member that publishes it, from now on. Returns what is signed. Raises
+        ConfigurationError if there is none, or if no update of this node is in it."""
         statement = await self._state(plan, keep=False)
         if to_hex(self.address) not in statement.contributors:
             raise ConfigurationError(
-                f"no update of this node is in the newest model of plan {plan}: those whose are "
-                "sign it"
+                f"no update of this node is in the model of round {statement.round} of plan "
+                f"{plan}: those whose are sign it"
             )
         key = (plan, statement.chain_round)
         mark = self.folder / f"plan-{key[0]}-round-{key[1]}.agreed"
@@ -163,7 +163,8 @@ class Zoo:
         return statement
 
     async def publish(self, plan: PlanId) -> Entry:
-        """Publish a plan's newest final model, once more than half of its contributors have signed.
+        """Publish a plan's model, once more than half of its contributors have signed: the best
+        where the plan has chosen one, or the newest.
 
         Raises ConfigurationError naming those who have not, and why.
         """
@@ -238,19 +239,22 @@ class Zoo:
     # Below: how.
 
     async def _state(self, plan_id: PlanId, keep: bool) -> Statement:
-        """What this node says of a plan's newest model. Raises ConfigurationError if it cannot."""
+        """What this node says of a plan's model. Raises ConfigurationError if it cannot."""
         plan, part = self.plans.get(plan_id), self.participations.get(plan_id)
         if plan is None or part is None or part.plan is None:
             raise ConfigurationError(f"this node takes no part in plan {plan_id}")
         if not plan.model_round:
             raise ConfigurationError(f"plan {plan_id} has no final model yet")
-        made = contributors_of(plan)
-        if made is None:
+        number = plan.model_round if plan.result == plan.model else part.made_in(plan.result)
+        made = contributors_of(plan) if number == plan.model_round else None
+        made = part.contributors_in(number) if made is None and number is not None else made
+        if number is None or not made:
             raise ConfigurationError(
-                f"the chain no longer tells who contributed to the newest model of plan {plan_id}"
+                f"this node does not know who contributed to the model of plan {plan_id}: it was "
+                "made before the node came, so ask another member to publish it"
             )
         async with self._one_at_a_time:
-            key = (plan_id, plan.model_round)
+            key = (plan_id, number)
             known = self._made.get(key)
             if known is not None and (not keep or self.store.has(to_digest(known.whole))):
                 return known
@@ -268,11 +272,11 @@ class Zoo:
                 plan=to_hex(plan.digest),
                 base=to_hex(plan.base),
                 continues=self.parent_of(plan),
-                model=to_hex(plan.model),
+                model=to_hex(plan.result),
                 whole=to_hex(whole),
                 statistics=to_hex(plan.statistics) if has_sums else "",
-                chain_round=plan.model_round,
-                round=part.program.number_of(plan.model_round) or 0,
+                chain_round=number,
+                round=part.program.number_of(number) or 0,
                 rounds=part.program.training_rounds,
                 contributors=tuple(to_hex(self.members[m].node) for m in members_in(made)),
             )
@@ -283,7 +287,7 @@ class Zoo:
         """The name of the whole model; with `keep`, it is in the store then."""
         out = self.store.scratch(f"zoo-{plan.id}")
         await trio.to_thread.run_sync(lambda: out.unlink(missing_ok=True))
-        await part.export(plan.model, out, own_parts=False)
+        await part.export(plan.result, out, own_parts=False)
         if keep:
             return await trio.to_thread.run_sync(self.store.add, out)
         try:
@@ -292,9 +296,9 @@ class Zoo:
             out.unlink(missing_ok=True)
 
     def parent_of(self, plan: Plan) -> int:
-        """The plan whose newest model this one began with."""
+        """The plan whose model this one began with."""
         others = (p for p in self.plans.values() if p.id < plan.id and p.model_round)
-        return next((p.id for p in others if p.model == plan.base), 0)
+        return next((p.id for p in others if plan.base in (p.model, p.result)), 0)
 
     async def _signature_of(self, node: Address, statement: Statement) -> str:
         if node == self.address:
