@@ -2025,3 +2025,60 @@ def test_the_specification_knows_when_each_slot_begins_after_all_doublings() -> 
             start = slot_start(slot, 2, eligible)
             assert slots_elapsed(start, 2, eligible) == slot
             assert slot == 0 or slots_elapsed(start - 1, 2, eligible) == slot - 1
+
+
+def test_what_changes_of_members_is_told_and_nothing_else() -> None:
+    site = Site(EvmContract, 4)
+    assert isinstance(site.book, EvmContract)
+
+    def told(who: int | Address, function: str, *arguments: Any) -> list[tuple[str, Any]]:
+        """Of a call: names of events, each with what it says but for names and keys."""
+        site.send(who, function, *arguments)
+        left_out = ("account", "node", "name", "from", "to", "standby", "contact", "target")
+        return [
+            (name, {k: v for k, v in fields.items() if k not in left_out})
+            for name, fields in site.book.events  # type: ignore[attr-defined]
+        ]
+
+    site.now += DORMANT_S + 1
+    for n in range(3):
+        assert told(n, "activate") == []
+    assert told(0, "retire", 3) == [("ValidatorRetired", {"member": 3})]
+    assert told(3, "activate") == [("ValidatorActivated", {"member": 3})]
+    assert told(3, "activate") == []
+    assert told(3, "setContact", b"\x01") == [("ContactChanged", {"member": 3})]
+    assert told(account(3), "setStandby", SECOND) == [("StandbyChanged", {"member": 3})]
+    proof = proof_of(SECOND_SECRET, 3)
+    assert told(account(3), "setNode", SECOND, proof) == [
+        ("StandbyChanged", {"member": 3}),
+        ("NodeChanged", {"member": 3}),
+    ]
+    new = (Kind.ADMIT, account(9), account(10), "new", 0, 0)
+    assert told(account(0), "propose", *new) == [
+        ("Proposed", {"proposal": 1, "kind": Kind.ADMIT, "proposer": 0, "height": 0}),
+        ("Voted", {"proposal": 1, "member": 0, "support": True}),
+    ]
+    assert told(account(1), "vote", 1, True) == [
+        ("Voted", {"proposal": 1, "member": 1, "support": True})
+    ]
+    assert told(account(2), "vote", 1, True) == [
+        ("Voted", {"proposal": 1, "member": 2, "support": True}),
+        ("Passed", {"proposal": 1}),
+        ("MemberAdmitted", {"member": 4}),
+        ("ValidatorEndorsed", {"member": 4}),
+    ]
+    assert told(account(10), "activate") == [("ValidatorActivated", {"member": 4})]
+    upgrade = (Kind.UPGRADE, NO_ADDRESS, NO_ADDRESS, "", 2, 9)
+    assert [name for name, _ in told(account(0), "propose", *upgrade)] == ["Proposed", "Voted"]
+    assert told(account(0), "cancel", 2) == [("ProposalCancelled", {"proposal": 2})]
+    told(account(0), "propose", *upgrade)
+    told(account(1), "vote", 3, True)
+    assert told(account(2), "vote", 3, False) == [
+        ("Voted", {"proposal": 3, "member": 2, "support": False})
+    ]
+    told(account(3), "vote", 3, True)
+    assert told(account(9), "vote", 3, True)[1:] == [
+        ("Passed", {"proposal": 3}),
+        ("VersionScheduled", {"version": 2, "height": 9}),
+    ]
+    assert told(account(9), "leave") == [("MemberRemoved", {"member": 4})]

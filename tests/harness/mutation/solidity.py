@@ -13,7 +13,7 @@ import re
 import select
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -185,22 +185,21 @@ class Contracts:
         name = Path(mutant.file).name
         text = self._texts[name]
         start, stop = (len(text[:at].encode()) for at in (mutant.start, mutant.stop))
-        around = {
-            contract_: {
-                s
-                for s in (*each.spans.values(), *each.setup)
-                if s[0] == name and s[1] <= start and stop <= s[2]
-            }
-            for contract_, each in self._built.items()
-        }
-        changed = {contract_ for contract_, spans in around.items() if spans} or set(around)
+
+        def around(spans: Iterable[Span]) -> list[Span]:
+            """Those that the mutant lies in, the smallest first."""
+            found = {s for s in spans if s[0] == name and s[1] <= start and stop <= s[2]}
+            return sorted(found, key=lambda s: s[2] - s[1])
+
+        running = {each: around(built.spans.values()) for each, built in self._built.items()}
+        once = {each for each, built in self._built.items() if around(built.setup)}
+        changed = {each for each, spans in running.items() if spans} | once or set(running)
         texts = self._texts | {name: mutant.apply(text)}
         direct = self._compiler.compile(texts, changed & self._direct, via_ir=False)
         others = self._compiler.compile(texts, changed - self._direct, via_ir=True)
         if direct is None or others is None:
             return "it does not compile"
-        nearest = min(set().union(*around.values()), key=lambda s: s[2] - s[1], default=None)
-        places = set() if nearest is None else {nearest}
+        places = {spans[0] for spans in running.values() if spans}
         return Ready(places, partial(_install, _with(self._artifact, direct | others)))
 
     def close(self) -> None:
