@@ -39,6 +39,29 @@ OWN_LOOP = (
 )
 
 
+SHARDED = (
+    OWN_LOOP[0],
+    """\
+    def train(self, model, data):
+        from copy import deepcopy
+
+        from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+        from torch.distributed.fsdp import fully_shard
+
+        whole = fully_shard(deepcopy(model))
+        optimizer = torch.optim.SGD(whole.parameters(), lr=0.1)
+        for _ in range(4):
+            optimizer.zero_grad()
+            self.loss(whole, data.train).backward()
+            optimizer.step()
+        unsharded = StateDictOptions(full_state_dict=True)
+        model.load_state_dict(get_model_state_dict(whole, options=unsharded))
+
+    def loss(self, model, batch):
+""",
+)
+
+
 def trained(settings: TrainerConfig, folder: Path, kill: bool = False) -> tuple[bytes, Trainer]:
     """The update of one round, and the trainer as it is afterwards."""
 
@@ -92,9 +115,14 @@ def test_what_one_process_finds_wrong_is_named_with_its_place(tmp_path: Path) ->
         trained(config(tmp_path, broken, processes=2), tmp_path)
 
 
-def test_a_plan_with_a_loop_of_its_own_uses_torchs_process_group(tmp_path: Path) -> None:
-    update, _ = trained(config(tmp_path, OWN_LOOP, processes=2), tmp_path)
-    assert update != (tmp_path / "m0").read_bytes()
+@pytest.mark.parametrize("loop", [OWN_LOOP, SHARDED] if is_whole() else [OWN_LOOP])
+def test_a_plan_with_a_loop_of_its_own_uses_torchs_process_group(
+    tmp_path: Path, loop: tuple[str, str]
+) -> None:
+    trained(config(tmp_path, NO_BATCH_NORM, loop, processes=2), tmp_path)
+    base = open_file(tmp_path / "m0")
+    moved = [np.abs(open_file(tmp_path / "update")[name] - base[name]).max() for name in base]
+    assert min(moved) > 1e-4
 
 
 @pytest.mark.skipif(not is_whole(), reason="half a minute of compiling: `campaigns whole` does it")

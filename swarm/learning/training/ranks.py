@@ -49,6 +49,7 @@ class Ranks:
     def __init__(self, size: int, signs: int, fail: Callable[[Failed | None], None]) -> None:
         self.store = meeting_place(size)
         self._fail = fail
+        self._processes: list[subprocess.Popen[bytes]] = []
         self._channels: list[socket.socket] = []
         self._answers: list[queue.Queue[Reply]] = []
         self._heard: dict[int, float] = {}
@@ -59,7 +60,8 @@ class Ranks:
                 rest = [f"--channel={theirs.fileno()}", f"--signs={signs}"]
                 rest += [f"--rank={rank}", f"--ranks={size}", f"--port={self.store.port}"]
                 descriptors = (theirs.fileno(), signs)
-                subprocess.Popen([*COMMAND, *rest], pass_fds=descriptors)
+                started = subprocess.Popen([*COMMAND, *rest], pass_fds=descriptors)
+            self._processes.append(started)
             self._channels.append(ours)
             self._answers.append(queue.Queue())
             listener = threading.Thread(
