@@ -979,6 +979,10 @@ def test_a_node_key_is_named_with_its_own_signature_for_that_member(found: Found
         refused = site.refused(account(0), "setNode", SECOND, bad)
         assert (refused.name, refused.arguments) == ("ConsortiumBadProof", {"key": SECOND})
     assert site.refused(account(1), "setNode", SECOND, good).name == "ConsortiumBadProof"
+    nobodys = Address(bytes(19) + b"\1")  # the key of no signature is nobody's, and not this one
+    for size in (0, 64, 66):
+        refused = site.refused(account(0), "setNode", nobodys, bytes(size))
+        assert refused.name == "ConsortiumBadProof"
     site.send(account(0), "setNode", SECOND, good)
     assert site.book.members()[MemberId(0)].node == SECOND
 

@@ -199,7 +199,13 @@ class Contracts:
         others = self._compiler.compile(texts, changed - self._direct, via_ir=True)
         if direct is None or others is None:
             return "it does not compile"
-        places = {spans[0] for spans in running.values() if spans}
+        # A part is run to its end by those that are not refused in it: what lies in it counts, too.
+        places = {
+            span
+            for each, (nearest, *_) in ((c, spans) for c, spans in running.items() if spans)
+            for span in self._built[each].spans.values()
+            if span[0] == name and nearest[1] <= span[1] and span[2] <= nearest[2]
+        }
         return Ready(places, partial(_install, _with(self._artifact, direct | others)))
 
     def close(self) -> None:
