@@ -176,10 +176,36 @@ def _tiles(image: np.ndarray) -> np.ndarray:
     return cut.reshape(count * count, TILE, TILE)
 
 
+KINDS_AT = 5 * [("movement", "turning")] + 2 * [("movement",)] + 2 * [("turning",)]
+"""What the phones of each site measure; those of one more, which only looks, measure both."""
+
+
+def sensors(source: Path, data: Path) -> None:
+    """A file for each site of three people, of what its phones measure: the accelerometer's samples
+    in g, and what is computed of the gyroscope's. The visitor's rows are all for the test."""
+    windows, features = opened(source, "har_windows.npz"), opened(source, "har_features.npz")
+    subject, experiment = windows["subject"], windows["experiment"]
+    second = np.array([experiment[subject == s].max() for s in range(1, 31)])
+    turns = [
+        name.startswith(("gx_", "gy_", "gz_", "gmag_", "corr_g")) for name in features["names"]
+    ]
+    given = {
+        "movement": (windows["X"][:, :3] * windows["scale"][:3, None]).astype(np.float16),
+        "turning": features["X"][:, turns],
+    }
+    for site, kinds in enumerate([*KINDS_AT, ("movement", "turning")]):
+        own = (subject - 1) % (len(KINDS_AT) + 1) == site
+        is_visitor = site == len(KINDS_AT)
+        columns = {kind: given[kind][own] for kind in kinds} | {"y": windows["y"][own]}
+        columns["is_test"] = (experiment == second[subject - 1])[own] | is_visitor
+        name = "visitor" if is_visitor else f"site{site + 1}-{'-'.join(kinds)}"
+        np.savez_compressed(data / f"{name}.npz", **columns)
+
+
 RECIPES: dict[str, Callable[[Path, Path], None]] = {
     "leukaemia": leukaemia, "survival": survival, "solubility": solubility, "qsar": qsar,
     "proteins": proteins, "xray": xray, "recovery": recovery, "nuclei": nuclei,
-    "wearables": people, "stroke/small": small_hospitals,
+    "wearables": people, "sensors": sensors, "stroke/small": small_hospitals,
 }  # fmt: skip
 
 

@@ -51,6 +51,7 @@ RECIPES = {
     "recovery": Recipe("kappa"),
     "nuclei": Recipe("dice"),
     "wearables": Recipe("accuracy", 0.954),
+    "sensors": Recipe("accuracy"),
     "small_hospitals": Recipe("auc", 0.75),
 }
 

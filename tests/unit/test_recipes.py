@@ -9,12 +9,14 @@ import sys
 import tomllib
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 import swarm
+from swarm.learning.data.batches import as_tensors
 from swarm.learning.plans.loading import load_plan
 from swarm.learning.plans.plan import Data, Plan
 from swarm.learning.simulation.dealing import deal
@@ -22,7 +24,7 @@ from swarm.learning.simulation.whole_run import open_sites, run_federated
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SHIPPED = ["leukaemia", "survival", "solubility", "qsar", "recovery", "nuclei"]
-WRITTEN = ["proteins", "xray", "wearables"]
+WRITTEN = ["proteins", "xray", "wearables", "sensors"]
 FEW = 24
 
 
@@ -57,9 +59,22 @@ def public(tmp_path: Path) -> Path:
     np.savez(folder / "xray_pneumonia_28.npz", **images)
     person = np.repeat(np.arange(1, 31), 16)
     recording = 2 * person + np.arange(480) // 8 % 2
-    np.savez(folder / "har_windows.npz", subject=person, experiment=recording)
-    np.savez(folder / "har_features.npz", X=r.normal(size=(480, 169)), y=np.arange(480) % 6)
+    np.savez(
+        folder / "har_windows.npz", subject=person, experiment=recording, y=np.arange(480) % 6,
+        X=r.integers(-999, 999, (480, 6, 128), np.int16), scale=np.full(6, 1e-3),
+    )  # fmt: skip
+    names = [f"{'gx_' if n < 83 else 'ax_'}{n}" for n in range(169)]
+    np.savez(
+        folder / "har_features.npz", X=r.normal(size=(480, 169)), y=np.arange(480) % 6, names=names
+    )
     return folder
+
+
+def first(*columns: Any) -> Any:
+    """The first rows of a part of a site's data."""
+    if isinstance(columns[0], dict):
+        return {name: column[:FEW] for name, column in columns[0].items()}
+    return tuple(column[:FEW] for column in columns)
 
 
 def few(plan: Plan) -> Plan:
@@ -67,7 +82,7 @@ def few(plan: Plan) -> Plan:
 
     class Few(type(plan)):  # type: ignore[misc]
         def data(self, site: swarm.Site) -> Data:
-            return super().data(site).map(lambda *columns: tuple(c[:FEW] for c in columns))
+            return super().data(site).map(first)
 
     return Few()
 
@@ -82,15 +97,16 @@ def runs(folder: Path, metric: str) -> None:
     score = done.score()[metric]
     assert score is not None
     assert math.isfinite(score)
-    first = sites[0]
-    own = first.plan
+    site = sites[0]
+    own = site.plan
     source = deal(folder)[0].sources[0]
     given = own.inputs(own.table(source))
     rows = given if isinstance(given, tuple) else (given,)
-    ready = own.prepare(Data(test=tuple(c[:FEW] for c in rows)), done.statistics)
-    first.model.eval()
+    test = own.prepare(Data(test=first(*rows)), done.statistics).test
+    site.model.eval()
     with torch.no_grad():
-        told = own.predict(first.model, *(torch.as_tensor(c) for c in ready.test))
+        shown = as_tensors(test)
+        told = own.predict(site.model, *(shown if isinstance(shown, tuple) else (shown,)))
     assert told
     for name, column in told.items():
         assert np.isfinite(np.asarray(column, dtype=float)).all(), name
