@@ -37,10 +37,11 @@ def may_read(plan: Plan, members: MemberSet, reader: MemberId, blob: Digest, now
 
 def masked_blobs(round: Round) -> set[Digest]:
     """What the roster of a masked round needs of each other, and tells it nothing of anyone: sealed
-    shares, and masked updates once their digests stand on the chain."""
+    shares, and masked updates and their locked sum, once their digests stand on the chain."""
     keys = (read_keys(each.keys) for each in round.submissions.values())
-    posted = () if round.masking is None else round.masking.posted.values()
-    return {each.envelope for each in keys if each is not None}.union(posted)
+    masking = round.masking
+    posted = () if masking is None else (*masking.posted.values(), masking.sum)
+    return {each.envelope for each in keys if each is not None}.union(posted) - {NO_DIGEST}
 
 
 def may_read_updates(

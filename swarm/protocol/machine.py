@@ -491,11 +491,9 @@ class RoundMachine:
     _verdicts: dict[tuple[int, int, Digest, int], bool] = field(default_factory=dict)
     _checked_at: dict[tuple[int, int, Digest, int], float] = field(default_factory=dict)
     """When this node was first ready to attest a candidate."""
-    _announced: dict[tuple[int, int, MemberId, RoundStatus], Candidate] = field(
-        default_factory=dict
-    )
-    """Merges that wait for a block, the first of each leader; in masked rounds, of a sum and of a
-    model."""
+    _announced: dict[tuple[int, int, MemberId], Candidate] = field(default_factory=dict)
+    """Merges that wait for a block, the first of each leader; in masked rounds, of each epoch's sum
+    and of the model."""
     _misled: set[tuple[int, int]] = field(default_factory=set)
     """Attempts in which an attestation came before what it attests: then it waits for that."""
     _followed: set[tuple[int, int, MemberId]] = field(default_factory=set)
@@ -604,8 +602,7 @@ class RoundMachine:
         may_lead = first is not None and now >= round.slot_begins_at(first)
         if may_lead and event.outcome.omitted >> MAX_MEMBERS == 0:
             candidate = Candidate(event.leader, event.outcome, 1 << event.leader, int(now))
-            key = (event.number, event.attempt, event.leader, round.status)
-            self._announced.setdefault(key, candidate)
+            self._announced.setdefault((event.number, event.attempt, event.leader), candidate)
 
     def _training_ended(self, number: int, base: Digest) -> bool:
         """Note that the trainer is free; whether it had been told to stop."""
@@ -627,8 +624,10 @@ class RoundMachine:
             return
         here = (new.number, new.attempt)
         if old is not None and (old.number, old.attempt) == here:
-            if new.status is not old.status:  # what is merged from now on is something else
+            if (new.status, new.epoch) != (old.status, old.epoch):
+                # What is merged from now on is something else.
                 self._misled.discard(here)
+                self._announced = {k: v for k, v in self._announced.items() if k[:2] != here}
                 for key in (("merge", *here), ("attest", *here)):
                     if key in self._asked and not self._asked[key].running:
                         self._settle(key)
@@ -1144,7 +1143,8 @@ class RoundMachine:
 
 def _masked_key(command: masked_table.Work) -> tuple[object, ...]:
     """Which request it is: one of a kind is under way at a time, for each epoch and pair."""
-    about = (getattr(command, name, None) for name in ("attempt", "epoch", "dealer", "complainant"))
+    names = ("attempt", "epoch", "dealer", "complainant", "total")
+    about = (getattr(command, name, None) for name in names)
     return ("masked", type(command).__name__, *about)
 
 

@@ -19,6 +19,7 @@ from swarm.protocol.state import (
     Plan,
     Round,
     RoundStatus,
+    VerifyLevel,
     mask_deadline,
     masked_voters,
     may_void,
@@ -110,6 +111,17 @@ class AddUp:
 
 
 @dataclass(frozen=True)
+class HoldSum:
+    """Pull the file of a sum that `leader` has added up of these contributors' masked updates."""
+
+    attempt: Attempt
+    epoch: int
+    total: Digest
+    leader: MemberId
+    contributors: MemberSet
+
+
+@dataclass(frozen=True)
 class FindReveal:
     """Write down durably whose sum is opened for this base and slot, unless that of others was;
     then take this node's shares of the owners' self masks out of the vault."""
@@ -151,6 +163,7 @@ Work = (
     | FindAnswer
     | Mask
     | AddUp
+    | HoldSum
     | FindReveal
     | OpenSum
 )
@@ -183,6 +196,9 @@ class Holdings:
     """Shares that this node dealt and has to publish, by attempt, epoch and complainant."""
     masked: dict[tuple[Attempt, int], MaskedUpdate] = field(default_factory=dict)
     sums: dict[tuple[Attempt, int], Digest] = field(default_factory=dict)
+    """What this node has added up itself."""
+    pulled_sums: set[tuple[Attempt, int, Digest]] = field(default_factory=set)
+    """What others have, where the plan has members hold a merge and not recompute it."""
     reveals: dict[Attempt, bytes] = field(default_factory=dict)
     models: dict[Attempt, Digest] = field(default_factory=dict)
     """What came out; zero where the sum was spoiled."""
@@ -225,6 +241,18 @@ class View:
         return member_set(
             i for i in members_in(self.round.roster) if consents[i].receiving_key != NO_DIGEST
         )
+
+    @property
+    def recomputes(self) -> bool:
+        """Whether every member adds the masked updates up itself; otherwise leaders do, and all
+        others hold the file of their sum."""
+        return self.plan.rules.verify_level is not VerifyLevel.HELD
+
+    def holds(self, total: Digest) -> bool:
+        """Whether this node has this sum of the epoch."""
+        here, epoch = self.attempt, self.masking.epoch
+        own = self.held.sums.get((here, epoch))
+        return total == own or (here, epoch, total) in self.held.pulled_sums
 
     @property
     def turn(self) -> int:
@@ -328,9 +356,7 @@ def vote_on_sum(view: View) -> Iterator[Command]:
     made = view.held.masked.get((here, masking.epoch))
     if made is None or masking.posted.get(view.me) != made.digest:
         return
-    total = view.held.sums.get((here, masking.epoch))
-    if total is None:  # shares are being judged meanwhile
-        yield AddUp(here, masking.epoch, dict(masking.posted))
+    yield from _bring_sums(view)  # shares are being judged meanwhile
     if not masking.may_lock():
         return
     yield from _check_answers(view)
@@ -339,8 +365,29 @@ def vote_on_sum(view: View) -> Iterator[Command]:
     everybody = not present_in(view.round, view.members) & view.keyed & ~judged
     if not (everybody or waited) or _open_complaints(view) & masking.contributors:
         return
+    total = view.held.sums.get((here, masking.epoch))
     if total is not None:
         yield from _vote(view, total)
+    for attempt, epoch, pulled in sorted(view.held.pulled_sums):
+        if (attempt, epoch) == (here, masking.epoch) and pulled != total:
+            yield from _attest(view, _outcome(view, pulled))
+
+
+def _bring_sums(view: View) -> Iterator[Command]:
+    """Add the masked updates up; where members hold what leaders add up, lead if it is time to and
+    nobody has, and bring here what others have."""
+    masking, here, now = view.masking, view.attempt, view.now
+    if (here, masking.epoch) in view.held.sums:
+        return
+    merges = () if view.recomputes else (*view.round.candidates, *view.announced)
+    posted = {merge.model: merge.leader for merge in merges if not merge.omitted}
+    lacking = [total for total in posted if not view.holds(total)]
+    for total in lacking:
+        yield HoldSum(here, masking.epoch, total, posted[total], masking.contributors)
+    first = view.round.first_slot_of(view.me)
+    leads = first is not None and now >= view.round.slot_begins_at(first)
+    if view.recomputes or (leads and len(lacking) == len(posted)):
+        yield AddUp(here, masking.epoch, dict(masking.posted))
 
 
 def go_on(view: View) -> Iterator[Command]:
@@ -362,8 +409,11 @@ def reveal(view: View) -> Iterator[Command]:
     masking, here = view.masking, view.attempt
     if not view.has(view.keyed) or view.me in masking.opened:
         return
-    if view.held.sums.get((here, masking.epoch)) != masking.sum:
-        yield AddUp(here, masking.epoch, dict(masking.posted))
+    if not view.holds(masking.sum):
+        if view.recomputes:
+            yield AddUp(here, masking.epoch, dict(masking.posted))
+        else:
+            yield HoldSum(here, masking.epoch, masking.sum, view.me, masking.contributors)
         return
     shares = view.held.reveals.get(here)
     checked = view.held.good.get(here, 0) | view.held.wrong.get(here, 0)
@@ -428,18 +478,28 @@ def wake_times(view: View) -> Iterator[float]:
 def _vote(view: View, model: Digest) -> Iterator[Command]:
     """Attest a posted merge that is what this node has computed, or one that is about to be; or
     post it, once this node's slot came."""
-    round, outcome = view.round, Outcome(model, 0, view.slot, view.next)
-    standing = round.candidate(outcome)
+    round, outcome = view.round, _outcome(view, model)
     if not view.has(masked_voters(round, view.masking)):
         return
-    if standing is not None or any(c.outcome == outcome for c in view.announced):
-        if standing is None or not view.has(standing.attesters):
-            yield Send("attest", (outcome, int(view.plan.rules.verify_level), Digest(bytes(32))))
+    if any(c.outcome == outcome for c in (*round.candidates, *view.announced)):
+        yield from _attest(view, outcome)
         return
     first = round.first_slot_of(view.me)
     is_posted = any(c.leader == view.me for c in round.candidates)
     if first is not None and not is_posted and view.now >= round.slot_begins_at(first):
         yield Send("merge", (outcome, b""))
+
+
+def _attest(view: View, outcome: Outcome) -> Iterator[Command]:
+    """Attest a merge that stands, or is about to, unless this node has."""
+    standing = view.round.candidate(outcome)
+    is_known = any(c.outcome == outcome for c in (*view.round.candidates, *view.announced))
+    if is_known and (standing is None or not view.has(standing.attesters)):
+        yield Send("attest", (outcome, int(view.plan.rules.verify_level), Digest(bytes(32))))
+
+
+def _outcome(view: View, model: Digest) -> Outcome:
+    return Outcome(model, 0, view.slot, view.next)
 
 
 def _has_keys(view: View) -> bool:

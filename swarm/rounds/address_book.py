@@ -47,11 +47,13 @@ class AddressBook:
 
         None if this node is not one of them.
         """
-        takers = [
-            self.members[u.member].node
-            for u in updates
-            if u.member != leader and not gone >> u.member & 1 and u.member in self.members
-        ]
+        wanting = [u.member for u in updates if not gone >> u.member & 1]
+        return self.spread_among(leader, wanting)
+
+    def spread_among(self, leader: MemberId, wanting: Iterable[MemberId]) -> Spread | None:
+        """How these share out what its leader has, in this order; None if this node is not one of
+        them."""
+        takers = [self.members[i].node for i in wanting if i != leader and i in self.members]
         me = self.members.get(self.me)
         if me is None or me.node not in takers or leader not in self.members:
             return None

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from blake3 import blake3
 from numpy.typing import NDArray
 
+from swarm.blobs.manifest import Manifest
+from swarm.blobs.tree import leaf_hash
 from swarm.errors import PlanError
 from swarm.privacy.canaries import (
     CHUNK_WORDS,
@@ -35,7 +36,6 @@ from swarm.tensors import NUMPY_DTYPES, Layout, TensorFile, TensorSpec, create_f
 from swarm.types import Digest
 
 _WORDS = "words"
-_SUM_DOMAIN = "swarm 2026 masked sum v1"
 
 ReadBytes = Callable[[int, int], Any]
 """The bytes of a tensor file from one offset to another, as numpy reads them."""
@@ -92,11 +92,20 @@ class Sums:
                 )
 
     def digest(self, masked: Sequence[Path]) -> Digest:
-        """What members attest of the sum of these masked updates."""
-        said = blake3(derive_key_context=_SUM_DOMAIN)
-        for _, _, total in self._totals(masked):
-            said.update(total.view(np.uint8).data)
-        return Digest(said.digest())
+        """What members attest of the sum of these masked updates: the name that its file has."""
+        layout, leaves = self.words_layout, bytearray()
+        parts = (total.view(np.uint8).data for _, _, total in self._totals(masked))
+        for part in (memoryview(layout.header), *parts):  # each begins at a chunk's edge
+            for start in range(0, len(part), layout.chunk_bytes):
+                leaves += leaf_hash(part[start : start + layout.chunk_bytes])
+        return Manifest.of_tensors(layout, bytes(leaves)).root
+
+    def add_up(self, masked: Sequence[Path], out: Path) -> None:
+        """Write the sum of these masked updates to the new file `out`."""
+        with create_file(out, self.words_layout) as file:
+            words = self._words(file)
+            for at, (_, _, total) in enumerate(self._totals(masked)):
+                words[at * CHUNK_WORDS :][: len(total)] = total
 
     def open(
         self, masked: Sequence[Path], masks: Masks, weight: float, contributors: int, out: Path

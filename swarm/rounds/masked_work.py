@@ -38,6 +38,7 @@ from swarm.protocol.state import (
     PlanStatus,
     Round,
     RoundStatus,
+    VerifyLevel,
     members_in,
 )
 from swarm.rounds.address_book import AddressBook
@@ -195,9 +196,10 @@ class MaskedWork:
             case t.Mask():
                 await self._mask(case, command)
             case t.AddUp(attempt, epoch, posted):
-                sums, files = await self._sums(case), await self._pull_masked(case, posted)
-                total = await trio.to_thread.run_sync(sums.digest, files)
-                self.held.sums[attempt, epoch] = total
+                self.held.sums[attempt, epoch] = await self._add_up(case, posted)
+            case t.HoldSum(attempt, epoch, total):
+                await self._hold_sum(case, command)
+                self.held.pulled_sums.add((attempt, epoch, total))
             case t.FindReveal():
                 await self.secrets.in_turn(self._find_reveal, case, command)
             case t.OpenSum():
@@ -371,6 +373,37 @@ class MaskedWork:
         header_bytes = PREFIX_BYTES + int.from_bytes(read(0, PREFIX_BYTES), "little")
         return Layout.parse(read(0, header_bytes), kept.size - ABOUT_BYTES), read
 
+    async def _add_up(self, case: Case, posted: Mapping[MemberId, Digest]) -> Digest:
+        """The name of the sum; its file is kept where others hold that instead of adding up."""
+        sums, files = await self._sums(case), await self._pull_masked(case, posted)
+        if case.plan.rules.verify_level is not VerifyLevel.HELD:
+            return await trio.to_thread.run_sync(sums.digest, files)
+
+        def write() -> Digest:
+            out = self.store.scratch(f"sum-{case.round.number}-{case.round.attempt}")
+            sums.add_up(files, out)
+            return self.store.add(out)
+
+        total = await trio.to_thread.run_sync(write)
+        self.blobs.note_sum(case.round.number, total)
+        return total
+
+    async def _hold_sum(self, case: Case, command: t.HoldSum) -> None:
+        """Bring a sum here from its leader, while others do, too."""
+        total, leader = command.total, command.leader
+        layout, number = (await self._sums(case)).words_layout, case.round.number
+        spread = self.book.spread_among(leader, members_in(command.contributors))
+        # Only what is a sum by its manifest is passed on.
+        note = partial(self.blobs.note_sum, number, total)
+        wish = Wish(layout.file_bytes, layout, spread=spread, on_open=note)
+        if not self.store.has(total):
+            peers = self.book.addresses([leader]) + self.book.others()
+            await self.exchange.pull(
+                total, peers, patience_s=PATIENCE_S, within_s=WITHIN_S, wish=wish
+            )
+        self.store.manifest(total).require(max_bytes=wish.max_bytes, layout=layout)
+        note()
+
     async def _pull_masked(self, case: Case, posted: Mapping[MemberId, Digest]) -> list[Path]:
         """Where what was posted lies; it is pulled first."""
         sums = await self._sums(case)
@@ -419,7 +452,15 @@ class MaskedWork:
                 return
             public = case.keys_of(owner).public
             keys.append(derivation.self_key(occasion, owner, public, seed))
-        sums, files = await self._sums(case), await self._pull_masked(case, masking.posted)
+        sums = await self._sums(case)
+        if case.plan.rules.verify_level is VerifyLevel.HELD:
+            lock = t.HoldSum(
+                case.attempt, command.epoch, command.total, self.me, masking.contributors
+            )
+            await self._hold_sum(case, lock)
+            files = [self.store.path(command.total)]
+        else:
+            files = await self._pull_masked(case, masking.posted)
         work = partial(self._write_model, case, sums, files, keys, command.owners)
         model = await trio.to_thread.run_sync(work)
         self.held.models[command.attempt] = model

@@ -31,6 +31,8 @@ class PlanBlobs:
     keep_models: int
     _made: dict[int, set[Digest]] = field(default_factory=dict)
     """What was made or pulled for a round, by its number."""
+    _sums: dict[int, frozenset[Digest]] = field(default_factory=dict)
+    """Of the newest round."""
     _plan: Plan | None = None
 
     def observe(self, plan: Plan) -> None:
@@ -40,6 +42,15 @@ class PlanBlobs:
     def note(self, number: int, *blobs: Digest) -> None:
         """These were made or pulled for a round."""
         self._made.setdefault(number, set()).update(blobs)
+
+    def note_sum(self, number: int, total: Digest) -> None:
+        """This is a sum of masked updates: the round's roster may read it before it stands on the
+        chain, as it may read what was added up."""
+        self.note(number, total)
+        self._sums = {number: self._sums.get(number, frozenset()) | {total}}
+
+    def sums_for(self, number: int) -> Set[Digest]:
+        return self._sums.get(number, frozenset())
 
     def made_for(self, number: int) -> Set[Digest]:
         return self._made.get(number, frozenset())

@@ -36,6 +36,9 @@ class Serving:
             return False
         if may_read(plan, members, reader.id, blob, int(time.time())):
             return True
+        round = plan.round
+        if round is not None and blob in self.blobs.sums_for(round.number):
+            return bool(members & round.roster & (1 << reader.id))
         kept = (*self.blobs.models().values(), *self.blobs.metas())
         is_public = blob in self.drafts.names or blob in kept
         return is_public and bool(members & (1 << reader.id))
@@ -75,6 +78,8 @@ class Serving:
         if owners:
             kind = self._kind(number, "update", "statistics")
             return Purpose(kind, plan, number, owners[0], masked=True)
+        if blob in self.blobs.sums_for(number):
+            return Purpose("sums", plan, number, masked=True)
         if any(blob == candidate.model for candidate in round.candidates):
             return Purpose(self._kind(number, "model", "sums"), plan, number)
         return None

@@ -66,7 +66,7 @@ class World(Protocol):
     secret_of: dict[bytes, Unknown]
     """Of public things: keys, and commitments to seeds."""
     noise: set[Digest]
-    """Masked updates that are not what they should be."""
+    """Masked updates, and sums, that are not what they should be."""
 
     def fresh(self) -> int: ...
     def count(self, what: str) -> None: ...
@@ -104,6 +104,10 @@ class Hands:
                 self.mask(plan, round, epoch, contributors)
             case t.AddUp(attempt, epoch, posted):
                 self.add_up(attempt, epoch, posted)
+            case t.HoldSum(attempt, epoch, total):
+                if total in self.world.blobs:
+                    self.held.pulled_sums.add((attempt, epoch, total))
+                    self.world.count("sums held")
             case t.FindReveal():
                 self.find_reveal(plan, round, command)
             case t.OpenSum():
@@ -381,9 +385,14 @@ class Hands:
                 return
             for unknown, value in blob.row:
                 total[unknown] = total.get(unknown, 0) + value
+        is_wrong = "adds up wrong" in self.vices
+        if is_wrong:
+            total["noise", int(self.me), self.world.fresh()] = 1
         hidden = Hidden(tuple(sorted(((u, v) for u, v in total.items() if v), key=repr)))
         digest = name("sum", hidden)
         self.world.blobs[digest] = hidden
+        if is_wrong:
+            self.world.noise.add(digest)
         self.held.sums[attempt, epoch] = digest
 
     # After the lock.

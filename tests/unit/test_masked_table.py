@@ -19,6 +19,7 @@ from swarm.protocol.state import (
     RoundStatus,
     Rules,
     Submission,
+    VerifyLevel,
 )
 from swarm.types import NO_DIGEST, Digest, MemberId, PlanId
 
@@ -226,6 +227,50 @@ def test_a_sum_that_its_leader_is_about_to_post_is_attested_and_no_other() -> No
     assert vote[0] == Outcome(SUM, 0, 0, 1)
     view.held.sums[HERE, 0] = Digest(b"\xbb" * 32)
     assert sent(replace(view, announced=announced), "attest") == []
+
+
+def held_sums(view: View) -> View:
+    """The same where members hold what leaders add up."""
+    view.plan.rules = replace(RULES, verify_level=VerifyLevel.HELD)
+    return view
+
+
+def test_where_members_hold_sums_nobody_adds_up_before_its_slot() -> None:
+    early, late = (held_sums(lockable(now=now)) for now in (NOW - 1, NOW))
+    assert of(early, t.AddUp) == []
+    assert len(of(late, t.AddUp)) == 1
+    late.held.sums[HERE, 0] = SUM
+    assert [arguments[0].model for arguments in sent(late, "merge")] == [SUM]
+
+
+def test_a_sum_of_a_leader_is_pulled_and_then_attested() -> None:
+    view = held_sums(lockable(now=NOW - 1))
+    view.round.candidates = [Candidate(MemberId(0), Outcome(SUM, 0, 0, 1), NOW, 1)]
+    assert of(view, t.HoldSum) == [t.HoldSum(HERE, 0, SUM, MemberId(0), ALL)]
+    assert sent(view, "attest") == []
+    view.held.pulled_sums.add((HERE, 0, SUM))
+    assert of(view, t.HoldSum) == []
+    assert [arguments[0].model for arguments in sent(view, "attest")] == [SUM]
+    view.held.pulled_sums = {(HERE, 1, SUM)}  # of another epoch
+    assert sent(view, "attest") == []
+
+
+def test_a_sum_that_is_not_served_is_led_by_the_next_leader() -> None:
+    view = held_sums(lockable(now=NOW))
+    view.round.candidates = [Candidate(MemberId(0), Outcome(SUM, 0, 0, 1), NOW, 1)]
+    assert len(of(view, t.HoldSum)) == len(of(view, t.AddUp)) == 1
+    view.held.pulled_sums.add((HERE, 0, SUM))
+    assert of(view, t.HoldSum) == of(view, t.AddUp) == []
+
+
+def test_who_does_not_hold_the_locked_sum_pulls_it_before_it_reveals() -> None:
+    view = held_sums(locked())
+    view.held.sums.clear()
+    view.held.good[HERE] = ALL
+    assert [c.total for c in of(view, t.HoldSum)] == [SUM]
+    assert of(view, t.FindReveal) == []
+    view.held.pulled_sums.add((HERE, 0, SUM))
+    assert len(of(view, t.FindReveal)) == 1
 
 
 def test_a_posted_sum_is_attested_if_it_is_the_own_one() -> None:

@@ -23,7 +23,15 @@ from swarm.protocol import machine as m
 from swarm.protocol import masked_table as t
 from swarm.protocol.ledger import Founder
 from swarm.protocol.program import Program, Stage
-from swarm.protocol.state import Plan, PlanStatus, RoundStatus, Rules, Terms
+from swarm.protocol.state import (
+    Outcome,
+    Plan,
+    PlanStatus,
+    RoundStatus,
+    Rules,
+    Terms,
+    VerifyLevel,
+)
 from swarm.rounds.address_book import AddressBook
 from swarm.rounds.hidden_updates import HiddenUpdates
 from swarm.rounds.masked_secrets import MaskedSecrets
@@ -163,6 +171,7 @@ class World:
     """A chain, and four members with a secure plan."""
 
     folder: Path
+    level: VerifyLevel = VerifyLevel.FULL
     now: int = START
     stores: dict[Address, BlobStore] = field(default_factory=dict)
     dead: set[Address] = field(default_factory=set)
@@ -180,7 +189,8 @@ class World:
             with create_file(first, LAYOUT) as file:
                 file["b"][...] = range(5)
             base = member.store.add(first)
-        rules = Rules(2, 3, colluders=1, liveness_s=20, grace_s=2, max_round_s=60, slot_s=10)
+        times = {"liveness_s": 20, "grace_s": 2, "max_round_s": 60, "slot_s": 10}
+        rules = Rules(2, 3, self.level, colluders=1, **times)
         what = ("plan", CODE, PROGRAM.digest, base, rules, 0, 0)
         self.book.send(node(0), self.now, "proposePlan", *what)
         for member in self.members:
@@ -251,10 +261,75 @@ def assert_close(made: Mapping[str, np.ndarray], wanted: Mapping[str, np.ndarray
 EVERYBODY = (0, 1, 2, 3)
 
 
-def test_a_secure_plan_gives_the_plain_average_and_the_same_bits_to_all(tmp_path: Path) -> None:
-    world = World(tmp_path)
+@pytest.mark.parametrize("level", list(VerifyLevel))
+def test_a_secure_plan_gives_the_plain_average_and_the_same_bits_to_all(
+    tmp_path: Path, level: VerifyLevel
+) -> None:
+    world = World(tmp_path, level)
     world.run(world.is_over)
     assert_close(world.model(*EVERYBODY), expected({1: EVERYBODY, 2: EVERYBODY}))
+
+
+def test_where_members_hold_sums_their_leader_alone_pulls_masked_updates(tmp_path: Path) -> None:
+    world = World(tmp_path, VerifyLevel.HELD)
+    world.run(status_is(world, RoundStatus.LOCKED))
+    adders = [who for who in EVERYBODY if (who, "AddUp") in world.worked]
+    assert len(adders) == 1
+    assert world.plan.round is not None
+    assert world.plan.round.masking is not None
+    posted = world.plan.round.masking.posted
+    for who in set(EVERYBODY) - set(adders):
+        has = [m for m in EVERYBODY if world.members[who].store.has(posted[MemberId(m)])]
+        assert has == [who]
+
+
+def test_a_leader_that_dies_after_the_lock_does_not_keep_the_sum_that_others_hold_closed(
+    tmp_path: Path,
+) -> None:
+    world = World(tmp_path, VerifyLevel.HELD)
+    world.run(status_is(world, RoundStatus.LOCKED))
+    (leader,) = [who for who in EVERYBODY if (who, "AddUp") in world.worked]
+    kill(world, leader)
+    world.run(lambda: world.plan.model_round == 1)
+    others = [who for who in EVERYBODY if who != leader]
+    assert_close(world.model(*others), expected({1: EVERYBODY}))
+
+
+def test_a_sum_that_nobody_serves_is_led_by_the_next(tmp_path: Path) -> None:
+    """Its leader posts a digest of nothing."""
+    world = World(tmp_path, VerifyLevel.HELD)
+    lied: set[int] = set()
+
+    def spoil(who: int, function: str, arguments: tuple[object, ...]) -> tuple[object, ...]:
+        outcome = arguments[0] if arguments else None
+        if function == "merge" and isinstance(outcome, Outcome) and (not lied or who in lied):
+            lied.add(who)
+            return (replace(outcome, model=CODE), *arguments[1:])
+        return arguments
+
+    world.spoil = spoil
+    world.run(status_is(world, RoundStatus.LOCKED))
+    assert world.plan.round is not None
+    assert world.plan.round.masking is not None
+    assert world.plan.round.masking.sum != CODE
+    world.run(lambda: world.plan.model_round == 1)
+    assert_close(world.model(*set(EVERYBODY) - lied), expected({1: EVERYBODY}))
+
+
+def test_what_is_announced_as_a_sum_and_is_none_is_passed_on_to_nobody(tmp_path: Path) -> None:
+    """Else a liar could have what others keep marked as something that the roster may read."""
+    world = World(tmp_path, VerifyLevel.HELD)
+    world.run(status_is(world, RoundStatus.MASKING))
+    world.run(lambda: all((who, "Mask") in world.worked for who in EVERYBODY))
+    hands, round = world.members[1].hands, world.plan.round
+    assert round is not None
+    kept = world.members[1].store.add_bytes(b"not for others")
+    held = next(iter(hands.held.masked.values())).digest
+    for digest in (kept, held):
+        command = t.HoldSum((1, 1), 0, digest, MemberId(0), 0b1111)
+        trio.run(hands.work, command, world.plan)
+        assert hands.held.pulled_sums == set()
+        assert hands.blobs.sums_for(1) == frozenset()
 
 
 def test_after_a_plan_no_secret_and_no_update_in_clear_is_left_on_any_disk(tmp_path: Path) -> None:
