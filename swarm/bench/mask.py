@@ -28,7 +28,7 @@ def measure_mask(size_bytes: int, members: int, repeat: int) -> dict[str, Any]:
     elements = max(1, size_bytes // 4)
     update = np.random.default_rng(0).normal(0.0, CLIP / 4, elements).astype(np.float32)
     grid, draw = mean_grid(CLIP, members), RandomWords(os.urandom(32))
-    words = canaries.frame(grid.encode(update, 1 / members, draw))
+    words = grid.encode(update, 1 / members, draw)
     total, copied = words.copy(), np.empty_like(update)
     pairs = [(os.urandom(32), sign_of(0, other)) for other in range(1, members)]
     needed = threshold(members, max(1, (members - 1) // 3))

@@ -14,8 +14,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-import numpy as np
-
 from swarm.privacy.fixed_point import Grid, Words
 
 CHUNK_WORDS = 1 << 18
@@ -33,13 +31,6 @@ def chunks(words: int) -> Iterator[tuple[int, int]]:
 def framed_size(words: int) -> int:
     """How many words so many are in chunks, with their zeros."""
     return words + 2 * max(1, math.ceil(words / _INSIDE))
-
-
-def frame(words: Words) -> Words:
-    """The words of one chunk, between two zeros."""
-    framed = np.zeros(len(words) + 2, words.dtype)
-    framed[1:-1] = words
-    return framed
 
 
 def unframe(chunk: Words) -> Words | None:

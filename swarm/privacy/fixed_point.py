@@ -58,26 +58,30 @@ class Grid:
 
         Raises PlanError for a number that is not finite.
         """
+        words = np.empty(len(values), self.dtype)
+        for start in range(0, len(values), PIECE):
+            piece = values[start : start + PIECE].astype(np.float64)
+            self.encode_into(words[start : start + PIECE], piece, weight, draw)
+        return words
+
+    def encode_into(self, words: Words, values: Floats, weight: float, draw: Draw) -> None:
+        """As `encode`, into these words; quickest for so few that all stays in a processor's cache.
+        The values are changed."""
         if not 0.0 < weight <= 1.0:
             raise ValueError(f"a weight of {weight} is not above 0 and at most 1")
-        words, scale = np.empty(len(values), self.dtype), weight / self.step
-        for start in range(0, len(values), PIECE):
-            piece = values[start : start + PIECE]
-            if not np.isfinite(piece).all():
-                at = start + int(np.flatnonzero(~np.isfinite(piece))[0])
-                raise PlanError(
-                    f"element {at} of the update is {values[at]}, which cannot be masked: "
-                    "look for a diverged training, or lower the learning rate"
-                )
-            scaled = np.clip(piece.astype(np.float64), -self.clip, self.clip)
-            scaled *= scale
-            down = np.floor(scaled)
-            scaled -= down
-            scaled *= 2.0**32
-            down += draw(len(piece)) < scaled
-            # Two's complement: mod 2^bits.
-            words[start : start + PIECE] = down.astype(np.int64).astype(self.dtype)
-        return words
+        if not np.isfinite(values).all():
+            found = values[~np.isfinite(values)][0]
+            raise PlanError(
+                f"an element of the update is {found}, which cannot be masked: look for a "
+                "diverged training, or lower the learning rate"
+            )
+        np.clip(values, -self.clip, self.clip, out=values)
+        values *= weight / self.step
+        down = np.floor(values)
+        values -= down
+        values *= 2.0**32
+        down += draw(len(values)) < values
+        words[...] = down.astype(np.int64).astype(self.dtype)  # two's complement: mod 2^bits
 
     def decode(self, words: Words, weight: float) -> Floats:
         """The numbers that a sum of words stands for, divided by the contributors' joint weight.

@@ -23,12 +23,20 @@ from swarm.errors import PlanError
 from swarm.privacy.canaries import (
     CHUNK_WORDS,
     chunks,
-    frame,
     framed_size,
     is_within_clip,
     unframe,
 )
-from swarm.privacy.fixed_point import Draw, Floats, Grid, Words, add, mean_grid, sum_grid
+from swarm.privacy.fixed_point import (
+    PIECE,
+    Draw,
+    Floats,
+    Grid,
+    Words,
+    add,
+    mean_grid,
+    sum_grid,
+)
 from swarm.privacy.masks import Masks
 from swarm.protocol.program import Stage
 from swarm.protocol.state import MODEL_SLOT
@@ -74,17 +82,28 @@ class Sums:
             words = self._words(file)
             for at, (start, stop) in enumerate(chunks(self._count)):
                 # Masked before it is in the file: what a mapping holds may reach the disk.
-                chunk = frame(self.grid.encode(self._moves(update, start, stop), weight, draw))
+                chunk = np.zeros(stop - start + 2, self.grid.dtype)
+                for first, last in _pieces(start, stop):
+                    inside = chunk[1 + first - start : 1 + last - start]
+                    moves = self._moves(update, first, last)
+                    self.grid.encode_into(inside, moves, weight, draw)
                 masks.add_to(chunk)
                 words[at * CHUNK_WORDS :][: len(chunk)] = chunk
 
     def check(self, update: ReadBytes) -> None:
         """Raise PlanError for what cannot be masked: a number that is not finite, or in sums one
         beyond the bound that the plan declares, which would be cut."""
-        for start, stop in chunks(self._count):
-            values = self._moves(update, start, stop)
-            if not np.isfinite(values).all():
-                raise PlanError("the update has numbers that are not finite, and cannot be masked")
+        for start, stop in _pieces(0, self._count):
+            values = _numbers(self.layout, update, start, stop)
+            unfit = np.flatnonzero(~np.isfinite(values))
+            if len(unfit):
+                at = start + int(unfit[0])
+                _, offset, _ = next(_runs(self.layout, at, at + 1))
+                raise PlanError(
+                    f"tensor {self.layout.tensor_at(offset).name!r} of the update has a number that "
+                    "is not finite, and cannot be masked: look for a diverged training, or lower "
+                    "the learning rate"
+                )
             if self.base is None and np.abs(values).max(initial=0.0) > self.grid.clip:
                 raise PlanError(
                     f"a statistic of this site is {np.abs(values).max():.6g}, beyond the plan's "
@@ -124,10 +143,12 @@ class Sums:
                     inside = unframe(total)
                     if inside is None or not is_within_clip(self.grid, inside, joint, contributors):
                         raise Spoiled
-                    values = self.grid.decode(inside, weight)
-                    if self.base is not None:
-                        values += _numbers(self.layout, _reading(self.base), start, stop)
-                    _put(file, start, values)
+                    for first, last in _pieces(start, stop):
+                        words = inside[first - start : last - start]
+                        values = self.grid.decode(words, weight)
+                        if self.base is not None:
+                            values += _numbers(self.layout, _reading(self.base), first, last)
+                        _put(file, first, values)
         except Spoiled:
             return False
         return True
@@ -167,6 +188,12 @@ def read_mapped(path: Path) -> tuple[Layout, ReadBytes]:
     """The layout of a tensor file, and its bytes."""
     file = open_file(path)
     return file.layout, _reading(file)
+
+
+def _pieces(start: int, stop: int) -> Iterator[tuple[int, int]]:
+    """So few elements at a time that what is done with them stays in a processor's cache."""
+    for first in range(start, stop, PIECE):
+        yield first, min(first + PIECE, stop)
 
 
 def _reading(file: TensorFile) -> ReadBytes:
