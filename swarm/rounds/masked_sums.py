@@ -99,10 +99,10 @@ class Sums:
             if len(unfit):
                 at = start + int(unfit[0])
                 _, offset, _ = next(_runs(self.layout, at, at + 1))
+                name = self.layout.tensor_at(offset).name
                 raise PlanError(
-                    f"tensor {self.layout.tensor_at(offset).name!r} of the update has a number that "
-                    "is not finite, and cannot be masked: look for a diverged training, or lower "
-                    "the learning rate"
+                    f"tensor {name!r} of the update has a number that is not finite, and cannot be "
+                    "masked: look for a diverged training, or lower the learning rate"
                 )
             if self.base is None and np.abs(values).max(initial=0.0) > self.grid.clip:
                 raise PlanError(

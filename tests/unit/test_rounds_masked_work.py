@@ -54,9 +54,15 @@ def node(number: int) -> Address:
     return Address(bytes([0xB2, number + 1]) * 10)
 
 
-def entropy_of(member: int) -> Callable[[int], bytes]:
-    drawn = itertools.count(1 << 40 * (member + 1))
-    return lambda size: RandomWords(next(drawn).to_bytes(32, "big"))(size).tobytes()[:size]
+def entropy_of(member: int, drawn: list[bytes]) -> Callable[[int], bytes]:
+    """A member's entropy; what is drawn is noted in `drawn`."""
+    counted = itertools.count(1 << 40 * (member + 1))
+
+    def draw(size: int) -> bytes:
+        drawn.append(RandomWords(next(counted).to_bytes(32, "big"))(size).tobytes()[:size])
+        return drawn[-1]
+
+    return draw
 
 
 def move_of(member: int, number: int) -> dict[str, np.ndarray]:
@@ -177,12 +183,14 @@ class World:
     dead: set[Address] = field(default_factory=set)
     trained: list[tuple[int, int]] = field(default_factory=list)
     worked: list[tuple[int, str]] = field(default_factory=list)
+    drawn: list[bytes] = field(default_factory=list)
+    """All that members drew: secrets, keys of vaults, nonces."""
     spoil: Callable[[int, str, tuple[object, ...]], tuple[object, ...]] = lambda i, f, a: a
 
     def __post_init__(self) -> None:
         founders = [Founder(node(i), node(i), f"site {i}") for i in range(MEMBERS)]
         self.book = LedgerContract(founders, START)
-        self.entropy = [entropy_of(i) for i in range(MEMBERS)]
+        self.entropy = [entropy_of(i, self.drawn) for i in range(MEMBERS)]
         self.members = [Member(MemberId(i), self.folder / f"n{i}", self) for i in range(MEMBERS)]
         for member in self.members:
             first = member.store.scratch("model0")
@@ -332,10 +340,33 @@ def test_what_is_announced_as_a_sum_and_is_none_is_passed_on_to_nobody(tmp_path:
         assert hands.blobs.sums_for(1) == frozenset()
 
 
+def all_bytes(folder: Path) -> bytes:
+    return b"".join(file.read_bytes() for file in folder.rglob("*") if file.is_file())
+
+
+@pytest.mark.parametrize("status", [RoundStatus.MASKING, RoundStatus.LOCKED, RoundStatus.FINAL])
+def test_no_secret_that_was_drawn_lies_on_any_disk_at_any_time(
+    tmp_path: Path, status: RoundStatus
+) -> None:
+    """Vaults are sealed by keys that are sealed themselves. One secret comes out: that of each
+    contributor's self mask, in shares, which are others' bytes."""
+    world = World(tmp_path)
+    world.run(status_is(world, status))
+    secrets = {raw for raw in world.drawn if len(raw) == 32}
+    assert len(secrets) > 40
+    here = all_bytes(tmp_path)
+    assert [raw for raw in secrets if raw in here] == []
+    (tmp_path / "n0" / "blobs" / "planted").write_bytes(b"before" + min(secrets) + b"behind")
+    here = all_bytes(tmp_path)
+    assert [raw for raw in secrets if raw in here] == [min(secrets)]
+
+
 def test_after_a_plan_no_secret_and_no_update_in_clear_is_left_on_any_disk(tmp_path: Path) -> None:
     world = World(tmp_path)
     world.run(world.is_over)
     trio.run(world.second)  # each sees that it is over
+    here = all_bytes(tmp_path)
+    assert not any(raw in here for raw in world.drawn if len(raw) == 32)
     for member in world.members:
         left = [f for f in (member.folder / "masked" / "plan-1").rglob("*") if f.is_file()]
         assert left == []
