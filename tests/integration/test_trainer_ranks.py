@@ -70,9 +70,12 @@ def trained(settings: TrainerConfig, folder: Path, kill: bool = False) -> tuple[
         await trainer.initialise(base)
         await trainer.compute_statistics(sums)
 
+        killed = []
+
         def progress(told: Progress) -> None:
-            if kill and told.epoch >= 1 and not trainer.restarts:
-                others_of(trainer)[0].send_signal(signal.SIGKILL)
+            if kill and told.epoch >= 1 and not killed:
+                killed.extend(others_of(trainer))
+                killed[0].send_signal(signal.SIGKILL)
 
         await trainer.train(1, base, folder / "update", statistics=sums, progress=progress)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import queue
+import secrets
 import socket
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from pathlib import Path
 
 from swarm.box import frames
 from swarm.errors import TrainerError
@@ -31,7 +33,6 @@ from swarm.learning.supervisor.trainer_messages import (
     encode,
     files_of,
 )
-from swarm.learning.training.together import meeting_place
 from swarm.tensors import OpenFile
 
 SILENCE_S = 10.0
@@ -42,12 +43,18 @@ COMMAND = (sys.executable, "-P", "-s", "-m", "swarm.learning.training.trainer")
 class Ranks:
     """Ranks 1 and up, started by the one process that the node speaks to.
 
-    `fail` is called, from another thread, with what one of them found wrong, or with None when one
-    has ended; it does not return. `signs` takes what their watchdogs write.
+    They meet by a file in `folder`. `signs` takes what their watchdogs write. `fail` is called,
+    from another thread, with what one of them found wrong, or with None when one has ended; it does
+    not return.
     """
 
-    def __init__(self, size: int, signs: int, fail: Callable[[Failed | None], None]) -> None:
-        self.store = meeting_place(size)
+    def __init__(
+        self, size: int, folder: Path, signs: int, fail: Callable[[Failed | None], None]
+    ) -> None:
+        for left in folder.glob("meeting-*"):
+            left.unlink(missing_ok=True)
+        self.meeting = folder / f"meeting-{secrets.token_hex(8)}"
+        """The file by which they find each other."""
         self._fail = fail
         self._processes: list[subprocess.Popen[bytes]] = []
         self._channels: list[socket.socket] = []
@@ -58,7 +65,7 @@ class Ranks:
             ours, theirs = socket.socketpair()
             with theirs:
                 rest = [f"--channel={theirs.fileno()}", f"--signs={signs}"]
-                rest += [f"--rank={rank}", f"--ranks={size}", f"--port={self.store.port}"]
+                rest += [f"--rank={rank}", f"--ranks={size}", f"--meeting={self.meeting}"]
                 descriptors = (theirs.fileno(), signs)
                 started = subprocess.Popen([*COMMAND, *rest], pass_fds=descriptors)
             self._processes.append(started)

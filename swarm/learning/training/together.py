@@ -14,34 +14,20 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import groupby
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 import torch
 import torch.distributed as distributed
 from numpy.typing import NDArray
 
-from swarm.errors import ConfigurationError
+from swarm.errors import ConfigurationError, LocalError
 
-HERE = "127.0.0.1"
 JOIN_S = 120.0
 COLLECTIVE_S = 1800.0
 """For one exchange among the processes; that they live is watched apart from it."""
 FEWEST_ROWS = 2
 """That a process takes of a batch, because BatchNorm cannot train on one."""
-
-
-def meeting_place(size: int, port: int = 0) -> Any:
-    """The store by which `size` processes find each other: one is made, at a free port, where no
-    `port` is given. Raises RuntimeError if nobody made one there."""
-    return distributed.TCPStore(  # type: ignore[attr-defined]
-        HERE,
-        port,
-        size,
-        is_master=not port,
-        wait_for_workers=False,
-        timeout=timedelta(seconds=JOIN_S),
-    )
 
 
 @dataclass(frozen=True)
@@ -69,23 +55,31 @@ class Together:
             )
         return f"cuda:{self.rank}"
 
-    def join(self, store: Any, device: torch.device) -> None:
-        """Wait until all are here; from then on the environment has torchrun's words for it, for
-        plans that write `train` themselves. Raises RuntimeError if they are not within JOIN_S."""
+    def join(self, meeting: Path, device: torch.device) -> None:
+        """Wait until all are here, who find each other by the file `meeting`: a port would listen
+        to others, too. From then on the environment has torchrun's words for it, for plans that
+        write `train` themselves. Raises LocalError if they cannot meet within JOIN_S."""
         both = {"RANK": self.rank, "WORLD_SIZE": self.size}
         os.environ |= {f"{own}{name}": str(n) for own in ("", "LOCAL_") for name, n in both.items()}
-        os.environ |= {"MASTER_ADDR": HERE, "MASTER_PORT": str(store.port)}
         if device.type == "cuda":
             torch.cuda.set_device(device)
         # The box has no other network than its own loopback, and knows no host names.
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
-        distributed.init_process_group(
-            "nccl" if device.type == "cuda" else "gloo",
-            store=store,
-            rank=self.rank,
-            world_size=self.size,
-            timeout=timedelta(seconds=COLLECTIVE_S),
-        )
+        store = distributed.FileStore(str(meeting), self.size)  # type: ignore[attr-defined]
+        store.set_timeout(timedelta(seconds=JOIN_S))
+        try:
+            distributed.init_process_group(
+                "nccl" if device.type == "cuda" else "gloo",
+                store=store,
+                rank=self.rank,
+                world_size=self.size,
+                timeout=timedelta(seconds=COLLECTIVE_S),
+            )
+        except RuntimeError as error:
+            raise LocalError(
+                f"the {self.size} processes of `training.launch` cannot speak with each other "
+                f"({str(error).splitlines()[0][:200]}): take it out where the box has no sockets"
+            ) from None
 
     def share_of(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], float]:
         """This process's rows of a batch, and which part of the batch they are. Of a small batch,

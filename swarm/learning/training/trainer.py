@@ -109,7 +109,7 @@ from swarm.learning.training.loop import NO_ROWS, LocalTraining
 from swarm.learning.training.personal import personalise
 from swarm.learning.training.predicting import evaluate_rows, predict, write_predictions
 from swarm.learning.training.ranks import Ranks
-from swarm.learning.training.together import Together, meeting_place
+from swarm.learning.training.together import Together
 from swarm.tensors import OpenFile, TensorSpec
 from swarm.types import Digest
 
@@ -165,7 +165,8 @@ class Wire:
                 self.send(said)
             _end_group()
 
-        self._ranks = Ranks(load.processes, self._signs, fail)
+        folder = Path(load.workspace)
+        self._ranks = Ranks(load.processes, folder, self._signs, fail)
         self._ranks.ask(load, {})
         return self._ranks
 
@@ -225,7 +226,7 @@ class Joining:
     """What one of several processes that train together knows of the others."""
 
     together: Together
-    port: int
+    meeting: Path
 
 
 METHODS: dict[type[Request], str] = {
@@ -284,7 +285,7 @@ class Trainer:
             _refuse_alone(plan, named is not None)
             if is_first:
                 self.ranks = wire.start_ranks(load)
-                together.join(self.ranks.store, self.training.device)
+                together.join(self.ranks.meeting, self.training.device)
                 self.ranks.collect()
 
     def loaded(self) -> Loaded:
@@ -543,8 +544,7 @@ def serve(wire: Wire, join: Joining | None = None) -> None:
                         raise ConfigurationError("the first request to a trainer must be Load")
                     trainer = Trainer(request, wire, None if join is None else join.together)
                     if join is not None:
-                        store = meeting_place(join.together.size, join.port)
-                        join.together.join(store, trainer.training.device)
+                        join.together.join(join.meeting, trainer.training.device)
                     reply = trainer.loaded()
                 else:
                     reply = trainer.answer_in_words(request, files, wire)
@@ -573,7 +573,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--signs", type=int, required=True, help="pipe to write stacks to")
     parser.add_argument("--rank", type=int, help="of one of several processes that train together")
     parser.add_argument("--ranks", type=int, help="how many they are")
-    parser.add_argument("--port", type=int, help="where the first of them waits for the others")
+    parser.add_argument("--meeting", type=Path, help="the file by which they find each other")
     options = parser.parse_args(arguments)
     channel = socket.socket(fileno=options.channel)
     channel.set_inheritable(False)
@@ -584,7 +584,7 @@ def main(arguments: list[str] | None = None) -> None:
         serve(Wire(channel, options.signs))
     else:
         together = Together(options.rank, options.ranks)
-        serve(Wire(channel, options.signs), Joining(together, options.port))
+        serve(Wire(channel, options.signs), Joining(together, options.meeting))
 
 
 def _refuse_alone(plan: Plan, has_role: bool) -> None:
