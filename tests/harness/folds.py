@@ -31,7 +31,8 @@ from swarm.learning.folds.step import STEPS
 from swarm.learning.parameters.next_file import Contribution, Folding, fold_whole
 from swarm.learning.parameters.placement import Gathered, Placement, Shared, read_placement
 from swarm.protocol.machine import FrozenUpdate
-from swarm.protocol.state import Rules, VerifyLevel
+from swarm.protocol.program import Program
+from swarm.protocol.state import MODEL_SLOT, Rules, VerifyLevel
 from swarm.tensors import NUMPY_DTYPES, Layout, TensorFile, TensorSpec
 from swarm.types import Digest
 
@@ -67,6 +68,13 @@ def drawn_merge(seed: int, nodes: int, rules: Rules) -> tuple[str, Rules]:
     except PlanError:  # can only be checked from whole updates
         rules = replace(rules, verify_level=VerifyLevel.FULL)
     return placement.encode(), rules
+
+
+def merge_in_words(program: Program) -> str:
+    """By which rule, and which step if any, a day's models are merged."""
+    merge = next(stage.merge for stage in program.stages if stage.slot == MODEL_SLOT)
+    fold = read_placement(merge).folds[0]
+    return fold.reduce.name if fold.step is None else f"{fold.reduce.name}, {fold.step.name}"
 
 
 @dataclass

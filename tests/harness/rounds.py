@@ -42,6 +42,7 @@ from swarm.protocol.election import commitment_to, secret_for
 from swarm.protocol.ledger import Founder, Ledger
 from swarm.protocol.program import Program, federated_averaging
 from swarm.protocol.state import (
+    BEST_SLOT,
     GATHERED_SLOT,
     Duty,
     Omission,
@@ -212,15 +213,23 @@ class Site:
         needed = {digest for digest in given if digest is not None and digest != NO_DIGEST}
         if needed - self.node.disk:
             raise Violation(f"{self._name} is to train from a model that it does not hold")
-        before = self.world.program.place(command.number - 1)
-        if command.rows is not None and before is not None and before.stage.slot == GATHERED_SLOT:
-            self.world.count("cross-evaluations")
-            if {command.rows} != self.world.finals[command.number - 1]:
-                raise Violation(f"{self._name} is to score other copies than those gathered")
+        if command.rows is not None:
+            self._check_rows(command)
         self._training, self._stopping = command, False
         spent_s = self.node.train_s * self.port.rng.uniform(0.9, 1.1)
         self.port.call_later(spent_s / 2, partial(self._progressed, command))
         self.port.call_later(spent_s, partial(self._trained, command))
+
+    def _check_rows(self, command: m.Train) -> None:
+        """A cross-evaluation is of the copies that were gathered, and of the best model."""
+        world, plan = self.world, self.machine.plan
+        before = world.program.place(command.number - 1)
+        world.count("cross-evaluations")
+        gathers = before is not None and before.stage.slot == GATHERED_SLOT
+        if gathers and {command.rows} != world.finals[command.number - 1]:
+            raise Violation(f"{self._name} is to score other copies than those gathered")
+        if plan is None or (command.best or NO_DIGEST) != plan.outputs[BEST_SLOT]:
+            raise Violation(f"{self._name} is to score another model than the best")
 
     def _progressed(self, command: m.Train) -> None:
         if self._training is command and not self._stopping and not self.node.training_fails:

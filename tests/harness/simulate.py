@@ -28,6 +28,7 @@ from pathlib import Path
 
 import msgspec
 
+from harness.folds import merge_in_words
 from harness.joint import JointWorld
 from harness.mischief import joint_world
 from harness.planted import FAULTS, find
@@ -90,6 +91,7 @@ def live(job: Job) -> Outcome:
     counted = world.counted + world.net.counted
     counted["heights"] = heights
     counted["plans that a choice ended"] = rounds < world.program.rounds
+    counted[f"days merged by {merge_in_words(world.program)}"] += 1
     counted["view changes"] = sum(n for r, n in world.consensus.rounds.items() if r > 0)
     counted["seeds with liars"] = job.liars > 0
     story = tuple(world.story()) if fault else ()

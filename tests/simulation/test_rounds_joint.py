@@ -149,6 +149,7 @@ def test_every_kind_of_trouble_comes_up_in_a_few_days():
         "plans of liars",
         "looks at plans of liars",
         "plans that a choice ended",
+        "cross-evaluations",
     ):
         assert counted[what] > 0, f"no {what}"
 
