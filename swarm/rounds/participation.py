@@ -236,6 +236,14 @@ class Participation:
             self.records.at(number)
             self.records.save()
 
+    async def read_table(self) -> None:
+        """Read what each site's rows say of each site's model, if the plan has found that out, so
+        that `rounds` has it: of many sites it takes seconds, in a thread."""
+        plan = self.machine.plan
+        if plan is not None:
+            number, made = plan.output_rounds[GATHERED_SLOT], plan.outputs[GATHERED_SLOT]
+            await trio.to_thread.run_sync(self._table, number, to_hex(made))
+
     def _table(self, number: int, made: str) -> dict[str, Any] | None:
         """What each site's rows say of each site's model; None for other rounds."""
         is_table, names = self._task(number) == CROSS_EVALUATE and made, self.book.names()

@@ -47,7 +47,9 @@ class ModelCommands:
         }
 
     async def records(self, plan: int) -> object:
-        return self._part_in(plan).rounds(tables=True)
+        part = self._part_in(plan)
+        await part.read_table()
+        return part.rounds(tables=True)
 
     async def models(self, plan: int | None) -> object:
         """Of the newest plan in which this node takes part, unless one is named."""
