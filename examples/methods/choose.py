@@ -1,21 +1,28 @@
-"""How each method's learning rate was chosen: `python examples/methods/choose.py --data FOLDER`.
+"""How each method's settings were chosen: `python examples/methods/choose.py --data FOLDER`.
 
-Each method is tried with every rate, and scored on rows that are held back from its training rows;
+Each method is tried with every learning rate, and Ditto with every one and every weight of the
+distance between its two models, and scored on rows that are held back from its training rows;
 the rows that score.py tests on are dropped before anything is looked at. The best rate goes to
 rates.toml, from which score.py reads it. One run of each: seed 0.
 """
 
 import argparse
 import tomllib
+from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-from score import HERE, METHODS, RATES_FILE, TASKS, run, written
+from score import HERE, METHODS, RATES_FILE, TASKS, Settings, run, written
 
-RATES = {"scaffold": (0.03, 0.1, 0.2, 0.3)}
+RATES = {
+    "scaffold": (0.03, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3),
+    "finetuned": (0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.03),
+}
 """SCAFFOLD takes plain steps, which are longer than those of the plan's own optimizer."""
 USUAL_RATES = (0.001, 0.003, 0.01, 0.03)
+OTHERS = {"ditto": {"nearness": (0.03, 0.1, 0.3, 1.0)}}
+"""Settings beside the rate that are looked for, too."""
 HELD_BACK = 0.3
 
 
@@ -46,15 +53,24 @@ def hold_back(rows) -> dict[str, np.ndarray]:
     return {"x": x[is_kept], "y": y[is_kept], "is_test": is_scored[is_kept]}
 
 
-def choose(task: str, method: str, data: Path) -> tuple[float, list[float]]:
-    """The rate that did best, and what each rate reached."""
-    rates, found = RATES.get(method, USUAL_RATES), []
+def grid(method: str) -> list[Settings]:
+    """All settings that a method is tried with."""
+    rates, others = RATES.get(method, USUAL_RATES), OTHERS.get(method)
+    if others is None:
+        return list(rates)
+    columns = {"learning_rate": rates, **others}
+    return [dict(zip(columns, row, strict=True)) for row in product(*columns.values())]
+
+
+def choose(task: str, method: str, data: Path) -> tuple[Settings, list[float]]:
+    """The settings that did best, and what each of the grid reached."""
+    found = []
     make = training_rows(lambda folder: TASKS[task](data, folder))
     with written(method, task, make) as folder:
-        for rate in rates:
-            (value,) = run(folder, seed=0, rate=rate).result().values()
+        for settings in grid(method):
+            (value,) = run(folder, seed=0, rate=settings).result().values()
             found.append(float(value))
-    return rates[int(np.argmax(found))], found
+    return grid(method)[int(np.argmax(found))], found
 
 
 def main() -> None:
@@ -66,20 +82,26 @@ def main() -> None:
     for task in given.task or TASKS:
         for method in given.method or METHODS:
             best, found = choose(task, method, given.data)
-            tried = zip(RATES.get(method, USUAL_RATES), found, strict=True)
-            print(task, method, best, " ", *(f"{rate}: {v:.4f}" for rate, v in tried), flush=True)
+            tried = zip(grid(method), found, strict=True)
+            print(task, method, best, " ", *(f"{given}: {v:.4f}" for given, v in tried), flush=True)
             keep(task, method, best)
 
 
-def keep(task: str, method: str, rate: float) -> None:
-    """Write a rate to rates.toml, beside those that stand there."""
+def keep(task: str, method: str, settings: Settings) -> None:
+    """Write settings to rates.toml, beside those that stand there."""
     file = HERE / RATES_FILE
     rates = tomllib.loads(file.read_text()) if file.exists() else {}
-    rates.setdefault(task, {})[method] = rate
+    rates.setdefault(task, {})[method] = settings
     lines = ["# Written by choose.py: the rate that did best on held-back training rows.\n"]
     for each, of in sorted(rates.items()):
-        lines += [f"\n[{each}]\n", *(f"{m} = {of[m]}\n" for m in METHODS if m in of)]
+        lines += [f"\n[{each}]\n", *(f"{m} = {as_toml(of[m])}\n" for m in METHODS if m in of)]
     file.write_text("".join(lines))
+
+
+def as_toml(settings: Settings) -> str:
+    if not isinstance(settings, dict):
+        return str(settings)
+    return f"{{ {', '.join(f'{name} = {value}' for name, value in settings.items())} }}"
 
 
 if __name__ == "__main__":

@@ -8,11 +8,17 @@ doi:10.5281/zenodo.10519652), both under CC BY 4.0; README.md says how the files
 method runs whole and in one process, without a network, but with the same training and the same
 bit-exact folding as nodes. Every site scores its own model on its own test rows, and the counts are
 added up: no row is pooled. A seed decides the initial model and the order of rows.
+
+With --nodes each run is `swarm testnet run`: a node for each site, which send and check their
+updates, and the figures are what they add up at the end.
 """
 
 import argparse
 import json
+import os
 import shutil
+import subprocess
+import sys
 import time
 import tomllib
 from contextlib import contextmanager
@@ -20,6 +26,8 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+
+os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")  # as nodes do, before torch loads: the same bits
 
 import numpy as np
 
@@ -92,8 +100,12 @@ def written(method: str, task: str, make_data):
         yield folder
 
 
-def rate_of(task: str, method: str) -> float:
-    """The learning rate that choose.py found."""
+Settings = float | dict[str, float]
+"""A learning rate, or settings of the plan by name."""
+
+
+def rate_of(task: str, method: str) -> Settings:
+    """The learning rate that choose.py found, and other settings if it looked for some."""
     rates = tomllib.loads((HERE / RATES_FILE).read_text()).get(task, {})
     if method not in rates:
         raise SystemExit(
@@ -103,10 +115,15 @@ def rate_of(task: str, method: str) -> float:
     return rates[method]
 
 
-def run(folder: Path, seed: int, rate: float, liar: bool = False):
+def by_name(rate: Settings) -> dict[str, float]:
+    return rate if isinstance(rate, dict) else {"learning_rate": rate}
+
+
+def run(folder: Path, seed: int, rate: Settings, liar: bool = False):
     """One run. The liar is the first site: it sends ten times the opposite of what it learnt."""
     plan = load_plan(folder)
-    plan.learning_rate = rate
+    for name, value in by_name(rate).items():
+        setattr(plan, name, value)
     sites = open_sites(plan, folder, seed)
     if liar:
         sites[0].train = lying(sites[0].train)
@@ -125,7 +142,45 @@ def lying(train):
     return train_and_lie
 
 
-def score(method: str, task: str, data: Path, seed: int, rate: float) -> dict:
+def score_on_nodes(method: str, task: str, data: Path, seed: int, rate: Settings) -> dict:
+    """As `score`, by a node for each site. What sites have fine-tuned stays with them, unless the
+    plan cross-evaluates: so it does then."""
+    began = time.monotonic()
+    with written(method, task, lambda folder: TASKS[task](data, folder)) as folder:
+        write_settings(folder, rate)
+        command = [sys.executable, "-m", "swarm", "testnet", "run", folder, "--seed", str(seed)]
+        command += ["--no-references", "--out", folder / "out", "--json", folder / "report.json"]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            raise SystemExit(f"{method} on {task}: {done.stderr}")
+        report = json.loads((folder / "report.json").read_text())
+    figure, sites = figures_of(report)
+    return {"score": figure, "worst site": min(sites), "s": round(time.monotonic() - began, 1)}
+
+
+def write_settings(folder: Path, rate: Settings) -> None:
+    """Have the plan's own code say its settings, as nodes read nothing else."""
+    plan = type(load_plan(folder))
+    lines = [f"{plan.__name__}.{name} = {value}\n" for name, value in by_name(rate).items()]
+    if any(stage.task == "personalise" for stage in plan.stages):
+        lines.append(f"{plan.__name__}.stages += [swarm.cross_evaluate()]\n")
+    file = folder / "plan.py"
+    file.write_text(file.read_text() + "\n\n" + "".join(lines))
+
+
+def figures_of(report: dict) -> tuple[float, list[float]]:
+    """What a testnet says of each site's model on its own rows: of all, and of each site."""
+    tables = [each["table"] for each in report["rounds"] if each["table"]]
+    if tables:
+        (told,) = tables[-1]["metrics"].values()
+        own = [m["sites"][m["model"]]["value"] for m in told["models"] if not m["is_shared"]]
+        return told["own"]["value"], own
+    (told,) = report["joint"].values()
+    figure = next(iter(told["figures"].values()))
+    return figure["value"], [site["value"] for site in told["sites"].values()]
+
+
+def score(method: str, task: str, data: Path, seed: int, rate: Settings) -> dict:
     """The figure of all sites' rows, and the worst site's, of one seed."""
     began = time.process_time()
     with written(method, task, lambda folder: TASKS[task](data, folder)) as folder:
@@ -135,7 +190,7 @@ def score(method: str, task: str, data: Path, seed: int, rate: float) -> dict:
     return {
         "score": float(merged),
         "worst site": worst,
-        "cpu_s": round(time.process_time() - began, 1),
+        "s": round(time.process_time() - began, 1),
     }
 
 
@@ -148,7 +203,7 @@ class Table:
         self.file = file
         self.rows = json.loads(file.read_text()) if file is not None and file.exists() else {}
 
-    def seeds(self, task: str, method: str, rate: float, seeds: int, find) -> list[dict]:
+    def seeds(self, task: str, method: str, rate: Settings, seeds: int, find) -> list[dict]:
         """The findings of the first seeds; `find(seed)` makes one that is missing."""
         row = self.rows.setdefault(task, {}).get(method)
         if row is None or row["rate"] != rate:
@@ -172,7 +227,7 @@ def mean_and_error(values: list[float]) -> tuple[float, float]:
     return float(np.mean(values)), float(error)
 
 
-def score_lie(method: str, data: Path, seed: int, rate: float) -> dict:
+def score_lie(method: str, data: Path, seed: int, rate: Settings) -> dict:
     """Of eight groups of people, without a liar and with one, on the rows of the other seven. A
     model that gives no numbers any more scores 0."""
     found = {}
@@ -206,27 +261,32 @@ def main() -> None:
     parser.add_argument(
         "--liar", action="store_true", help="the table of one liar of eight instead"
     )
+    parser.add_argument("--nodes", action="store_true", help="a node for each site")
     given = parser.parse_args()
     methods, table = given.method or list(METHODS), Table(given.json)
     if given.liar:
         print_liar(table, [m for m in methods if m in ROBUST], given.data, given.seeds)
         return
     for task in given.task or list(TASKS):
-        print_task(table, task, methods, given.data, given.seeds)
+        print_task(table, task, methods, given.data, given.seeds, given.nodes)
 
 
-def print_task(table: Table, task: str, methods: list[str], data: Path, seeds: int) -> None:
-    print(f"{task:18} {'mean':>6} {'s.e.':>6} {'worst site':>10} {'by hand':>8} {'cpu s':>6}")
+def print_task(
+    table: Table, task: str, methods: list[str], data: Path, seeds: int, nodes: bool = False
+) -> None:
+    """Seconds are of one processor, or, with nodes, by the clock."""
+    print(f"{task:18} {'mean':>6} {'s.e.':>6} {'worst site':>10} {'by hand':>8} {'s':>6}")
+    kept = f"{task} on nodes" if nodes else task
     for method in methods:
         rate = rate_of(task, method)
-        find = partial(score, method, task, data, rate=rate)
-        found = table.seeds(task, method, rate, seeds, find)
+        find = partial(score_on_nodes if nodes else score, method, task, data, rate=rate)
+        found = table.seeds(kept, method, rate, seeds, find)
         mean, error = mean_and_error([f["score"] for f in found])
         worst = np.mean([f["worst site"] for f in found])
         hand = METHODS[method] if task == "activity" else None
         print(
             f"{method:18} {mean:6.3f} {error:6.3f} {worst:10.3f} "
-            f"{'' if hand is None else f'{hand:.3f}':>8} {sum(f['cpu_s'] for f in found):6.0f}",
+            f"{'' if hand is None else f'{hand:.3f}':>8} {sum(f['s'] for f in found):6.0f}",
             flush=True,
         )
 

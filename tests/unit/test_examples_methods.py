@@ -71,6 +71,42 @@ def test_a_method_without_a_chosen_rate_is_refused_by_name() -> None:
         SCORE.rate_of("xray", "novel")
 
 
+def test_a_setting_beside_the_rate_is_tried_with_every_rate_and_kept_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = CHOOSE.grid("ditto")
+    assert len(tried) == len(CHOOSE.USUAL_RATES) * len(CHOOSE.OTHERS["ditto"]["nearness"])
+    assert CHOOSE.grid("fedavg") == list(CHOOSE.USUAL_RATES)
+    for module in (CHOOSE, SCORE):
+        monkeypatch.setattr(module, "HERE", tmp_path)
+    CHOOSE.keep("xray", "ditto", tried[1])
+    CHOOSE.keep("xray", "fedavg", 0.03)
+    assert SCORE.rate_of("xray", "ditto") == tried[1]
+    assert SCORE.rate_of("xray", "fedavg") == 0.03
+
+
+def test_nodes_read_settings_in_the_code_and_cross_evaluate_what_sites_fine_tune() -> None:
+    with SCORE.written("ditto", "activity", eight_people) as folder:
+        SCORE.write_settings(folder, {"learning_rate": 0.02, "nearness": 0.1})
+        plan = load_plan(folder)
+    assert (plan.learning_rate, plan.nearness) == (0.02, 0.1)
+    with SCORE.written("finetuned", "activity", eight_people) as folder:
+        SCORE.write_settings(folder, 0.02)
+        plan = load_plan(folder)
+        assert [stage.task for stage in plan.stages][-2:] == ["personalise", "cross-evaluate"]
+        (folder / "plan.py").write_text((folder / "plan.py").read_text() + "FineTuned.rounds = 1\n")
+        done = run_federated(folder)
+    told = done.table()
+    assert told is not None
+    report = {"rounds": [{"table": None}, {"table": told}], "joint": {}}
+    figure, sites = SCORE.figures_of(report)
+    assert figure == float(done.result()["accuracy"])
+    assert sites == [float(of["accuracy"]) for of in done.counts().values()]
+    joint = {"figures": {"accuracy": {"value": 0.5}}, "sites": {"a": {"value": 0.25}}}
+    report = {"rounds": [{"table": None}], "joint": {"accuracy": joint}}
+    assert SCORE.figures_of(report) == (0.5, [0.25])
+
+
 def test_every_plan_of_the_folder_is_in_the_table() -> None:
     others = {"activity", "xray", "score", "choose"} | {"lora"}  # which needs weights of yours
     assert {file.stem for file in METHODS.glob("*.py")} - others == set(SCORE.METHODS)
