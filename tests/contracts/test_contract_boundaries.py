@@ -2086,3 +2086,18 @@ def test_what_changes_of_members_is_told_and_nothing_else() -> None:
         ("VersionScheduled", {"version": 2, "height": 9}),
     ]
     assert told(account(9), "leave") == [("MemberRemoved", {"member": 4})]
+
+
+def test_slots_double_sixteen_times_in_the_contract_as_in_the_specification() -> None:
+    site = Site(EvmContract, 2)
+    site.begin(2, rounds=1)
+    site.submit(0, 1)
+    assert isinstance(site.book, EvmContract)
+    closed, slot_s = site.round.closed_at, site.round.slot_s
+    for cycle in range(19):
+        begins_s = slot_start(2 * cycle, slot_s, 2)
+        # A cycle after the seventeenth is as long as that.
+        assert begins_s == 2 * slot_s * ((1 << min(cycle, 16)) - 1 + max(cycle - 16, 0) * 2**16)
+        for after_s in (-1, 0, slot_s << min(cycle, 16)):
+            time = closed + max(0, begins_s + after_s)
+            assert site.book.ask("leaderAt", *site.at, time) == site.round.leader_at(time)
