@@ -528,6 +528,16 @@ def test_nobody_posts_a_key_of_its_own_twice(found: Found) -> None:
     site.submit(0, fresh=1)
 
 
+def test_an_envelope_may_be_another_attempts_since_it_is_no_key(found: Found) -> None:
+    site = found(4)
+    void_masked(site, 0, 1, 2, 3)
+    old, new = keys(0), keys(0, 1)
+    # The key after it begins with the same byte, too.
+    assert old.next_receiving[0] == new.next_receiving[0]
+    site.submit(0, raw=new._replace(envelope=old.envelope).encode())
+    assert site.round.submitted == 1
+
+
 def test_keys_are_written_and_read_in_one_way() -> None:
     packed = keys(3).encode()
     assert len(packed) == KEYS_BYTES == 195
