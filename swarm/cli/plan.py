@@ -22,7 +22,6 @@ from swarm.cli.options import (
     read_duration,
     short,
 )
-from swarm.errors import PlanError
 from swarm.visible import visible, visible_lines
 
 PLAN_PATH = click.Path(exists=True, path_type=Path)
@@ -192,6 +191,8 @@ def show(node: Path, plan: int, with_trial: bool, try_for: int, as_json: bool) -
     plan before, the code ends with a diff to that. With --check the node tries it: see
     `swarm plan check`.
     """
+    from swarm.node.plans.words import rules_in_words
+
     answer = ask_node(node, "show_plan", plan=plan)
     if with_trial:
         answer["trial"] = ask_node(node, "try_plan", plan=plan, within_s=try_for)
@@ -203,7 +204,8 @@ def show(node: Path, plan: int, with_trial: bool, try_for: int, as_json: bool) -
     click.echo(f"plan {answer['id']}: {answer['name']}, proposed by {answer['proposer']}")
     click.echo(f"digest {answer['digest']}")
     click.echo(_invitation(answer))
-    click.echo("rules  " + ", ".join(f"{k} {v}" for k, v in answer["rules"].items()))
+    for line in rules_in_words(answer["rules"]):
+        click.echo(f"rule   {line}")
     for sentence in answer["secrecy"]:
         click.echo(sentence)
     click.echo(f"begins from {answer['begins'] or 'model ' + answer['base']}")
@@ -314,55 +316,16 @@ def _option(text: str) -> tuple[str, str | int | float | bool]:
 
 def _stages(plan: dict[str, Any]) -> Iterator[str]:
     """The program, a line a stage; in red what the proposer has changed of the code's."""
-    from swarm.protocol.state import MODEL_SLOT
+    from swarm.node.plans.words import stages_in_words
 
     if plan["stages"] is None:
         yield f"stages unknown: nobody within reach has {plan['program']}, or it is too new"
         return
-    for number, stage in enumerate(plan["stages"], 1):
-        rounds = f"{stage['rounds']} round{'s' if stage['rounds'] > 1 else ''}"
-        line = f"stage {number}  {stage['name']}: {rounds}, task {stage['task']}"
-        if stage["epochs"]:
-            line += f", {stage['epochs']} epochs"
+    for line, merged, changed in stages_in_words(plan["stages"]):
         yield line
-        yield from (f"         {words}" for words in _merge_in_words(stage))
-        changed = []
-        if stage["written"]:
-            parts = sum(each["slot"] == MODEL_SLOT for each in plan["stages"])
-            in_all = " of training in all" if parts > 1 else ""
-            changed.append(f"its code says {stage['written']} rounds{in_all}")
-        if stage["before"]:
-            changed.append(f"it continues after round {stage['before']}")
+        yield from (f"         {words}" for words in merged)
         if changed:
-            yield click.style(f"         asked for by the proposer: {'; '.join(changed)}", fg="red")
-
-
-def _merge_in_words(stage: dict[str, Any]) -> list[str]:
-    """What becomes of what a stage's sites send; of a later release's, the text as it stands."""
-    from swarm.learning.metrics.choice import Rule
-    from swarm.learning.parameters.placement import read_placement
-    from swarm.learning.plans.stages import CROSS_EVALUATE, SELECT, SEND_COPY
-
-    words = {
-        SEND_COPY: "each site's own model, with what stays at the site otherwise, is sent to all "
-        "members",
-        CROSS_EVALUATE: "each site counts how well each of the models does on its test rows, and "
-        "all members see the table",
-    }
-    try:
-        if stage["task"] in words:
-            return [words[stage["task"]]]
-        if stage["task"] == SELECT:
-            rule = Rule.read(stage["merge"])
-            ends = "; the plan is complete if that is the one before" if stage["ends"] else ""
-            which = "lowest" if rule.lowest else "highest"
-            return [
-                f"the best model is the newest or the one before, by the {which} "
-                f"{rule.metric}{ends}"
-            ]
-        return read_placement(stage["merge"]).in_words()
-    except PlanError as error:
-        return [str(error)]
+            yield click.style(f"         asked for by the proposer: {changed}", fg="red")
 
 
 @command.command()

@@ -7,11 +7,13 @@ it reads otherwise: so a page is whole without any script, too.
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import trio
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from starlette.applications import Starlette
@@ -24,6 +26,9 @@ from starlette.staticfiles import StaticFiles
 from swarm.dashboard import pictures
 from swarm.dashboard.watching import Watch
 from swarm.errors import SwarmError
+from swarm.node.doctor import of_status
+from swarm.node.outgoing.log import OUTGOING
+from swarm.node.outgoing.query import Wanted, find, sums_of
 from swarm.visible import visible, visible_lines
 
 HERE = Path(__file__).parent
@@ -31,6 +36,7 @@ BEAT_S = 15.0
 MAX_STREAMS = 64
 RECORDS = 500
 BLOCKS = 50
+LINES = 500
 
 Load = Callable[[Watch, Request], Awaitable[dict[str, Any]]]
 
@@ -46,7 +52,13 @@ class Page:
 
 
 async def _now(watch: Watch, request: Request) -> dict[str, Any]:
-    return {"plans": pictures.plan_pictures(_status(watch)), "steps": pictures.STEPS}
+    status = _status(watch)
+    checks = of_status(status, shlex.quote(status["dir"]))
+    return {
+        "plans": pictures.plan_pictures(status),
+        "steps": pictures.STEPS,
+        "attention": [check for check in checks if check.fix],
+    }
 
 
 async def _members(watch: Watch, request: Request) -> dict[str, Any]:
@@ -65,7 +77,7 @@ async def _consent(watch: Watch, request: Request) -> dict[str, Any]:
 
 async def _plan(watch: Watch, request: Request) -> dict[str, Any]:
     plan = await watch.fresh("show_plan", plan=int(request.path_params["plan"]))
-    return {"plan": plan, "me": _status(watch)["name"]}
+    return {"plan": plan, "facts": pictures.plan_facts(plan), "me": _status(watch)["name"]}
 
 
 async def _results(watch: Watch, request: Request) -> dict[str, Any]:
@@ -83,7 +95,15 @@ async def _models(watch: Watch, request: Request) -> dict[str, Any]:
     for plan in sorted(_status(watch)["plans"], key=lambda p: -p["id"]):
         if "status" in plan:
             found.append((plan, (await watch.fresh("models", plan=plan["id"]))["models"][::-1]))
-    return {"kept": found}
+    return {"kept": found, "home": shlex.quote(_status(watch)["dir"])}
+
+
+async def _left(watch: Watch, request: Request) -> dict[str, Any]:
+    told, folder = await watch.fresh("outgoing"), watch.directory / OUTGOING
+    sums = await trio.to_thread.run_sync(lambda: sums_of(find(folder, Wanted())))
+    newest = sorted((s.in_words() for s in sums), key=lambda row: row["day"], reverse=True)
+    home = shlex.quote(_status(watch)["dir"])
+    return {"rows": newest[:LINES], "more": len(newest[LINES:]), "told": told, "home": home}
 
 
 async def _ledger(watch: Watch, request: Request) -> dict[str, Any]:
@@ -100,6 +120,7 @@ PAGES = (
     Page("/consent", "Consent", "consent.html", _consent),
     Page("/results", "Results", "results.html", _results),
     Page("/models", "Models", "models.html", _models),
+    Page("/left", "What left", "left.html", _left),
     Page("/ledger", "Ledger", "ledger.html", _ledger),
     Page("/node", "This node", "node.html", _node),
 )
@@ -140,6 +161,8 @@ class Dashboard:
             "number": pictures.number,
             "size": pictures.size,
             "moment": pictures.moment,
+            "joint": pictures.joint,
+            "counted": pictures.counted,
             "code": _code,
             "json": json.dumps,
         }

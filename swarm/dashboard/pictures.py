@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from swarm.node.plans.words import rules_in_words, stages_in_words
 from swarm.rounds.model_tables import Lines, lines_of
 
 PHASES = {"open": "training", "closed": "merging", "masking": "masking", "locked": "unmasking"}
@@ -53,7 +54,7 @@ class MemberPicture:
 def plan_pictures(status: dict[str, Any]) -> list[PlanPicture]:
     """The plans, those that run first, then the newest first."""
     plans = sorted(
-        status["plans"], key=lambda p: (p.get("status") not in ("running", "open"), -p["id"])
+        status["plans"], key=lambda p: (p.get("status") not in ("running", "proposed"), -p["id"])
     )
     return [_plan_picture(plan, status) for plan in plans]
 
@@ -112,6 +113,41 @@ def _lane(name: str, plan: dict[str, Any], status: dict[str, Any]) -> Lane:
     if not words and name == status["name"] and plan["training"] and not submitted:
         words = f"{round(100 * plan['training']['fraction'])} %"
     return Lane(name, (train, submit, merge, attest), words)
+
+
+def plan_facts(plan: dict[str, Any]) -> list[str]:
+    """What consent to a plan would mean, in sentences, as `swarm plan show` has them."""
+    facts = [*plan["secrecy"], *rules_in_words(plan["rules"])]
+    facts.append(f"It begins from {plan['begins'] or 'model ' + plan['base']}.")
+    if plan["stages"] is None:
+        facts.append("Its stages are not known: nobody within reach has them, or they are too new.")
+    else:
+        for heading, merged, changed in stages_in_words(plan["stages"]):
+            asked = f" Asked for by the proposer: {changed}." if changed else ""
+            facts.append(f"{heading}: {'; '.join(merged)}.{asked}")
+    said = plan["privacy"]
+    facts.append(f"Privacy of a training row: {said or 'none, updates tell of rows'}.")
+    modules = sorted({each["module"] for each in plan["imports"]})
+    facts.append(f"It imports {', '.join(modules) or 'nothing'}.")
+    return facts
+
+
+def counted(records: Sequence[dict[str, Any]]) -> set[str]:
+    """The metrics of which all sites' counts are known for one of these rounds at least."""
+    return {name for r in records for name in (r.get("joint") or {}).get("validation", {})}
+
+
+def joint(record: dict[str, Any], metric: str) -> str:
+    """What all sites' validation rows say of a round's model, with its 95 % interval; empty where
+    they have not told."""
+    score = (record.get("joint") or {}).get("validation", {}).get(metric)
+    if score is None:
+        return ""
+    figure = next(iter(score["figures"].values()))
+    text = number(figure["value"])
+    if figure["low"] is not None:
+        text += f" ({number(figure['low'])} to {number(figure['high'])})"
+    return f"{text} of {len(score['sites'])}"
 
 
 def member_pictures(members: dict[str, Any], status: dict[str, Any]) -> list[MemberPicture]:

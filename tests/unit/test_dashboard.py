@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from contextlib import closing, suppress
 from typing import Any
 
 import pytest
@@ -18,6 +18,7 @@ from swarm.dashboard.pages import PAGES, PLAN_PAGE, Dashboard
 from swarm.dashboard.pictures import member_pictures, plan_pictures, series, tables
 from swarm.dashboard.serving import serve
 from swarm.dashboard.watching import Seen, Watch
+from swarm.node.outgoing.log import OUTGOING, OutgoingLog
 
 HOST = "127.0.0.1:8600"
 ORIGIN = {"origin": f"http://{HOST}"}
@@ -148,7 +149,15 @@ def a_plan(**changes: Any) -> dict[str, Any]:
 
 
 def a_status(*plans: dict[str, Any], connected: tuple[str, ...] = ("Kyoto",)) -> dict[str, Any]:
-    return {"name": "Basel", "connected": list(connected), "plans": list(plans)}
+    peers = [
+        {"name": name, "connected": name in connected, "clock_s": 0.0, "release": "", "notes": []}
+        for name in ("Kyoto", "Oslo")
+    ]
+    return {
+        "name": "Basel", "connected": list(connected), "plans": list(plans), "dir": "/srv/my node",
+        "pid": 7, "p2p": [], "rpc_url": "", "height": 3, "chain": {}, "peers": peers, "notes": [],
+        "asked": {}, "refused_plans": {}, "sandbox": {"reach": []},
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -258,14 +267,89 @@ def test_results_show_every_sites_model_at_every_site(tmp_path: Any) -> None:
     class Told(Watch):
         async def fresh(self, method: str, /, **arguments: object) -> Any:
             round = {"title": "crossed", "leader": "Kyoto", "contributors": [], "omitted": {}}
-            more = {"number": None, "model": "", "metrics": {}, "total_s": 1.0}
-            return [round | more | records[1]]
+            more = {"number": None, "model": "", "metrics": {}, "total_s": 1.0, "joint": {}}
+            counted = {
+                "figures": {"auc": figure(0.8, 90, 0.7)},
+                "sites": {"Basel": {}, "Kyoto": {}},
+            }
+            scored = {"number": 1, "model": "0x1", "metrics": {"validation": {"auc": 0.75}}}
+            scored |= {"title": "round 1", "joint": {"validation": {"auc": counted}}}
+            return [round | more | scored, round | more | records[1]]
 
     watch = Told(tmp_path, Seen(a_status(a_plan()), ""))
     page = TestClient(Dashboard(watch).app(), backend="trio").get("/results").text
     assert "Every site's model at every site: auc" in page
     assert "&lt;b&gt;asel" in page
+    assert "<td>0.800 (0.700 to 0.900) of 2</td><td>0.750</td>" in page
     assert "0.800, 0.700 to 0.900 (40)" in page
+
+
+SHOWN: dict[str, Any] = {
+    "id": 4, "name": "Stroke", "proposer": "Kyoto", "status": "proposed", "participants": [],
+    "undecided": ["Basel", "Kyoto"], "digest": "0x12", "base": "0x34", "begins": "",
+    "secrecy": ["NOT SECURE: members that merge or check a round read each site's update"],
+    "rules": {"rounds": 7, "min_peers": 3, "min_rows": 50, "verify_level": "full", "grace_s": 2,
+              "liveness_s": 20, "max_round_s": 3600, "window_s": 0},
+    "stages": [{"name": "training", "task": "train", "merge": "", "rounds": 6, "slot": 0,
+                "epochs": 0, "written": 20, "before": 0, "ends": False}],
+    "privacy": None, "imports": [{"module": "torch"}, {"module": "numpy"}],
+    "policy": ["`policy.imports` does not name numpy"], "code": {"plan.py": "import torch\n"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "buttons"),
+    [
+        ({}, {"Consent", "Decline"}),
+        ({"status": "running"}, {"Consent", "Decline"}),
+        ({"status": "running", "participants": ["Basel"]}, {"Withdraw"}),
+        ({"status": "completed"}, set()),
+    ],
+)
+def test_a_plans_page_says_what_consent_means_and_offers_what_can_be_answered(
+    tmp_path: Any, changes: dict[str, Any], buttons: set[str]
+) -> None:
+    class Told(Watch):
+        async def fresh(self, method: str, /, **arguments: object) -> Any:
+            return SHOWN | changes
+
+    watch = Told(tmp_path, Seen(a_status(), ""))
+    page = TestClient(Dashboard(watch).app(), backend="trio").get("/consent/4").text
+    assert {name for name in ("Consent", "Decline", "Withdraw") if f">{name}</button>" in page} == (
+        buttons
+    )
+    for fact in (
+        "NOT SECURE",
+        "no round without 3 sites (min_peers), each with 50 training rows or more (min_rows)",
+        "Asked for by the proposer: its code says 20 rounds",
+        "It imports numpy, torch.",
+        "Refused by this site's policy: `policy.imports` does not name numpy",
+        "none, updates tell of rows",
+    ):
+        assert fact in page, fact
+
+
+def test_what_somebody_must_see_to_stands_first_with_its_command(tmp_path: Any) -> None:
+    status = a_status(connected=("Kyoto",)) | {"asked": {"4": "Stroke"}}
+    page = TestClient(Dashboard(Watch(tmp_path, Seen(status, ""))).app(), backend="trio").get("/")
+    assert "not connected: Oslo" in page.text
+    assert "<code>swarm plan show 4</code>" in page.text
+    assert "swarm node status &#39;/srv/my node&#39; --connected" in page.text
+
+
+def test_what_left_is_added_up_by_member_and_kind(tmp_path: Any) -> None:
+    with closing(OutgoingLog(tmp_path / OUTGOING)) as log:
+        for size_bytes in (1000, 500):
+            log.add("update", size_bytes, to="Kyoto", plan=3, of="Basel")
+
+    class Told(Watch):
+        async def fresh(self, method: str, /, **arguments: object) -> Any:
+            return {"lines": 3, "chain": "9f86"}
+
+    watch = Told(tmp_path, Seen(a_status(), ""))
+    page = TestClient(Dashboard(watch).app(), backend="trio").get("/left").text
+    assert "<td>3</td><td>update</td><td>Basel</td><td>Kyoto</td><td>2</td><td>1.5 kB</td>" in page
+    assert "chain <code>9f86</code>" in page
 
 
 def test_names_of_others_are_no_markup_and_hide_nothing(tmp_path: Any) -> None:
