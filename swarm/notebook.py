@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import import_module
@@ -145,7 +145,7 @@ class Connection:
             raise ConfigurationError(
                 f"{status['name']} takes no part in plan {plan}; there are: {numbers}"
             )
-        return dict(found[max(found) if plan is None else plan])
+        return dict(found[plan or _newest(found)])
 
     def _draw(self, status: dict[str, Any], plan: int | None) -> Picture:
         number = self._status_of(status, plan)["id"]
@@ -249,6 +249,13 @@ def _display() -> Callable[[Picture], object]:
             handle.append(import_module("IPython.display").display(picture, display_id=True))
 
     return show
+
+
+def _newest(plans: Mapping[int, dict[str, Any]]) -> int:
+    """The newest that runs, or that has made a model, or that there is."""
+    runs = [n for n, plan in plans.items() if plan["status"] == "running"]
+    made = [n for n, plan in plans.items() if plan["model_round"]]
+    return max(runs or made or plans)
 
 
 def _is_over(plan: dict[str, Any]) -> bool:

@@ -67,7 +67,8 @@ def _members_told(report: Report) -> Iterator[str]:
 
 
 def _plan_told(plan: PlanHistory) -> Iterator[str]:
-    yield f"Plan {plan.number}, {plan.name}, of {plan.proposer}, {at(plan.at)}: {plan.outcome}."
+    outcome = "not over yet" if plan.outcome == "open" else plan.outcome
+    yield f"Plan {plan.number}, {plan.name}, of {plan.proposer}, {at(plan.at)}: {outcome}."
     yield f"  Code {plan.code}"
     for consent in plan.consents:
         terms = ""
@@ -78,7 +79,10 @@ def _plan_told(plan: PlanHistory) -> Iterator[str]:
         yield f"  {consent.member} {consent.answer}{terms}, {at(consent.at)}."
     final = [r for r in plan.rounds if r.outcome == "final"]
     void = sum(r.outcome == "void" for r in plan.rounds)
-    yield f"  {len(final)} rounds are final; {void} attempts were void."
+    yield (
+        f"  {len(final)} rounds are final; {void} attempts were void. They are numbered as on the "
+        "chain, where statistics are a round, too (of one row at each site)."
+    )
     yield from (f"  {_round_told(r)}" for r in final)
     if plan.model:
         yield f"  Final model {plan.model}"

@@ -28,7 +28,7 @@ def command() -> None:
 
 
 plan_option = click.option(
-    "--plan", type=NUMBER, help="The newest in which this node takes part, by default."
+    "--plan", type=NUMBER, help="The newest of which this node keeps a model, by default."
 )
 
 

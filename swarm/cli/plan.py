@@ -165,7 +165,8 @@ def list_plans(node: Path, as_json: bool) -> None:
                 p["id"],
                 p["name"],
                 p["status"],
-                f"{p['model_round']} of {p['rounds']}",
+                # Without its stages it is not known which of them are no training.
+                f"{p['model_round']} of {p['rounds']}" + " in all" * (p["stages"] is None),
                 ", ".join(p["participants"]),
                 ", ".join(p["undecided"]) if p["status"] == "proposed" else "",
                 short(p["digest"]),

@@ -15,11 +15,12 @@ from swarm import load
 from swarm.errors import ConfigurationError
 from swarm.learning.code.bundle import Bundle
 from swarm.learning.code.bundle import read as read_bundle
+from swarm.learning.models.card import Score, Scores
 from swarm.learning.models.model_folder import read_folder
 from swarm.learning.parameters.named_tensors import write_state
 from swarm.learning.simulation.run_export import export_run
 from swarm.learning.simulation.whole_run import run_federated
-from swarm.node.commands.models import ModelCommands
+from swarm.node.commands.models import ModelCommands, joint_scores
 from swarm.protocol.state import Plan, Rules
 from swarm.types import NO_DIGEST, Digest, MemberId, PlanId
 
@@ -69,6 +70,25 @@ def test_the_newest_plan_is_meant_in_whatever_order_plans_were_joined() -> None:
     joined = commands(part(2, 1, 2), part(11, 1), part(1, 4))
     assert run(joined, None)["plan"] == 11
     assert run(joined, 1)["plan"] == 1
+
+
+def test_a_plan_that_has_made_no_model_yet_hides_none_of_another() -> None:
+    assert run(commands(part(2, 1, 2), part(11)), None)["plan"] == 2
+    assert run(commands(part(2), part(11)), None)["plan"] == 11
+
+
+def test_a_card_tells_what_sites_say_together_and_not_what_one_says_alone() -> None:
+    def score(sites: int, **figures: float) -> dict[str, Any]:
+        told = {n: {"value": v, "low": v - 0.1, "high": None} for n, v in figures.items()}
+        return {"figures": told, "sites": dict.fromkeys(map(str, range(sites)))}
+
+    scores = {"roc": score(3, auc=0.5), "loss": score(2, loss=1), "own": score(1, x=2)}
+    joint = {"validation": scores}
+    assert joint_scores(joint) == (
+        Scores("the validation rows of 3 sites together", {"auc": Score(0.5, 0.4, None)}),
+        Scores("the validation rows of 2 sites together", {"loss": Score(1, 0.9, None)}),
+    )
+    assert joint_scores({}) == ()
 
 
 def test_a_plan_that_is_not_taken_part_in_is_refused_with_those_that_are_in_order() -> None:

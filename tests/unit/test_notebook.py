@@ -230,6 +230,16 @@ def test_what_cannot_be_asked_is_named(
         swarm.connect()
 
 
+def test_a_plan_that_runs_comes_before_one_that_ended_and_that_before_one_that_never_began(
+    home: Path, said: list[dict[str, Any]]
+) -> None:
+    ended, never = plan(status="completed"), plan(id=5, status="proposed", model_round=0)
+    said[0] = status(ended, never)
+    assert swarm.connect(home).rounds()["plan"].unique() == [3]
+    said[0] = status(plan(), plan(id=5, status="completed"))
+    assert swarm.connect(home).rounds()["plan"].unique() == [3]
+
+
 def test_a_connection_is_to_the_node_of_the_environment(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

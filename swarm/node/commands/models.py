@@ -6,13 +6,14 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import trio
 
 from swarm.blobs.store import BlobStore
 from swarm.errors import ConfigurationError
 from swarm.learning.code.bundle import Bundle
-from swarm.learning.models.card import Card, CardPrivacy, CardSite, describe_plan
+from swarm.learning.models.card import Card, CardPrivacy, CardSite, Score, Scores, describe_plan
 from swarm.learning.models.model_folder import check_free, write_folder
 from swarm.learning.supervisor.trainer_messages import Rules
 from swarm.node.chain.link import ChainLink
@@ -52,12 +53,14 @@ class ModelCommands:
         return part.rounds(tables=True)
 
     async def models(self, plan: int | None) -> object:
-        """Of the newest plan in which this node takes part, unless one is named."""
+        """Of the newest plan of which a model is kept here, unless one is named."""
         if plan is None and not self.participations:
             raise ConfigurationError(
                 "this node takes part in no plan yet: `swarm plan list` shows what is proposed"
             )
-        plan = max(self.participations) if plan is None else plan
+        if plan is None:
+            made = [number for number, part in self.participations.items() if part.models()]
+            plan = max(made or self.participations)
         part = self._part_in(plan)
         statistics = NO_DIGEST if part.plan is None else part.plan.statistics
         return {
@@ -106,7 +109,7 @@ class ModelCommands:
         await part.export(part.plan.result, path, own_parts=False)
 
     async def _card(self, part: Participation, plan: Plan, round: int, code: Bundle) -> Card:
-        """What this node knows of a model, without any member's own scores."""
+        """What this node knows of a model; of scores, those of all together and no member's own."""
         loaded = await (await self.trainers.of(plan.digest)).describe()
         names, client = part.names(), self.chain.client
         record = next((r for r in part.rounds() if r["round"] == round), {})
@@ -132,6 +135,7 @@ class ModelCommands:
             round=part.program.number_of(round) or 0,
             rounds=part.program.training_rounds,
             sites=tuple(sites),
+            scores=joint_scores(record.get("joint", {})),
             privacy=_privacy(loaded.rules, part.program, sites, part.program.number_of(round) or 0),
         )
 
@@ -150,6 +154,23 @@ class ModelCommands:
                 f"this node takes no part in plan {plan}; it takes part in: {known}"
             )
         return part
+
+
+def joint_scores(joint: Mapping[str, Any]) -> tuple[Scores, ...]:
+    """What the rows of two sites or more say together of a round's model, for its card; `joint` is
+    that of its record."""
+    found = []
+    for part, scores in joint.items():
+        told = {name: score for name, score in scores.items() if len(score["sites"]) > 1}
+        for count in sorted({len(score["sites"]) for score in told.values()}, reverse=True):
+            metrics = {
+                name: Score(figure["value"], figure["low"], figure["high"])
+                for score in told.values()
+                if len(score["sites"]) == count
+                for name, figure in score["figures"].items()
+            }
+            found.append(Scores(f"the {part} rows of {count} sites together", metrics))
+    return tuple(found)
 
 
 def _privacy(
