@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,9 +11,10 @@ import trio
 import trio.testing
 from eth_account import Account
 from harness.admission import OWN, admission_by
+from harness.joined import joined_plans
 from msgspec import structs
 
-from swarm.errors import ConfigurationError, PeerUnreachable
+from swarm.errors import ConfigurationError, LocalError, PeerUnreachable
 from swarm.learning.code.import_reader import Import
 from swarm.learning.supervisor.trainer_messages import Loaded, Rules, Tensor
 from swarm.node.chain.seen import Seen
@@ -170,6 +172,38 @@ def test_a_plan_needs_a_second_persons_word_where_the_policy_names_one(
         admission.require_proposal(plan, MEMBERS)
     assert to_hex(words.add(plan, sign(sentence, bytes(ANNA.key)))) == ANNA.address.lower()
     admission_by(policy, tmp_path).require_proposal(plan, MEMBERS)  # also after a restart
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        (PlanStatus.RUNNING, "asks for a second person's word on plan 3"),
+        (PlanStatus.COMPLETED, "its part was opened"),
+        (PlanStatus.STOPPED, "its part was opened"),
+    ],
+)
+def test_a_policy_that_is_changed_hides_no_plan_that_is_over(
+    tmp_path: Path, status: PlanStatus, words: str
+) -> None:
+    async def bring(*_: object) -> Any:
+        return federated_averaging(20)
+
+    async def open_part(*_: object) -> Any:
+        raise LocalError("its part was opened")
+
+    async def scenario() -> str:
+        consent: Any = None
+        plan = plan_of(status=status, consents={MARY.id: consent})
+        joined = joined_plans(
+            Seen(OWN, MEMBERS, {plan.id: plan}), programs=SimpleNamespace(bring=bring)
+        )
+        joined.admission = admission_by(Policy(confirmers=(ANNA.address,)), tmp_path)
+        joined.open_part = open_part
+        async with trio.open_nursery() as nursery:
+            await joined.observe(plan, [], nursery)
+        return joined.refused[plan.id]
+
+    assert words in trio.run(scenario)
 
 
 def test_the_word_is_about_one_plan_its_code_and_its_rules(tmp_path: Path) -> None:

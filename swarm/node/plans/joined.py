@@ -23,7 +23,7 @@ from swarm.errors import (
     SwarmError,
 )
 from swarm.learning.metrics.wire import read_told
-from swarm.node.chain.link import WaitingCall
+from swarm.node.chain.link import UNDER_WAY, WaitingCall
 from swarm.node.chain.seen import Seen
 from swarm.node.consent.admission import Admission
 from swarm.node.plans.sources import RETRY_S, PlanSources
@@ -83,7 +83,8 @@ class JoinedPlans:
         with self.contained(plan.id):
             await self.sources.await_code(plan)
             try:
-                self.admission.require_proposal(plan, self.seen.members)
+                if plan.status in UNDER_WAY:  # one that is over trains nothing any more
+                    self.admission.require_proposal(plan, self.seen.members)
                 program = await self.sources.await_program(plan)
             except (ConfigurationError, PlanError) as error:
                 log.warning("no part is taken in plan %d: %s", plan.id, error)
