@@ -278,7 +278,7 @@ def find(node: Path, as_json: bool) -> None:
         ],
     )  # fmt: skip
     for line in told["refused"]:
-        click.echo(f"Refused: {line}", err=True)
+        click.echo(f"Left out: {line}", err=True)
 
 
 @command.command()

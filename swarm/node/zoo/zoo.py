@@ -36,6 +36,7 @@ from swarm.protocol.state import Member, Plan, majority, members_in
 from swarm.rounds.participation import Participation
 from swarm.tensors import move_durably
 from swarm.types import NO_DIGEST, Address, Digest, MemberId, PlanId, to_address, to_digest, to_hex
+from swarm.visible import with_names
 
 log = logging.getLogger("swarm.node")
 
@@ -196,7 +197,7 @@ class Zoo:
                 raw = await self.network.request(member.node, LIST, b"", deadline_s=ASK_S)
                 told = _lists.decode(raw)[:MAX_ENTRIES]
             except (RemoteError, *UNREADABLE) as error:
-                refused.append(f"{member.name}: {error}")
+                refused.append(with_names(f"{member.name} cannot be asked: {error}"))
                 continue
             for each in told:
                 try:
