@@ -212,9 +212,10 @@ def files_in(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("*.jsonl") if path.stem.isdigit())
 
 
-def read_entries(folder: Path) -> Iterator[Entry]:
-    """All that can be read, oldest first; whether it is what was written is `verify`'s to say."""
-    for path in files_in(folder):
+def read_entries(folder: Path, newest_files: int = 0) -> Iterator[Entry]:
+    """All that can be read, oldest first, or that of the newest files; whether it is what was
+    written is `verify`'s to say."""
+    for path in files_in(folder)[-newest_files:]:
         with path.open("rb") as file:
             for line in file:
                 try:

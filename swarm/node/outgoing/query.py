@@ -80,9 +80,9 @@ class Sum:
         }
 
 
-def find(folder: Path, wanted: Wanted) -> Iterator[Line]:
-    """The wanted lines, oldest first."""
-    return (Line(entry) for entry in read_entries(folder) if wanted.takes(entry))
+def find(folder: Path, wanted: Wanted, newest_files: int = 0) -> Iterator[Line]:
+    """The wanted lines, oldest first: of all files, or of so many newest ones."""
+    return (Line(entry) for entry in read_entries(folder, newest_files) if wanted.takes(entry))
 
 
 def sums_of(lines: Iterable[Line]) -> list[Sum]:
