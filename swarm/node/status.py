@@ -13,6 +13,7 @@ from swarm.box.description import Report
 from swarm.learning.supervisor.trainer_messages import Progress
 from swarm.network.network import NOT_COUNTED
 from swarm.node.members.greetings import Acquaintance, Greetings
+from swarm.protocol.masking import Masking
 from swarm.protocol.state import (
     BEST_SLOT,
     Duty,
@@ -391,7 +392,22 @@ def waits_why(plan: Plan, members: MemberSet, now: int) -> str:
         return "the update of each of them"
     if round.status is RoundStatus.CLOSED:
         return "checks of the merge by more than half" if round.candidates else "the merge"
+    if round.masking is not None and round.status in (RoundStatus.MASKING, RoundStatus.LOCKED):
+        return _masking_waits(round, round.masking)
     return more or "the next round, which any of them may open"
+
+
+def _masking_waits(round: Round, masking: Masking) -> str:
+    if round.status is RoundStatus.LOCKED:
+        lacking = masking.needed - len(masking.opened)
+        if lacking > 0:
+            return f"shares from {lacking} of them, which open the masked sum"
+        return "votes for the model from more than half"
+    if not masking.is_complete:
+        return "the masked update of each of them"
+    if not masking.may_lock():
+        return f"word from {masking.needed} members that the shares of all are right"
+    return "votes for the masked sum"
 
 
 def sandbox_status(report: Report) -> SandboxStatus:

@@ -528,7 +528,24 @@ def waited_for(plan: Plan, members: MemberSet, now: int) -> MemberSet:
         return pending(plan, round, members, now)
     if round.status is RoundStatus.CLOSED and round.eligible:
         return 1 << round.leader_at(now)
+    if round.masking is not None and round.status in (RoundStatus.MASKING, RoundStatus.LOCKED):
+        return _awaited_in(plan, round, round.masking, present_in(round, members))
     return 0
+
+
+def _awaited_in(plan: Plan, round: Round, masking: Masking, present: MemberSet) -> MemberSet:
+    """Whose masked update, shares or vote a masked round waits for."""
+    keyed = member_set(
+        i for i in members_in(round.roster) if plan.consents[i].receiving_key != NO_DIGEST
+    )
+    if round.status is RoundStatus.LOCKED and len(masking.opened) < masking.needed:
+        return keyed & ~member_set(masking.opened)
+    if round.status is RoundStatus.MASKING and not masking.is_complete:
+        return masking.contributors & ~member_set(masking.posted)
+    if round.status is RoundStatus.MASKING and not masking.may_lock():
+        return keyed & present & ~member_set(masking.good)
+    voted = [candidate.attesters for candidate in round.candidates]
+    return masked_voters(round, masking) & ~max(voted, key=int.bit_count, default=0)
 
 
 def holders(plan: Plan, members: MemberSet, now: int) -> MemberSet:

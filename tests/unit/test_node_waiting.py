@@ -17,6 +17,7 @@ from swarm.node.commands import account
 from swarm.node.commands.common import transact
 from swarm.node.commands.control import Request, _perform
 from swarm.node.status import asked_of, waits_why
+from swarm.protocol.masking import Masking
 from swarm.protocol.state import (
     Candidate,
     Consent,
@@ -27,6 +28,7 @@ from swarm.protocol.state import (
     Round,
     RoundStatus,
     Rules,
+    waited_for,
 )
 from swarm.types import Address, Digest, MemberId, PlanId, to_hex
 from swarm.visible import name_addresses
@@ -159,3 +161,62 @@ def test_a_key_is_not_changed_while_the_chain_would_stand_still(
         return
     with pytest.raises(ConfigurationError, match=away):
         account._require_quorum(Path("mary"), "mary")
+
+
+def masked(status: RoundStatus, **fields: Any) -> Plan:
+    """A masked round of three, of whom all three must open a sum."""
+    found = in_round(status)
+    for consent in found.consents.values():
+        consent.receiving_key = Digest(b"r" * 32)
+    assert found.round is not None
+    found.round.roster = ALL
+    found.round.masking = Masking(ALL, 1, ALL, ALL, NOW, **fields)
+    return found
+
+
+def by(*members: int, value: Any = b"") -> dict[MemberId, Any]:
+    return {MemberId(i): value for i in members}
+
+
+@pytest.mark.parametrize(
+    ("status", "fields", "who", "what"),
+    [
+        (RoundStatus.MASKING, {"posted": by(0, 1)}, 0b100, "the masked update of each of them"),
+        (
+            RoundStatus.MASKING,
+            {"posted": by(0, 1, 2), "good": by(0, 2, value=ALL)},
+            0b010,
+            "word from 3 members that the shares of all are right",
+        ),
+        (
+            RoundStatus.MASKING,
+            {"posted": by(0, 1, 2), "good": by(0, 1, 2, value=ALL)},
+            ALL,
+            "votes for the masked sum",
+        ),
+        (
+            RoundStatus.LOCKED,
+            {"opened": by(0, 1)},
+            0b100,
+            "shares from 1 of them, which open the masked sum",
+        ),
+        (
+            RoundStatus.LOCKED,
+            {"opened": by(0, 1, 2)},
+            ALL,
+            "votes for the model from more than half",
+        ),
+    ],
+)
+def test_a_masked_round_says_for_whom_and_for_what_it_waits(
+    status: RoundStatus, fields: dict[str, Any], who: int, what: str
+) -> None:
+    found = masked(status, **fields)
+    assert waited_for(found, ALL, NOW) == who
+    assert waits_why(found, ALL, NOW) == what
+
+
+def test_a_locked_round_waits_for_those_who_have_left_but_for_nobody_without_a_key() -> None:
+    found = masked(RoundStatus.LOCKED, opened=by(0))
+    found.consents[MemberId(1)].receiving_key = Digest(bytes(32))
+    assert waited_for(found, 0b011, NOW) == 0b100
