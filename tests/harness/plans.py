@@ -58,6 +58,13 @@ def wide(width: int) -> tuple[str, str]:
     return MODEL, f"{layers}, nn.Linear({width}, 1)"
 
 
+SECURE = (
+    "    epochs = 3\n",
+    "    epochs = 3\n    secure = True\n    statistics_bound = 1e6\n",
+)
+"""The change that has rounds masked; the model must have float32 alone, as `wide` makes it."""
+
+
 def slow(training_s: float) -> tuple[tuple[str, str], ...]:
     """The changes that make each round's training sleep so long."""
     sleep = f"        time.sleep({training_s / BATCHES_A_ROUND})\n"

@@ -131,8 +131,8 @@ class Nodes:
 
     def spoil(self, name: str, disk: Disk) -> None:
         """Do something to the files of a node that is down."""
-        chain = self.home(name) / "chain"
-        saved = self.home(name) / SAVED
+        chain, vaults = (self.home(name) / folder for folder in ("chain", "masked"))
+        saved, vaults_saved = self.home(name) / SAVED, self.home(name) / f"{SAVED}-masked"
         match disk:
             case "chain deleted":
                 shutil.rmtree(chain)
@@ -143,6 +143,13 @@ class Nodes:
                 saved.mkdir()
                 for file in _votes(chain):
                     shutil.copy2(file, saved)
+            case "vaults deleted":
+                shutil.rmtree(vaults)
+            case "vaults saved":
+                shutil.copytree(vaults, vaults_saved)
+            case "vaults rolled back":
+                shutil.rmtree(vaults)
+                shutil.copytree(vaults_saved, vaults)
             case "votes rolled back":
                 for file in _votes(chain):
                     file.unlink()

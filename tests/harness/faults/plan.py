@@ -31,7 +31,15 @@ from swarm.errors import ConfigurationError
 Who = Literal["leader", "holder", "proposer", "anyone", "liar", "all"]
 Target = Annotated[int, msgspec.Meta(ge=0)] | Who
 Seconds = Annotated[float, msgspec.Meta(ge=0)]
-Disk = Literal["votes deleted", "votes saved", "votes rolled back", "chain deleted"]
+Disk = Literal[
+    "votes deleted",
+    "votes saved",
+    "votes rolled back",
+    "chain deleted",
+    "vaults deleted",
+    "vaults saved",
+    "vaults rolled back",
+]
 
 MEASURES = {
     "final_s": "from a leader's death to the model of its round",
@@ -111,6 +119,8 @@ class Made(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     sites: Annotated[int, msgspec.Meta(ge=2)]
     width: Annotated[int, msgspec.Meta(ge=1)] = 4
     training_s: Seconds = 0.0
+    secure: bool = False
+    """Whether its rounds are masked; of made-up rows that are no method's."""
     method: Annotated[str, msgspec.Meta(pattern="^[a-z_]+$")] | None = None
 
 

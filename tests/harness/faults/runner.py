@@ -18,7 +18,7 @@ from harness.faults.plan import FaultPlan, read_plan
 from harness.faults.run import Run, open_run
 from harness.faults.turns import slowdown, take_turns
 from harness.faults.verdict import Check, Outcome, auc_gap, compare, show
-from harness.plans import slow, wide, write_method_plan, write_tiny_plan
+from harness.plans import SECURE, slow, wide, write_method_plan, write_tiny_plan
 
 LOOK_S = 0.1
 GONE_S = 5.0
@@ -68,7 +68,7 @@ class Runner:
         if not base.exists() and made.method is not None:
             write_method_plan(base, made.method, made.sites, made.training_s)
         elif not base.exists():
-            changes = wide(plan.plan.width), *slow(plan.plan.training_s)
+            changes = wide(made.width), *slow(made.training_s), *([SECURE] if made.secure else [])
             write_tiny_plan(base, *changes, sites=plan.plan.sites)
         return base
 
