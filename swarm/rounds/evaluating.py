@@ -104,7 +104,7 @@ class Evaluating:
         if self._table is None or self._table[0] != made:
             try:
                 table = read_matrix(self.store.path(to_digest(made))).table(name_of)
-            except (SwarmError, OSError, ValueError, KeyError):
+            except (SwarmError, OSError, ValueError):
                 return None
             self._table = (made, table)
         return self._table[1]

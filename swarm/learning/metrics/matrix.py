@@ -22,7 +22,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from swarm.errors import UNREADABLE, PlanError
+from swarm.errors import UNREADABLE, BlobError, PlanError
 from swarm.learning.metrics.counts import MAX_PLACES, Counts, Figure, merge
 from swarm.learning.metrics.wire import AnyMeasure
 from swarm.learning.parameters.next_file import MEMBERS, ROW
@@ -112,8 +112,11 @@ def read_matrix(source: Path | TensorFile) -> Matrix:
     have written with one layout, or were left out."""
     file = source if isinstance(source, TensorFile) else open_file(source)
     values = {name.removeprefix(ROW): value for name, value in file.items()}
-    members = [int(member) for member in values[MEMBERS]]
-    rows = {member: _row(values, number) for number, member in enumerate(members)}
+    try:
+        members = [int(member) for member in values[MEMBERS]]
+        rows = {member: _row(values, number) for number, member in enumerate(members)}
+    except (KeyError, IndexError, TypeError) as error:
+        raise BlobError(f"this is no table of a cross-evaluation: {error!r}") from None
     told = {member: row for member, row in rows.items() if row is not None}
     usual = Counter(_kind(row) for row in told.values()).most_common(1)
     alike = {member: row for member, row in told.items() if usual and _kind(row) == usual[0][0]}
@@ -125,6 +128,8 @@ def _row(values: Mapping[str, NDArray[Any]], number: int) -> OfCopies | None:
     names = [name.removeprefix("counts/") for name in values if name.startswith("counts/")]
     copies = [int(copy) for copy in values["copies"][number]]
     found: dict[int, dict[str, Counts]] = {copy: {} for copy in copies}
+    if not names or not copies:
+        return None
     try:
         for name in names:
             measure = _measures.decode(values[f"measure/{name}"][number].tobytes())

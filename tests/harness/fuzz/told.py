@@ -27,6 +27,7 @@ from swarm.errors import (
 )
 from swarm.learning.metrics.classes import Confusion
 from swarm.learning.metrics.counts import Counts
+from swarm.learning.metrics.matrix import OfCopies, read_matrix, write_counts
 from swarm.learning.metrics.ranking import Roc
 from swarm.learning.metrics.wire import Told, encode_told, pack, read_told, unpack
 from swarm.learning.models.card import (
@@ -38,6 +39,7 @@ from swarm.learning.models.card import (
     encode_card,
     write_markdown,
 )
+from swarm.learning.parameters.next_file import Contribution, Folding, fold_whole
 from swarm.learning.parameters.placement import Frozen, Local, Placement, Shared, read_placement
 from swarm.learning.plans.stages import check_known
 from swarm.learning.simulation import messages as workers
@@ -56,6 +58,8 @@ from swarm.protocol.membership import MAX_CONTACT_BYTES
 from swarm.protocol.program import MAX_ROUNDS, build, federated_averaging, parse
 from swarm.protocol.state import Member as Known
 from swarm.rounds.metas import Meta, decode_meta, encode_meta
+from swarm.rounds.model_tables import lines_of
+from swarm.tensors import Layout, TensorFile, open_file
 from swarm.types import NO_DIGEST, Address, MemberId, to_hex
 
 SENDER = Address(b"\7" * 20)
@@ -70,6 +74,7 @@ def targets() -> list[Target]:
         pure("placement", "json", _placements, _read_placement, PlanError),
         pure("update-meta", "json", _metas, decode_meta, BlobError),
         pure("tallies", "json", tallies, _read_tallies, BlobError),
+        pure("model-table", "bytes", _model_tables, _read_model_table, BlobError),
         pure("zoo-entry", "json", _zoo_entries, _read_zoo_entry, RemoteError),
         pure("model-card", "json", _model_cards, _read_model_card, ConfigurationError),
         pure("bulk-call", "msgpack", _bulk_calls, _read_bulk_call, ProtocolViolation),
@@ -150,6 +155,23 @@ def _read_tallies(data: bytes) -> None:
             (counts + counts).figures()
 
 
+def _model_tables(folder: Path) -> list[bytes]:
+    one, other = ({"auc": Counts(Roc(1, 1, 0.9), np.full(258, n))} for n in (1, 2))
+    told: Sequence[OfCopies] = ({-1: one, 4: other}, {-1: other, 4: one})
+    given = []
+    for member, counts in enumerate(told):
+        write_counts(folder / f"told-{member}", counts)
+        given.append(Contribution(member, 1, np.fromfile(folder / f"told-{member}", np.uint8)))
+    folding = Folding(read_placement("gather"), open_file(folder / "told-0").layout)
+    return [fold_whole(folding, given, None).raw.tobytes()]
+
+
+def _read_model_table(data: bytes) -> None:
+    header = data[: 8 + int.from_bytes(data[:8], "little")]
+    file = TensorFile(Layout.parse(header, len(data)), np.frombuffer(data, np.uint8))
+    lines_of(read_matrix(file).table(str))
+
+
 def _statement() -> Statement:
     digest = "0x" + "33" * 32
     account = to_hex(Member(0).address)
@@ -200,6 +222,8 @@ def _worker_requests(_: Path) -> list[bytes]:
         workers.OpenPlan(plan="p", partition="iid", clients=3, seed=1),
         workers.TrainClient(client=1, round=1, round_in_all=2, kept=b"k"),
         workers.ScoreModel(part="test", kept={1: b"k"}),
+        workers.CopyClient(client=1, kept=b"k"),
+        workers.ScoreCopies(client=1),
     ]
     return [workers.encode(each) for each in requests]
 
@@ -208,6 +232,8 @@ def _worker_replies(_: Path) -> list[bytes]:
     replies: list[workers.Reply] = [
         workers.Updated(client=1, update=b"u", samples=3, loss=0.5, train_s=1.0),
         workers.Scored(metrics={"auc": None}),
+        workers.Copied(client=1, copy=b"c"),
+        workers.CopiesScored(client=1, counts={-1: b"{}"}),
         workers.Faulty(message="no", exit_status=2),
     ]
     return [workers.encode(each) for each in replies]
