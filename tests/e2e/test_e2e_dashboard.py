@@ -19,9 +19,10 @@ from axe_core_python.selenium import Axe
 from selenium.webdriver import Chrome, ChromeOptions, ChromeService
 from selenium.webdriver.common.by import By
 
+from swarm.dashboard.pages import PAGES
 from swarm.node.commands.control import ask, read_running
 
-PATHS = ("/", "/members", "/consent", "/consent/1", "/results", "/models", "/ledger", "/node")
+PATHS = (*(page.path for page in PAGES), "/consent/1")
 OFFLINE = (
     "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
