@@ -235,7 +235,8 @@ def _joint(scores: dict[str, Any]) -> Table:
 
 def _cross_evaluation(report: dict[str, Any]) -> Iterator[Table]:
     """What each site's rows say of each site's model, if the plan has found that out."""
-    for told in [r["table"] for r in report["rounds"] if r["table"]][-1:]:
+    # Reports of earlier releases have none.
+    for told in [r["table"] for r in report["rounds"] if r.get("table")][-1:]:
         for heading, lines in lines_of(told):
             table = Table(box=None, pad_edge=False, header_style="bold")
             table.add_column(Text(visible(f"{heading[0]}, each model at each site")), no_wrap=True)
