@@ -122,7 +122,7 @@ class Consortium:
         for other in others:
             wait_until(f"{other} misses {site}", 60, lambda o=other: not self.check(o)[0])  # type: ignore[misc]
             said = self.check(other)[1]
-            if f"not connected to {site}:" not in said:
+            if f"not connected to {site} (" not in said:
                 raise Failed(f"{other} does not name {site}: {said}")
 
     def down(self) -> None:
