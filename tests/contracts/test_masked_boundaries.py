@@ -168,7 +168,7 @@ class Site:
 Found = Callable[..., Site]
 
 
-@pytest.fixture(params=[LedgerContract, EvmContract], ids=["specification", "solidity"])
+@pytest.fixture(params=[LedgerContract, EvmContract], ids=["specification", "contract"])
 def found(request: pytest.FixtureRequest) -> Found:
     return partial(Site, request.param)
 
@@ -472,6 +472,20 @@ def test_those_left_behind_train_again_where_others_are_too_few(found: Found) ->
     site.mask(0, 1)
     site.next_epoch()
     assert site.round.trainers == 0b1111
+
+
+def test_nothing_is_voted_on_before_the_masks_or_by_who_is_not_in_the_roster(found: Found) -> None:
+    site = found(4)
+    outcome = Outcome(SUM, 0)
+    merge = ("merge", *site.at, outcome, b"")
+    assert site.refused(0, *merge) == "RoundWrongStatus"
+    site.book.send(account(0), site.now, "propose", Kind.ADMIT, account(9), node(9), "new", 0, 0)
+    for voter in (1, 2):
+        site.book.send(account(voter), site.now, "vote", 1, True)
+    site.close()
+    assert site.refused(9, *merge) == "PlanNotParticipant"
+    site.lock()  # from here on, not even those who withdraw lose their vote
+    assert site.refused(9, *merge) == "RoundNotInRoster"
 
 
 def test_those_left_behind_neither_lead_nor_count(found: Found) -> None:
