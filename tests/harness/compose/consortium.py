@@ -96,7 +96,9 @@ class Consortium:
             self._stop(site)
             others = [other for other in self.sites if other != site]
             self._see_missed(site, others)
-            arguments = ["--rounds", "3"] if number == 0 else ["--rounds", "1"]
+            # Whoever is invited is waited for, and the one that is stopped cannot answer.
+            arguments = [word for other in others for word in ("--invite", other)]
+            arguments += ["--rounds", "3"] if number == 0 else ["--rounds", "1"]
             self.swarm(others[0], "plan", "propose", "/examples/heart", *arguments)
             plan = number + 2
             if number == 0:
