@@ -90,9 +90,8 @@ class Ranks:
 
     def collect(self) -> None:
         """Return when all of them have answered."""
-        for rank, answers in enumerate(self._answers, start=1):
+        for answers in self._answers:
             answers.get()
-            self._heard.pop(rank)
 
     def all_live(self) -> bool:
         """Whether each that owes an answer has said something lately."""
@@ -107,6 +106,7 @@ class Ranks:
                 if isinstance(reply, Failed):
                     self._fail(reply)
                 if not isinstance(reply, Alive | Progress):
+                    del self._heard[rank]  # it owes nothing, while the first may have work left
                     self._answers[rank - 1].put(reply)
         print(f"rank {rank} of this trainer has ended", file=sys.stderr, flush=True)
         self._fail(None)

@@ -459,11 +459,12 @@ class Trainer:
                 together=self.together,
             )
         travels = to_wire(update.state, self.training.travels)
-        if self.together is None or self.together.rank == 0:
+        speaks_for_all = self.together is None or self.together.rank == 0
+        if speaks_for_all:
             write_state(files["out"], travels)
             if "kept_out" in files:
                 write_state(files["kept_out"], update.kept)
-        metrics = update.metrics
+        metrics = update.metrics if speaks_for_all else {}
         if metrics is None:
             held = "validation" if self.training.samples().validation else "train"
             whole = completed(travels, base)
